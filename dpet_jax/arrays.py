@@ -1,0 +1,21 @@
+"""Axis letters and array types that every module uses.
+
+`n` examples in the data set, `m` of them in an index set, `b` in a batch, `k` classes,
+`h w c` image height, width and channels, `d` features.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from jaxtyping import Array, Float, Float32, Int32, UInt8
+
+Images: TypeAlias = UInt8[Array, "n h w c"]
+Labels: TypeAlias = Int32[Array, " n"]
+IndexSet: TypeAlias = Int32[Array, " m"]
+
+Logits: TypeAlias = Float[Array, " k"]
+Label: TypeAlias = Int32[Array, ""]
+Score: TypeAlias = Float32[Array, ""]
+Scores: TypeAlias = Float32[Array, " n"]
+
+ScoreFn: TypeAlias = Callable[[Logits, Label], Score]

@@ -1,0 +1,320 @@
+"""The command line: run, predict, show, list, doctor, data."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dpet_jax.config import load
+from dpet_jax.errors import UserError
+from dpet_jax.interrupt import EXIT_RESUMABLE
+
+EXIT_MISTAKE = 2
+EXIT_DIVERGED = 1
+
+_DESCRIPTION = """\
+Train image classifiers on the fewest joules: choose the data, measure the cost.
+
+  dpet run configs/quickstart.yaml                       a first run, under 90 seconds
+  dpet run configs/quickstart.yaml --method.kind=rs2     any key can be overridden
+  dpet show configs/quickstart.yaml                      every key there is
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0; 1 if training diverged; 2 for a user's mistake; 75 if a signal interrupted a
+        run that can be resumed.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+
+    console = Console()
+    try:
+        if rest and not getattr(options, "takes_overrides", False):
+            raise UserError(f"command line: unknown argument {rest[0]!r}; see --help")
+        return options.command(options, rest, console)
+    except UserError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return EXIT_MISTAKE
+    except BrokenPipeError:
+        # whoever read our output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dpet",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Any, text: str, **defaults: Any) -> Any:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=defaults.pop("epilog", None),
+        )
+        sub.set_defaults(command=command, **defaults)
+        return sub
+
+    run = add(
+        "run",
+        _run,
+        "Run one experiment; its folder is DIR/<name>/seed<k>/ and is printed last.",
+        takes_overrides=True,
+        epilog="Any key of the config can be given as --section.key=value, such as\n"
+        "--train.batch_size=256 or --method.kind=rs2; `dpet show` prints them all.",
+    )
+    run.add_argument("config", type=Path, help="a YAML file")
+    run.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
+    run.add_argument(
+        "--resume", action="store_true", help="go on from the latest checkpoint"
+    )
+    run.add_argument(
+        "--overwrite", action="store_true", help="replace the run in the folder"
+    )
+
+    predict = add(
+        "predict", _predict, "Classify new images with the model of a finished run."
+    )
+    predict.add_argument("run", type=Path, help="a run folder")
+    predict.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="an .npz (images, and labels if known), a .parquet file, or a folder of "
+        "images, whose class sub-folders, if any, are the labels",
+    )
+    predict.add_argument(
+        "--csv", type=Path, help="write the table here instead of printing it"
+    )
+
+    show = add(
+        "show",
+        _show,
+        "Print the resolved config, or its JSON schema.",
+        takes_overrides=True,
+    )
+    show.add_argument("config", type=Path, nargs="?", help="a YAML file")
+    show.add_argument(
+        "--schema", action="store_true", help="print the JSON schema instead"
+    )
+
+    add("list", _list, "List methods, scores, models, sources and other choices.")
+    add("doctor", _doctor, "Tell devices, versions, caches and what can be measured.")
+
+    data = add("data", _no_action, "Prepare data sets.")
+    actions = data.add_subparsers(metavar="ACTION", required=True)
+    importer = actions.add_parser(
+        "import",
+        help="turn an archive or a folder of class folders into the TFDS layout",
+        description="Turn the official archive (python or binary, packed or unpacked) "
+        "or a folder train/<class>/*.png, test/<class>/*.png into the prepared TFDS "
+        "layout, without TensorFlow or network.",
+        allow_abbrev=False,
+    )
+    importer.add_argument("name", choices=("cifar10", "cifar100"))
+    importer.add_argument(
+        "--from", dest="source", type=Path, required=True, metavar="PATH"
+    )
+    importer.add_argument(
+        "--to", dest="target", type=Path, required=True, metavar="DIR"
+    )
+    importer.add_argument("--overwrite", action="store_true")
+    importer.set_defaults(command=_import)
+    return parser
+
+
+def _no_action(options: Any, rest: list[str], console: Console) -> int:
+    del options, rest, console
+    raise UserError("command line: dpet data needs an action; see dpet data --help")
+
+
+def _run(options: Any, overrides: list[str], console: Console) -> int:
+    config = load(options.config, overrides)
+    use_compilation_cache()
+    from dpet_jax import experiment
+
+    result = experiment.run(
+        config,
+        options.out,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        console=console,
+    )
+    if result.summary is None:
+        console.print(
+            f"interrupted; go on with: dpet run {options.config} --resume",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    else:
+        console.print(summary_table(result.summary))
+    console.print(
+        f"run folder  {result.folder}", highlight=False, markup=False, soft_wrap=True
+    )
+    if result.stopped_by == "interrupted":
+        return EXIT_RESUMABLE
+    if result.stopped_by == "diverged":
+        print(  # noqa: T201
+            f"{result.folder}: training diverged (the loss is not finite); lower "
+            "train.optimizer.learning_rate",
+            file=sys.stderr,
+        )
+        return EXIT_DIVERGED
+    return 0
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """Return the table that ends a run."""
+    table = Table(show_header=False, box=None, padding=(0, 3, 0, 0))
+
+    def row(name: str, text: str) -> None:
+        table.add_row(name, text)
+
+    def percent(value: float | None) -> str:
+        return "not finite" if value is None else f"{value:.4f}"
+
+    accuracy = percent(summary["test_accuracy"])
+    if summary["validation_accuracy"] is not None:
+        accuracy += f"   (validation {summary['validation_accuracy']:.4f})"
+    row("test accuracy", accuracy)
+    size = summary["coreset_size"]
+    if size is None:
+        row("coreset", "none (this method trains on all data)")
+    else:
+        row(
+            "coreset",
+            f"{size:,} of {summary['num_train']:,} "
+            f"(pruned {100 * summary['pruning_ratio']:.0f} %)",
+        )
+    row(
+        "epochs",
+        f"{summary['epochs']:.2f} full-pass equivalents   "
+        f"{summary['visits']:,} visits   {summary['scored_examples']:,} scored",
+    )
+    phases = {name: phase["s"] for name, phase in summary["phases"].items()}
+    row(
+        "seconds",
+        "   ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items()),
+    )
+    row("", f"{summary['wall_s']:.1f} in all")
+    if summary["targets"]:
+        texts = []
+        for target in summary["targets"]:
+            reached = f"{target['epochs']:.2f}" if target["reached"] else "-"
+            texts.append(f"{target['target']:g} at {reached}")
+        row(f"targets ({summary['targets_on']})", "   ".join(texts) + "   epochs")
+    if summary["lost"]["seconds"]:
+        row("lost to crashes", f"{summary['lost']['seconds']:.1f} s")
+    row("stopped by", summary["stopped_by"])
+    return table
+
+
+def _predict(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    use_compilation_cache()
+    from dpet_jax.predict import predict
+
+    prediction = predict(options.run, options.data)
+    if options.csv is None:
+        console.print(
+            prediction.to_csv().rstrip(), highlight=False, markup=False, soft_wrap=True
+        )
+    else:
+        prediction.write_csv(options.csv)
+        console.print(f"{len(prediction.names)} predictions in {options.csv}")
+    if prediction.accuracy is not None:
+        console.print(f"accuracy {prediction.accuracy:.4f}", highlight=False)
+    return 0
+
+
+def _show(options: Any, overrides: list[str], console: Console) -> int:
+    if options.schema:
+        from dpet_jax.schema import Config
+
+        text = json.dumps(Config.model_json_schema(), indent=2)
+    elif options.config is None:
+        raise UserError("command line: give a config file, or --schema")
+    else:
+        text = load(options.config, overrides).to_yaml().rstrip()
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _list(options: Any, rest: list[str], console: Console) -> int:
+    del options, rest
+    from dpet_jax.catalogue import choices
+
+    for title, entries in choices().items():
+        table = Table(title=title, title_justify="left", box=None, show_header=False)
+        for name, text in entries.items():
+            table.add_row(f"  {name}", text)
+        console.print(table)
+    return 0
+
+
+def _doctor(options: Any, rest: list[str], console: Console) -> int:
+    del options, rest
+    folder = use_compilation_cache()
+    from dpet_jax.doctor import findings
+
+    table = Table(box=None, show_header=False, padding=(0, 3, 0, 0))
+    for name, text in findings(folder):
+        table.add_row(name, text)
+    console.print(table)
+    return 0
+
+
+def _import(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    from dpet_jax.data.importers import import_dataset
+
+    folder = import_dataset(
+        options.name, options.source, options.target, overwrite=options.overwrite
+    )
+    console.print(
+        f"{options.name} is ready in {folder}; use it with --data.kind=tfds "
+        f"--data.name={options.name} --data.path={options.target}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def use_compilation_cache() -> Path | None:
+    """Let JAX keep compiled programs between processes, unless told where already.
+
+    Returns:
+        The folder, or None if the cache is switched off.
+    """
+    import jax
+
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen is None:
+        base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+        chosen = str(Path(base) / "dpet_jax" / "xla")
+        jax.config.update("jax_compilation_cache_dir", chosen)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return Path(chosen) if chosen else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

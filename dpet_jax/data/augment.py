@@ -1,0 +1,89 @@
+"""Augmentation inside the training step, as a choice of source coordinates.
+
+Translating with a reflected border and mirroring only decide which pixel of the stored
+image each output pixel reads, so both are one gather and no padded copy of the data
+exists. All strengths are traced: changing them never compiles again.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
+
+
+class Augmentation(NamedTuple):
+    """Strengths of the random changes, traced scalars.
+
+    Attributes:
+        translate: Largest shift in pixels, each way and direction; less than the side.
+        flip: Whether half of the images are mirrored.
+        cutout: Side of the square set to the mean colour, 0 for none.
+    """
+
+    translate: Int32[Array, ""]
+    flip: Bool[Array, ""]
+    cutout: Int32[Array, ""]
+
+
+def normalise(
+    images: UInt8[Array, "b h w c"],
+    mean: Float32[Array, " c"],
+    std: Float32[Array, " c"],
+) -> Float32[Array, "b h w c"]:
+    """Scale pixels to [0, 1], subtract the mean, divide by the standard deviation."""
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def gather_augmented(
+    key: Key[Array, ""],
+    images: UInt8[Array, "n h w c"],
+    rows: Int32[Array, " b"],
+    augmentation: Augmentation,
+) -> tuple[UInt8[Array, "b h w c"], Bool[Array, "b h w 1"]]:
+    """Gather rows, each shifted and mirrored at random, and draw the cutout squares.
+
+    Args:
+        key: One key for the batch.
+        images: The whole data set.
+        rows: Which examples, each in [0, n).
+        augmentation: Strengths.
+
+    Returns:
+        The batch, and a mask that is False inside each image's cutout square. The
+        square's centre is uniform over the image; at the border the square is clipped.
+
+    Source:
+        DeVries & Taylor (2017), "Improved Regularization of Convolutional Neural
+        Networks with Cutout", for the mask.
+    """
+    batch, (height, width) = rows.shape[0], images.shape[1:3]
+    shift_key, flip_key, cutout_key = jax.random.split(key, 3)
+    shift = jax.random.randint(
+        shift_key, (2, batch, 1), -augmentation.translate, augmentation.translate + 1
+    )
+    mirrored = augmentation.flip & jax.random.bernoulli(flip_key, 0.5, (batch, 1))
+    source_row = _reflect(jnp.arange(height) + shift[0], height)
+    source_column = _reflect(jnp.arange(width) + shift[1], width)
+    source_column = jnp.where(mirrored, width - 1 - source_column, source_column)
+    gathered = images[
+        rows[:, None, None], source_row[:, :, None], source_column[:, None, :]
+    ]
+
+    centre = jax.random.uniform(cutout_key, (2, batch, 1))
+    inside_row = _inside(centre[0], height, augmentation.cutout)
+    inside_column = _inside(centre[1], width, augmentation.cutout)
+    cut = inside_row[:, :, None] & inside_column[:, None, :]
+    return gathered, ~cut[..., None]
+
+
+def _reflect(index, size):
+    """Mirror an index at the borders without repeating the border pixel."""
+    index = jnp.abs(index)
+    return jnp.where(index >= size, 2 * (size - 1) - index, index)
+
+
+def _inside(centre, size, side):
+    start = jnp.floor(centre * size).astype(jnp.int32) - side // 2
+    position = jnp.arange(size)
+    return (position >= start) & (position < start + side)

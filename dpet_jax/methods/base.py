@@ -1,0 +1,202 @@
+"""The contracts between a method, the learner it asks and the loop that trains.
+
+A method only decides. It never trains, evaluates, stops or saves, and it never imports
+JAX: it moves positions in the training split, as numpy arrays.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+MethodState = TypeVar("MethodState", bound=NamedTuple)
+
+
+class Pool(NamedTuple):
+    """The training split as a method sees it.
+
+    Attributes:
+        num_examples: n.
+        labels: int32[n], each in [0, num_classes).
+        num_classes: k.
+    """
+
+    num_examples: int
+    labels: np.ndarray
+    num_classes: int
+
+
+class Span(NamedTuple):
+    """Where a plan lies on the learning-rate schedule, in visits.
+
+    Attributes:
+        start: Visits of the schedule that lie before the plan.
+        horizon: Visits over which the schedule runs from its beginning to its end.
+        cyclic: Let a cosine climb again past the horizon.
+    """
+
+    start: int
+    horizon: int
+    cyclic: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train on next.
+
+    Attributes:
+        index_set: int32[m] of positions in the training split, or int32[passes, m] with
+            one row for each pass.
+        label: What people see and what is metered: "warm-up", "round 3".
+        passes: How often to run over the index set.
+        weights: float32[m] loss weights of a one-row index set, or None for equal ones.
+        schedule: Its place on the schedule; None leaves that to `train.schedule`.
+        reset: What starts anew before the first step.
+    """
+
+    index_set: np.ndarray
+    label: str
+    passes: int = 1
+    weights: np.ndarray | None = None
+    schedule: Span | None = None
+    reset: Literal["none", "optimizer", "all"] = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that cannot be trained on."""
+        rows = self.index_set.shape[0] if self.index_set.ndim == 2 else self.passes
+        if self.index_set.size == 0 or self.passes < 1 or rows != self.passes:
+            raise ValueError(
+                f"plan {self.label!r}: {self.passes} passes over an index set of shape "
+                f"{self.index_set.shape}"
+            )
+
+    @property
+    def size(self) -> int:
+        """Examples in a pass, m."""
+        return int(self.index_set.shape[-1])
+
+    @property
+    def visits(self) -> int:
+        """Examples trained on in all passes together."""
+        return self.size * self.passes
+
+
+class Selection(NamedTuple):
+    """What a selector picked, most informative first.
+
+    Attributes:
+        indices: int32[m] of positions in the training split.
+        gains: float32[m], the score or marginal gain at which each entered.
+        weights: float32[m] loss weights, or None for equal ones.
+    """
+
+    indices: np.ndarray
+    gains: np.ndarray
+    weights: np.ndarray | None = None
+
+
+class Coreset(NamedTuple):
+    """The examples that a method chose, in the order in which they entered.
+
+    Attributes:
+        indices: int32[m] of positions in the training split.
+        round_index: int32[m], the round in which each entered.
+        scores: float32[m], the score at which each entered; NaN where chance chose.
+    """
+
+    indices: np.ndarray
+    round_index: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def empty(cls) -> "Coreset":
+        """Return a coreset without examples."""
+        return cls(
+            np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32)
+        )
+
+    def extended(self, round_index: int, chosen: Selection) -> "Coreset":
+        """Return the coreset after a round has added a selection."""
+        entered = np.full(chosen.indices.size, round_index, np.int32)
+        return Coreset(
+            np.concatenate([self.indices, chosen.indices]).astype(np.int32),
+            np.concatenate([self.round_index, entered]).astype(np.int32),
+            np.concatenate([self.scores, chosen.gains]).astype(np.float32),
+        )
+
+
+class TrainResult(NamedTuple):
+    """What training a plan taught about its examples.
+
+    Attributes:
+        index_set: int32[m], the distinct positions trained on, ascending.
+        losses: float32[m], the last training loss of each.
+        correct: bool[m], whether the last training prediction of each was right.
+    """
+
+    index_set: np.ndarray
+    losses: np.ndarray
+    correct: np.ndarray
+
+
+class Learner(Protocol):
+    """What a method may ask of the accelerator."""
+
+    def score(
+        self, names: tuple[str, ...], index_set: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Score examples without augmentation, all names from one forward pass."""
+        ...
+
+    def select(
+        self, selector: str, index_set: np.ndarray, num_select: int, **options: Any
+    ) -> Selection:
+        """Run a selector over candidates and return `num_select` of them."""
+        ...
+
+
+class Method(Protocol[MethodState]):
+    """What a paper calls its algorithm, over index sets.
+
+    The state is a NamedTuple of plain arrays and numbers: all of it is saved.
+    """
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of every score the method will ask for."""
+        ...
+
+    def planned_visits(self, pool: Pool) -> int:
+        """Count the visits of all plans together, if nothing stops the run earlier."""
+        ...
+
+    def start(self, pool: Pool, seed: int) -> MethodState:
+        """Return the state before the first plan."""
+        ...
+
+    def plan(
+        self, state: MethodState, learner: Learner
+    ) -> tuple[MethodState, Plan | None]:
+        """Score, select and say what to train on next; None when finished."""
+        ...
+
+    def observe(self, state: MethodState, result: TrainResult) -> MethodState:
+        """Take note of the plan just trained."""
+        ...
+
+    def coreset(self, state: MethodState) -> Coreset | None:
+        """Return the examples chosen so far; None for a method that chooses none."""
+        ...
+
+
+def generator(seed: int, stream: str, index: int = 0) -> np.random.Generator:
+    """Make the random generator of one decision, on demand.
+
+    Nothing hidden needs saving: seed, stream and index give the same numbers again.
+
+    Args:
+        seed: The run's seed.
+        stream: What is decided; streams are independent of one another.
+        index: Which time it is decided, such as the round.
+    """
+    return np.random.default_rng([seed, *stream.encode(), index])

@@ -1,0 +1,384 @@
+"""The one loop for all methods: plan, train, evaluate, observe, checkpoint, stop.
+
+It alone trains the main model, evaluates on one grid, counts and stops; that is what
+makes comparisons fair. It never imports JAX: the accelerator is behind `Trainer`.
+"""
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from dpet_jax.batches import Batches
+from dpet_jax.energy import PhaseClock
+from dpet_jax.interrupt import Interrupt
+from dpet_jax.methods.base import Learner, Method, Plan, Pool, Span, TrainResult
+from dpet_jax.position import Position
+from dpet_jax.progress import Display
+from dpet_jax.record import Counters, Recorder
+from dpet_jax.stopping import Limits
+
+_CHUNK_S = 1.0
+_FIRST_STEPS = 4
+
+
+class Trainer(Learner, Protocol):
+    """What the loop makes the accelerator do; `DeviceLearner` documents each."""
+
+    scored_examples: int
+    scored_rows: int
+
+    @property
+    def max_steps(self) -> int: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def forward_flops(self) -> int: ...  # noqa: D102
+    @property
+    def train_flops(self) -> int: ...  # noqa: D102
+    def begin(  # noqa: D102
+        self, plan: Plan, plan_index: int
+    ) -> None: ...
+    def set_weights(self, plan: Plan) -> None: ...  # noqa: D102
+    def train(  # noqa: D102
+        self, rows: np.ndarray, num_steps: int, span: Span, visits: int
+    ) -> Any: ...
+    def wait(self, handle: Any) -> tuple[float, int, int]: ...  # noqa: D102
+    def result(self, index_set: np.ndarray) -> TrainResult: ...  # noqa: D102
+    def evaluate(self, split: Any) -> Any: ...  # noqa: D102
+    def snapshot(self) -> Any: ...  # noqa: D102
+    def restore(self, snapshot: Any) -> None: ...  # noqa: D102
+
+
+class Saver(Protocol):
+    """Where checkpoints go; `Checkpoints` documents each."""
+
+    def save(  # noqa: D102
+        self, device: Any, host: dict[str, np.ndarray], meta: dict[str, Any]
+    ) -> None: ...
+    def restore(self, like: Any) -> Any: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything the loop works with.
+
+    Attributes:
+        method: Decides.
+        pool: The training split as the method sees it.
+        trainer: The accelerator.
+        limits: Targets, budgets and the evaluation grid.
+        horizon: "plan", "method" or a number of epochs: how long a schedule runs.
+        clock: Attributes seconds to phases.
+        recorder: Writes events.
+        display: Shows them.
+        saver: Keeps checkpoints.
+        checkpoint_every_s: Least seconds between two of them.
+        facts: What a checkpoint tells about the run beside its position.
+        interrupt: Whether someone asked the run to stop.
+        seed: The run's seed.
+    """
+
+    method: Method
+    pool: Pool
+    trainer: Trainer
+    limits: Limits
+    horizon: Literal["plan", "method"] | float
+    clock: PhaseClock
+    recorder: Recorder
+    display: Display
+    saver: Saver
+    checkpoint_every_s: float
+    facts: dict[str, Any]
+    interrupt: Interrupt
+    seed: int
+
+
+class _Chunk(NamedTuple):
+    handle: Any
+    num_steps: int
+    dispatched: float
+    counters: dict[str, Any]
+    plan_visits: int
+
+
+class Loop:
+    """A run in progress.
+
+    Args:
+        parts: What it works with.
+
+    Attributes:
+        at: Where the run stands.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        trainer, pool = parts.trainer, parts.pool
+        steps = -(-pool.num_examples // trainer.batch_size)
+        full_pass_flops = steps * trainer.batch_size * trainer.train_flops
+        self.at = Position(
+            parts.method.start(pool, parts.seed), Counters(full_pass_flops)
+        )
+        self._label = ""
+        self._pending: deque[_Chunk] = deque()
+        self._pace = _FIRST_STEPS
+        self._last_wait = 0.0
+        self._last_save = time.monotonic()
+        self._diverged = False
+
+    @property
+    def seconds_without_eval(self) -> float:
+        """Seconds so far, evaluation excluded."""
+        phases = self.parts.clock.seconds()
+        return sum(phases.values()) - phases["eval"]
+
+    def restore(self) -> None:
+        """Take the latest checkpoint up, on a loop that has not run yet."""
+        trainer = self.parts.trainer
+        restored = self.parts.saver.restore(trainer.snapshot())
+        trainer.restore(restored.device)
+        self.at.take_up(restored.host, restored.meta["position"])
+        if self.at.plan is not None:
+            trainer.set_weights(self.at.plan)
+
+    def run(self) -> str:
+        """Train until something ends the run, and save.
+
+        Returns:
+            What did: "finished", "target", "budget.epochs", "budget.visits",
+            "budget.seconds", "diverged" or "interrupted" (by a signal).
+        """
+        reason = None
+        while reason is None:
+            if self.at.plan is None and not self._next_plan():
+                reason = "finished"
+            else:
+                reason = self._train_plan()
+            self._checkpoint(end=False)
+        if reason not in ("interrupted", "diverged"):
+            reason = self._last_evaluation(reason)
+        if reason != "diverged":
+            self._checkpoint(end=True)
+        self.parts.display.end_plan()
+        return reason
+
+    # one plan
+
+    def _next_plan(self) -> bool:
+        parts, at, trainer = self.parts, self.at, self.parts.trainer
+        began = time.monotonic()
+        examples, rows = trainer.scored_examples, trainer.scored_rows
+        with parts.clock.window("select"):
+            at.state, plan = parts.method.plan(at.state, trainer)
+        scored = trainer.scored_examples - examples
+        at.counters.scored_examples += scored
+        at.counters.flops += (trainer.scored_rows - rows) * trainer.forward_flops
+        if scored:
+            self._event(
+                "select",
+                scores=parts.method.scores,
+                scored=scored,
+                seconds=time.monotonic() - began,
+            )
+        if plan is None:
+            return False
+        at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
+        at.cursor = 0
+        with parts.clock.window("train"):
+            trainer.begin(at.plan, at.plan_index)
+        self._event("plan", label=plan.label, size=plan.size, passes=plan.passes)
+        return True
+
+    def _span(self, plan: Plan) -> Span:
+        horizon, visits = self.parts.horizon, self.at.counters.visits
+        if horizon == "plan":
+            return Span(0, plan.visits)
+        if horizon == "method":
+            return Span(visits, self.parts.method.planned_visits(self.parts.pool))
+        return Span(visits, round(horizon * self.parts.pool.num_examples))
+
+    def _train_plan(self) -> str | None:
+        parts, at, plan = self.parts, self.at, self.at.plan
+        assert plan is not None
+        assert plan.schedule is not None
+        batches = Batches(plan, parts.trainer.batch_size, parts.seed, at.plan_index)
+        done = batches.visits_before(at.cursor)
+        self._label = f"{plan.label:<10} {plan.size:>7,} x {plan.passes:<3}"
+        parts.display.begin_plan(plan.label, plan.visits, done)
+        while at.cursor < batches.num_steps:
+            reason = self._before_chunk()
+            if reason is not None:
+                return reason
+            self._dispatch(batches, plan.schedule)
+            if self._grid_reached():
+                reason = self._evaluate(last=False)
+                if reason is not None:
+                    return reason
+            self._checkpoint(end=False)
+        if not self._drain():
+            return "diverged"
+        with parts.clock.window("train"):
+            result = parts.trainer.result(plan.index_set)
+        at.state = parts.method.observe(at.state, result)
+        schedule_ends = plan.schedule.start + plan.visits >= plan.schedule.horizon
+        at.plan, at.plan_index = None, at.plan_index + 1
+        parts.display.end_plan()
+        if schedule_ends and at.evaluated_visits != at.counters.visits:
+            return self._evaluate(last=True)
+        return None
+
+    def _before_chunk(self) -> str | None:
+        """Look at everything that may end the run between two chunks."""
+        reason = "interrupted" if self.parts.interrupt.requested else None
+        reason = reason or self.parts.limits.exhausted(
+            self.at.counters, self.seconds_without_eval
+        )
+        if self._diverged or (reason and not self._drain()):
+            return "diverged"
+        return reason
+
+    def _dispatch(self, batches: Batches, schedule: Span) -> None:
+        trainer, limits, at = self.parts.trainer, self.parts.limits, self.at
+        step_flops = trainer.batch_size * trainer.train_flops
+        num_steps = min(
+            self._pace,
+            trainer.max_steps,
+            batches.num_steps - at.cursor,
+            limits.steps_to_evaluation(at.counters, step_flops),
+            limits.steps_to_budget(at.counters, step_flops, trainer.batch_size),
+        )
+        with self.parts.clock.window("train"):
+            visits = batches.visits_before(at.cursor)
+            rows = batches.rows(at.cursor, num_steps)
+            handle = trainer.train(rows, num_steps, schedule, visits)
+            at.cursor += num_steps
+            done = batches.visits_before(at.cursor)
+            at.counters.visits += done - visits
+            at.counters.executed_visits += num_steps * trainer.batch_size
+            at.counters.flops += num_steps * step_flops
+            shown = at.counters.shown()
+            self._pending.append(
+                _Chunk(handle, num_steps, time.monotonic(), shown, done)
+            )
+            # one chunk runs while the next one queues; more would hide the clock
+            if len(self._pending) > 1:
+                self._wait()
+
+    def _drain(self) -> bool:
+        """Wait for all chunks; False if training diverged."""
+        with self.parts.clock.window("train"):
+            while self._pending:
+                self._wait()
+        return not self._diverged
+
+    def _wait(self) -> None:
+        chunk = self._pending.popleft()
+        loss, correct, visits = self.parts.trainer.wait(chunk.handle)
+        now = time.monotonic()
+        took = now - max(self._last_wait, chunk.dispatched)
+        self._last_wait = now
+        wanted = round(_CHUNK_S * chunk.num_steps / max(took, 1e-6))
+        self._pace = max(1, min(wanted, 4 * self._pace))
+        self._diverged |= not math.isfinite(loss)
+        self._event(
+            "train",
+            chunk.counters,
+            steps=chunk.num_steps,
+            loss=loss / visits,
+            accuracy=correct / visits,
+        )
+        self.parts.display.advance(chunk.plan_visits, loss / visits, correct / visits)
+
+    # evaluation and targets
+
+    def _grid_reached(self) -> bool:
+        counters = self.at.counters
+        every = self.parts.limits.every * counters.full_pass_flops
+        reached = counters.flops >= counters.grid_point * every
+        if reached:
+            counters.grid_point = math.floor(counters.flops / every) + 1
+        return reached
+
+    def _evaluate(self, *, last: bool) -> str | None:
+        parts, counters, split = self.parts, self.at.counters, self.parts.limits.split
+        if not self._drain():
+            return "diverged"
+        if split is None:
+            return None
+        with parts.clock.window("eval"):
+            evaluation = parts.trainer.evaluate(split)
+        accuracy = evaluation.accuracy
+        self.at.evaluated_visits = counters.visits
+        self._event("evaluate", split=split, accuracy=accuracy, loss=evaluation.loss)
+        parts.display.evaluation(
+            f"  {self._label}  {split} {accuracy:.3f}  {counters.visits:>11,} visits"
+            f"  {counters.epochs:7.2f} epochs  {parts.clock.total_s:7.1f} s",
+            last=last,
+        )
+        self._reach_targets(accuracy)
+        goal = parts.limits.stop_target
+        return "target" if goal is not None and accuracy >= goal else None
+
+    def _last_evaluation(self, reason: str) -> str:
+        """Evaluate where a run ends off the grid, for the targets' sake."""
+        if self.at.evaluated_visits == self.at.counters.visits:
+            return reason
+        return self._evaluate(last=True) or reason
+
+    def _reach_targets(self, accuracy: float) -> None:
+        parts, at = self.parts, self.at
+        reached = {entry["target"] for entry in at.targets}
+        due = [
+            target
+            for target in parts.limits.all_targets
+            if target not in reached and accuracy >= target
+        ]
+        if not due:
+            return
+        wall_s = parts.clock.total_s
+        test_accuracy = accuracy
+        if parts.limits.split != "test":
+            with parts.clock.window("eval"):
+                test_accuracy = parts.trainer.evaluate("test").accuracy
+        for target in due:
+            entry = {
+                "target": target,
+                "reached": True,
+                "accuracy": accuracy,
+                "epochs": at.counters.epochs,
+                "visits": at.counters.visits,
+                "wall_s": wall_s,
+                "test_accuracy": test_accuracy,
+            }
+            at.targets.append(entry)
+            self._event("target", **entry)
+
+    # surviving
+
+    def _checkpoint(self, *, end: bool) -> None:
+        """Save if it is time or the end; never a diverged model."""
+        waited = time.monotonic() - self._last_save
+        if not (end or waited >= self.parts.checkpoint_every_s) or not self._drain():
+            return
+        with self.parts.clock.window("checkpoint"):
+            host, position = self.at.saved()
+            meta = {
+                "position": position,
+                "seconds": self.parts.clock.seconds(),
+                "last_event_id": self.parts.recorder.next_id - 1,
+                "facts": self.parts.facts,
+            }
+            self.parts.saver.save(self.parts.trainer.snapshot(), host, meta)
+        self._last_save = time.monotonic()
+        self._event("checkpoint")
+
+    def _event(
+        self, event: str, counters: dict[str, Any] | None = None, **values: Any
+    ) -> None:
+        counted = counters or self.at.counters.shown()
+        common = {"time_s": self.parts.clock.total_s, "wh": None}
+        self.parts.recorder.write(event, **(common | counted | values))

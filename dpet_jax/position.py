@@ -1,0 +1,89 @@
+"""Where a run stands, as far as the host knows it, and how a checkpoint keeps that."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dpet_jax.methods.base import Plan, Span
+from dpet_jax.record import Counters
+
+
+@dataclass
+class Position:
+    """Everything the loop changes, beside what is on the device.
+
+    Attributes:
+        state: The method's state, a NamedTuple of arrays and numbers.
+        counters: Work done so far.
+        plan: What is being trained on, its schedule settled; None between plans.
+        plan_index: How many plans came before.
+        cursor: Steps of the plan that are done.
+        targets: What was reached, and when.
+        evaluated_visits: Visits at the last evaluation, or None before the first.
+    """
+
+    state: Any
+    counters: Counters
+    plan: Plan | None = None
+    plan_index: int = 0
+    cursor: int = 0
+    targets: list[dict[str, Any]] = field(default_factory=list)
+    evaluated_visits: int | None = None
+
+    def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and plain values from which `take_up` rebuilds it."""
+        fields = self.state._asdict()
+        arrays = {
+            f"method.{name}": value
+            for name, value in fields.items()
+            if isinstance(value, np.ndarray)
+        }
+        plain = {
+            name: value
+            for name, value in fields.items()
+            if not isinstance(value, np.ndarray)
+        }
+        header = None
+        if self.plan is not None:
+            arrays["plan.index_set"] = self.plan.index_set
+            if self.plan.weights is not None:
+                arrays["plan.weights"] = self.plan.weights
+            header = {
+                "label": self.plan.label,
+                "passes": self.plan.passes,
+                "schedule": list(self.plan.schedule or ()),
+            }
+        return arrays, {
+            "method": plain,
+            "plan": header,
+            "plan_index": self.plan_index,
+            "cursor": self.cursor,
+            "counters": asdict(self.counters),
+            "targets": self.targets,
+            "evaluated_visits": self.evaluated_visits,
+        }
+
+    def take_up(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+        """Become what `saved` returned; the present method state gives its type."""
+        state = {
+            name.removeprefix("method."): value
+            for name, value in arrays.items()
+            if name.startswith("method.")
+        }
+        self.state = type(self.state)(**(state | plain["method"]))
+        self.counters = Counters(**plain["counters"])
+        self.plan_index = plain["plan_index"]
+        self.cursor = plain["cursor"]
+        self.targets = plain["targets"]
+        self.evaluated_visits = plain["evaluated_visits"]
+        header = plain["plan"]
+        self.plan = None
+        if header is not None:
+            self.plan = Plan(
+                arrays["plan.index_set"],
+                label=header["label"],
+                passes=header["passes"],
+                weights=arrays.get("plan.weights"),
+                schedule=Span(*header["schedule"]),
+            )

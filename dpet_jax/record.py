@@ -1,0 +1,224 @@
+"""The run folder: events while running, counters, and the summary at the end."""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from dpet_jax.errors import UserError
+
+EVENTS = "events.jsonl"
+SUMMARY = "summary.json"
+CONFIG = "config.yaml"
+CORESET = "coreset.npz"
+GALLERY = "gallery.npz"
+LABEL_NOISE = "label_noise.npz"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass
+class Counters:
+    """What a run has done so far; evaluation is left out.
+
+    Attributes:
+        full_pass_flops: FLOPs of one training pass over all training examples.
+        visits: Real rows trained on.
+        executed_visits: The same with fill rows.
+        scored_examples: Examples scored for selection.
+        flops: Analytic FLOPs of training and scoring, fill rows included.
+        grid_point: Next point of the evaluation grid, in units of its spacing.
+    """
+
+    full_pass_flops: int
+    visits: int = 0
+    executed_visits: int = 0
+    scored_examples: int = 0
+    flops: int = 0
+    grid_point: int = 1
+
+    @property
+    def epochs(self) -> float:
+        """Full-pass equivalents: FLOPs over those of one full training pass."""
+        return self.flops / self.full_pass_flops
+
+    def shown(self) -> dict[str, Any]:
+        """Return the counters as events carry them."""
+        return {
+            "visits": self.visits,
+            "executed_visits": self.executed_visits,
+            "scored_examples": self.scored_examples,
+            "flops": self.flops,
+            "epochs": self.epochs,
+        }
+
+
+class RunFolder:
+    """A run's folder, held by one process at a time.
+
+    Args:
+        path: Where; made if missing.
+
+    Raises:
+        UserError: If the folder cannot be made or written, or another process runs in
+            it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot write the run folder ({error.strerror}); choose "
+                "another with --out=DIR"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"{path}: another process is running in this folder; wait for it or "
+                "choose another with --out=DIR"
+            ) from error
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.close()
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / CONFIG).exists() or (self.path / EVENTS).exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run here came to its end."""
+        return (self.path / SUMMARY).exists()
+
+    def clear(self) -> None:
+        """Delete what an earlier run left, and nothing else."""
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        for name in (EVENTS, SUMMARY, CONFIG, CORESET, GALLERY, LABEL_NOISE):
+            (self.path / name).unlink(missing_ok=True)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file so that it is whole or absent, whatever happens."""
+        with _replacing(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write JSON so that the file is whole or absent."""
+        self.write_text(name, json.dumps(_plain(value), indent=2) + "\n")
+
+    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        """Write an .npz so that the file is whole or absent."""
+        with _replacing(self.path / name) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass
+class Recorder:
+    """Append events, each on disk before anyone is told.
+
+    Attributes:
+        path: The events file.
+        segment: 0, and one more with every resume.
+        next_id: Number of the next event.
+    """
+
+    path: Path
+    segment: int = 0
+    next_id: int = 0
+    _file: TextIO = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Open the file, after cutting off a line that a crash left torn."""
+        if self.path.exists():
+            whole = self.path.read_bytes()
+            end = whole.rfind(b"\n") + 1
+            if end < len(whole):
+                os.truncate(self.path, end)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, event: str, **values: Any) -> dict[str, Any]:
+        """Append one event and return it as written."""
+        line = {
+            "event": event,
+            "event_id": self.next_id,
+            "segment": self.segment,
+            **_plain(values),
+        }
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self.next_id += 1
+        return line
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_events(path: Path, *, superseded: bool = False) -> list[dict[str, Any]]:
+    """Read a run's events; a torn last line is dropped.
+
+    Args:
+        path: The events file.
+        superseded: Keep also what a resume repeated, which otherwise is left out.
+
+    Returns:
+        The events in order.
+    """
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
+    if superseded:
+        return events
+    kept: list[dict[str, Any]] = []
+    for event in events:
+        if event["event"] == "lost":
+            kept = [old for old in kept if old["event_id"] <= event["after_event_id"]]
+        kept.append(event)
+    return kept
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy values into plain ones and NaN, which JSON lacks, into null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def utc_now() -> str:
+    """Return the time of day in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

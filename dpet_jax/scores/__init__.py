@@ -1,0 +1,10 @@
+"""Per-example scores: how much an example still has to teach the model."""
+
+from dpet_jax.scores.error import cross_entropy as cross_entropy
+from dpet_jax.scores.error import el2n as el2n
+from dpet_jax.scores.error import zero_one as zero_one
+from dpet_jax.scores.pool import SCORES as SCORES
+from dpet_jax.scores.pool import score_pool as score_pool
+from dpet_jax.scores.uncertainty import entropy as entropy
+from dpet_jax.scores.uncertainty import least_confidence as least_confidence
+from dpet_jax.scores.uncertainty import margin as margin

@@ -1,0 +1,63 @@
+"""The importance score exactly as the DPET authors' code computes it.
+
+Offered behind `compat: artifact` alone. That code adds to a quantity that is small for
+uncertain examples the distance between one-hot label and raw LOGITS, and takes the
+smallest sums; so it prefers examples that are uncertain yet close to their label, and
+the length of the logits decides most of the ranking. Here the sum is negated: larger
+means selected first.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from dpet_jax.arrays import Label, Logits, Score, ScoreFn
+
+
+def artifact_importance(
+    logits: Logits, label: Label, *, score: str, dissimilarity: str
+) -> Score:
+    """Score one example by the negated sum of the authors' two quantities.
+
+    Uncertainty: p_1 - p_2 (margin), sum p log(p + 1e-6) (entropy) or the largest logit
+    (least confidence). Dissimilarity: 0 (none), ||y - logits||_2 (euclidean), or what
+    PyTorch's kl_div returns when it is given logits where log-probabilities belong,
+    which is -logit_y (kl).
+
+    Args:
+        logits: Finite unnormalised log-probabilities of one example.
+        label: Class in [0, k).
+        score: "margin", "entropy" or "least_confidence".
+        dissimilarity: "none", "euclidean" or "kl".
+
+    Returns:
+        Unbounded; comparable only within one choice of score and dissimilarity.
+
+    Source:
+        Scala, Flesca & Pontieri (2024), code of "Play it straight".
+    """
+    logits = logits.astype(jnp.float32)
+    p = jax.nn.softmax(logits)
+    if score == "margin":
+        top_two, _ = jax.lax.top_k(p, 2)
+        certainty = top_two[0] - top_two[1]
+    elif score == "entropy":
+        certainty = jnp.sum(p * jnp.log(p + 1e-6))
+    else:
+        certainty = jnp.max(logits)
+    if dissimilarity == "euclidean":
+        one_hot = jax.nn.one_hot(label, logits.shape[-1])
+        return -(certainty + jnp.linalg.norm(one_hot - logits))
+    if dissimilarity == "kl":
+        return -(certainty - logits[label])
+    return -certainty
+
+
+ARTIFACT_SCORES: dict[str, ScoreFn] = {
+    f"artifact_{score}_{dissimilarity}": partial(
+        artifact_importance, score=score, dissimilarity=dissimilarity
+    )
+    for score in ("margin", "entropy", "least_confidence")
+    for dissimilarity in ("none", "euclidean", "kl")
+}

@@ -1,0 +1,81 @@
+"""How unsure the model is about one example; the label is ignored.
+
+A kernel maps the logits and label of ONE example to one float32; callers `jax.vmap`.
+For every kernel larger means more informative.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dpet_jax.arrays import Label, Logits, Score
+
+
+def margin(logits: Logits, label: Label) -> Score:
+    """Score one example by how little its two likeliest classes differ.
+
+    1 - (p_1 - p_2), where p_1 >= p_2 are the two largest softmax probabilities: 1 for a
+    tie, 0 for certainty. The literature ranks p_1 - p_2 in ascending order; the
+    complement is returned so that larger is more informative, as for every kernel.
+
+    Args:
+        logits: Finite unnormalised log-probabilities of one example.
+        label: Ignored; all kernels share one signature.
+
+    Returns:
+        Complement of the probability margin, in [0, 1].
+
+    Raises:
+        ValueError: If there are fewer than two classes; raised while tracing.
+
+    Source:
+        Scheffer, Decomain & Wrobel (2001), "Active Hidden Markov Models for
+        Information Extraction"; Settles (2009), "Active Learning Literature Survey".
+    """
+    del label
+    if logits.shape[-1] < 2:
+        raise ValueError(f"margin needs at least 2 classes, got {logits.shape[-1]}")
+    top_two, _ = jax.lax.top_k(jax.nn.softmax(logits.astype(jnp.float32)), 2)
+    return 1.0 - (top_two[0] - top_two[1])
+
+
+def entropy(logits: Logits, label: Label) -> Score:
+    """Score one example by the entropy of its predicted class distribution.
+
+    H(p) = -sum_k p_k log p_k with p = softmax(logits): 0 when the model is certain,
+    log k when it is undecided between all k classes. Summed in float32 from
+    log-probabilities, so no epsilon is added.
+
+    Args:
+        logits: Finite unnormalised log-probabilities of one example.
+        label: Ignored; all kernels share one signature.
+
+    Returns:
+        Entropy in nats, in [0, log k].
+
+    Source:
+        Settles (2009), "Active Learning Literature Survey", section 3.1.
+    """
+    del label
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.sum(jnp.exp(log_p) * log_p)
+
+
+def least_confidence(logits: Logits, label: Label) -> Score:
+    """Score one example by what its likeliest class leaves to all others.
+
+    1 - max_k p_k with p = softmax(logits). Peers rank by the largest raw logit instead,
+    which orders examples differently; see `dpet_jax.scores.artifact`.
+
+    Args:
+        logits: Finite unnormalised log-probabilities of one example.
+        label: Ignored; all kernels share one signature.
+
+    Returns:
+        Probability mass outside the likeliest class, in [0, 1 - 1/k].
+
+    Source:
+        Lewis & Gale (1994), "A Sequential Algorithm for Training Text Classifiers";
+        Settles (2009), section 3.1.
+    """
+    del label
+    return 1.0 - jnp.max(jax.nn.softmax(logits.astype(jnp.float32)))

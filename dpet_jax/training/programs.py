@@ -1,0 +1,88 @@
+"""Compilation ahead of time, counted by the events that JAX itself reports."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.stages import Compiled
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+_HIT_EVENT = "/jax/compilation_cache/cache_hits"
+
+
+@dataclass
+class CompileCounts:
+    """What this process has asked the compiler for.
+
+    Attributes:
+        programs: Executables built or fetched from the persistent cache.
+        cache_hits: Those of them that came from the persistent cache.
+        seconds: Time spent on them.
+    """
+
+    programs: int = 0
+    cache_hits: int = 0
+    seconds: float = 0.0
+
+    def since(self, earlier: "CompileCounts") -> "CompileCounts":
+        """Return the difference to an earlier copy."""
+        return CompileCounts(
+            self.programs - earlier.programs,
+            self.cache_hits - earlier.cache_hits,
+            self.seconds - earlier.seconds,
+        )
+
+    def copy(self) -> "CompileCounts":
+        """Return a copy that later events leave alone."""
+        return CompileCounts(self.programs, self.cache_hits, self.seconds)
+
+
+_counts = CompileCounts()
+_executables: dict[Any, Compiled] = {}
+
+
+def _on_duration(event: str, duration: float, **_: Any) -> None:
+    if event == _COMPILE_EVENT:
+        _counts.programs += 1
+        _counts.seconds += duration
+
+
+def _on_event(event: str, **_: Any) -> None:
+    if event == _HIT_EVENT:
+        _counts.cache_hits += 1
+
+
+# JAX offers no way to unregister, so the listeners live as long as the process
+jax.monitoring.register_event_duration_secs_listener(_on_duration)
+jax.monitoring.register_event_listener(_on_event)
+
+
+def compile_counts() -> CompileCounts:
+    """Return a copy of the counts up to now."""
+    return _counts.copy()
+
+
+def compiled(
+    jitted: Any, spec: Any, *arguments: Any
+) -> tuple[Compiled, CompileCounts | None]:
+    """Compile a program for the shapes of its arguments, once in a process.
+
+    Args:
+        jitted: A jitted function whose first argument is static.
+        spec: That argument, hashable.
+        arguments: The others, arrays or their shapes.
+
+    Returns:
+        The executable, and what compiling it cost; None if it was there already.
+    """
+    leaves, structure = jax.tree.flatten(arguments)
+    shapes = tuple(
+        (leaf.shape, str(leaf.dtype), getattr(leaf, "sharding", None))
+        for leaf in leaves
+    )
+    key = (jitted, spec, structure, shapes)
+    if key in _executables:
+        return _executables[key], None
+    before = compile_counts()
+    _executables[key] = jitted.lower(spec, *arguments).compile()
+    return _executables[key], compile_counts().since(before)

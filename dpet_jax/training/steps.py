@@ -1,0 +1,116 @@
+"""The one compiled training program: any method, any index set, any number of steps."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float32, Int32
+
+from dpet_jax.data.augment import gather_augmented, normalise
+from dpet_jax.data.device import DeviceData
+from dpet_jax.models import apply_train
+from dpet_jax.training.optimizer import Hyper, learning_rate, update
+from dpet_jax.training.state import StepSpec, TrainState
+
+
+class ChunkStats(NamedTuple):
+    """Sums over the real rows of a chunk.
+
+    Attributes:
+        loss: Sum of unsmoothed, unweighted cross-entropies.
+        correct: Correct predictions.
+        visits: Real rows.
+    """
+
+    loss: Float32[Array, ""]
+    correct: Int32[Array, ""]
+    visits: Int32[Array, ""]
+
+
+@partial(jax.jit, static_argnames="spec", donate_argnames="state")
+def train_steps(
+    spec: StepSpec,
+    state: TrainState,
+    data: DeviceData,
+    rows: Int32[Array, " capacity"],
+    num_steps: Int32[Array, ""],
+    first_visit: Int32[Array, ""],
+    weights: Float32[Array, " n"],
+    hyper: Hyper,
+) -> tuple[TrainState, ChunkStats]:
+    """Train on the first `num_steps` batches of `rows`.
+
+    The loss of a step is sum(w * l) / (real rows). Fill rows, which complete a last
+    batch, take part in batch normalisation and nowhere else: their loss has weight 0
+    and their table entries stay.
+
+    Args:
+        spec: What the program is specialised to.
+        state: Donated: its buffers become those of the result.
+        data: The data set; read, never changed.
+        rows: Batch after batch of positions in the data set; a fill row's position is
+            stored as its complement `~position`, below 0.
+        num_steps: Batches to train on; at most capacity / batch size.
+        first_visit: Examples trained on since the schedule began.
+        weights: Loss weight of each example, mean 1 over the index set.
+        hyper: Optimizer, schedule, smoothing and augmentation.
+
+    Returns:
+        The new state and the sums over the chunk.
+    """
+    sharded = NamedSharding(spec.mesh, PartitionSpec("data"))
+
+    def step(index, carry):
+        state, stats = carry
+        start = index * spec.batch_size
+        coded = lax.dynamic_slice_in_dim(rows, start, spec.batch_size)
+        coded = lax.with_sharding_constraint(coded, sharded)
+        real = coded >= 0
+        batch = jnp.where(real, coded, ~coded)
+        key = jax.random.fold_in(state.key, state.step)
+        pixels, visible = gather_augmented(key, data.images, batch, hyper.augmentation)
+        images = normalise(pixels, data.mean, data.std) * visible
+        labels = data.labels[batch]
+        coefficient = weights[batch] * real / jnp.sum(real)
+
+        def objective(params):
+            outputs, batch_stats = apply_train(
+                spec.model, params, state.batch_stats, images, dtype=spec.dtype
+            )
+            log_p = jax.nn.log_softmax(outputs.logits)
+            losses = -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
+            smoothed = (1.0 - hyper.label_smoothing) * losses
+            smoothed -= hyper.label_smoothing * jnp.mean(log_p, axis=1)
+            correct = jnp.argmax(log_p, axis=1) == labels
+            return jnp.sum(coefficient * smoothed), (losses, correct, batch_stats)
+
+        grads, (losses, correct, batch_stats) = jax.grad(objective, has_aux=True)(
+            state.params
+        )
+        rate = learning_rate(hyper.schedule, first_visit + stats.visits)
+        params, opt_state = update(
+            spec.family, hyper, grads, state.opt_state, state.params, rate
+        )
+        # a fill row's target lies outside the table, where a scatter drops it
+        entry = jnp.where(real, batch, state.losses.shape[0])
+        state = TrainState(
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            step=state.step + 1,
+            key=state.key,
+            losses=state.losses.at[entry].set(losses, mode="drop"),
+            correct=state.correct.at[entry].set(correct, mode="drop"),
+        )
+        stats = ChunkStats(
+            loss=stats.loss + jnp.sum(jnp.where(real, losses, 0.0)),
+            correct=stats.correct + jnp.sum(correct & real, dtype=jnp.int32),
+            visits=stats.visits + jnp.sum(real, dtype=jnp.int32),
+        )
+        return state, stats
+
+    zero = ChunkStats(jnp.float32(0), jnp.int32(0), jnp.int32(0))
+    return lax.fori_loop(0, num_steps, step, (state, zero))

@@ -1,0 +1,225 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dpet_jax.data import prepare
+from dpet_jax.data.sources import parquet
+
+CLASS_NAMES = ("cat", "dog", "owl")
+
+
+def hub_table(blobs, labels, image="img", label="label", class_names=CLASS_NAMES):
+    """A table as the `datasets` library writes it."""
+    pictures = [blob and {"bytes": blob, "path": None} for blob in blobs]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({image: pa.array(pictures, kind), label: pa.array(labels)})
+    if class_names is None:
+        return table
+    features = {
+        image: {"_type": "Image"},
+        label: {"_type": "ClassLabel", "names": list(class_names)},
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return table.replace_schema_metadata(metadata)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (9, 6, 4, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def write(tmp_path, images, as_picture):
+    """Write a set of 6 training rows in two files and 3 test rows, some changed."""
+
+    def write(replace=(), **names):
+        blobs = [as_picture(image) for image in images]
+        labels = [0, 1, 2, 2, 1, 0, 1, 2, 0]
+        for row, blob, label in replace:
+            blobs[row], labels[row] = blob, label
+        folder = tmp_path / "zoo"
+        folder.mkdir()
+        for file, rows in (
+            ("train-00000-of-00002", slice(0, 4)),
+            ("train-00001-of-00002", slice(4, 6)),
+            ("test-00000-of-00001", slice(6, 9)),
+        ):
+            table = hub_table(blobs[rows], labels[rows], **names)
+            pq.write_table(table, folder / f"{file}.parquet")
+        return folder
+
+    return write
+
+
+def test_files_of_a_split_are_joined_in_name_order(write, images):
+    source = parquet.read(write())
+    assert source.name == "zoo"
+    assert source.class_names == CLASS_NAMES
+    np.testing.assert_array_equal(source.train.images, images[:6])
+    np.testing.assert_array_equal(source.test.images, images[6:])
+    assert source.train.labels.tolist() == [0, 1, 2, 2, 1, 0]
+    assert source.test.labels.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("image", ["image", "photo"])
+@pytest.mark.parametrize("label", ["fine_label", "labels"])
+def test_usual_columns_are_found(write, images, image, label):
+    source = parquet.read(write(image=image, label=label))
+    np.testing.assert_array_equal(source.train.images, images[:6])
+    assert source.class_names == CLASS_NAMES
+
+
+def test_unusual_columns_can_be_named(write):
+    folder = write(image="a", label="kind")
+    source = parquet.read(folder, image_column="a", label_column="kind")
+    assert source.train.labels.tolist() == [0, 1, 2, 2, 1, 0]
+
+
+def test_without_metadata_classes_are_numbered(write):
+    source = parquet.read(write(class_names=None))
+    assert source.class_names == ("0", "1", "2")
+
+
+def test_image_size_resizes_pictures_of_any_size(write, as_picture):
+    odd = as_picture(np.full((30, 20, 3), 9, np.uint8))
+    source = parquet.read(write([(4, odd, 1)]), image_size=2)
+    assert source.train.images.shape == (6, 2, 2, 3)
+    assert (source.train.images[4] == 9).all()
+
+
+BAD_ROWS = {
+    "undecodable": (
+        [(5, b"no picture", 0)],
+        {},
+        ["train-00001-of-00002.parquet row 1", "cannot be decoded", "Replace or remove"],
+    ),
+    "no bytes": (
+        [(2, None, 2)],
+        {},
+        ["train-00000-of-00002.parquet row 2", "'img' is empty", "Correct or remove"],
+    ),
+    "no label": (
+        [(7, b"", None)],
+        {},
+        ["test-00000-of-00001.parquet row 1", "'label' is empty", "Correct or remove"],
+    ),
+    "label -1": (
+        [(8, b"", -1)],
+        {},
+        ["test-00000-of-00001.parquet, column 'label' row 2", "-1", "correct or remove"],
+    ),
+    "label above the names": (
+        [(4, b"", 3)],
+        {},
+        ["train-00001-of-00002.parquet, column 'label' row 0", "label 3", "below 3"],
+    ),
+    "test label never trained": (
+        [(6, None, 5)],
+        {"class_names": None},
+        ["zoo test split row 0", "label 5", "below 3"],
+    ),
+    "class never trained": (
+        [(0, None, 1), (5, None, 1)],
+        {},
+        ["zoo train split", "class 0 (cat)", "add examples"],
+    ),
+    "text labels": (
+        [(row, None, "x") for row in range(9)],
+        {},
+        ["column 'label' is string", "data.label_column"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_rows_are_named_with_file_row_value_and_remedy(
+    write, images, as_picture, refused, case
+):
+    replace, names, parts = BAD_ROWS[case]
+    if case != "no bytes":  # None or nothing stands for the picture as it was
+        replace = [(r, b or as_picture(images[r]), label) for r, b, label in replace]
+    folder = write(replace, **names)
+    message = refused(parquet.read, folder)
+    for part in (str(folder), *parts):
+        assert part in message
+
+
+def test_mixed_sizes_name_the_row_and_the_remedy(write, as_picture, refused):
+    odd = as_picture(np.zeros((5, 4, 3), np.uint8))
+    message = refused(parquet.read, write([(4, odd, 1)]))
+    for part in ("train-00001-of-00002.parquet row 0", "5 x 4", "6 x 4", "image_size=N"):
+        assert part in message
+
+
+def test_missing_columns_list_those_present(write, refused):
+    folder = write(image="photo", label="kind")
+    message = refused(parquet.read, folder)
+    for part in ("no column label", "photo, kind", "data.label_column", ".parquet"):
+        assert part in message
+    message = refused(parquet.read, folder, image_column="pic", label_column="kind")
+    for part in ("no column 'pic'", "photo, kind", "data.image_column"):
+        assert part in message
+    message = refused(parquet.read, folder, image_column="kind", label_column="kind")
+    for part in ("'kind' is int64", "bytes", "data.image_column"):
+        assert part in message
+
+
+def test_a_choice_between_two_picture_columns_is_left_to_the_user(
+    tmp_path, as_picture, refused
+):
+    blob = {"bytes": as_picture(np.zeros((2, 2), np.uint8)), "path": ""}
+    table = pa.table({"left": [blob], "right": [blob], "label": [0]})
+    for split in ("train", "test"):
+        pq.write_table(table, tmp_path / f"{split}-0.parquet")
+    message = refused(parquet.read, tmp_path)
+    for part in ("more than one", "left, right, label", "data.image_column"):
+        assert part in message
+    assert parquet.read(tmp_path, image_column="left").train.labels.tolist() == [0]
+
+
+def test_missing_folders_and_splits_say_where_to_look(write, tmp_path, refused):
+    message = refused(parquet.read, tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'}: no such folder" in message
+    assert "data.path" in message
+    folder = write()
+    message = refused(parquet.read, tmp_path)
+    assert "no file train-*.parquet" in message
+    assert str(folder) in message
+    (folder / "test-00000-of-00001.parquet").unlink()
+    message = refused(parquet.read, folder)
+    assert f"{folder}: no file test-*.parquet" in message
+    assert "train-00000-of-00002.parquet" in message
+
+
+def test_damaged_and_empty_files_are_named(write, refused):
+    folder = write()
+    file = folder / "test-00000-of-00001.parquet"
+    good = file.read_bytes()
+    for content in (b"", b"hello", good[:300] + good[-300:]):
+        file.write_bytes(content)
+        message = refused(parquet.read, folder)
+        assert f"{file}: cannot be read as parquet" in message
+    pq.write_table(hub_table([], pa.array([], pa.int64())), file)
+    assert f"{folder} test: no rows" in refused(parquet.read, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "DPET_CIFAR10_JPEG" not in os.environ,
+    reason="set DPET_CIFAR10_JPEG to a folder of CIFAR-10 as parquet",
+)
+def test_the_real_cifar10_is_read_whole():
+    source = parquet.read(Path(os.environ["DPET_CIFAR10_JPEG"]))
+    assert source.class_names[3] == "cat"
+    assert np.bincount(source.train.labels).tolist() == [5000] * 10
+    assert np.bincount(source.test.labels).tolist() == [1000] * 10
+    swapped = source._replace(train=source.test)
+    data = prepare(swapped, validation_fraction=0.0)
+    assert data.image_shape == (32, 32, 3)
+    np.testing.assert_allclose(data.mean, (0.494, 0.485, 0.450), atol=6e-4)
+    np.testing.assert_allclose(data.std, (0.245, 0.242, 0.261), atol=6e-4)

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpet_jax.data.split import add_label_noise, stratified_split
+
+
+def labels_of(*counts):
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    return np.random.default_rng(0).permutation(labels)
+
+
+@given(
+    counts=st.lists(st.integers(20, 90), min_size=1, max_size=6),
+    fraction=st.floats(0.05, 0.9),
+    seed=st.integers(0, 2**63),
+)
+def test_split_is_a_partition_in_proportion_to_the_classes(counts, fraction, seed):
+    labels = labels_of(*counts)
+    train, validation = stratified_split(labels, fraction, seed)
+    assert train.dtype == validation.dtype == np.int64
+    together = np.concatenate([train, validation])
+    assert sorted(together.tolist()) == list(range(len(labels)))
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(validation) > 0).all()
+    assert len(validation) == round(fraction * len(labels))
+    drawn = np.bincount(labels[validation], minlength=len(counts))
+    assert (np.abs(drawn - fraction * np.array(counts)) < 1 + 1e-6).all()
+
+
+def test_a_tenth_of_thirty_a_class_is_three_a_class():
+    labels = labels_of(30, 30, 30)
+    _, validation = stratified_split(labels, 0.1, seed=0)
+    assert np.bincount(labels[validation]).tolist() == [3, 3, 3]
+
+
+def test_the_seed_decides_which_rows_are_drawn():
+    labels = labels_of(50, 50)
+    draws = [stratified_split(labels, 0.3, seed)[1].tolist() for seed in (0, 0, 1)]
+    assert draws[0] == draws[1]
+    assert draws[0] != draws[2]
+
+
+def test_every_row_is_drawn_equally_often_over_seeds():
+    labels = labels_of(10, 10)
+    times = np.zeros(20)
+    for seed in range(400):
+        times[stratified_split(labels, 0.3, seed)[1]] += 1
+    # Binomial(400, 0.3): mean 120, standard deviation 9.2.
+    assert (np.abs(times - 120) < 5 * 9.2).all()
+
+
+def test_fraction_zero_gives_an_empty_validation_set():
+    train, validation = stratified_split(labels_of(1, 2), 0.0, seed=0)
+    assert train.tolist() == [0, 1, 2]
+    assert len(validation) == 0
+
+
+def test_two_of_a_class_can_be_halved():
+    labels = np.array([0, 1, 0, 1], np.int32)
+    train, validation = stratified_split(labels, 0.5, seed=3)
+    assert sorted(labels[train]) == sorted(labels[validation]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "counts", "parts"),
+    [
+        (0.1, (30, 9), ["class 1", "9 training examples", "0.1"]),
+        (0.5, (30, 1), ["class 1", "1 training examples", "set it to 0"]),
+        (0.95, (100, 10), ["class 1", "10 training examples"]),
+        (1.0, (30, 30), ["data.validation_fraction is 1.0", "[0, 1)"]),
+        (-0.1, (30, 30), ["data.validation_fraction is -0.1"]),
+        (float("nan"), (30, 30), ["data.validation_fraction is nan"]),
+    ],
+)
+def test_a_split_that_cannot_be_made_is_refused(refused, fraction, counts, parts):
+    message = refused(stratified_split, labels_of(*counts), fraction, 0)
+    for part in parts:
+        assert part in message
+
+
+def test_negative_seeds_are_refused_by_key(refused):
+    labels = labels_of(30)
+    assert "data.split_seed is -1" in refused(stratified_split, labels, 0.1, -1)
+    assert "data.noise_seed is -2" in refused(add_label_noise, labels, 0.1, -2, 2)
+
+
+@pytest.mark.parametrize("fraction", [0.004, 0.25, 1.0])
+def test_noise_changes_exactly_the_rows_it_names(fraction):
+    labels = labels_of(70, 80, 93)
+    before = labels.copy()
+    noisy, rows = add_label_noise(labels, fraction, seed=0, num_classes=3)
+    assert noisy.dtype == np.int32
+    assert rows.dtype == np.int64
+    assert np.flatnonzero(noisy != labels).tolist() == rows.tolist()
+    assert len(rows) == round(fraction * 243)
+    assert noisy.min() >= 0
+    assert noisy.max() < 3
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_noise_draws_the_other_classes_equally_often():
+    labels = np.full(30_000, 2, np.int32)
+    noisy, _ = add_label_noise(labels, 1.0, seed=0, num_classes=4)
+    counts = np.bincount(noisy, minlength=4)
+    assert counts[2] == 0
+    # Binomial(30,000, 1/3): standard deviation 82.
+    assert (np.abs(counts[[0, 1, 3]] - 10_000) < 5 * 82).all()
+
+
+def test_noise_depends_on_its_seed_alone():
+    labels = labels_of(100, 100)
+    draws = [add_label_noise(labels, 0.2, seed, 2)[1].tolist() for seed in (5, 5, 6)]
+    assert draws[0] == draws[1]
+    assert draws[0] != draws[2]
+
+
+def test_no_noise_leaves_the_labels():
+    labels = labels_of(5, 5)
+    noisy, rows = add_label_noise(labels, 0.0, seed=0, num_classes=2)
+    np.testing.assert_array_equal(noisy, labels)
+    assert len(rows) == 0
+
+
+@pytest.mark.parametrize(
+    ("fraction", "num_classes", "parts"),
+    [
+        (1.5, 2, ["data.label_noise is 1.5", "[0, 1]"]),
+        (-0.5, 2, ["data.label_noise is -0.5"]),
+        (0.5, 1, ["data.label_noise is 0.5", "1 class", "set it to 0"]),
+    ],
+)
+def test_impossible_noise_is_refused(refused, fraction, num_classes, parts):
+    labels = np.zeros(10, np.int32)
+    message = refused(add_label_noise, labels, fraction, 0, num_classes)
+    for part in parts:
+        assert part in message
