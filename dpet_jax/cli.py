@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         required=True,
-        help="an .npz (images, and labels if known), a .parquet file, or a folder of "
+        help="an .npz with images, and labels if known, or a folder of "
         "images, whose class sub-folders, if any, are the labels",
     )
     predict.add_argument(

@@ -185,7 +185,7 @@ def _check_same_config(config: Config, path: Path) -> None:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
@@ -229,13 +229,19 @@ class _Segment:
         """Go on after earlier segments; what they did past the checkpoint is lost."""
         self.recorder.segment = earlier[-1]["segment"] + 1
         self.recorder.next_id = earlier[-1]["event_id"] + 1
-        after, kept = -1, dict.fromkeys(("time_s", "visits", "scored_examples"), 0)
+        keys = ("time_s", "visits", "scored_examples")
+        after, kept = -1, dict.fromkeys(keys, 0.0)
         if self.checkpoints.latest is not None:
             meta = self.checkpoints.read_meta()
             after, self.seconds = meta["last_event_id"], meta["seconds"]
             counters = meta["position"]["counters"]
             kept = {key: counters.get(key) for key in kept}
             kept["time_s"] = sum(self.seconds.values())
+            saved = next((e for e in earlier if e["event_id"] == after + 1), None)
+            if saved is not None and saved["event"] == "checkpoint":
+                # the save itself ended after it had noted the time
+                self.seconds["checkpoint"] += saved["time_s"] - kept["time_s"]
+                after, kept["time_s"] = after + 1, saved["time_s"]
         done = [event for event in earlier if event["event_id"] > after]
         last = {
             key: max((event.get(key) or 0 for event in done), default=kept[key])
@@ -292,7 +298,7 @@ class _Segment:
         }
         return summary
 
-    def lost(self) -> dict[str, float]:
+    def lost(self) -> dict[str, Any]:
         """Add up what crashes made the run do again."""
         events = read_events(self.folder.path / EVENTS, superseded=True)
         lost = [event for event in events if event["event"] == "lost"]
@@ -310,7 +316,7 @@ def _facts(config: Config, data: Data, model: ResNetSpec) -> dict[str, Any]:
     """Return what `load_run` needs beside the parameters."""
     return {
         "model": model.to_json(),
-        "optimizer_family": "sgd" if config.train.optimizer.kind == "sgd" else "adam",
+        "optimizer_family": build.optimizer_family(config),
         "num_train": data.num_train,
         "image_shape": list(data.image_shape),
         "mean": data.mean.tolist(),
@@ -332,14 +338,16 @@ def _finish(
         validation = learner.evaluate("validation") if data.num_validation else None
     chosen = parts.method.coreset(at.state)
     if chosen is not None:
-        folder.write_arrays(CORESET, **build.coreset_arrays(chosen, data))
-        folder.write_arrays(GALLERY, **_gallery(chosen, data))
+        folder.write_arrays(CORESET, build.coreset_arrays(chosen, data))
+        folder.write_arrays(GALLERY, _gallery(chosen, data))
     if data.noisy_rows.size:
         folder.write_arrays(
             LABEL_NOISE,
-            source_rows=data.source_rows[data.noisy_rows],
-            clean_labels=data.clean_labels,
-            noisy_labels=data.labels[data.noisy_rows],
+            {
+                "source_rows": data.source_rows[data.noisy_rows],
+                "clean_labels": data.clean_labels,
+                "noisy_labels": data.labels[data.noisy_rows],
+            },
         )
     phases = clock.seconds()
     counters = at.counters

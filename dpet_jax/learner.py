@@ -3,7 +3,6 @@
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,8 +17,15 @@ from dpet_jax.models import forward_flops
 from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.scores.pool import SCORES, ScoreSpec, score_data
 from dpet_jax.selection import blend, top_k
-from dpet_jax.training import ChunkStats, Hyper, StepSpec, init_state, train_steps
-from dpet_jax.training.programs import compiled
+from dpet_jax.training import (
+    ChunkStats,
+    Hyper,
+    StepSpec,
+    TrainState,
+    init_state,
+    train_steps,
+)
+from dpet_jax.training.programs import CompileCounts, compile_counts, compiled
 
 
 class Evaluation(NamedTuple):
@@ -89,8 +95,8 @@ class DeviceLearner:
         self._hyper = hyper
         self._key = jax.random.key(seed)
         self._replicated = NamedSharding(spec.step.mesh, PartitionSpec())
-        self._device_data = self._put(
-            DeviceData(data.images, data.labels, data.mean, data.std)
+        self._device_data = DeviceData(
+            *self._put((data.images, data.labels, data.mean, data.std))
         )
         self._splits = {
             "train": data.train_rows,
@@ -101,11 +107,6 @@ class DeviceLearner:
         self._row_capacity = -(-data.num_train // batch) * batch
         self._score_capacity = -(-data.labels.size // score_batch) * score_batch
         self._names = (*SCORES, *(name for name in spec.scores if name not in SCORES))
-        self._init = jax.jit(
-            partial(init_state, spec.step.model, spec.step.family, data.num_train),
-            out_shardings=self._replicated,
-        )
-        self._state = self._init(self._key)
         self._weights = self._put(np.ones(data.num_train, np.float32))
         self.scored_examples = 0
         self.scored_rows = 0
@@ -134,7 +135,10 @@ class DeviceLearner:
         return TRAIN_FLOPS_PER_FORWARD * self.forward_flops
 
     def compile(self) -> Iterator[Compilation]:
-        """Make every program ready before training; yields each as it is done."""
+        """Draw the network and make every program ready; yields each as it is done."""
+        before = compile_counts()
+        self._state = self._fresh(self._key)
+        yield _compilation("init", compile_counts().since(before))
         rows = np.zeros(self._row_capacity, np.int32)
         self._train, counts = compiled(
             train_steps, self._spec.step, *self._train_arguments(rows, 0, 0)
@@ -157,7 +161,7 @@ class DeviceLearner:
         self.set_weights(plan)
         if plan.reset == "none":
             return
-        fresh = self._init(jax.random.fold_in(self._key, plan_index))
+        fresh = self._fresh(jax.random.fold_in(self._key, plan_index))
         if plan.reset == "optimizer":
             self._state = self._state._replace(opt_state=fresh.opt_state)
         else:
@@ -185,9 +189,8 @@ class DeviceLearner:
         """
         padded = np.zeros(self._row_capacity, np.int32)
         padded[: rows.size] = rows
-        schedule = self._hyper.schedule._replace(
-            horizon=np.float32(span.horizon), cyclic=np.bool_(span.cyclic)
-        )
+        horizon, cyclic = self._put((np.float32(span.horizon), np.bool_(span.cyclic)))
+        schedule = self._hyper.schedule._replace(horizon=horizon, cyclic=cyclic)
         self._hyper = self._hyper._replace(schedule=schedule)
         first_visit = span.start + visits
         self._state, stats = self._train(
@@ -274,6 +277,12 @@ class DeviceLearner:
         peak = stats.get("peak_bytes_in_use")
         return {"host_mib": host, "device_mib": peak and peak / 2**20}
 
+    def _fresh(self, key: jax.Array) -> TrainState:
+        step = self._spec.step
+        return self._put(
+            _init_state(step.model, step.family, self._data.num_train, key)
+        )
+
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
 
@@ -306,7 +315,11 @@ class DeviceLearner:
         return self._score_rows(index_set)
 
 
-def _compilation(what: str, counts) -> Compilation:
+# one jitted function for all learners of a process, so that they share its programs
+_init_state = jax.jit(init_state, static_argnums=(0, 1, 2))
+
+
+def _compilation(what: str, counts: CompileCounts | None) -> Compilation:
     if counts is None:
         return Compilation(what, 0.0, 0, 0)
     return Compilation(what, counts.seconds, counts.programs, counts.cache_hits)

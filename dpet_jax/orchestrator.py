@@ -8,7 +8,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +25,7 @@ _CHUNK_S = 1.0
 _FIRST_STEPS = 4
 
 
+@runtime_checkable
 class Trainer(Learner, Protocol):
     """What the loop makes the accelerator do; `DeviceLearner` documents each."""
 
@@ -49,10 +50,12 @@ class Trainer(Learner, Protocol):
     def wait(self, handle: Any) -> tuple[float, int, int]: ...  # noqa: D102
     def result(self, index_set: np.ndarray) -> TrainResult: ...  # noqa: D102
     def evaluate(self, split: Any) -> Any: ...  # noqa: D102
+    def memory(self) -> dict[str, float | None]: ...  # noqa: D102
     def snapshot(self) -> Any: ...  # noqa: D102
     def restore(self, snapshot: Any) -> None: ...  # noqa: D102
 
 
+@runtime_checkable
 class Saver(Protocol):
     """Where checkpoints go; `Checkpoints` documents each."""
 
@@ -345,7 +348,7 @@ class Loop:
             with parts.clock.window("eval"):
                 test_accuracy = parts.trainer.evaluate("test").accuracy
         for target in due:
-            entry = {
+            entry: dict[str, Any] = {
                 "target": target,
                 "reached": True,
                 "accuracy": accuracy,

@@ -20,7 +20,7 @@ from dpet_jax.methods.rs2 import rs2
 from dpet_jax.methods.standard import standard
 from dpet_jax.models import ResNetSpec, resnet18, resnet20
 from dpet_jax.stopping import Limits
-from dpet_jax.training import SCHEDULES, Hyper, Schedule, StepSpec
+from dpet_jax.training import SCHEDULES, Family, Hyper, Schedule, StepSpec
 
 
 def build_data(config: schema.Config) -> Data:
@@ -120,50 +120,69 @@ def build_learner_spec(
                 f"{key}: {batch} does not divide among {mesh.size} devices; choose a "
                 f"multiple of {mesh.size}"
             )
-    family = "sgd" if config.train.optimizer.kind == "sgd" else "adam"
     step = StepSpec(
-        model, family, config.train.batch_size, config.model.compute_dtype, mesh
+        model,
+        optimizer_family(config),
+        config.train.batch_size,
+        config.model.compute_dtype,
+        mesh,
     )
     return LearnerSpec(step, config.evaluate.batch_size, scores)
 
 
+def optimizer_family(config: schema.Config) -> Family:
+    """Return the shape of the optimizer's state."""
+    return "sgd" if config.train.optimizer.kind == "sgd" else "adam"
+
+
 def build_hyper(config: schema.Config) -> Hyper:
-    """Collect the traced numbers of training; the horizon is set by each plan."""
-    optimizer, schedule = config.train.optimizer, config.train.schedule
-    peak = optimizer.learning_rate
+    """Collect the traced numbers of training; the horizon is set by each plan.
+
+    What the configured optimizer or schedule does not know is neutral.
+    """
+    optimizer = config.train.optimizer.model_dump()
+    schedule = config.train.schedule.model_dump()
     augment = config.train.augment
-    decay, decoupled = (
-        optimizer.weight_decay,
-        isinstance(optimizer, schema.AdamWOptimizer),
-    )
-    triangular = isinstance(schedule, schema.TriangularSchedule)
-    constant = isinstance(schedule, schema.ConstantSchedule)
-    sgd = isinstance(optimizer, schema.SgdOptimizer)
-    single = np.float32
+    peak, decay = optimizer["learning_rate"], optimizer["weight_decay"]
+    decoupled = optimizer["kind"] == "adamw"
     return Hyper(
         schedule=Schedule(
-            kind=np.int32(SCHEDULES.index(schedule.kind)),
-            peak=single(peak),
-            final=single(0.0 if constant else schedule.final_learning_rate),
-            start=single(peak * schedule.start_fraction if triangular else peak),
-            peak_at=single(schedule.peak_at if triangular else 0.5),
-            horizon=single(1.0),
-            cyclic=np.bool_(False),
+            kind=_whole(SCHEDULES.index(schedule["kind"])),
+            peak=_single(peak),
+            final=_single(schedule.get("final_learning_rate", 0.0)),
+            start=_single(peak * schedule.get("start_fraction", 1.0)),
+            peak_at=_single(schedule.get("peak_at", 0.5)),
+            horizon=_single(1.0),
+            cyclic=_switch(False),
         ),
-        momentum=single(optimizer.momentum if sgd else 0.0),
-        nesterov=np.bool_(optimizer.nesterov if sgd else False),
-        b1=single(0.9 if sgd else optimizer.b1),
-        b2=single(0.999 if sgd else optimizer.b2),
-        eps=single(1e-8 if sgd else optimizer.eps),
-        gradient_decay=single(0.0 if decoupled else decay),
-        decoupled_decay=single(decay if decoupled else 0.0),
-        label_smoothing=single(config.train.label_smoothing),
+        momentum=_single(optimizer.get("momentum", 0.0)),
+        nesterov=_switch(optimizer.get("nesterov", False)),
+        b1=_single(optimizer.get("b1", 0.9)),
+        b2=_single(optimizer.get("b2", 0.999)),
+        eps=_single(optimizer.get("eps", 1e-8)),
+        gradient_decay=_single(0.0 if decoupled else decay),
+        decoupled_decay=_single(decay if decoupled else 0.0),
+        label_smoothing=_single(config.train.label_smoothing),
         augmentation=Augmentation(
-            np.int32(augment.translate),
-            np.bool_(augment.flip),
-            np.int32(augment.cutout),
+            _whole(augment.translate), _switch(augment.flip), _whole(augment.cutout)
         ),
     )
+
+
+# The records of traced values are annotated with JAX's arrays; before they go to the
+# device these are numpy's.
+
+
+def _single(value: float) -> Any:
+    return np.float32(value)
+
+
+def _whole(value: int) -> Any:
+    return np.int32(value)
+
+
+def _switch(value: bool) -> Any:
+    return np.bool_(value)
 
 
 def build_method(config: schema.Config, data: Data) -> Method:

@@ -3,7 +3,13 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 _QUIET_S = 10.0
 
@@ -21,7 +27,7 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._last_line = time.monotonic()
-        self._task = None
+        self._task: TaskID | None = None
         self._bar = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),

@@ -119,7 +119,7 @@ class RunFolder:
         """Write JSON so that the file is whole or absent."""
         self.write_text(name, json.dumps(_plain(value), indent=2) + "\n")
 
-    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+    def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write an .npz so that the file is whole or absent."""
         with _replacing(self.path / name) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)

@@ -5,7 +5,7 @@ and nowhere else; the resolved config is written into every run folder.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -102,7 +102,7 @@ class ResNet20Model(_ModelSection):
     channel_multiple: Count = 1
 
     @model_validator(mode="after")
-    def _scale_alone(self) -> Self:
+    def _scale_alone(self) -> "ResNet20Model":
         if self.scale is not None and (
             self.width_multiplier,
             self.depth_multiplier,
@@ -126,7 +126,7 @@ class ResNetModel(_ModelSection):
     blocks: tuple[Count, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _one_entry_a_stage(self) -> Self:
+    def _one_entry_a_stage(self) -> "ResNetModel":
         if len(self.channels) != len(self.blocks):
             raise ValueError(
                 f"channels has {len(self.channels)} stages but blocks has "
@@ -282,7 +282,7 @@ class DpetMethod(_Section):
     )
 
     @model_validator(mode="after")
-    def _score_fits(self) -> Self:
+    def _score_fits(self) -> "DpetMethod":
         if self.score == "random" and self.dissimilarity.kind != "none":
             raise ValueError("dissimilarity needs a score; score is random")
         if self.compat == "artifact" and self.score not in (
@@ -366,7 +366,7 @@ class Config(_Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")
-    def _stop_has_its_split(self) -> Self:
+    def _stop_has_its_split(self) -> "Config":
         needs = self.stop.target is not None or self.targets
         if (
             self.data.validation_fraction == 0
@@ -380,7 +380,7 @@ class Config(_Section):
         return self
 
     @model_validator(mode="after")
-    def _name_stays_inside(self) -> Self:
+    def _name_stays_inside(self) -> "Config":
         if ".." in Path(self.name).parts:
             raise ValueError(f"name: {self.name!r} leaves the output folder; drop '..'")
         return self

@@ -5,11 +5,11 @@ JAX: it moves positions in the training split, as numpy arrays.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-MethodState = TypeVar("MethodState", bound=NamedTuple)
+MethodState = TypeVar("MethodState", bound=tuple[Any, ...])
 
 
 class Pool(NamedTuple):
@@ -139,6 +139,7 @@ class TrainResult(NamedTuple):
     correct: np.ndarray
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What a method may ask of the accelerator."""
 
@@ -155,6 +156,7 @@ class Learner(Protocol):
         ...
 
 
+@runtime_checkable
 class Method(Protocol[MethodState]):
     """What a paper calls its algorithm, over index sets.
 

@@ -1,6 +1,7 @@
 """The compiled training program and what it carries."""
 
 from dpet_jax.training.optimizer import SCHEDULES as SCHEDULES
+from dpet_jax.training.optimizer import Family as Family
 from dpet_jax.training.optimizer import Hyper as Hyper
 from dpet_jax.training.optimizer import Schedule as Schedule
 from dpet_jax.training.state import StepSpec as StepSpec

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+_FORMAT = "format"  # of what a checkpoint holds; a number to count up
+
 
 class Restored(NamedTuple):
     """What a checkpoint held.
@@ -31,14 +33,17 @@ class Checkpoints:
 
     Args:
         folder: Where; made if missing.
+        read_only: Neither make nor change anything.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every step
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=2,
+                max_to_keep=None if read_only else 2,
+                read_only=read_only,
+                create=not read_only,
                 enable_async_checkpointing=False,
                 atomicity_options=ocp.options.AtomicityOptions(
                     mode=ocp.options.AtomicityMode.COMMIT_FILE
@@ -61,11 +66,12 @@ class Checkpoints:
             host: Named numpy arrays.
             meta: Plain numbers and texts, as JSON takes them.
         """
-        # orbax refuses arrays without elements
+        # orbax refuses arrays without elements, and trees without arrays
         empty = {
             name: str(array.dtype) for name, array in host.items() if not array.size
         }
         full = {name: array for name, array in host.items() if array.size}
+        full[_FORMAT] = np.array([1])
         latest = self._manager.latest_step()
         self._manager.save(
             0 if latest is None else latest + 1,
@@ -96,8 +102,10 @@ class Checkpoints:
             ),
         )
         empty = read.meta["empty"]
-        host = {name: np.zeros(0, dtype) for name, dtype in empty.items()}
-        return Restored(read.device, dict(read.host) | host, read.meta["meta"])
+        host = dict(read.host)
+        del host[_FORMAT]
+        host |= {name: np.zeros(0, dtype) for name, dtype in empty.items()}
+        return Restored(read.device, host, read.meta["meta"])
 
     def read_meta(self) -> dict[str, Any]:
         """Read only the numbers and texts of the latest checkpoint."""

@@ -41,10 +41,10 @@ _counts = CompileCounts()
 _executables: dict[Any, Compiled] = {}
 
 
-def _on_duration(event: str, duration: float, **_: Any) -> None:
+def _on_duration(event: str, duration_secs: float, **_: Any) -> None:
     if event == _COMPILE_EVENT:
         _counts.programs += 1
-        _counts.seconds += duration
+        _counts.seconds += duration_secs
 
 
 def _on_event(event: str, **_: Any) -> None:

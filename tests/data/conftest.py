@@ -81,11 +81,15 @@ def python2_pickle(value):
         if isinstance(value, int):
             return b"J" + struct.pack("<i", value)
         dtype = b"cnumpy\ndtype\n(" + text(b"u1") + b"K\x00K\x01tR"
-        dtype += b"(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        dtype += (
+            b"(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        )
         empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85"
         empty += text(b"b") + b"tR"
         shape = b"(" + b"".join(encode(int(side)) for side in value.shape) + b"t"
-        return empty + b"(K\x01" + shape + dtype + b"\x89" + text(value.tobytes()) + b"tb"
+        return (
+            empty + b"(K\x01" + shape + dtype + b"\x89" + text(value.tobytes()) + b"tb"
+        )
 
     return b"\x80\x02" + encode(value) + b"."
 
@@ -98,7 +102,11 @@ def _python_files(name, images, labels, class_names):
     if name == "cifar10":
         keys, meta = {"label": "labels"}, "batches.meta"
         # Ten comes after two, whatever the alphabet says.
-        parts = {"data_batch_1": (0, 9), "data_batch_2": (9, 14), "data_batch_10": (14, 30)}
+        parts = {
+            "data_batch_1": (0, 9),
+            "data_batch_2": (9, 14),
+            "data_batch_10": (14, 30),
+        }
         parts = {key: ("train", slice(*ends)) for key, ends in parts.items()}
         parts["test_batch"] = ("test", slice(None))
     else:
@@ -113,7 +121,9 @@ def _python_files(name, images, labels, class_names):
         )
         for file, (split, rows) in parts.items()
     }
-    prefix = {"label": "" if name == "cifar10" else "fine_"} | {"coarse_label": "coarse_"}
+    prefix = {"label": "" if name == "cifar10" else "fine_"} | {
+        "coarse_label": "coarse_"
+    }
     names = {f"{prefix[k]}label_names": v for k, v in class_names.items()}
     return files | {meta: python2_pickle(names), "readme.html": b"<html></html>"}
 
@@ -140,7 +150,9 @@ def _binary_files(name, images, labels, class_names):
 
 def _picture_files(_name, images, labels, class_names):
     return {
-        f"{split}/{class_names['label'][label]}/{row:04}.png": picture(images[split][row])
+        f"{split}/{class_names['label'][label]}/{row:04}.png": picture(
+            images[split][row]
+        )
         for split in images
         for row, label in enumerate(labels[split]["label"])
     }

@@ -11,7 +11,9 @@ def test_digits_are_all_there_once_and_scaled_to_the_full_range():
     images = np.concatenate([source.train.images, source.test.images])[..., 0]
     labels = np.concatenate([source.train.labels, source.test.labels])
     assert images.max() == 255
-    rows = sorted((image.tobytes(), int(k)) for image, k in zip(images, labels, strict=True))
+    rows = sorted(
+        (image.tobytes(), int(k)) for image, k in zip(images, labels, strict=True)
+    )
     assert rows == sorted(
         (image.tobytes(), int(k)) for image, k in zip(expected, raw.target, strict=True)
     )

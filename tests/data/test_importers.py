@@ -63,7 +63,9 @@ def test_an_existing_set_is_kept_unless_overwriting_is_asked_for(
         assert part in message
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
     import_dataset("cifar10", second.path, target, overwrite=True)
-    labels = [row["label"] for row in tfds.data_source("cifar10", data_dir=target)["train"]]
+    labels = [
+        row["label"] for row in tfds.data_source("cifar10", data_dir=target)["train"]
+    ]
     assert labels == second.labels["train"]["label"].tolist()
     assert labels != first.labels["train"]["label"].tolist()
     assert {path.name for path in target.iterdir()} == {"cifar10"}
@@ -73,7 +75,9 @@ def test_two_sets_share_a_target(make_cifar, tmp_path):
     for name in ("cifar10", "cifar100"):
         import_dataset(name, make_cifar(name, "binary").path, tmp_path / "out")
     for name, num_rows in (("cifar10", 30), ("cifar100", 100)):
-        assert len(tfds.data_source(name, data_dir=tmp_path / "out")["train"]) == num_rows
+        assert (
+            len(tfds.data_source(name, data_dir=tmp_path / "out")["train"]) == num_rows
+        )
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("disk full")])

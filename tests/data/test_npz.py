@@ -61,7 +61,12 @@ def with_pixel(value):
 BAD_ARRAYS = {
     "missing keys": (
         lambda arrays: {"train_images": arrays["train_images"], "labels": np.zeros(6)},
-        ["no train_labels, test_images, test_labels", "the file has", "labels", "savez"],
+        [
+            "no train_labels, test_images, test_labels",
+            "the file has",
+            "labels",
+            "savez",
+        ],
     ),
     "negative label": (
         changed("train_labels", np.array([0, 1, 2, -7, 1, 2])),
@@ -119,6 +124,11 @@ def test_bad_arrays_are_named_with_file_key_and_remedy(tmp_path, arrays, refused
         assert part in message
 
 
+def one_array(arrays, path):
+    with path.open("wb") as file:
+        np.save(file, arrays["train_images"])
+
+
 def damaged_npz(arrays, path):
     np.savez_compressed(path, **arrays)
     content = bytearray(path.read_bytes())
@@ -132,10 +142,7 @@ BAD_FILES = {
     "text": (lambda _arrays, path: path.write_text("hello"), "numpy.savez"),
     "empty": (lambda _arrays, path: path.write_bytes(b""), "numpy.savez"),
     "damaged": (damaged_npz, "numpy.savez"),
-    "one array": (
-        lambda arrays, path: np.save(path.open("wb"), arrays["train_images"]),
-        "one array",
-    ),
+    "one array": (one_array, "one array"),
 }
 
 

@@ -96,7 +96,11 @@ BAD_ROWS = {
     "undecodable": (
         [(5, b"no picture", 0)],
         {},
-        ["train-00001-of-00002.parquet row 1", "cannot be decoded", "Replace or remove"],
+        [
+            "train-00001-of-00002.parquet row 1",
+            "cannot be decoded",
+            "Replace or remove",
+        ],
     ),
     "no bytes": (
         [(2, None, 2)],
@@ -111,7 +115,11 @@ BAD_ROWS = {
     "label -1": (
         [(8, b"", -1)],
         {},
-        ["test-00000-of-00001.parquet, column 'label' row 2", "-1", "correct or remove"],
+        [
+            "test-00000-of-00001.parquet, column 'label' row 2",
+            "-1",
+            "correct or remove",
+        ],
     ),
     "label above the names": (
         [(4, b"", 3)],
@@ -152,7 +160,12 @@ def test_bad_rows_are_named_with_file_row_value_and_remedy(
 def test_mixed_sizes_name_the_row_and_the_remedy(write, as_picture, refused):
     odd = as_picture(np.zeros((5, 4, 3), np.uint8))
     message = refused(parquet.read, write([(4, odd, 1)]))
-    for part in ("train-00001-of-00002.parquet row 0", "5 x 4", "6 x 4", "image_size=N"):
+    for part in (
+        "train-00001-of-00002.parquet row 0",
+        "5 x 4",
+        "6 x 4",
+        "image_size=N",
+    ):
         assert part in message
 
 

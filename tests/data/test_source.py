@@ -133,7 +133,9 @@ def test_labels_that_do_not_fit_the_classes_are_refused(
 
 def test_other_test_shapes_and_lengths_are_refused_with_both_numbers(refused):
     good = image_set([0, 1])
-    message = refused(make_source, "x", good, image_set([0], (3, 2, 1)), None, ("A", "B"))
+    message = refused(
+        make_source, "x", good, image_set([0], (3, 2, 1)), None, ("A", "B")
+    )
     for part in ("B", "3 x 2 x 1", "2 x 2 x 1", "--data.image_size=N"):
         assert part in message
     short = ImageSet(good.images[:1], good.labels)

@@ -35,6 +35,12 @@ def test_a_tenth_of_thirty_a_class_is_three_a_class():
     assert np.bincount(labels[validation]).tolist() == [3, 3, 3]
 
 
+def test_rows_left_over_come_from_the_classes_with_the_largest_remainders():
+    labels = labels_of(19, 12, 15)  # shares 1.9, 1.2 and 1.5 of 5 rows in all
+    _, validation = stratified_split(labels, 0.1, seed=0)
+    assert np.bincount(labels[validation]).tolist() == [2, 1, 2]
+
+
 def test_the_seed_decides_which_rows_are_drawn():
     labels = labels_of(50, 50)
     draws = [stratified_split(labels, 0.3, seed)[1].tolist() for seed in (0, 0, 1)]

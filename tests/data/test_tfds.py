@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tensorflow_datasets
+import tensorflow_datasets
 from tensorflow_datasets.core import registered
 
 from dpet_jax.data.importers import import_dataset
@@ -134,7 +134,7 @@ def test_supervised_keys_decide_between_two_labels(tmp_path, toy_rows):
 
 
 def test_the_newest_version_is_read(tmp_path, toy_rows):
-    greys, rows = toy_rows
+    _, rows = toy_rows
     write_tfds(tmp_path, toy_features(), rows, version="9.0.0")
     newer = {"train": rows["train"][:2], "test": rows["test"]}
     write_tfds(tmp_path, toy_features(), newer, version="10.0.0")
@@ -142,7 +142,9 @@ def test_the_newest_version_is_read(tmp_path, toy_rows):
     assert len(tfds.read("toy:9.0.0", tmp_path).train.labels) == 4
 
 
-def test_image_size_resizes_pictures_of_any_size(tmp_path, toy_rows, as_picture, refused):
+def test_image_size_resizes_pictures_of_any_size(
+    tmp_path, toy_rows, as_picture, refused
+):
     _, rows = toy_rows
     rows["train"][2]["image"] = as_picture(np.full((30, 20), 9, np.uint8))
     path = write_tfds(tmp_path, toy_features(), rows)
@@ -188,11 +190,17 @@ def test_another_file_format_is_refused_with_the_remedy(prepared, refused):
 
 
 @pytest.mark.parametrize("split", ["valid", "valid[:10%]", "train[", "train+valid"])
-def test_a_split_that_is_not_there_is_refused_with_those_that_are(prepared, refused, split):
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(
+    prepared, refused, split
+):
     message = refused(tfds.read, "cifar10", prepared[1], train_split=split)
-    for part in ("cifar10/3.0.2", repr(split), "splits: train, test", "data.train_split"):
-        assert part in message or part == "splits: train, test"
-    assert "train" in message.partition("splits: ")[2]
+    for part in (
+        "cifar10/3.0.2",
+        repr(split),
+        "splits: test, train",
+        "data.train_split",
+    ):
+        assert part in message
 
 
 def test_an_empty_slice_is_refused(prepared, refused):
@@ -217,7 +225,9 @@ def test_sets_that_are_not_image_classification_list_their_features(
     tmp_path, toy_rows, refused
 ):
     _, rows = toy_rows
-    rows = {split: [{"image": r["image"]} for r in items] for split, items in rows.items()}
+    rows = {
+        split: [{"image": r["image"]} for r in items] for split, items in rows.items()
+    }
     features = {"image": FEATURES.Image(shape=(None, None, 1))}
     message = refused(tfds.read, "toy", write_tfds(tmp_path, features, rows))
     for part in (str(tmp_path / "toy"), "image: Image", "ClassLabel"):

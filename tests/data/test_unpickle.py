@@ -49,9 +49,20 @@ def test_a_pickle_that_calls_a_function_is_refused_and_the_function_not_called(
         b"hello",
         pickle.dumps([1, 2]),
         pickle.dumps({"data": np.arange(9)}, 2)[:-20],
-        b"\x80\x02c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00zipt R.",
     ],
 )
 def test_what_is_no_dictionary_of_arrays_is_refused_by_name(refused, blob):
     message = refused(unpickle_arrays, blob, "a.tar, meta")
     assert "a.tar, meta: not a pickled dictionary of arrays" in message
+
+
+def test_bytes_in_another_codec_are_refused_by_its_name(refused):
+    def text(string):
+        return b"X" + len(string).to_bytes(4, "little") + string
+
+    def blob(codec):
+        call = b"c_codecs\nencode\n(" + text(b"abc") + text(codec) + b"tR"
+        return b"\x80\x02}(" + text(b"key") + call + b"u."
+
+    assert unpickle_arrays(blob(b"latin1"), "x") == {"key": b"abc"}
+    assert "codec utf-16" in refused(unpickle_arrays, blob(b"utf-16"), "x")

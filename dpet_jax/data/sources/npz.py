@@ -62,13 +62,11 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; set data.path to an .npz file.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {
-                key: archive[key]
-                for key in archive.files
-                if key in (*_KEYS, *_KERAS_KEYS)
-            }
-    except AttributeError:  # a lone .npy array is no archive
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                wanted = [key for key in loaded.files if key in _KEYS + _KERAS_KEYS]
+                return {key: loaded[key] for key in wanted}
         reason = "it holds one array"
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error)

@@ -137,9 +137,10 @@ def _read_split(
     try:
         num_rows = builder.info.splits[split].num_examples
     except (KeyError, ValueError) as error:
+        present = ", ".join(sorted(builder.info.splits))
         raise UserError(
-            f"{place}: no such split; splits: {', '.join(builder.info.splits)}. Set "
-            "data.train_split and data.test_split."
+            f"{place}: no such split; splits: {present}. Set data.train_split and "
+            "data.test_split."
         ) from error
     check_not_empty(num_rows, place)
     try:

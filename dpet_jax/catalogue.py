@@ -1,0 +1,35 @@
+"""What there is to choose from, one line each, read from the code itself."""
+
+import inspect
+from typing import Any, get_args
+
+from dpet_jax import schema
+from dpet_jax.scores import SCORES
+
+
+def choices() -> dict[str, dict[str, str]]:
+    """Return the choices by title, each name with the first line of its docstring."""
+    scores = {name: _first_line(kernel) for name, kernel in SCORES.items()}
+    scores["random"] = "No score: the control that picks by chance."
+    return {
+        "methods (method.kind)": _kinds(schema.Config, "method"),
+        "scores (method.score)": {
+            name: scores[name] for name in get_args(schema.Score)
+        },
+        "models (model.kind)": _kinds(schema.Config, "model"),
+        "data sources (data.kind)": _kinds(schema.Config, "data"),
+        "optimizers (train.optimizer.kind)": _kinds(schema.TrainConfig, "optimizer"),
+        "schedules (train.schedule.kind)": _kinds(schema.TrainConfig, "schedule"),
+    }
+
+
+def _kinds(section: type, field: str) -> dict[str, str]:
+    members = get_args(section.model_fields[field].annotation)  # type: ignore[attr-defined]
+    return {
+        get_args(member.model_fields["kind"].annotation)[0]: _first_line(member)
+        for member in members
+    }
+
+
+def _first_line(documented: Any) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n")[0]

@@ -1,0 +1,381 @@
+"""Whole runs on the digits with a tiny network: folders, resumption, comparison."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+import dpet_jax
+from dpet_jax import experiment
+from dpet_jax.config import validate
+from dpet_jax.errors import UserError
+from dpet_jax.interrupt import Interrupt
+from dpet_jax.record import read_events, read_json
+
+DPET = {
+    "kind": "dpet",
+    "warmup_passes": 2,
+    "query_size": 50,
+    "passes_per_round": 2,
+    "max_rounds": 2,
+}
+
+
+def config(**changes):
+    tree = {
+        "name": "tiny",
+        "model": {"kind": "resnet", "stem": 8, "channels": [8, 8], "blocks": [1, 1]},
+        "train": {"batch_size": 32, "augment": {"translate": 1}},
+        "method": DPET,
+        "evaluate": {"every": 0.5},
+        "targets": [0.2, 0.99],
+        "checkpoint": {"every_s": 1000},
+    } | changes
+    return validate(tree, "test")
+
+
+class AfterChunks(Interrupt):
+    """An interrupt that comes before the given chunk of a run."""
+
+    def __init__(self, chunks):
+        self.left = chunks
+
+    @property
+    def requested(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def params_of(folder):
+    run = dpet_jax.load_run(folder)
+    return jax.tree.leaves((run.params, run.batch_stats))
+
+
+def assert_same_run(left, right):
+    for a, b in zip(params_of(left), params_of(right), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with np.load(left / "coreset.npz") as a, np.load(right / "coreset.npz") as b:
+        assert a.files == b.files
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def rows_of(result):
+    with np.load(result.folder / "coreset.npz") as saved:
+        return saved["source_rows"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return experiment.run(config(), tmp_path_factory.mktemp("whole"))
+
+
+def test_a_run_leaves_every_file(whole):
+    names = {path.name for path in whole.folder.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "events.jsonl",
+        "summary.json",
+        "coreset.npz",
+        "gallery.npz",
+        "checkpoints",
+    }
+    assert not [name for name in names if name.endswith(".part")]
+
+
+def test_the_summary_adds_up(whole):
+    summary = read_json(whole.folder / "summary.json")
+    assert summary["stopped_by"] == "finished"
+    assert summary["coreset_size"] == 100
+    assert summary["pruning_ratio"] == pytest.approx(1 - 100 / 1455)
+    assert summary["visits"] == 2 * 485 + 2 * (50 + 100)
+    # round 1 scores 1,455 examples and round 2 scores 1,405
+    assert summary["scored_examples"] == 1455 + 1405
+    steps = 2 * 16 + 2 * (2 + 4)
+    assert summary["executed_visits"] == 32 * steps
+    scored_rows = 2 * 3 * 500
+    assert summary["epochs"] == pytest.approx(
+        (32 * steps + scored_rows / 3) / (46 * 32)
+    )
+    phases = {name: phase["s"] for name, phase in summary["phases"].items()}
+    assert sum(phases.values()) == pytest.approx(summary["wall_s"])
+    assert summary["wall_s_without_eval"] == pytest.approx(
+        summary["wall_s"] - phases["eval"]
+    )
+    assert min(phases[name] for name in ("train", "select", "eval", "data")) > 0
+    per_class = summary["per_class_accuracy"]
+    assert np.mean(list(per_class.values())) == pytest.approx(
+        summary["test_accuracy"], abs=1e-9
+    )
+    reached, missed = summary["targets"]
+    assert reached["reached"]
+    assert reached["test_accuracy"] is not None
+    assert (missed["reached"], missed["epochs"]) == (False, None)
+
+
+def test_events_tell_the_plans_in_order(whole):
+    events = read_events(whole.folder / "events.jsonl")
+    plans = [
+        (event["label"], event["size"]) for event in events if event["event"] == "plan"
+    ]
+    assert plans == [("warm-up", 485), ("round 1", 50), ("round 2", 100)]
+    assert [event["event_id"] for event in events] == list(range(len(events)))
+    assert events[-1]["event"] == "stop"
+    counted = [event["flops"] for event in events if "flops" in event]
+    assert counted == sorted(counted)
+
+
+def test_the_coreset_names_rows_of_the_source(whole):
+    data = experiment.build.build_data(config())
+    with np.load(whole.folder / "coreset.npz") as saved:
+        rows, labels = saved["source_rows"], saved["labels"]
+        np.testing.assert_array_equal(np.bincount(saved["round"]), [0, 50, 50])
+        assert (np.diff(saved["score"][:50]) <= 0).all()
+    from dpet_jax.data.sources import digits
+
+    np.testing.assert_array_equal(labels, digits.read().train.labels[rows])
+    assert len(set(rows)) == 100
+    assert set(rows) <= set(data.source_rows[: data.num_train])
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3, 6])
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    whole, tmp_path, monkeypatch, chunks
+):
+    monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
+    stopped = experiment.run(config(), tmp_path)
+    assert (stopped.stopped_by, stopped.summary) == ("interrupted", None)
+    monkeypatch.undo()
+    resumed = experiment.run(config(), tmp_path, resume=True)
+    assert_same_run(whole.folder, resumed.folder)
+    assert resumed.summary["segments"] == 2
+    assert resumed.summary["lost"]["visits"] == 0
+    for key in ("visits", "flops", "scored_examples", "test_accuracy"):
+        assert resumed.summary[key] == whole.summary[key]
+
+
+def test_work_after_the_last_checkpoint_is_lost_and_counted(
+    whole, tmp_path, monkeypatch
+):
+    write = experiment.Recorder.write
+    seen = []
+
+    def crash(self, event, **values):
+        seen.append(event)
+        if seen.count("plan") == 2:
+            raise KeyboardInterrupt
+        return write(self, event, **values)
+
+    monkeypatch.setattr(experiment.Recorder, "write", crash)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(config(), tmp_path)
+    monkeypatch.undo()
+    resumed = experiment.run(config(), tmp_path, resume=True)
+    assert_same_run(whole.folder, resumed.folder)
+    # no checkpoint came before the crash, so the warm-up is done again
+    assert resumed.summary["lost"]["visits"] == 970
+    assert resumed.summary["lost"]["seconds"] > 0
+    assert resumed.summary["visits"] == whole.summary["visits"]
+    kept = read_events(resumed.folder / "events.jsonl")
+    assert [e["label"] for e in kept if e["event"] == "plan"] == [
+        "warm-up",
+        "round 1",
+        "round 2",
+    ]
+
+
+def test_resuming_a_finished_run_returns_what_it_found(whole):
+    out = whole.folder.parent.parent
+    before = (whole.folder / "events.jsonl").read_bytes()
+    again = experiment.run(config(), out, resume=True)
+    assert again.summary == whole.summary
+    assert (whole.folder / "events.jsonl").read_bytes() == before
+
+
+def test_two_runs_with_other_hyper_parameters_compile_nothing_twice(whole, tmp_path):
+    other = config(
+        seed=3,
+        train={
+            "batch_size": 32,
+            "optimizer": {"learning_rate": 0.03, "momentum": 0.5, "nesterov": False},
+            "schedule": {"kind": "triangular", "horizon": "method"},
+            "augment": {"translate": 2, "flip": True, "cutout": 3},
+            "label_smoothing": 0.1,
+        },
+        method={"kind": "rs2", "keep_fraction": 0.2, "passes": 3},
+    )
+    summary = experiment.run(other, tmp_path).summary
+    assert summary["compilations"]["train_steps"]["programs"] == 0
+    assert summary["compilations"]["score_pool"]["programs"] == 0
+    assert whole.summary["compilations"]["train_steps"]["programs"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "size"),
+    [
+        ({"kind": "standard", "passes": 1}, None),
+        ({"kind": "rs2", "keep_fraction": 0.1, "passes": 2, "replacement": True}, None),
+        (DPET | {"score": "random"}, 100),
+        (DPET | {"score": "least_confidence", "compat": "artifact"}, 100),
+        (DPET | {"dissimilarity": {"kind": "kl"}, "candidate_fraction": 0.5}, 100),
+        (
+            {
+                "kind": "active_learning",
+                "initial_size": 40,
+                "query_size": 30,
+                "passes_per_round": 2,
+                "max_rounds": 1,
+            },
+            70,
+        ),
+    ],
+    ids=["standard", "rs2", "dpet-random", "dpet-artifact", "dpet-kl", "al"],
+)
+def test_every_method_runs_to_its_end(tmp_path, method, size):
+    result = experiment.run(config(method=method), tmp_path)
+    assert result.stopped_by == "finished"
+    assert result.summary["coreset_size"] == size
+    assert (result.folder / "coreset.npz").exists() == (size is not None)
+
+
+def test_a_saved_coreset_is_trained_on(whole, tmp_path):
+    method = {"kind": "coreset", "path": str(whole.folder / "coreset.npz"), "passes": 2}
+    result = experiment.run(config(method=method), tmp_path)
+    assert result.summary["visits"] == 200
+    np.testing.assert_array_equal(rows_of(whole), rows_of(result))
+    other = config(method=method, data={"split_seed": 5})
+    with pytest.raises(UserError, match=r"validation split.*data\.split_seed"):
+        experiment.run(other, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"budget": {"epochs": 0.3}}, "budget.epochs"),
+        ({"budget": {"visits": 200}}, "budget.visits"),
+        ({"budget": {"seconds": 1e-3}}, "budget.seconds"),
+        ({"stop": {"target": 0.11}}, "target"),
+    ],
+)
+def test_what_ends_a_run_is_recorded(tmp_path, changes, reason):
+    method = {"kind": "standard", "passes": 3}
+    summary = experiment.run(config(method=method, **changes), tmp_path).summary
+    assert summary["stopped_by"] == reason
+    assert summary["visits"] < 3 * 1455
+    if reason == "budget.visits":
+        assert 200 <= summary["visits"] < 200 + 32
+    if reason == "budget.epochs":
+        assert 0.3 <= summary["epochs"] < 0.3 + 32 / 1455
+
+
+def test_a_diverged_run_says_so_and_keeps_no_broken_model(tmp_path):
+    wild = {"batch_size": 32, "optimizer": {"learning_rate": 1e30}}
+    result = experiment.run(config(train=wild), tmp_path)
+    assert result.stopped_by == "diverged"
+    assert result.summary["test_accuracy"] is None
+
+
+def test_label_noise_is_recorded(tmp_path):
+    noisy = config(data={"label_noise": 0.2}, method={"kind": "standard", "passes": 1})
+    result = experiment.run(noisy, tmp_path)
+    with np.load(result.folder / "label_noise.npz") as saved:
+        assert saved["source_rows"].size == round(0.2 * 1455)
+        assert (saved["clean_labels"] != saved["noisy_labels"]).all()
+    start = read_events(result.folder / "events.jsonl")[0]
+    assert start["noisy_labels"] == round(0.2 * 1455)
+
+
+def test_stopping_on_test_marks_the_run(tmp_path):
+    peeking = config(
+        data={"validation_fraction": 0}, stop={"on": "test", "target": 0.11}
+    )
+    summary = experiment.run(peeking, tmp_path).summary
+    assert summary["targets_on"] == "test"
+    assert summary["validation_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, r"holds a run already; .*--resume.*--overwrite.*--out"),
+        ({"resume": True, "overwrite": True}, "exclude each other"),
+        (
+            {"resume": True, "changes": {"train": {"batch_size": 16}}},
+            r"another config: train.augment.translate was 1, is now 0; train.batch",
+        ),
+    ],
+)
+def test_a_begun_folder_is_left_alone(whole, arguments, message):
+    changes = arguments.pop("changes", {})
+    before = {p: p.read_bytes() for p in whole.folder.glob("*.*") if p.is_file()}
+    with pytest.raises(UserError, match=message):
+        experiment.run(config(**changes), whole.folder.parent.parent, **arguments)
+    assert before == {p: p.read_bytes() for p in before}
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    with pytest.raises(UserError, match="holds no run to resume"):
+        experiment.run(config(), tmp_path, resume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwrite_replaces_the_run(tmp_path):
+    method = {"kind": "standard", "passes": 1}
+    experiment.run(config(), tmp_path)
+    result = experiment.run(config(method=method), tmp_path, overwrite=True)
+    assert not (result.folder / "coreset.npz").exists()
+    events = read_events(result.folder / "events.jsonl", superseded=True)
+    assert [e["label"] for e in events if e["event"] == "plan"] == ["standard"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_training(tmp_path):
+    (tmp_path / "tiny").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write the run folder.*--out"):
+        experiment.run(config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"batch_size": 5000}}, r"train.batch_size: 5000 .*1455 training"),
+        (
+            {"train": {"batch_size": 32, "augment": {"translate": 8}}},
+            r"train.augment.translate: 8 .*at most 7",
+        ),
+        (
+            {"method": {"kind": "coreset", "path": "nowhere.npz"}},
+            r"method.path: nowhere.npz: is no coreset",
+        ),
+    ],
+)
+def test_a_set_up_that_does_not_fit_the_data_is_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        experiment.run(config(**changes), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_are_paired_on_one_split(whole, tmp_path):
+    other = experiment.run(config(seed=1), tmp_path)
+    start, twin = (
+        read_events(folder / "events.jsonl")[0]
+        for folder in (whole.folder, other.folder)
+    )
+    assert start["fingerprint"] == twin["fingerprint"]
+    assert set(rows_of(whole)) != set(rows_of(other))
+
+
+def test_the_display_shows_each_plan_once(tmp_path):
+    console = Console(record=True, width=200)
+    experiment.run(config(), tmp_path, console=console)
+    text = console.export_text()
+    assert text.count("round 1 ") == 1
+    assert "1,455 train · 162 validation · 180 test" in text
+
+
+def test_the_checkpoint_holds_plain_numbers(whole):
+    checkpoints = sorted((whole.folder / "checkpoints").iterdir())
+    meta = json.loads((checkpoints[-1] / "meta" / "metadata").read_text())
+    assert meta["meta"]["position"]["counters"]["visits"] == whole.summary["visits"]

@@ -1,0 +1,246 @@
+"""The compiled training program against an independent loop of optax steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dpet_jax.data.augment import Augmentation
+from dpet_jax.data.device import DeviceData
+from dpet_jax.learner import data_mesh
+from dpet_jax.models import ResNetSpec, apply_train
+from dpet_jax.training import (
+    SCHEDULES,
+    Hyper,
+    Schedule,
+    StepSpec,
+    init_state,
+    train_steps,
+)
+from dpet_jax.training.programs import compile_counts, compiled
+
+MODEL = ResNetSpec(stem=8, channels=(8,), blocks=(1,), num_classes=3, in_channels=1)
+BATCH, N = 4, 12
+SPEC = StepSpec(MODEL, "sgd", BATCH, "float32", data_mesh())
+
+
+def hyper(**changes):
+    schedule = Schedule(
+        kind=jnp.int32(SCHEDULES.index(changes.pop("kind", "linear"))),
+        peak=jnp.float32(changes.pop("peak", 0.1)),
+        final=jnp.float32(0),
+        start=jnp.float32(0),
+        peak_at=jnp.float32(0.5),
+        horizon=jnp.float32(changes.pop("horizon", 24)),
+        cyclic=jnp.bool_(False),
+    )
+    values = {
+        "momentum": 0.9,
+        "b1": 0.9,
+        "b2": 0.999,
+        "eps": 1e-8,
+        "gradient_decay": 5e-4,
+        "decoupled_decay": 0.0,
+        "label_smoothing": 0.0,
+    } | changes
+    nesterov = jnp.bool_(values.pop("nesterov", True))
+    singles = {name: jnp.float32(value) for name, value in values.items()}
+    augmentation = Augmentation(jnp.int32(0), jnp.bool_(False), jnp.int32(0))
+    return Hyper(
+        schedule=schedule, nesterov=nesterov, augmentation=augmentation, **singles
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    return DeviceData(
+        jnp.asarray(rng.integers(0, 256, (N, 8, 8, 1)), jnp.uint8),
+        jnp.asarray(rng.integers(0, 3, N), jnp.int32),
+        jnp.array([0.5], jnp.float32),
+        jnp.array([0.25], jnp.float32),
+    )
+
+
+def fresh():
+    return init_state(MODEL, "sgd", N, jax.random.key(1))
+
+
+def run(state, data, rows, *, steps=None, weights=None, first_visit=0, hyper=hyper()):  # noqa: B008
+    padded = np.zeros(N, np.int32)
+    padded[: len(rows)] = rows
+    steps = len(rows) // BATCH if steps is None else steps
+    weights = np.ones(N) if weights is None else weights
+    return train_steps(
+        SPEC,
+        state,
+        data,
+        jnp.asarray(padded),
+        jnp.int32(steps),
+        jnp.int32(first_visit),
+        jnp.asarray(weights, jnp.float32),
+        hyper,
+    )
+
+
+def reference(data, batches, weights, *, smoothing=0.0, rates=()):
+    """Train with optax, batch by batch, on the real rows' loss."""
+    state = fresh()
+    params, stats = state.params, state.batch_stats
+    optimizer = optax.inject_hyperparams(
+        lambda rate: optax.chain(
+            optax.add_decayed_weights(5e-4), optax.sgd(rate, 0.9, nesterov=True)
+        )
+    )(rate=0.1)
+    opt_state = optimizer.init(params)
+    losses = []
+    for (rows, num_real), rate in zip(batches, rates, strict=True):
+        images = (data.images[rows].astype(jnp.float32) / 255 - 0.5) / 0.25
+        labels = data.labels[rows]
+
+        def loss(
+            params, stats=stats, images=images, labels=labels, rows=rows, m=num_real
+        ):
+            outputs, stats = apply_train(MODEL, params, stats, images)
+            target = optax.smooth_labels(jax.nn.one_hot(labels, 3), smoothing)
+            each = optax.softmax_cross_entropy(outputs.logits, target)
+            plain = optax.softmax_cross_entropy_with_integer_labels(
+                outputs.logits, labels
+            )
+            return jnp.sum((each * weights[rows])[:m]) / m, (stats, plain)
+
+        grads, (stats, plain) = jax.grad(loss, has_aux=True)(params)
+        opt_state.hyperparams["rate"] = jnp.float32(rate)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(np.asarray(plain)[:num_real])
+    return params, stats, losses
+
+
+def assert_close(left, right, rtol=2e-4):
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5)
+
+
+def assert_equal(left, right):
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_train_steps_equals_optax_on_weighted_tail_batches(data, smoothing):
+    weights = jnp.linspace(0.5, 1.5, N)
+    first, second = np.array([3, 1, 7, 2]), np.array([5, 9, 3, 1])
+    rows = np.concatenate([first, [5, 9, ~3, ~1]])
+    state, stats = run(
+        fresh(), data, rows, weights=weights, hyper=hyper(label_smoothing=smoothing)
+    )
+    params, batch_stats, losses = reference(
+        data,
+        [(first, 4), (second, 2)],
+        weights,
+        smoothing=smoothing,
+        rates=(0.1, 0.1 * (1 - 4 / 24)),
+    )
+    assert_close(state.params, params)
+    assert_close(state.batch_stats, batch_stats)
+    np.testing.assert_allclose(
+        state.losses[np.array([7, 2, 5, 9])],
+        [losses[0][2], losses[0][3], *losses[1]],
+        rtol=1e-4,
+    )
+    np.testing.assert_allclose(
+        stats.loss, sum(batch.sum() for batch in losses), rtol=1e-4
+    )
+    assert (int(stats.visits), int(state.step)) == (6, 2)
+
+
+def test_a_fill_row_leaves_its_table_entries_alone(data):
+    state, _ = run(fresh(), data, [0, 1, ~2, ~3])
+    assert np.isfinite(state.losses[:2]).all()
+    assert np.isinf(state.losses[2:]).all()
+
+
+def test_chunks_of_any_size_give_the_same_bits(data):
+    rows = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ~8, ~9])
+    whole, _ = run(fresh(), data, rows)
+    parts = fresh()
+    for step, visits in ((0, 0), (1, 4), (2, 8)):
+        chunk = rows[step * BATCH : (step + 1) * BATCH]
+        parts, _ = run(parts, data, chunk, first_visit=visits)
+    assert_equal(whole, parts)
+
+
+def test_rows_past_the_count_are_not_trained_on(data):
+    rows = np.arange(N)
+    state, stats = run(fresh(), data, rows, steps=2)
+    assert int(stats.visits) == 8
+    assert np.isinf(state.losses[8:]).all()
+
+
+def test_no_step_changes_nothing(data):
+    state, stats = run(fresh(), data, [], steps=0)
+    assert_equal(state, fresh())
+    assert int(stats.visits) == 0
+
+
+def test_a_zero_weight_takes_an_example_out_of_the_gradient(data):
+    weights = np.ones(N)
+    weights[1] = 0
+    state, _ = run(fresh(), data, [0, 1, 2, 3], weights=weights)
+    other = data._replace(labels=data.labels.at[1].set((data.labels[1] + 1) % 3))
+    same, _ = run(fresh(), other, [0, 1, 2, 3], weights=weights)
+    assert_equal(state.params, same.params)
+
+
+def test_hyper_parameters_counts_and_sets_share_one_executable(data):
+    def program(state, rows, steps, values):
+        arguments = (
+            state,
+            data,
+            jnp.asarray(rows),
+            jnp.int32(steps),
+            jnp.int32(0),
+            jnp.ones(N),
+            values,
+        )
+        executable, _ = compiled(train_steps, SPEC, *arguments)
+        return executable(*arguments)
+
+    rows = np.arange(N, dtype=np.int32)
+    program(fresh(), rows, 1, hyper())
+    state = fresh()
+    values = hyper(
+        kind="cosine",
+        peak=0.3,
+        momentum=0.5,
+        nesterov=False,
+        label_smoothing=0.1,
+        horizon=99,
+    )
+    before = compile_counts().programs
+    program(state, rows[::-1], 3, values)
+    # slicing numpy and making scalars may not compile either
+    assert compile_counts().programs == before
+
+
+def test_the_state_is_donated(data):
+    state = fresh()
+    run(state, data, [0, 1, 2, 3])
+    assert jax.tree.leaves(state.params)[0].is_deleted()
+
+
+def test_augmentation_draws_anew_at_every_step(data):
+    shaken = hyper()._replace(
+        augmentation=Augmentation(jnp.int32(2), jnp.bool_(True), jnp.int32(0))
+    )
+    still = hyper(peak=0.0, gradient_decay=0.0)._replace(
+        augmentation=shaken.augmentation
+    )
+    once, _ = run(fresh(), data, [0, 1, 2, 3], hyper=still)
+    twice, _ = run(once, data, [0, 1, 2, 3], hyper=still)
+    again, _ = run(fresh(), data, [0, 1, 2, 3], hyper=still)
+    assert not np.allclose(again.losses[:4], twice.losses[:4], rtol=1e-3)
