@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pynvml
 
-from dpet_jax.experiment import versions
+from dpet_jax.machine import versions
 
 _POWERCAP = Path("/sys/class/powercap")
 

@@ -12,7 +12,7 @@ from dpet_jax import experiment
 from dpet_jax.config import validate
 from dpet_jax.errors import UserError
 from dpet_jax.interrupt import Interrupt
-from dpet_jax.record import read_events, read_json
+from dpet_jax.record import Recorder, read_events, read_json
 
 DPET = {
     "kind": "dpet",
@@ -159,7 +159,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 def test_work_after_the_last_checkpoint_is_lost_and_counted(
     whole, tmp_path, monkeypatch
 ):
-    write = experiment.Recorder.write
+    write = Recorder.write
     seen = []
 
     def crash(self, event, **values):
@@ -168,7 +168,7 @@ def test_work_after_the_last_checkpoint_is_lost_and_counted(
             raise KeyboardInterrupt
         return write(self, event, **values)
 
-    monkeypatch.setattr(experiment.Recorder, "write", crash)
+    monkeypatch.setattr(Recorder, "write", crash)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(config(), tmp_path)
     monkeypatch.undo()

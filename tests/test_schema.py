@@ -5,22 +5,18 @@ from pydantic import BaseModel, ValidationError
 
 from dpet_jax import schema
 
-SECTIONS = sorted(
-    (
-        kind
-        for kind in vars(schema).values()
-        if isinstance(kind, type)
-        and issubclass(kind, BaseModel)
-        and kind is not BaseModel
-    ),
-    key=lambda kind: kind.__name__,
-)
+SECTIONS = [
+    kind
+    for kind in vars(schema).values()
+    if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not BaseModel
+]
 NEEDED = {"kind": None, "path": "somewhere", "learning_rate": 0.1, "stem": 8}
 NEEDED |= {"channels": (8,), "blocks": (1,)}
 
 #: Every key of the documented example, by section; budget.wh and energy come later.
 DOCUMENTED = {
-    "Config": "name seed data model train method evaluate targets stop budget checkpoint",
+    "Config": "name seed data model train method evaluate targets stop budget "
+    "checkpoint",
     "TfdsData": "kind name path image_size validation_fraction split_seed",
     "ResNet18Model": "kind width_multiplier depth_multiplier channel_multiple "
     "compute_dtype",
@@ -99,7 +95,7 @@ def test_section_forbids_other_keys_and_cannot_be_changed(section):
     with pytest.raises(ValidationError, match="extra_forbidden"):
         section.model_validate(keys | {"surprise": 1})
     for name in [*keys, "surprise"]:
-        with pytest.raises(ValidationError, match="frozen_instance|extra_forbidden"):
+        with pytest.raises(ValidationError, match=r"frozen_instance"):
             setattr(made, name, keys.get(name))
 
 

@@ -61,56 +61,83 @@ def train_steps(
     Returns:
         The new state and the sums over the chunk.
     """
-    sharded = NamedSharding(spec.mesh, PartitionSpec("data"))
 
-    def step(index, carry):
-        state, stats = carry
+    def body(index, carry):
         start = index * spec.batch_size
         coded = lax.dynamic_slice_in_dim(rows, start, spec.batch_size)
-        coded = lax.with_sharding_constraint(coded, sharded)
-        real = coded >= 0
-        batch = jnp.where(real, coded, ~coded)
-        key = jax.random.fold_in(state.key, state.step)
-        pixels, visible = gather_augmented(key, data.images, batch, hyper.augmentation)
-        images = normalise(pixels, data.mean, data.std) * visible
-        labels = data.labels[batch]
-        coefficient = weights[batch] * real / jnp.sum(real)
-
-        def objective(params):
-            outputs, batch_stats = apply_train(
-                spec.model, params, state.batch_stats, images, dtype=spec.dtype
-            )
-            log_p = jax.nn.log_softmax(outputs.logits)
-            losses = -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
-            smoothed = (1.0 - hyper.label_smoothing) * losses
-            smoothed -= hyper.label_smoothing * jnp.mean(log_p, axis=1)
-            correct = jnp.argmax(log_p, axis=1) == labels
-            return jnp.sum(coefficient * smoothed), (losses, correct, batch_stats)
-
-        grads, (losses, correct, batch_stats) = jax.grad(objective, has_aux=True)(
-            state.params
-        )
-        rate = learning_rate(hyper.schedule, first_visit + stats.visits)
-        params, opt_state = update(
-            spec.family, hyper, grads, state.opt_state, state.params, rate
-        )
-        # a fill row's target lies outside the table, where a scatter drops it
-        entry = jnp.where(real, batch, state.losses.shape[0])
-        state = TrainState(
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            step=state.step + 1,
-            key=state.key,
-            losses=state.losses.at[entry].set(losses, mode="drop"),
-            correct=state.correct.at[entry].set(correct, mode="drop"),
-        )
-        stats = ChunkStats(
-            loss=stats.loss + jnp.sum(jnp.where(real, losses, 0.0)),
-            correct=stats.correct + jnp.sum(correct & real, dtype=jnp.int32),
-            visits=stats.visits + jnp.sum(real, dtype=jnp.int32),
-        )
-        return state, stats
+        return train_step(spec, carry, data, coded, first_visit, weights, hyper)
 
     zero = ChunkStats(jnp.float32(0), jnp.int32(0), jnp.int32(0))
-    return lax.fori_loop(0, num_steps, step, (state, zero))
+    return lax.fori_loop(0, num_steps, body, (state, zero))
+
+
+def train_step(
+    spec: StepSpec,
+    carry: tuple[TrainState, ChunkStats],
+    data: DeviceData,
+    rows: Int32[Array, " b"],
+    first_visit: Int32[Array, ""],
+    weights: Float32[Array, " n"],
+    hyper: Hyper,
+) -> tuple[TrainState, ChunkStats]:
+    """Train on one batch; `train_steps` documents the arguments.
+
+    Args:
+        spec: What the program is specialised to.
+        carry: State and sums before the step.
+        data: The data set.
+        rows: The batch, fill rows as their complement.
+        first_visit: Examples trained on since the schedule began, before the chunk.
+        weights: Loss weight of each example.
+        hyper: Optimizer, schedule, smoothing and augmentation.
+
+    Returns:
+        State and sums after the step.
+    """
+    state, stats = carry
+    rows = lax.with_sharding_constraint(
+        rows, NamedSharding(spec.mesh, PartitionSpec("data"))
+    )
+    real = rows >= 0
+    batch = jnp.where(real, rows, ~rows)
+    key = jax.random.fold_in(state.key, state.step)
+    pixels, visible = gather_augmented(key, data.images, batch, hyper.augmentation)
+    images = normalise(pixels, data.mean, data.std) * visible
+    labels = data.labels[batch]
+    coefficient = weights[batch] * real / jnp.sum(real)
+
+    def objective(params):
+        outputs, batch_stats = apply_train(
+            spec.model, params, state.batch_stats, images, dtype=spec.dtype
+        )
+        log_p = jax.nn.log_softmax(outputs.logits)
+        losses = -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
+        smoothed = (1.0 - hyper.label_smoothing) * losses
+        smoothed -= hyper.label_smoothing * jnp.mean(log_p, axis=1)
+        correct = jnp.argmax(log_p, axis=1) == labels
+        return jnp.sum(coefficient * smoothed), (losses, correct, batch_stats)
+
+    grads, (losses, correct, batch_stats) = jax.grad(objective, has_aux=True)(
+        state.params
+    )
+    rate = learning_rate(hyper.schedule, first_visit + stats.visits)
+    params, opt_state = update(
+        spec.family, hyper, grads, state.opt_state, state.params, rate
+    )
+    # a fill row's target lies outside the table, where a scatter drops it
+    entry = jnp.where(real, batch, state.losses.shape[0])
+    state = TrainState(
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        step=state.step + 1,
+        key=state.key,
+        losses=state.losses.at[entry].set(losses, mode="drop"),
+        correct=state.correct.at[entry].set(correct, mode="drop"),
+    )
+    stats = ChunkStats(
+        loss=stats.loss + jnp.sum(jnp.where(real, losses, 0.0)),
+        correct=stats.correct + jnp.sum(correct & real, dtype=jnp.int32),
+        visits=stats.visits + jnp.sum(real, dtype=jnp.int32),
+    )
+    return state, stats

@@ -1,0 +1,69 @@
+"""What every benchmark shares: fair timing, device facts, one JSON file."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dpet_jax.machine import device_facts, versions
+from dpet_jax.record import utc_now
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], Any]], repeats: int
+) -> dict[str, list[float]]:
+    """Time each candidate in turn, `repeats` times over, after one warm-up each.
+
+    Taking turns spreads the noise of a shared machine over all of them.
+
+    Returns:
+        Seconds of each repeat, by candidate.
+    """
+    for run in candidates.values():
+        jax.block_until_ready(run())
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return median, smallest and largest."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def ratios(slow: list[float], fast: list[float]) -> dict[str, float]:
+    """Return the spread of slow / fast, repeat by repeat."""
+    return spread([a / b for a, b in zip(slow, fast, strict=True)])
+
+
+def report(question: str, rows: list[dict[str, Any]], out: Path | None) -> None:
+    """Print the rows and, given a path, keep them with what explains them."""
+    for row in rows:
+        print(json.dumps(row))
+    if out is not None:
+        result = {
+            "question": question,
+            "command": "python " + " ".join(sys.argv),
+            "when": utc_now(),
+            "device": device_facts(),
+            "versions": versions(),
+            "rows": rows,
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=2) + "\n")
+        print(f"written to {out}")

@@ -1,0 +1,36 @@
+"""How every test runs JAX: strictly, and never compiling what is compiled already."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = Path(__file__).parents[1] / ".cache" / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def _one_by_one(kernel):
+    def batched(*arrays):
+        return jnp.stack([kernel(*row) for row in zip(*arrays, strict=True)])
+
+    return batched
+
+
+VARIANTS = {
+    "eager": _one_by_one,
+    "jit": lambda kernel: _one_by_one(jax.jit(kernel)),
+    "vmap": jax.vmap,
+    "jit_vmap": lambda kernel: jax.jit(jax.vmap(kernel)),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request):
+    """Each way the pipeline may run a one-example kernel over a batch."""
+    return VARIANTS[request.param]

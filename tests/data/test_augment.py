@@ -1,0 +1,142 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
+from dpet_jax.training.programs import compile_counts
+
+N, HEIGHT, WIDTH = 5, 5, 7
+BATCH = 400
+IMAGES = np.random.default_rng(0).integers(0, 256, (N, HEIGHT, WIDTH, 2), np.uint8)
+ROWS = np.arange(BATCH, dtype=np.int32) % N
+augmented = jax.jit(gather_augmented)
+
+
+def strengths(translate=0, flip=False, cutout=0):
+    return Augmentation(jnp.int32(translate), jnp.bool_(flip), jnp.int32(cutout))
+
+
+def draw(seed=0, **changes):
+    batch, visible = augmented(
+        jax.random.key(seed),
+        jnp.asarray(IMAGES),
+        jnp.asarray(ROWS),
+        strengths(**changes),
+    )
+    return np.asarray(batch), np.asarray(visible)
+
+
+def crops(image, translate):
+    """Every shift of an image and the crop of its reflected padding there."""
+    pad = ((translate, translate), (translate, translate), (0, 0))
+    padded = np.pad(image, pad, mode="reflect")
+    side = 2 * translate + 1
+    return {
+        (i - translate, j - translate): padded[i : i + HEIGHT, j : j + WIDTH]
+        for i, j in np.ndindex(side, side)
+    }
+
+
+def matches(image, candidates):
+    return [name for name, other in candidates.items() if (image == other).all()]
+
+
+def test_no_strength_gives_the_stored_images():
+    batch, visible = draw()
+    np.testing.assert_array_equal(batch, IMAGES[ROWS])
+    assert batch.dtype == np.uint8
+    assert visible.shape == (BATCH, HEIGHT, WIDTH, 1)
+    assert visible.all()
+
+
+@pytest.mark.parametrize("translate", [1, 2, 3])
+def test_translation_equals_a_crop_of_the_reflected_padding(translate):
+    batch, _ = draw(translate=translate)
+    shifts = [
+        matches(image, crops(IMAGES[row], translate))
+        for image, row in zip(batch, ROWS, strict=True)
+    ]
+    assert {len(found) for found in shifts} == {1}
+    span = range(-translate, translate + 1)
+    for axis in (0, 1):
+        counts = [sum(found[0][axis] == step for found in shifts) for step in span]
+        # uniform: six standard deviations of a binomial either way
+        share = 1 / len(span)
+        slack = 6 * (BATCH * share * (1 - share)) ** 0.5
+        assert np.abs(np.array(counts) - BATCH * share).max() < slack
+    assert len({found[0] for found in shifts}) > len(span)  # axes move apart
+
+
+def test_a_shift_may_be_as_large_as_the_side_less_one():
+    batch, _ = draw(translate=HEIGHT - 1)
+    # such a shift down equals the one up, so that an image may match twice
+    assert all(
+        matches(image, crops(IMAGES[row], HEIGHT - 1))
+        for image, row in zip(batch, ROWS, strict=True)
+    )
+
+
+def test_flip_mirrors_about_half_of_the_images_left_to_right():
+    batch, _ = draw(flip=True)
+    mirrored = (batch == IMAGES[ROWS][:, :, ::-1]).all((1, 2, 3))
+    kept = (batch == IMAGES[ROWS]).all((1, 2, 3))
+    assert (mirrored ^ kept).all()
+    assert 140 < mirrored.sum() < 260
+
+
+def test_a_shifted_image_may_be_mirrored_too():
+    batch, _ = draw(translate=1, flip=True)
+    straight = 0
+    for image, row in zip(batch, ROWS, strict=True):
+        found = matches(image, crops(IMAGES[row], 1))
+        mirrored = matches(image[:, ::-1], crops(IMAGES[row], 1))
+        assert len(found) + len(mirrored) == 1
+        straight += len(found)
+    assert 140 < straight < 260
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_cutout_hides_one_square_clipped_at_the_border(side):
+    batch, visible = draw(cutout=side)
+    np.testing.assert_array_equal(batch, IMAGES[ROWS])
+    hidden = ~visible[..., 0]
+    for axis, size in ((2, HEIGHT), (1, WIDTH)):
+        stripe = hidden.any(axis)
+        squares = np.zeros((size, size), bool)
+        for centre in range(size):
+            start = centre - side // 2
+            squares[centre, max(0, start) : start + side] = True
+        counts = [(stripe == square).all(1).sum() for square in squares]
+        assert sum(counts) == BATCH
+        assert min(counts) > BATCH / size / 2
+    np.testing.assert_array_equal(
+        hidden, hidden.any(2)[:, :, None] & hidden.any(1)[:, None, :]
+    )
+
+
+def test_cutout_larger_than_the_image_hides_all_of_it():
+    _, visible = draw(cutout=99)
+    assert not visible.any()
+
+
+def test_equal_rows_of_a_batch_and_other_keys_draw_anew():
+    first, other = (draw(seed, translate=2, flip=True)[0] for seed in (0, 1))
+    assert len(np.unique(first[ROWS == 0], axis=0)) > 10
+    assert (first != other).any((1, 2, 3)).mean() > 0.8
+    np.testing.assert_array_equal(first, draw(0, translate=2, flip=True)[0])
+
+
+def test_one_compilation_serves_all_strengths():
+    draw()
+    before = compile_counts().programs
+    for changes in ({"translate": 3}, {"flip": True}, {"cutout": 2, "translate": 1}):
+        draw(7, **changes)
+    assert compile_counts().programs == before
+
+
+def test_normalise_scales_to_one_then_subtracts_and_divides_by_channel():
+    pixels = jnp.array([0, 255, 51, 102], jnp.uint8).reshape(1, 1, 2, 2)
+    got = normalise(pixels, jnp.array([0.0, 0.5]), jnp.array([1.0, 0.25]))
+    np.testing.assert_allclose(got.ravel(), [0.0, 2.0, 0.2, -0.4], rtol=1e-6)
+    assert got.dtype == jnp.float32

@@ -1,0 +1,129 @@
+"""Active learning: a random start, then rounds of query, add, train."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from dpet_jax.methods.active_learning import ActiveLearning, visits_of_rounds
+from dpet_jax.methods.base import Method, Pool, Selection, TrainResult
+from dpet_jax.methods.query import Query
+
+N = 20
+POOL = Pool(N, np.zeros(N, np.int32), 2)
+SCORES = np.asarray((7 * np.arange(N)) % N, np.float32)
+
+
+class Scores:
+    """A learner with a fixed score for every example; counts how often it is asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def score(self, names, index_set):
+        raise AssertionError((names, index_set))
+
+    def select(self, selector, index_set, num_select, **options):
+        assert selector == "top_k"
+        assert options["scores"] == ("margin",)
+        self.asked += 1
+        chosen = index_set[np.argsort(-SCORES[index_set])][:num_select]
+        return Selection(chosen, SCORES[chosen])
+
+
+def method_of(score="margin", size=3, **changes):
+    options = {"initial_size": 4, "passes_per_round": 2, "max_rounds": 3}
+    return ActiveLearning(
+        Query(score, size), **(options | {"from_scratch": True} | changes)
+    )
+
+
+def run(method, seed=0, learner=None):
+    learner, state, plans = learner or Scores(), method.start(POOL, seed), []
+    while True:
+        state, plan = method.plan(state, learner)
+        if plan is None:
+            return state, plans
+        plans.append(plan)
+        nothing = np.zeros(0)
+        state = method.observe(state, TrainResult(nothing, nothing, nothing > 0))
+
+
+def test_rounds_train_on_old_and_new_examples_together():
+    assert isinstance(method_of(), Method)
+    state, plans = run(method_of())
+    assert [plan.label for plan in plans] == [
+        "round 0",
+        "round 1",
+        "round 2",
+        "round 3",
+    ]
+    assert [plan.size for plan in plans] == [4, 7, 10, 13]
+    assert {plan.passes for plan in plans} == {2}
+    for before, after in pairwise(plans):
+        assert set(before.index_set.tolist()) < set(after.index_set.tolist())
+    coreset = method_of().coreset(state)
+    assert sorted(coreset.indices.tolist()) == plans[-1].index_set.tolist()
+    assert coreset.round_index.tolist() == [0] * 4 + [1] * 3 + [2] * 3 + [3] * 3
+
+
+def test_round_zero_is_random_and_asks_nobody():
+    learner = Scores()
+    state, _ = run(method_of(max_rounds=0), learner=learner)
+    assert learner.asked == 0
+    assert np.isnan(state.scores).all()
+    draws = [
+        tuple(run(method_of(), seed)[1][0].index_set.tolist()) for seed in range(99)
+    ]
+    assert len(set(draws)) > 50
+    # Hypergeometric: 99 draws of 4 from 20, mean 19.8, standard deviation 4.
+    assert (np.abs(np.bincount(np.concatenate(draws), minlength=N) - 19.8) < 20).all()
+
+
+def test_later_rounds_add_the_most_informative_of_the_rest():
+    state, _ = run(method_of())
+    first = set(state.indices[:4].tolist())
+    ranked = [i for i in np.argsort(-SCORES).tolist() if i not in first]
+    assert state.indices[4:].tolist() == ranked[:9]
+    np.testing.assert_array_equal(state.scores[4:], SCORES[ranked[:9]])
+
+
+@pytest.mark.parametrize(
+    ("from_scratch", "reset"), [(True, "all"), (False, "optimizer")]
+)
+def test_from_scratch_draws_new_parameters_in_every_round(from_scratch, reset):
+    _, plans = run(method_of(from_scratch=from_scratch))
+    assert [plan.reset for plan in plans] == [reset] * 4
+
+
+@pytest.mark.parametrize("initial_size", [1, 4, 19, 20, 50])
+@pytest.mark.parametrize("size", [1, 3, 16, 40])
+@pytest.mark.parametrize("max_rounds", [0, 1, 9])
+def test_planned_visits_are_those_of_a_whole_run(initial_size, size, max_rounds):
+    method = method_of(size=size, initial_size=initial_size, max_rounds=max_rounds)
+    state, plans = run(method)
+    assert method.planned_visits(POOL) == sum(plan.visits for plan in plans)
+    assert len(set(state.indices.tolist())) == state.indices.size <= N
+    assert len(plans) <= max_rounds + 1
+
+
+@pytest.mark.parametrize(
+    ("before", "size", "rounds", "visits"),
+    [(0, 3, 3, 3 + 6 + 9), (4, 3, 2, 7 + 10), (0, 8, 9, 8 + 16 + 20), (20, 1, 5, 0)],
+)
+def test_visits_of_growing_sets_by_hand(before, size, rounds, visits):
+    assert visits_of_rounds(before, size, rounds, N) == visits
+
+
+def test_seed_decides_the_plans():
+    def sets(seed):
+        return [plan.index_set.tolist() for plan in run(method_of("random"), seed)[1]]
+
+    assert sets(1) == sets(1)
+    assert sets(1) != sets(2)
+
+
+def test_finished_method_stays_finished():
+    method = method_of()
+    state, _ = run(method)
+    assert method.plan(state, Scores())[1] is None

@@ -1,0 +1,138 @@
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from dpet_jax.models.conv import (
+    canonical_convolution,
+    canonical_gradients,
+    convolution,
+    native_convolution,
+    native_gradients,
+)
+
+WIDE = 32  # channels from which the CPU's product over patches pays
+
+
+def loop(images, kernel, stride, cotangent=None):
+    """Convolve pixel by pixel in float64; with a cotangent return the gradients."""
+    images, kernel = np.asarray(images, np.float64), np.asarray(kernel, np.float64)
+    side, pad = kernel.shape[0], kernel.shape[0] // 2
+    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    height, width = (-(-size // stride) for size in images.shape[1:3])
+    output = np.zeros((len(images), height, width, kernel.shape[-1]))
+    of_padded, of_kernel = np.zeros_like(padded), np.zeros_like(kernel)
+    for i, j in np.ndindex(height, width):
+        rows, columns = (slice(s * stride, s * stride + side) for s in (i, j))
+        patch = padded[:, rows, columns]
+        output[:, i, j] = np.tensordot(patch, kernel, 3)
+        if cotangent is not None:
+            here = np.asarray(cotangent, np.float64)[:, i, j]
+            of_padded[:, rows, columns] += np.tensordot(here, kernel, (1, 3))
+            of_kernel += np.tensordot(patch, here, (0, 0))
+    if cotangent is None:
+        return output
+    inside = slice(pad, pad + images.shape[1]), slice(pad, pad + images.shape[2])
+    return of_padded[:, *inside], of_kernel
+
+
+def draw(side, stride, size, channels):
+    rng = np.random.default_rng(0)
+    out = tuple(-(-s // stride) for s in size)
+    shapes = (2, *size, channels[0]), (side, side, *channels), (2, *out, channels[1])
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def assert_close(got, expected):
+    got = np.asarray(got)
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+every_shape = pytest.mark.parametrize(
+    ("side", "stride", "size"),
+    [(k, s, size) for k in (1, 3) for s in (1, 2) for size in ((8, 5), (7, 6))],
+)
+
+
+# the wide side of the pair is once the image's, once the cotangent's
+@pytest.mark.parametrize("channels", [(3, WIDE), (WIDE, 5)], ids=str)
+@every_shape
+def test_all_forms_and_gradients_equal_a_loop_over_pixels(side, stride, size, channels):
+    @jax.jit
+    def everything(images, kernel, cotangent):
+        outputs = [
+            form(images, kernel, stride)
+            for form in (native_convolution, canonical_convolution, convolution)
+        ]
+        chosen = jax.vjp(partial(convolution, stride=stride), images, kernel)[1]
+        gradients = [
+            native_gradients(stride, images, kernel, cotangent),
+            canonical_gradients(stride, images, kernel, cotangent),
+            chosen(cotangent),
+        ]
+        return outputs, gradients
+
+    images, kernel, cotangent = draw(side, stride, size, channels)
+    outputs, gradients = everything(images, kernel, cotangent)
+    for output in outputs:
+        assert_close(output, loop(images, kernel, stride))
+    for of_images, of_kernel in gradients:
+        expected = loop(images, kernel, stride, cotangent)
+        assert_close(of_images, expected[0])
+        assert_close(of_kernel, expected[1])
+
+
+def test_stride_two_pads_one_pixel_on_both_sides():
+    # 'SAME' would start at pixel 0 and see the ones at rows 0 to 2: 3, not 2
+    images = jnp.ones((1, 4, 1, 1))
+    column = jnp.zeros((3, 3, 1, 1)).at[:, 1].set(1.0)
+    output = native_convolution(images, column, 2)
+    np.testing.assert_array_equal(output[0, :, 0, 0], [2.0, 3.0])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_inside_a_loop_body_equal_those_outside(stride):
+    images, kernel, cotangent = draw(3, stride, (7, 6), (WIDE, WIDE))
+
+    def gradients(images, kernel):
+        return jax.vjp(partial(convolution, stride=stride), images, kernel)[1](
+            cotangent
+        )
+
+    @jax.jit
+    def looped(images, kernel):
+        def body(_, total):
+            return jax.tree.map(jnp.add, total, gradients(images, kernel))
+
+        zero = jnp.zeros_like(images), jnp.zeros_like(kernel)
+        return lax.fori_loop(0, 3, body, zero)
+
+    for inside, outside in zip(
+        looped(images, kernel), jax.jit(gradients)(images, kernel), strict=True
+    ):
+        assert_close(inside, 3.0 * np.asarray(outside))
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "cpu"])
+def test_accelerators_get_convolutions_and_the_cpu_gets_products(platform):
+    images, kernel, cotangent = draw(3, 2, (8, 8), (WIDE, WIDE))
+
+    def loss(images, kernel):
+        return jnp.sum(convolution(images, kernel, 2) * cotangent)
+
+    traced = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(images, kernel)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    products = len(re.findall(r"= stablehlo\.dot_general", text))
+    results = re.findall(r"stablehlo\.convolution.*?->\[(.*?)\]", text)
+    if platform == "cpu":
+        # forward, image gradient, and one for each kernel position
+        assert (products, results) == (11, [])
+    else:
+        # forward, image gradient, and the kernel gradient, whose result is a kernel
+        assert products == 0
+        assert sorted(results) == ["0, 1, b, f", "b, 0, 1, f", "b, 0, 1, f"]

@@ -1,0 +1,221 @@
+"""The module map, checked: who may import whom, who keeps JAX out, who is tested."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "dpet_jax"
+MAX_LINES = 400
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+#: What each module, or each folder, may import of ours beside its own folder.
+_ENERGY_UP = {"energy", "record", "progress", "interrupt"}
+_PARTS = {
+    *("schema", "errors", "arrays", "data", "models", "training", "scores"),
+    *("selection", "methods", "energy", "record", "stopping", "batches", "learner"),
+}
+_EXPERIMENT = _PARTS | _ENERGY_UP | {"parts", "config", "position", "orchestrator"}
+MAY_IMPORT = {
+    "": {"loading"},  # the package itself, when load_run is asked for
+    "errors": set(),
+    "arrays": set(),
+    "schema": set(),
+    "config": {"errors", "schema"},
+    "energy": set(),
+    "record": {"errors"},
+    "progress": set(),
+    "interrupt": set(),
+    "stopping": {"record"},
+    "methods": set(),
+    "batches": {"methods.base"},
+    "position": {"methods.base", "record"},
+    "orchestrator": {
+        *("methods.base", "batches", "position", "stopping"),
+        *_ENERGY_UP,
+    },
+    "data": {"arrays", "errors"},
+    "models": {"arrays"},
+    "training": {"models", "data", "arrays", "methods.base"},
+    "selection": {"models", "data", "arrays", "methods.base"},
+    "scores": {"models", "data", "arrays"},
+    "learner": {
+        *("training", "scores", "selection", "models", "data", "methods.base"),
+        "energy",
+    },
+    "parts": _PARTS,
+    "experiment": _EXPERIMENT,
+    "suite": _EXPERIMENT | {"experiment"},
+    "loading": _EXPERIMENT,
+    "predict": _EXPERIMENT | {"loading"},
+    "catalogue": {"schema", "scores"},
+    "doctor": {"experiment"},
+    "report": {"record"},
+    "cli": {
+        *("experiment", "suite", "report", "loading", "predict", "catalogue"),
+        *("doctor", "config", "schema", "errors", "interrupt", "data.importers"),
+    },
+}
+NO_JAX = {
+    *("", "config", "schema", "methods", "energy", "stopping", "orchestrator"),
+    *("record", "position", "interrupt", "batches", "progress", "errors"),
+    *("suite", "report"),
+}
+JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
+#: Nothing to test: one exception class, and names for array types.
+UNTESTED = {"errors", "arrays"}
+
+
+def lies_in(module, places):
+    """Whether a module is one of the places or inside one; "" is only the package."""
+    parts = module.split(".")
+    heads = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+    return bool(heads & set(places)) or (module == "" and "" in places)
+
+
+def imports_of(source, known):
+    """Yield all that a source imports, inside functions too; ours without package."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide what is imported"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            ours, _, inner = name.partition(".")
+            if ours != PACKAGE.name:
+                yield name
+            elif inner in known or not inner:
+                yield f"{PACKAGE.name}:{inner}"
+            else:  # a name inside a module, or inside the package itself
+                yield f"{PACKAGE.name}:{inner.rpartition('.')[0]}"
+
+
+def forbidden(module, source, known, table=None):
+    """Return what a module imports of ours that its floor does not allow."""
+    table = MAY_IMPORT if table is None else table
+    floor = module if module in table else module.split(".")[0]
+    allowed = table[floor] | ({floor} if "." in module or floor in FOLDERS else set())
+    ours = [
+        name.partition(":")[2]
+        for name in imports_of(source, known)
+        if name.startswith(f"{PACKAGE.name}:")
+    ]
+    return [name for name in ours if not lies_in(name, allowed)]
+
+
+def outside(source):
+    """Return the top-level packages, not ours, that a source imports."""
+    names = {name.split(".")[0] for name in imports_of(source, FILES)}
+    return {name for name in names if not name.startswith(f"{PACKAGE.name}:")}
+
+
+FOLDERS = {name for name, path in FILES.items() if path.name == "__init__.py"} - {""}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_module_is_on_the_map(module):
+    assert module in MAY_IMPORT or module.split(".")[0] in MAY_IMPORT
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_module_imports_only_from_lower_floors(module):
+    assert forbidden(module, FILES[module].read_text(), FILES) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "found"),
+    [
+        ("stopping", "from dpet_jax.record import Counters", []),
+        ("stopping", "from dpet_jax.config import load", ["config"]),
+        ("stopping", "import dpet_jax.config", ["config"]),
+        ("stopping", "from dpet_jax import config", ["config"]),
+        ("stopping", "from dpet_jax import __version__", [""]),
+        ("stopping", "def f():\n    from dpet_jax.config import load", ["config"]),
+        ("stopping", "if True:\n    import dpet_jax.models.conv as c", ["models.conv"]),
+        ("batches", "from dpet_jax.methods.base import Plan", []),
+        ("batches", "from dpet_jax.methods import Plan", ["methods"]),
+        ("batches", "from dpet_jax.methods.dpet import Dpet", ["methods.dpet"]),
+        ("methods.dpet", "from dpet_jax.methods.base import Plan", []),
+        ("methods.dpet", "from dpet_jax.record import Counters", ["record"]),
+        ("methods", "from dpet_jax.methods.base import Plan", []),
+        ("energy", "from dpet_jax.energy.phases import PHASES", []),
+        ("scores.pool", "from dpet_jax.training import steps", ["training.steps"]),
+        ("data", "import numpy, jax.numpy", []),
+        ("data.split", "from dpet_jax.datasets import x", ["datasets"]),
+    ],
+)
+def test_checker_finds_what_a_module_must_not_import(module, source, found):
+    assert forbidden(module, source, {*FILES, "datasets"}) == found
+
+
+def test_checker_sees_imports_of_jax_in_every_form():
+    for source in ("import jax", "from jax import numpy", "import jax.numpy as jnp"):
+        assert outside(source) == {"jax"}
+    assert outside("def f():\n    from flax import nnx") == {"flax"}
+    assert outside("'import jax'") == set()
+
+
+WITHOUT_JAX = [module for module in FILES if lies_in(module, NO_JAX)]
+
+
+@pytest.mark.parametrize("module", WITHOUT_JAX)
+def test_host_module_names_no_jax(module):
+    assert not outside(FILES[module].read_text()) & JAX
+
+
+def test_host_modules_are_checked_one_by_one():
+    assert set(WITHOUT_JAX) >= {"", "config", "methods.dpet", "energy.phases"}
+    assert not set(WITHOUT_JAX) & {"learner", "experiment", "scores", "data"}
+
+
+@pytest.mark.parametrize("module", WITHOUT_JAX)
+def test_importing_a_host_module_leaves_jax_out_of_the_process(module):
+    name = ".".join([PACKAGE.name, *([module] if module else [])])
+    code = f"import sys, {name}; print(*sorted({JAX} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stderr == ""
+    assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [name for name in FILES if FILES[name].stem != "__init__" and name not in UNTESTED],
+)
+def test_module_has_its_test_file(module):
+    *folders, stem = module.split(".")
+    assert ROOT.joinpath("tests", *folders, f"test_{stem}.py").exists()
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_module_fits_on_a_few_screens(module):
+    assert len(FILES[module].read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("module", sorted(FOLDERS))
+def test_folder_only_hands_on_names(module):
+    body = ast.parse(FILES[module].read_text()).body
+    assert all(isinstance(node, ast.Expr | ast.ImportFrom) for node in body)
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name])
+def test_readme_tree_lists_every_module_and_folder(module):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    stem = module.rpartition(".")[2]
+    listed = f"{stem}/" if module in FOLDERS else f"{stem}.py"
+    words = readme.replace("`", " ").replace(",", " ").split()
+    assert listed in words

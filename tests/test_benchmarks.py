@@ -1,0 +1,45 @@
+"""Each benchmark at toy size, so that none rots; figures are not looked at."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+TOY = {
+    "bench_epoch": [
+        "--widths=0.125",
+        "--depth=0.5",
+        "--batch=4",
+        "--side=8",
+        "--steps=2",
+        "--no-native-loop",
+    ],
+    "bench_conv": ["--batch=2", "--shapes", "4x8", "2x32", "--loops=2"],
+}
+
+
+def test_every_benchmark_has_a_toy_size():
+    assert set(TOY) == {path.stem for path in FOLDER.glob("bench_*.py")}
+
+
+@pytest.mark.parametrize("name", TOY)
+def test_benchmark_writes_its_rows(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    out = tmp_path / "result.json"
+    rows = importlib.import_module(name).main(
+        [*TOY[name], "--repeats=1", f"--out={out}"]
+    )
+    saved = json.loads(out.read_text())
+    assert saved["rows"] == rows
+    assert saved["device"]["platform"] == "cpu"
+    assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "path", sorted(FOLDER.glob("results/*.json")), ids=lambda p: p.stem
+)
+def test_committed_results_say_where_they_come_from(path):
+    saved = json.loads(path.read_text())
+    assert saved.keys() >= {"question", "command", "when", "device", "versions", "rows"}

@@ -1,0 +1,17 @@
+from dpet_jax.catalogue import choices
+
+
+def test_every_choice_has_a_line_of_its_own():
+    lines = [line for entries in choices().values() for line in entries.values()]
+    assert all(
+        line.endswith((".", "?")) or ":" in line or len(line) > 10 for line in lines
+    )
+    assert len(set(lines)) == len(lines)
+
+
+def test_choices_are_what_configs_accept():
+    found = {title.split()[0]: set(entries) for title, entries in choices().items()}
+    assert found["methods"] == {"standard", "rs2", "active_learning", "dpet", "coreset"}
+    assert found["data"] == {"digits", "tfds", "parquet", "npz"}
+    assert found["schedules"] == {"constant", "linear", "cosine", "triangular"}
+    assert "random" in found["scores"]

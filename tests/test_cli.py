@@ -1,0 +1,213 @@
+"""The command line as a user meets it: exit codes, messages, kills."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import dpet_jax
+from dpet_jax.cli import main
+
+TINY = """
+name: tiny
+model: {kind: resnet, stem: 8, channels: [8, 8], blocks: [1, 1]}
+train: {batch_size: 32, augment: {translate: 1}}
+method:
+  {kind: dpet, warmup_passes: 60, query_size: 50, passes_per_round: 20, max_rounds: 3}
+evaluate: {every: 5}
+checkpoint: {every_s: 0.3}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def dpet(*arguments):
+    """Start the program in a process of its own, as a shell would."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dpet_jax.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir},
+    )
+
+
+def wait_for(process, path, text):
+    """Wait until a file holds a text; the process must live that long."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if path.exists() and text in path.read_text():
+            return
+        if process.poll() is not None:
+            pytest.fail(f"ended early: {process.communicate()}")
+        time.sleep(0.01)
+    pytest.fail(f"no {text!r} in {path}")
+
+
+def params_of(folder):
+    run = dpet_jax.load_run(folder)
+    return jax.tree.leaves((run.params, run.batch_stats))
+
+
+def assert_same_run(left, right):
+    for a, b in zip(params_of(left), params_of(right), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with np.load(left / "coreset.npz") as a, np.load(right / "coreset.npz") as b:
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_kills_and_signals_at_random_moments_change_nothing(tiny, tmp_path):
+    whole = tmp_path / "whole" / "tiny" / "seed0"
+    assert main(["run", str(tiny), f"--out={tmp_path / 'whole'}"]) == 0
+    out = tmp_path / "killed"
+    folder = out / "tiny" / "seed0"
+    process = dpet("run", tiny, f"--out={out}")
+    rng = random.Random(0)
+    for number, code in (
+        (signal.SIGKILL, -9),
+        (signal.SIGTERM, 75),
+        (signal.SIGKILL, -9),
+    ):
+        seen = folder / "events.jsonl"
+        before = seen.read_text().count('"train"') if seen.exists() else 0
+        wait_for(process, seen, '"event": "train"')
+        while seen.read_text().count('"train"') == before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(number)
+        _, errors = process.communicate()
+        assert "Traceback" not in errors
+        if process.returncode == 0:
+            break
+        assert process.returncode == code
+        process = dpet("run", tiny, f"--out={out}", "--resume")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert_same_run(whole, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["segments"] >= 2
+    assert (
+        summary["visits"] == json.loads((whole / "summary.json").read_text())["visits"]
+    )
+
+
+WRONG = {
+    "no such file": (["run", "nowhere.yaml"], r"nowhere.yaml: cannot read"),
+    "unknown key": (
+        ["run", "TINY", "--train.batch_siz=64"],
+        "train.batch_siz: unknown key, did you mean train.batch_size?",
+    ),
+    "wrong value": (["run", "TINY", "--train.batch_size=-1"], "(got -1)"),
+    "unknown kind": (["run", "TINY", "--method.kind=dpett"], "unknown kind 'dpett'"),
+    "no override": (["run", "TINY", "batch_size=3"], "'batch_size=3' is no override"),
+    "data missing": (
+        ["run", "TINY", "--data.kind=tfds", "--data.name=cifar10", "--data.path=DIR/x"],
+        "dpet data import cifar10",
+    ),
+    "parquet missing": (
+        ["run", "TINY", "--data.kind=parquet", "--data.path=DIR/nothing"],
+        "DIR/nothing",
+    ),
+    "npz missing": (
+        ["run", "TINY", "--data.kind=npz", "--data.path=DIR/a.npz"],
+        "a.npz: no such file",
+    ),
+    "batch too large": (["run", "TINY", "--train.batch_size=2000"], "2000"),
+    "stray argument": (["list", "--verbose"], "unknown argument '--verbose'"),
+    "no run": (["predict", "DIR", "--data=DIR"], "holds no run"),
+    "nothing to import": (
+        ["data", "import", "cifar10", "--from=DIR/no.tar.gz", "--to=DIR/to"],
+        "no.tar.gz",
+    ),
+    "nothing to show": (["show"], "give a config file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_gets_one_message_and_exit_code_2(case, tiny, tmp_path, capsys):
+    arguments, message = WRONG[case]
+    filled = [
+        a.replace("TINY", str(tiny)).replace("DIR", str(tmp_path)) for a in arguments
+    ]
+    before = sorted(tmp_path.rglob("*"))
+    if filled[0] == "run":
+        filled.append(f"--out={tmp_path / 'out'}")
+    assert main(filled) == 2
+    printed = capsys.readouterr()
+    assert message.replace("DIR", str(tmp_path)) in printed.err
+    assert "Traceback" not in printed.err + printed.out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_show_prints_a_config_that_loads_again(tiny, tmp_path, capsys):
+    assert main(["show", str(tiny), "--seed=7"]) == 0
+    text = capsys.readouterr().out
+    again = tmp_path / "again.yaml"
+    again.write_text(text)
+    assert main(["show", str(again)]) == 0
+    assert capsys.readouterr().out == text
+    assert "seed: 7" in text
+
+
+def test_show_schema_is_json_schema(capsys):
+    assert main(["show", "--schema"]) == 0
+    assert "properties" in json.loads(capsys.readouterr().out)
+
+
+def test_list_names_every_method_and_score(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    for name in (
+        "dpet",
+        "rs2",
+        "active_learning",
+        "margin",
+        "el2n",
+        "resnet20",
+        "parquet",
+    ):
+        assert name in text
+
+
+def test_doctor_tells_devices_and_what_can_be_measured(capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for name in ("device", "jax", "compile cache", "GPU energy", "CPU energy"):
+        assert name in text
+
+
+def test_a_run_prints_its_folder_last_and_can_be_used(tiny, tmp_path, capsys):
+    short = ["--method.warmup_passes=2", "--method.max_rounds=1", f"--out={tmp_path}"]
+    assert main(["run", str(tiny), *short]) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    folder = Path(last.removeprefix("run folder").strip())
+    assert folder == tmp_path / "tiny" / "seed0"
+
+    # the same image ten times, each time with another label: one of them is right
+    images = np.zeros((10, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "new.npz", images=images, labels=np.arange(10))
+    assert main(["predict", str(folder), f"--data={tmp_path / 'new.npz'}"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("image,label,class,p_0")
+    assert "accuracy 0.1000" in text
+
+
+def test_a_diverged_run_exits_with_1(tiny, tmp_path, capsys):
+    wild = ["--train.optimizer.learning_rate=1e30", f"--out={tmp_path}"]
+    assert main(["run", str(tiny), *wild]) == 1
+    assert "learning_rate" in capsys.readouterr().err

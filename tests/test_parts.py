@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from dpet_jax import parts
+from dpet_jax.config import validate
+from dpet_jax.errors import UserError
+from dpet_jax.methods.base import Coreset
+from dpet_jax.training import SCHEDULES
+
+
+def config(**tree):
+    return validate(tree, "test")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return parts.build_data(config())
+
+
+@pytest.mark.parametrize(
+    ("model", "depth", "channels"),
+    [
+        ({"kind": "resnet18", "width_multiplier": 0.25}, 18, (16, 32, 64, 128)),
+        ({"kind": "resnet18", "depth_multiplier": 0.5}, 10, (64, 128, 256, 512)),
+        ({"kind": "resnet20", "scale": 1.4}, 26, (22, 44, 89)),
+        (
+            {"kind": "resnet", "stem": 4, "channels": [4, 6], "blocks": [1, 2]},
+            8,
+            (4, 6),
+        ),
+    ],
+)
+def test_models_are_shaped_for_the_data(data, model, depth, channels):
+    spec = parts.build_model(config(model=model), data)
+    assert (spec.depth, spec.channels) == (depth, channels)
+    assert (spec.num_classes, spec.in_channels) == (10, 1)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "gradient", "decoupled"),
+    [("sgd", 0.3, 0.0), ("adam", 0.3, 0.0), ("adamw", 0.0, 0.3)],
+)
+def test_decay_goes_where_the_optimizer_wants_it(optimizer, gradient, decoupled):
+    section = {"kind": optimizer, "weight_decay": 0.3}
+    hyper = parts.build_hyper(config(train={"optimizer": section}))
+    assert hyper.gradient_decay == np.float32(gradient)
+    assert hyper.decoupled_decay == np.float32(decoupled)
+
+
+def test_schedules_take_their_numbers_from_the_config():
+    schedule = {"kind": "triangular", "start_fraction": 0.5, "peak_at": 0.1}
+    train = {"schedule": schedule, "optimizer": {"learning_rate": 0.4}}
+    built = parts.build_hyper(config(train=train)).schedule
+    assert SCHEDULES[built.kind] == "triangular"
+    assert (built.peak, built.start) == (np.float32(0.4), np.float32(0.2))
+    constant = {"schedule": {"kind": "constant"}}
+    assert (
+        SCHEDULES[parts.build_hyper(config(train=constant)).schedule.kind] == "constant"
+    )
+
+
+def test_a_coreset_survives_its_file(tmp_path, data):
+    chosen = Coreset(
+        np.array([9, 2, 700], np.int32),
+        np.array([1, 1, 2], np.int32),
+        np.array([0.5, np.nan, 0.1], np.float32),
+    )
+    np.savez(tmp_path / "c.npz", **parts.coreset_arrays(chosen, data))
+    loaded = parts.load_coreset(tmp_path / "c.npz", data)
+    for a, b in zip(chosen, loaded, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_coreset_of_other_data_is_refused(tmp_path, data):
+    arrays = parts.coreset_arrays(
+        Coreset(
+            np.array([1], np.int32), np.zeros(1, np.int32), np.zeros(1, np.float32)
+        ),
+        data,
+    )
+    np.savez(tmp_path / "c.npz", **(arrays | {"fingerprint": np.array("0" * 64)}))
+    with pytest.raises(UserError, match=r"c\.npz: was chosen from digits.*same data"):
+        parts.load_coreset(tmp_path / "c.npz", data)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive"])
+def test_a_broken_coreset_is_refused(tmp_path, data, content):
+    (tmp_path / "c.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"c\.npz: is no coreset"):
+        parts.load_coreset(tmp_path / "c.npz", data)
+
+
+def test_an_empty_coreset_is_refused(tmp_path, data):
+    np.savez(tmp_path / "c.npz", **parts.coreset_arrays(Coreset.empty(), data))
+    with pytest.raises(UserError, match="holds no examples"):
+        parts.load_coreset(tmp_path / "c.npz", data)
+
+
+def test_without_validation_nothing_is_evaluated_underway():
+    blind = config(data={"validation_fraction": 0})
+    assert parts.build_limits(blind).split is None
+    assert parts.build_limits(config()).split == "validation"

@@ -1,0 +1,67 @@
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpet_jax.training.checkpoint import Checkpoints
+
+HOST = {
+    "empty": np.zeros(0, np.int32),
+    "nan": np.array([np.nan, 1.5], np.float32),
+    "table": np.arange(6, dtype=np.int32).reshape(2, 3),
+}
+
+
+def save(checkpoints, number):
+    checkpoints.save({"w": jnp.full(4, float(number))}, HOST, {"number": number})
+
+
+@pytest.mark.parametrize("like", [None, {"w": jnp.zeros(4)}])
+def test_a_checkpoint_restores_what_was_saved(tmp_path, like):
+    checkpoints = Checkpoints(tmp_path / "here")
+    assert checkpoints.latest is None
+    save(checkpoints, 0)
+    save(checkpoints, 1)
+    restored = checkpoints.restore(like)
+    np.testing.assert_array_equal(restored.device["w"], np.ones(4))
+    assert restored.meta == checkpoints.read_meta() == {"number": 1}
+    assert restored.host.keys() == HOST.keys()
+    for name, array in HOST.items():
+        np.testing.assert_array_equal(restored.host[name], array)
+        assert restored.host[name].dtype == array.dtype
+    checkpoints.close()
+
+
+def test_a_checkpoint_without_host_arrays_is_one_too(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"w": jnp.zeros(1)}, {}, {})
+    assert checkpoints.restore().host == {}
+
+
+def test_only_the_latest_two_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for number in range(4):
+        save(checkpoints, number)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_a_half_written_checkpoint_does_not_count(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 0)
+    checkpoints.close()
+    shutil.copytree(tmp_path / "0", tmp_path / "1")
+    (tmp_path / "1" / "commit_success.txt").unlink()
+    (tmp_path / "7").mkdir()
+    again = Checkpoints(tmp_path)
+    assert again.latest == 0
+    save(again, 5)
+    assert again.restore().meta == {"number": 5}
+
+
+def test_reading_only_makes_nothing(tmp_path):
+    save(Checkpoints(tmp_path / "a"), 0)
+    before = sorted(tmp_path.rglob("*"))
+    reader = Checkpoints(tmp_path / "a", read_only=True)
+    assert reader.restore().meta == {"number": 0}
+    assert sorted(tmp_path.rglob("*")) == before
