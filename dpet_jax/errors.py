@@ -1,5 +1,12 @@
-"""The one exception for a user's mistake, shown without a traceback (exit code 2)."""
+"""What can go wrong outside the code: a user's mistake, a training that diverges."""
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the message names file, key, value, remedy."""
+    """A mistake that the user can mend: the message names file, key, value, remedy.
+
+    The command line shows it without a traceback and exits with 2.
+    """
+
+
+class DivergedError(ArithmeticError):
+    """The model gives values that are not finite; it must not choose examples."""

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dpet_jax.data import Data
 from dpet_jax.data.device import DeviceData
+from dpet_jax.errors import DivergedError
 from dpet_jax.methods.base import Plan, Selection, Span, TrainResult
 from dpet_jax.models import forward_flops
 from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
@@ -230,7 +231,8 @@ class DeviceLearner:
         `top_k` takes `scores`, one name or two to blend, and the blend's `weight`.
 
         Raises:
-            ValueError: If the selector is unknown or a score is NaN.
+            ValueError: If the selector is unknown.
+            DivergedError: If a score is NaN.
         """
         if selector != "top_k":
             raise ValueError(f"no selector called {selector!r}; there is top_k")
@@ -239,6 +241,8 @@ class DeviceLearner:
         ranked = scores[names[0]]
         if len(names) == 2:
             ranked = blend(ranked, scores[names[1]], weight)
+        if bool(jnp.isnan(ranked).any()):
+            raise DivergedError(f"{', '.join(names)} of the pool hold NaN")
         chosen = np.asarray(top_k(ranked, num_select))
         return Selection(index_set[chosen], np.asarray(ranked)[chosen])
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from dpet_jax.batches import Batches
 from dpet_jax.energy import PhaseClock
+from dpet_jax.errors import DivergedError
 from dpet_jax.interrupt import Interrupt
 from dpet_jax.methods.base import Learner, Method, Plan, Pool, Span, TrainResult
 from dpet_jax.position import Position
@@ -157,10 +158,9 @@ class Loop:
         """
         reason = None
         while reason is None:
-            if self.at.plan is None and not self._next_plan():
-                reason = "finished"
-            else:
-                reason = self._train_plan()
+            if self.at.plan is None:
+                reason = self._next_plan()
+            reason = reason or self._train_plan()
             self._checkpoint(end=False)
         if reason not in ("interrupted", "diverged"):
             reason = self._last_evaluation(reason)
@@ -171,12 +171,16 @@ class Loop:
 
     # one plan
 
-    def _next_plan(self) -> bool:
+    def _next_plan(self) -> str | None:
         parts, at, trainer = self.parts, self.at, self.parts.trainer
         began = time.monotonic()
         examples, rows = trainer.scored_examples, trainer.scored_rows
-        with parts.clock.window("select"):
-            at.state, plan = parts.method.plan(at.state, trainer)
+        try:
+            with parts.clock.window("select"):
+                at.state, plan = parts.method.plan(at.state, trainer)
+        except DivergedError:
+            self._diverged = True
+            return "diverged"
         scored = trainer.scored_examples - examples
         at.counters.scored_examples += scored
         at.counters.flops += (trainer.scored_rows - rows) * trainer.forward_flops
@@ -188,13 +192,13 @@ class Loop:
                 seconds=time.monotonic() - began,
             )
         if plan is None:
-            return False
+            return "finished"
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
         at.cursor = 0
         with parts.clock.window("train"):
             trainer.begin(at.plan, at.plan_index)
         self._event("plan", label=plan.label, size=plan.size, passes=plan.passes)
-        return True
+        return None
 
     def _span(self, plan: Plan) -> Span:
         horizon, visits = self.parts.horizon, self.at.counters.visits
@@ -315,8 +319,12 @@ class Loop:
         with parts.clock.window("eval"):
             evaluation = parts.trainer.evaluate(split)
         accuracy = evaluation.accuracy
+        counted = {"split": split, "accuracy": accuracy, "loss": evaluation.loss}
+        self._event("evaluate", **counted)
+        self._diverged = not math.isfinite(evaluation.loss)
+        if self._diverged:
+            return "diverged"
         self.at.evaluated_visits = counters.visits
-        self._event("evaluate", split=split, accuracy=accuracy, loss=evaluation.loss)
         parts.display.evaluation(
             f"  {self._label}  {split} {accuracy:.3f}  {counters.visits:>11,} visits"
             f"  {counters.epochs:7.2f} epochs  {parts.clock.total_s:7.1f} s",

@@ -61,11 +61,22 @@ def test_config_file_loads_is_named_like_its_file_and_survives_a_round_trip(
         "train: {schedule: {kind: linear, horizon: 12.5}}\nbudget: {epochs: 0.1}",
         "train: {schedule: {kind: constant}, optimizer: {kind: adamw}}",
         "method: {kind: coreset, path: c.npz}\ntargets: [0.1, 0.3]",
+        "name: '1e3'",
+        "name: 'on'",
     ],
 )
 def test_resolved_config_loads_back_equal(text, config_file):
     config = load(config_file(text))
     assert load(config_file(config.to_yaml())) == config
+
+
+def test_config_that_the_readme_explains_loads(config_file):
+    readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+    _, _, rest = readme.partition("## A config explained\n")
+    block = [line for line in rest.partition("\n## ")[0].splitlines() if line]
+    block = [line for line in block if line.startswith("    ")]
+    config = load(config_file("\n".join(line[4:] for line in block)))
+    assert config.stop.on == "validation"
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "{}"])
@@ -195,6 +206,11 @@ WRONG = {
     "too large": ("targets: [0.5, 1.5]", [], "FILE: targets.1: equal to 1 1.5"),
     "no integer": ("seed: many", [], "FILE: seed: integer 'many'"),
     "no list": ("", ["--targets=0.5"], "command line: targets: 0.5"),
+    "entry of a list on the command line": (
+        "",
+        ["--targets=[0.5, 1.5]"],
+        "command line: targets.1: equal to 1 1.5",
+    ),
     "not finite": (
         "train: {optimizer: {learning_rate: .nan}}",
         [],

@@ -1,17 +1,21 @@
 """Whole runs on the digits with a tiny network: folders, resumption, comparison."""
 
 import json
+import sys
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 import dpet_jax
 from dpet_jax import experiment
 from dpet_jax.config import validate
+from dpet_jax.data.importers import import_dataset
 from dpet_jax.errors import UserError
 from dpet_jax.interrupt import Interrupt
+from dpet_jax.learner import DeviceLearner
 from dpet_jax.record import Recorder, read_events, read_json
 
 DPET = {
@@ -276,6 +280,60 @@ def test_a_diverged_run_says_so_and_keeps_no_broken_model(tmp_path):
     result = experiment.run(config(train=wild), tmp_path)
     assert result.stopped_by == "diverged"
     assert result.summary["test_accuracy"] is None
+
+
+def test_a_model_without_numbers_chooses_nothing(tmp_path, monkeypatch):
+    restore = DeviceLearner.begin
+
+    def spoil(self, plan, plan_index):
+        restore(self, plan, plan_index)
+        broken = jax.tree.map(lambda leaf: leaf * np.nan, self._state.params)
+        self._state = self._state._replace(params=broken)
+
+    monkeypatch.setattr(DeviceLearner, "begin", spoil)
+    monkeypatch.setattr(DeviceLearner, "wait", lambda *_: (1.0, 1, 1))
+    blind = config(data={"validation_fraction": 0}, targets=[])
+    result = experiment.run(blind, tmp_path)
+    assert result.stopped_by == "diverged"
+    assert result.summary["coreset_size"] == 0
+
+
+def test_training_reads_an_imported_tfds_set_without_tensorflow(tmp_path):
+    rng = np.random.default_rng(0)
+    names = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
+    for split, count in (("train", 8), ("test", 2)):
+        for name in names:
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    import_dataset("cifar10", tmp_path / "pictures", tmp_path / "tfds")
+    data = {
+        "kind": "tfds",
+        "name": "cifar10",
+        "path": str(tmp_path / "tfds"),
+        "image_size": 8,
+        "validation_fraction": 0.25,
+    }
+    result = experiment.run(
+        config(data=data, method={"kind": "standard", "passes": 1}), tmp_path / "runs"
+    )
+    assert result.summary["visits"] == 60
+    assert result.summary["dataset"] == "cifar10"
+    assert set(result.summary["per_class_accuracy"]) == set(names)
+    assert "tensorflow" not in sys.modules
 
 
 def test_label_noise_is_recorded(tmp_path):

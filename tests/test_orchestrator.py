@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dpet_jax import orchestrator
 from dpet_jax.energy import PhaseClock
+from dpet_jax.errors import DivergedError
 from dpet_jax.interrupt import Interrupt
 from dpet_jax.methods.base import Method, Plan, Pool, Selection, Span, TrainResult
 from dpet_jax.orchestrator import Loop, Parts, Saver, Trainer
@@ -74,8 +75,11 @@ class Machine:
     max_steps, batch_size = 10**6, BATCH
     forward_flops, train_flops = FORWARD, TRAIN
 
-    def __init__(self, time, step_s=0.05, accuracies=None, bad_step=None):
-        self.time, self.step_s, self.bad_step = time, step_s, bad_step
+    def __init__(
+        self, time, step_s=0.05, accuracies=None, bad_step=None, bad_look=None
+    ):
+        self.time, self.step_s = time, step_s
+        self.bad_step, self.bad_look = bad_step or math.inf, bad_look or math.inf
         self.accuracies = accuracies or {}
         self.model, self.steps, self.trained, self.free_at = 0, 0, 0, 0.0
         self.scored_examples = self.scored_rows = 0
@@ -90,6 +94,8 @@ class Machine:
         self.scored_examples += index_set.size
         self.scored_rows += math.ceil(index_set.size / SCORE_BATCH) * SCORE_BATCH
         self.time.now += 100
+        if self.steps >= self.bad_look:
+            raise DivergedError("scores hold NaN")
         return Selection(index_set[:num_select], np.zeros(num_select, np.float32))
 
     def begin(self, plan, plan_index):
@@ -112,8 +118,8 @@ class Machine:
         self.pending += 1
         self.most_pending = max(self.most_pending, self.pending)
         self.free_at = max(self.free_at, self.time.now) + num_steps * self.step_s
-        bad = self.bad_step is not None and self.steps >= self.bad_step
-        return self.free_at, math.nan if bad else 0.5, int((rows >= 0).sum())
+        loss = math.nan if self.steps >= self.bad_step else 0.5
+        return self.free_at, loss, int((rows >= 0).sum())
 
     def wait(self, handle):
         done_at, loss, visits = handle
@@ -132,7 +138,8 @@ class Machine:
         self.time.now += 10
         best = [step for step in self.accuracies.get(split, {}) if step <= self.steps]
         accuracy = self.accuracies[split][max(best)] if best else 0.0
-        return SimpleNamespace(accuracy=accuracy, loss=1.0)
+        loss = math.nan if self.steps >= self.bad_look else 1.0
+        return SimpleNamespace(accuracy=accuracy, loss=loss)
 
     def memory(self):
         return {}
@@ -203,7 +210,7 @@ def build(tmp_path, monkeypatch):
         time = SimpleNamespace(now=0.0)
         time.monotonic = lambda: time.now
         monkeypatch.setattr(orchestrator, "time", time)
-        names = ("step_s", "accuracies", "bad_step")
+        names = ("step_s", "accuracies", "bad_step", "bad_look")
         machine = Machine(time, **{k: options.pop(k) for k in names if k in options})
         shelf = shelf or Shelf(time)
         shelf.time = time
@@ -527,6 +534,25 @@ def test_loss_that_is_no_number_ends_the_run_without_saving_the_model(
     assert all(device["steps"] < bad_step for device, _, _ in run.shelf.saved)
     assert all(steps < bad_step for _, steps in run.machine.evaluated)
     assert run.events("train")[-1]["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "stopped_at"),
+    [
+        ({"limits": Limits(every=1.0, targets=(0.0,))}, 7),  # seen on the grid
+        ({"horizon": "plan"}, 14),  # at the end of a schedule
+        ({"horizon": "method", "ask": 25}, 14),  # by the next query
+        ({"horizon": 100.0}, 26),  # at the end of the run
+    ],
+)
+def test_model_found_broken_by_a_look_at_it_ends_the_run_unsaved(
+    options, stopped_at, build
+):
+    run = build(PLANS, bad_look=6, **options)
+    assert run() == "diverged"
+    assert run.machine.steps == stopped_at
+    assert run.shelf.saved == []
+    assert run.loop.at.targets == []
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5])

@@ -32,6 +32,7 @@ def normalise(
     std: Float32[Array, " c"],
 ) -> Float32[Array, "b h w c"]:
     """Scale pixels to [0, 1], subtract the mean, divide by the standard deviation."""
+    mean, std = (values[None, None, None] for values in (mean, std))
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
@@ -63,8 +64,8 @@ def gather_augmented(
         shift_key, (2, batch, 1), -augmentation.translate, augmentation.translate + 1
     )
     mirrored = augmentation.flip & jax.random.bernoulli(flip_key, 0.5, (batch, 1))
-    source_row = _reflect(jnp.arange(height) + shift[0], height)
-    source_column = _reflect(jnp.arange(width) + shift[1], width)
+    source_row = _reflect(jnp.arange(height)[None] + shift[0], height)
+    source_column = _reflect(jnp.arange(width)[None] + shift[1], width)
     source_column = jnp.where(mirrored, width - 1 - source_column, source_column)
     gathered = images[
         rows[:, None, None], source_row[:, :, None], source_column[:, None, :]
@@ -85,5 +86,5 @@ def _reflect(index, size):
 
 def _inside(centre, size, side):
     start = jnp.floor(centre * size).astype(jnp.int32) - side // 2
-    position = jnp.arange(size)
+    position = jnp.arange(size)[None]
     return (position >= start) & (position < start + side)

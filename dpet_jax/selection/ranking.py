@@ -84,6 +84,6 @@ def _ranks(values, allowed):
     ordered = jnp.sort(jnp.where(allowed, values, -jnp.inf))
     below = jnp.searchsorted(ordered, values, side="left")
     up_to = jnp.searchsorted(ordered, values, side="right")
-    excluded = jnp.sum(~allowed)
-    rank = (below + up_to - 1).astype(jnp.float32) / 2.0 - excluded
-    return rank / jnp.maximum(jnp.sum(allowed) - 1, 1)
+    excluded = jnp.sum(~allowed).astype(jnp.float32)
+    largest = jnp.maximum(jnp.sum(allowed) - 1, 1).astype(jnp.float32)
+    return ((below + up_to - 1).astype(jnp.float32) / 2.0 - excluded) / largest

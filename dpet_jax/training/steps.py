@@ -102,9 +102,11 @@ def train_step(
     batch = jnp.where(real, rows, ~rows)
     key = jax.random.fold_in(state.key, state.step)
     pixels, visible = gather_augmented(key, data.images, batch, hyper.augmentation)
-    images = normalise(pixels, data.mean, data.std) * visible
+    images = normalise(pixels, data.mean, data.std)
+    images = jnp.where(visible, images, 0.0)
     labels = data.labels[batch]
-    coefficient = weights[batch] * real / jnp.sum(real)
+    num_real = jnp.sum(real, dtype=jnp.int32)
+    coefficient = jnp.where(real, weights[batch], 0.0) / num_real.astype(jnp.float32)
 
     def objective(params):
         outputs, batch_stats = apply_train(
@@ -138,6 +140,6 @@ def train_step(
     stats = ChunkStats(
         loss=stats.loss + jnp.sum(jnp.where(real, losses, 0.0)),
         correct=stats.correct + jnp.sum(correct & real, dtype=jnp.int32),
-        visits=stats.visits + jnp.sum(real, dtype=jnp.int32),
+        visits=stats.visits + num_real,
     )
     return state, stats
