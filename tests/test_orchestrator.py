@@ -323,6 +323,14 @@ def test_chunks_come_to_last_about_a_second(step_s, steps, build):
     assert set(sizes[4:-1]) == {steps}
 
 
+def test_chunks_grow_at_most_fourfold(build):
+    run = build([plan_of(N, 400)], step_s=0.0)
+    run()
+    sizes = np.array([event["steps"] for event in run.events("train")])
+    assert (sizes[1:] <= 4 * sizes[:-1]).all()
+    assert sizes.max() >= 1024
+
+
 def test_chunk_is_no_longer_than_the_machine_allows(build):
     run = build([plan_of(N, 60)], step_s=0.0)
     run.machine.max_steps = 9
@@ -360,11 +368,12 @@ def test_grid_is_hit_at_the_same_epochs_whatever_the_pace(every, build):
     assert len(found) == 1
 
 
-def test_scoring_past_a_grid_point_makes_one_evaluation_due_not_many(build):
-    limits = Limits(every=0.05)
-    run = build([plan_of(16, 1)], ask=N, limits=limits)  # scoring is 0.298 epochs
+def test_grid_points_that_scoring_passes_are_made_up_for_by_one_evaluation(build):
+    # 400 FLOPs of scoring, 48 a step, a grid of 67.2: due at 448, 470.4, 537.6, 604.8,
+    # 672; nothing at 592; the plan ends at 736
+    run = build([plan_of(N, 1)], ask=200, limits=Limits(every=0.2))
     run()
-    assert [steps for _, steps in run.machine.evaluated] == [1, 2]
+    assert [steps for _, steps in run.machine.evaluated] == [1, 2, 3, 5, 6, 7]
 
 
 @pytest.mark.parametrize(

@@ -54,13 +54,16 @@ class _Norm(nn.Module):
     @nn.compact
     def __call__(self, x):
         # flax keeps mean and variance in float32 whatever the compute dtype
-        return nn.BatchNorm(
+        norm = nn.BatchNorm(
             use_running_average=not self.train,
             momentum=0.9,
             epsilon=1e-5,
             dtype=self.dtype,
             name="norm",
-        )(x)
+        )
+        # and subtracts them from bfloat16 by implicit promotion
+        with jax.numpy_dtype_promotion("standard"):
+            return norm(x)
 
 
 class _Block(nn.Module):

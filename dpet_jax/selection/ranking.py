@@ -44,6 +44,8 @@ def _top_k(
 ) -> tuple[Int32[Array, " m"], Bool[Array, ""]]:
     # lax.top_k would rank NaN first, so the caller has to know
     has_nan = jnp.isnan(scores).any()
+    # and -0.0, the entropy of a certain prediction, below 0.0
+    scores = jnp.where(scores == 0.0, 0.0, scores)
     if key is None:
         return jax.lax.top_k(scores, num_select)[1], has_nan
     shuffled = jax.random.permutation(key, scores.shape[0])

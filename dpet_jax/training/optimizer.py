@@ -81,7 +81,8 @@ def learning_rate(schedule: Schedule, visits: Int32[Array, ""]) -> Float32[Array
         The learning rate of the step.
     """
     progress = visits.astype(jnp.float32) / schedule.horizon
-    progress = jnp.where(schedule.cyclic, progress, jnp.minimum(progress, 1.0))
+    climbs = schedule.cyclic & (schedule.kind == SCHEDULES.index("cosine"))
+    progress = jnp.where(climbs, progress, jnp.minimum(progress, 1.0))
     span = schedule.peak - schedule.final
     rising = schedule.start + (schedule.peak - schedule.start) * (
         progress / schedule.peak_at
@@ -120,7 +121,9 @@ def update(
         New parameters and new optimizer state.
     """
     grads = jax.tree.map(lambda g, p: g + hyper.gradient_decay * p, grads, params)
-    updates, opt_state = _transform(family, hyper).update(grads, opt_state, params)
+    # optax raises a float to its int32 count, which strict promotion would refuse
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = _transform(family, hyper).update(grads, opt_state, params)
     if family == "sgd":
         ahead = jax.tree.map(lambda g, v: g + hyper.momentum * v, grads, updates)
         updates = jax.tree.map(

@@ -160,3 +160,7 @@ def test_monotone_transforms_leave_a_blend_alone(
     np.testing.assert_allclose(plain, expected_blend(scores, others, weight), rtol=1e-6)
     finite = np.asarray(plain)[~np.array(excluded)]
     assert ((finite >= 0) & (finite <= 1)).all()
+
+
+def test_top_k_counts_minus_zero_as_a_tie_with_zero():
+    assert top_k(jnp.array([-0.0, 0.0, -0.0, -1.0]), 3).tolist() == [0, 1, 2]

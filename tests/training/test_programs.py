@@ -25,7 +25,7 @@ def test_another_shape_or_setting_is_another_program():
     first, _ = compiled(scaled, 5.0, jnp.zeros(2))
     assert compiled(scaled, 5.0, jnp.zeros(3))[0] is not first
     assert compiled(scaled, 6.0, jnp.zeros(2))[0] is not first
-    assert compiled(scaled, 5.0, jnp.zeros(2, jnp.int32))[0] is not first
+    assert compiled(scaled, 5.0, jnp.zeros(2, jnp.bfloat16))[0] is not first
 
 
 def test_compilations_elsewhere_are_counted_too():
