@@ -158,17 +158,13 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
         console=console,
     )
     if result.summary is None:
-        console.print(
+        console.out(
             f"interrupted; go on with: dpet run {options.config} --resume",
             highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
     else:
         console.print(summary_table(result.summary))
-    console.print(
-        f"run folder  {result.folder}", highlight=False, markup=False, soft_wrap=True
-    )
+    console.out(f"run folder  {result.folder}", highlight=False)
     if result.stopped_by == "interrupted":
         return EXIT_RESUMABLE
     if result.stopped_by == "diverged":
@@ -234,14 +230,12 @@ def _predict(options: Any, rest: list[str], console: Console) -> int:
 
     prediction = predict(options.run, options.data)
     if options.csv is None:
-        console.print(
-            prediction.to_csv().rstrip(), highlight=False, markup=False, soft_wrap=True
-        )
+        console.out(prediction.to_csv().rstrip(), highlight=False)
     else:
         prediction.write_csv(options.csv)
-        console.print(f"{len(prediction.names)} predictions in {options.csv}")
+        console.out(f"{len(prediction.names)} predictions in {options.csv}")
     if prediction.accuracy is not None:
-        console.print(f"accuracy {prediction.accuracy:.4f}", highlight=False)
+        console.out(f"accuracy {prediction.accuracy:.4f}", highlight=False)
     return 0
 
 
@@ -254,7 +248,7 @@ def _show(options: Any, overrides: list[str], console: Console) -> int:
         raise UserError("command line: give a config file, or --schema")
     else:
         text = load(options.config, overrides).to_yaml().rstrip()
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.out(text, highlight=False)
     return 0
 
 
@@ -289,12 +283,10 @@ def _import(options: Any, rest: list[str], console: Console) -> int:
     folder = import_dataset(
         options.name, options.source, options.target, overwrite=options.overwrite
     )
-    console.print(
+    console.out(
         f"{options.name} is ready in {folder}; use it with --data.kind=tfds "
         f"--data.name={options.name} --data.path={options.target}",
         highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
     return 0
 

@@ -5,12 +5,14 @@ key, the value and what would be right.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from dpet_jax.errors import UserError
 from dpet_jax.schema import Config
@@ -38,7 +40,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             "YAML file such as configs/quickstart.yaml"
         ) from error
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {_one_line(error)}") from error
     tree = {} if tree is None else tree
@@ -54,9 +56,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def validate(
-    tree: dict[str, Any],
-    where: str,
-    overridden: set[str] | frozenset[str] = frozenset(),
+    tree: dict[str, Any], where: str, overridden: Collection[str] = ()
 ) -> Config:
     """Turn plain data into a `Config`, or raise one `UserError` with all problems.
 
@@ -68,11 +68,33 @@ def validate(
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [
-            f"{'command line' if key in overridden else where}: {message}"
-            for key, message in _problems(error, tree)
-        ]
-        raise UserError("\n".join(dict.fromkeys(lines))) from error
+        messages: dict[str, list[str]] = {}
+        for problem in error.errors():
+            key, message = _explain(problem)
+            messages.setdefault(key, []).append(message)
+        lines = []
+        for key, texts in messages.items():
+            origin = "command line" if _is_overridden(key, overridden) else where
+            text = " or ".join(dict.fromkeys(texts))
+            lines.append(f"{origin}: {key + ': ' if key else ''}{text}")
+        raise UserError("\n".join(lines)) from error
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2's scalars: `on` and `no` are words, and so is a date."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), "tTfF"
+)
 
 
 def _reason(error: Exception) -> str:
@@ -91,7 +113,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> str:
             "such as --train.batch_size=256"
         )
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         raise UserError(f"command line: {key}: not YAML: {_one_line(error)}") from error
     *sections, last = key.split(".")
@@ -103,89 +125,101 @@ def _apply_override(tree: dict[str, Any], override: str) -> str:
                 f"command line: {key}: {section} holds the value {child!r}, not keys"
             )
         node = child
-    if last == "kind" and node.get("kind", value) != value:
+    if last == "kind" and node.get("kind", _default_kind(sections)) != value:
         node.clear()
     node[last] = value
     return key
 
 
-def _problems(
-    error: ValidationError, tree: dict[str, Any]
-) -> Iterator[tuple[str, str]]:
-    for problem in error.errors():
-        steps = _without_tags(problem["loc"], tree)
-        key = ".".join(str(step) for step in steps)
-        label = f"{key}: " if key else ""
-        match problem["type"]:
-            case "extra_forbidden":
-                yield key, f"{label}unknown key{_nearest(steps, tree)}"
-            case "missing":
-                yield key, f"{label}missing; this kind needs it"
-            case "union_tag_invalid":
-                tags = problem["ctx"]["expected_tags"].replace("'", "")
-                yield (
-                    key,
-                    f"{label}unknown kind {problem['ctx']['tag']!r}; one of {tags}",
-                )
-            case "union_tag_not_found":
-                yield key, f"{label}needs a kind"
-            case "value_error":
-                yield key, f"{label}{problem['ctx']['error']}"
-            case _:
-                message = problem["msg"].replace("Input should be", "must be")
-                yield key, f"{label}{message} (got {problem['input']!r})"
+def _is_overridden(key: str, overridden: Collection[str]) -> bool:
+    """Tell whether a key, a part of it or what it is part of came from an override."""
+    return any(
+        key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+        for other in overridden
+        if key
+    )
 
 
-def _without_tags(location: tuple[int | str, ...], tree: Any) -> list[int | str]:
-    """Drop the union tags that pydantic puts between the keys of a location."""
+def _explain(problem: ErrorDetails) -> tuple[str, str]:
+    """Return the dotted key of a problem, and what to say about it."""
+    steps, model = _locate(problem["loc"])
+    key = ".".join(map(str, steps))
+    value = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            return key, f"unknown key{_nearest(steps, model)}"
+        case "missing":
+            return key, "missing; this kind needs it"
+        case "union_tag_invalid":
+            tags = problem["ctx"]["expected_tags"].replace("'", "")
+            return f"{key}.kind", f"unknown {problem['ctx']['tag']!r}; one of {tags}"
+        case "model_attributes_type":
+            return key, f"holds the value {value!r} where keys are needed: kind, ..."
+        case "model_type":
+            known = ", ".join(model.model_fields) if model else "none"
+            return key, f"holds the value {value!r} where keys are needed: {known}"
+        case "path_type":
+            return key, f"must be a path (got {value!r})"
+        case "value_error":
+            return key, str(problem["ctx"]["error"])
+        case _:
+            text = problem["msg"].replace("Input should be", "must be")
+            return key, f"{text.replace('Input', 'it')} (got {value!r})"
+
+
+def _locate(
+    location: tuple[int | str, ...],
+) -> tuple[list[int | str], type[BaseModel] | None]:
+    """Follow a location of pydantic's through the schema.
+
+    Pydantic puts the tags of unions between the keys; people do not know them.
+
+    Returns:
+        The keys alone, and the section that the last key belongs to (for a section
+        itself: that section, if its kind is known).
+    """
     steps: list[int | str] = []
-    node = tree
-    kind: Any = None
-    for index, step in enumerate(location):
-        last = index == len(location) - 1
-        if isinstance(node, dict) and step == kind and (step not in node or not last):
-            kind = None
+    model: type[BaseModel] | None = Config
+    owner: type[BaseModel] | None = None
+    rest = iter(location)
+    for step in rest:
+        if model is None:
+            steps += [step] if isinstance(step, int) else []
             continue
-        if not isinstance(node, dict | list) and not last:
-            continue
-        if not isinstance(node, dict | list) and steps and step not in ("kind",):
-            continue  # which member of a plain union failed; not a key
         steps.append(step)
-        try:
-            node = node[step]
-        except (KeyError, IndexError, TypeError):
-            node = None
-        kind = _kind_of(node)
-    return steps
+        owner = model
+        field = model.model_fields.get(str(step))
+        model = None
+        if field is not None and field.discriminator:
+            model = _members(field.annotation).get(str(next(rest, None)))
+        elif field is not None and isinstance(field.annotation, type):
+            is_section = issubclass(field.annotation, BaseModel)
+            model = field.annotation if is_section else None
+    return steps, model or owner
 
 
-def _kind_of(node: Any) -> Any:
-    return node.get("kind") if isinstance(node, dict) else None
+def _members(union: Any) -> dict[str, type[BaseModel]]:
+    return {
+        get_args(member.model_fields["kind"].annotation)[0]: member
+        for member in get_args(union)
+    }
 
 
-def _nearest(steps: list[int | str], tree: dict[str, Any]) -> str:
-    *sections, last = [str(step) for step in steps]
-    known = _known_keys(sections, tree)
+def _default_kind(sections: Sequence[str]) -> Any:
+    """Return the kind that a section has if none is given, or None."""
+    model: type = Config
+    default: Any = None
+    for section in sections:
+        field = getattr(model, "model_fields", {}).get(section)
+        default = None if field is None else field.default
+        model = type(default)
+    return getattr(default, "kind", None)
+
+
+def _nearest(steps: list[int | str], model: type[BaseModel] | None) -> str:
+    *sections, last = map(str, steps)
+    known = list(model.model_fields) if model else []
     close = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
     if close:
         return f", did you mean {'.'.join([*sections, close[0]])}?"
     return f"; known here: {', '.join(known)}"
-
-
-def _known_keys(sections: list[str], tree: dict[str, Any]) -> list[str]:
-    schema = Config.model_json_schema()
-    node: dict[str, Any] = schema
-    plain: Any = tree
-    for section in sections:
-        plain = plain.get(section) if isinstance(plain, dict) else None
-        node = _resolve(node["properties"][section], schema, _kind_of(plain))
-    return list(node.get("properties", {}))
-
-
-def _resolve(node: dict[str, Any], schema: dict[str, Any], kind: Any) -> dict[str, Any]:
-    if "discriminator" in node:
-        mapping = node["discriminator"]["mapping"]
-        node = {"$ref": mapping.get(kind, next(iter(mapping.values())))}
-    if "$ref" in node:
-        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-    return node

@@ -159,7 +159,7 @@ class Loop:
         reason = None
         while reason is None:
             if self.at.plan is None:
-                reason = self._next_plan()
+                reason = self._before_chunk() or self._next_plan()
             reason = reason or self._train_plan()
             self._checkpoint(end=False)
         if reason not in ("interrupted", "diverged"):

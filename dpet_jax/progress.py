@@ -40,7 +40,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print one line that stays."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.out(text, highlight=False)
         self._last_line = time.monotonic()
 
     def begin_plan(self, label: str, visits: int, done: int) -> None:

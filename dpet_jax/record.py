@@ -85,6 +85,7 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.close()
             raise UserError(
                 f"{path}: another process is running in this folder; wait for it or "
                 "choose another with --out=DIR"

@@ -60,7 +60,9 @@ class Segment:
                 # the save itself ended after it had noted the time
                 self.seconds["checkpoint"] += saved["time_s"] - kept["time_s"]
                 after, kept["time_s"] = after + 1, saved["time_s"]
-        done = [event for event in earlier if event["event_id"] > after]
+        # what an earlier resume has counted as lost already is not lost again
+        current = read_events(self.recorder.path)
+        done = [event for event in current if event["event_id"] > after]
         last = {
             key: max((event.get(key) or 0 for event in done), default=kept[key])
             for key in kept

@@ -113,7 +113,10 @@ WRONG = {
         "train.batch_siz: unknown key, did you mean train.batch_size?",
     ),
     "wrong value": (["run", "TINY", "--train.batch_size=-1"], "(got -1)"),
-    "unknown kind": (["run", "TINY", "--method.kind=dpett"], "unknown kind 'dpett'"),
+    "unknown kind": (
+        ["run", "TINY", "--method.kind=dpett"],
+        "method.kind: unknown 'dpett'",
+    ),
     "no override": (["run", "TINY", "batch_size=3"], "'batch_size=3' is no override"),
     "data missing": (
         ["run", "TINY", "--data.kind=tfds", "--data.name=cifar10", "--data.path=DIR/x"],

@@ -1,4 +1,4 @@
-"""A run's model and coreset from Python, and what predict makes of them."""
+"""A run's model and coreset from Python."""
 
 import jax
 import numpy as np
@@ -9,7 +9,6 @@ from dpet_jax import experiment
 from dpet_jax.config import validate
 from dpet_jax.data.sources import digits
 from dpet_jax.errors import UserError
-from dpet_jax.predict import predict
 
 
 @pytest.fixture(scope="module")
@@ -34,26 +33,6 @@ def test_the_loaded_model_has_the_accuracy_of_the_summary(result):
     assert run.coreset is None
     assert run.image_shape == (8, 8, 1)
     assert run.class_names[3] == "3"
-
-
-def test_predict_agrees_with_the_summary(result, tmp_path):
-    test = digits.read().test
-    np.savez(tmp_path / "test.npz", images=test.images, labels=test.labels)
-    prediction = predict(result.folder, tmp_path / "test.npz")
-    assert prediction.accuracy == pytest.approx(result.summary["test_accuracy"])
-    np.testing.assert_allclose(prediction.probabilities.sum(axis=1), 1, rtol=1e-5)
-    lines = prediction.to_csv().splitlines()
-    assert len(lines) == 1 + len(test.labels)
-    assert lines[0] == "image,label,class," + ",".join(f"p_{k}" for k in range(10))
-
-
-def test_predictions_do_not_depend_on_their_company(result, tmp_path):
-    images = digits.read().test.images
-    np.savez(tmp_path / "all.npz", images=images)
-    np.savez(tmp_path / "one.npz", images=images[7:8])
-    together = predict(result.folder, tmp_path / "all.npz").probabilities[7]
-    alone = predict(result.folder, tmp_path / "one.npz").probabilities[0]
-    np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
