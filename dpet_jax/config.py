@@ -22,7 +22,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file and apply dotted overrides, first to last.
 
     An override that changes the `kind` of a section starts that section anew from the
-    kind's defaults, since the file's other keys belong to the old kind.
+    kind's defaults, since the file's other keys belong to the old kind; overrides of
+    kinds come first.
 
     Args:
         path: A YAML file.
@@ -50,7 +51,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"{type(tree).__name__}"
         )
     given = set()
-    for override in overrides:
+    kinds_first = sorted(overrides, key=lambda text: ".kind=" not in text)
+    for override in kinds_first:
         given.add(_apply_override(tree, override))
     return validate(tree, str(path), given)
 
@@ -81,19 +83,33 @@ def validate(
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML 1.2's scalars: `on` and `no` are words, and so is a date."""
+    """YAML 1.2's scalars (`on`, `010` and dates are words), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """Refuse what PyYAML would settle silently in favour of the last."""
+        keys = [key.value for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                problem=f"{', '.join(twice)} is given twice; keep one",
+                problem_mark=node.start_mark,
+            )
+        return super().construct_mapping(node, deep)
 
 
 _Yaml.yaml_implicit_resolvers = {
     first: [
         (tag, pattern)
         for tag, pattern in resolvers
-        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+        if tag.rpartition(":")[2] not in ("bool", "int", "timestamp")
     ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), "tTfF"
+)
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile("^[-+]?(0|[1-9][0-9]*)$"), "-+0123456789"
 )
 
 

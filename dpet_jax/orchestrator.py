@@ -164,8 +164,7 @@ class Loop:
             self._checkpoint(end=False)
         if reason not in ("interrupted", "diverged"):
             reason = self._last_evaluation(reason)
-        if reason != "diverged":
-            self._checkpoint(end=True)
+        self._checkpoint(end=True)
         self.parts.display.end_plan()
         return reason
 
@@ -244,7 +243,7 @@ class Loop:
         reason = reason or self.parts.limits.exhausted(
             self.at.counters, self.seconds_without_eval
         )
-        if self._diverged or (reason and not self._drain()):
+        if (self._diverged or reason) and not self._drain():
             return "diverged"
         return reason
 

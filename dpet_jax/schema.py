@@ -8,13 +8,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+def _no_boolean(value: Any) -> Any:
+    """Refuse true for 1, which Python and pydantic would let pass."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number (got {str(value).lower()})")
+    return value
+
+
+_Number = BeforeValidator(_no_boolean)
+Fraction = Annotated[float, Field(gt=0, le=1), _Number]
+Positive = Annotated[float, Field(gt=0), _Number]
+NonNegative = Annotated[float, Field(ge=0), _Number]
+Share = Annotated[float, Field(ge=0, lt=1), _Number]
+Count = Annotated[int, Field(ge=1), _Number]
+CountFromZero = Annotated[int, Field(ge=0), _Number]
+Seed = Annotated[int, Field(ge=0, lt=2**31), _Number]
 Uncertainty = Literal["margin", "entropy", "least_confidence"]
 Score = Literal[
     "margin", "entropy", "least_confidence", "cross_entropy", "el2n", "random"
@@ -40,10 +57,10 @@ class _Section(BaseModel):
 
 class _DataSection(_Section):
     image_size: Count | None = Field(None, description="area-resize to so many pixels")
-    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    validation_fraction: Share = 0.1
     split_seed: Seed = Field(0, description="of the validation split; not the run's")
-    label_noise: float = Field(
-        0.0, ge=0, lt=1, description="share of training labels replaced, for studies"
+    label_noise: Share = Field(
+        0.0, description="share of training labels replaced, for studies"
     )
 
 
@@ -145,7 +162,7 @@ class SgdOptimizer(_OptimizerSection):
 
     kind: Literal["sgd"] = "sgd"
     learning_rate: Positive = 0.1
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: Share = 0.9
     nesterov: bool = True
     weight_decay: NonNegative = 5e-4
 
@@ -155,8 +172,8 @@ class AdamOptimizer(_OptimizerSection):
 
     kind: Literal["adam"]
     learning_rate: Positive = 1e-3
-    b1: float = Field(0.9, ge=0, lt=1)
-    b2: float = Field(0.999, ge=0, lt=1)
+    b1: Share = 0.9
+    b2: Share = 0.999
     eps: Positive = 1e-8
 
 
@@ -165,8 +182,8 @@ class AdamWOptimizer(_OptimizerSection):
 
     kind: Literal["adamw"]
     learning_rate: Positive = 1e-3
-    b1: float = Field(0.9, ge=0, lt=1)
-    b2: float = Field(0.999, ge=0, lt=1)
+    b1: Share = 0.9
+    b2: Share = 0.999
     eps: Positive = 1e-8
     weight_decay: NonNegative = 1e-2
 
@@ -209,9 +226,9 @@ class TriangularSchedule(_ScheduleSection):
 class AugmentConfig(_Section):
     """Random changes to each training image, drawn anew at every visit."""
 
-    translate: int = Field(0, ge=0, description="pixels, reflected at the border")
+    translate: CountFromZero = Field(0, description="pixels, reflected at the border")
     flip: bool = False
-    cutout: int = Field(0, ge=0, description="side of the square, 0 for none")
+    cutout: CountFromZero = Field(0, description="side of the square, 0 for none")
 
 
 class TrainConfig(_Section):
@@ -226,7 +243,7 @@ class TrainConfig(_Section):
         Field(discriminator="kind"),
     ] = CosineSchedule()
     augment: AugmentConfig = AugmentConfig()
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: Share = 0.0
 
 
 class StandardMethod(_Section):
@@ -253,7 +270,7 @@ class ActiveLearningMethod(_Section):
     initial_size: Count = 1000
     query_size: Count = 1000
     passes_per_round: Count = 200
-    max_rounds: int = Field(10, ge=0, description="rounds after the initial one")
+    max_rounds: CountFromZero = Field(10, description="rounds after the initial one")
     from_scratch: bool = Field(True, description="new parameters in every round")
     candidate_fraction: Fraction = 1.0
 
@@ -274,7 +291,7 @@ class DpetMethod(_Section):
     keep_fraction: Fraction = 1 / 3
     query_size: Count = 1000
     passes_per_round: Count = 10
-    max_rounds: int = Field(40, ge=0)
+    max_rounds: CountFromZero = 40
     dissimilarity: DissimilarityConfig = DissimilarityConfig()
     candidate_fraction: Fraction = Field(1.0, description="share of the pool scored")
     compat: Literal["none", "artifact"] = Field(

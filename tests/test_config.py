@@ -338,3 +338,31 @@ def test_configs_can_name_every_score_there_is_and_random():
     from dpet_jax.scores import SCORES
 
     assert set(get_args(schema.Score)) == {*SCORES, "random"} - {"zero_one"}
+
+
+@pytest.mark.parametrize("word", ["0x_", "1:30"])
+def test_numbers_of_old_yaml_are_words(word, refused):
+    assert f"(got '{word}')" in refused(f"seed: '{word}'")
+    assert f"(got '{word}')" in refused(f"seed: {word}")
+
+
+def test_a_leading_zero_is_no_octal(config_file):
+    assert load(config_file("seed: 010")).seed == 10
+
+
+def test_key_given_twice_is_refused(refused):
+    message = refused("train: {batch_size: 8}\ntrain: {batch_size: 9}")
+    assert "train is given twice" in message
+
+
+@pytest.mark.parametrize("key", ["seed", "train.batch_size", "train.label_smoothing"])
+def test_true_is_no_number(key, refused):
+    assert refused("", f"--{key}=true") == (
+        f"command line: {key}: must be a number (got true)"
+    )
+
+
+def test_order_of_an_override_and_its_kind_does_not_matter(config_file):
+    overrides = ["--method.passes=3", "--method.kind=rs2"]
+    for order in (overrides, overrides[::-1]):
+        assert load(config_file(""), order).method.passes == 3
