@@ -163,7 +163,8 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
             highlight=False,
         )
     else:
-        console.print(summary_table(result.summary))
+        for line in summary_lines(result.summary):
+            console.out(line, highlight=False)
     console.out(f"run folder  {result.folder}", highlight=False)
     if result.stopped_by == "interrupted":
         return EXIT_RESUMABLE
@@ -177,50 +178,35 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
     return 0
 
 
-def summary_table(summary: dict[str, Any]) -> Table:
-    """Return the table that ends a run."""
-    table = Table(show_header=False, box=None, padding=(0, 3, 0, 0))
-
-    def row(name: str, text: str) -> None:
-        table.add_row(name, text)
-
-    def percent(value: float | None) -> str:
-        return "not finite" if value is None else f"{value:.4f}"
-
-    accuracy = percent(summary["test_accuracy"])
-    if summary["validation_accuracy"] is not None:
-        accuracy += f"   (validation {summary['validation_accuracy']:.4f})"
-    row("test accuracy", accuracy)
-    size = summary["coreset_size"]
-    if size is None:
-        row("coreset", "none (this method trains on all data)")
-    else:
-        row(
-            "coreset",
-            f"{size:,} of {summary['num_train']:,} "
-            f"(pruned {100 * summary['pruning_ratio']:.0f} %)",
-        )
-    row(
-        "epochs",
-        f"{summary['epochs']:.2f} full-pass equivalents   "
-        f"{summary['visits']:,} visits   {summary['scored_examples']:,} scored",
-    )
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Return the table that ends a run, a name and a value a line."""
+    size, validation = summary["coreset_size"], summary["validation_accuracy"]
     phases = {name: phase["s"] for name, phase in summary["phases"].items()}
-    row(
-        "seconds",
-        "   ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items()),
-    )
-    row("", f"{summary['wall_s']:.1f} in all")
-    if summary["targets"]:
-        texts = []
-        for target in summary["targets"]:
-            reached = f"{target['epochs']:.2f}" if target["reached"] else "-"
-            texts.append(f"{target['target']:g} at {reached}")
-        row(f"targets ({summary['targets_on']})", "   ".join(texts) + "   epochs")
+    rows = {
+        "test accuracy": _accuracy(summary["test_accuracy"])
+        + (f"   (validation {_accuracy(validation)})" if validation else ""),
+        "coreset": "none (this method trains on all data)"
+        if size is None
+        else f"{size:,} of {summary['num_train']:,} "
+        f"(pruned {100 * summary['pruning_ratio']:.0f} %)",
+        "epochs": f"{summary['epochs']:.2f} full-pass equivalents",
+        "examples": f"{summary['visits']:,} visited   "
+        f"{summary['scored_examples']:,} scored",
+        "seconds": "   ".join(f"{name} {took:.1f}" for name, took in phases.items()),
+        "": f"{summary['wall_s']:.1f} in all, "
+        f"{summary['wall_s_without_eval']:.1f} without evaluation",
+        "stopped by": summary["stopped_by"],
+    }
+    for target in summary["targets"]:
+        cost = f"{target['epochs']:.2f} epochs" if target["reached"] else "not reached"
+        rows[f"to {target['target']:g}"] = f"{cost} ({summary['targets_on']})"
     if summary["lost"]["seconds"]:
-        row("lost to crashes", f"{summary['lost']['seconds']:.1f} s")
-    row("stopped by", summary["stopped_by"])
-    return table
+        rows["lost to crashes"] = f"{summary['lost']['seconds']:.1f} s"
+    return [f"{name:<18}{text}" for name, text in rows.items()]
+
+
+def _accuracy(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
 
 
 def _predict(options: Any, rest: list[str], console: Console) -> int:
