@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _no_boolean(value: Any) -> Any:
@@ -32,7 +26,6 @@ Share = Annotated[float, Field(ge=0, lt=1), _Number]
 Count = Annotated[int, Field(ge=1), _Number]
 CountFromZero = Annotated[int, Field(ge=0), _Number]
 Seed = Annotated[int, Field(ge=0, lt=2**31), _Number]
-Uncertainty = Literal["margin", "entropy", "least_confidence"]
 Score = Literal[
     "margin", "entropy", "least_confidence", "cross_entropy", "el2n", "random"
 ]
@@ -167,24 +160,23 @@ class SgdOptimizer(_OptimizerSection):
     weight_decay: NonNegative = 5e-4
 
 
-class AdamOptimizer(_OptimizerSection):
+class _AdamSection(_OptimizerSection):
+    learning_rate: Positive = 1e-3
+    b1: Share = 0.9
+    b2: Share = 0.999
+    eps: Positive = 1e-8
+
+
+class AdamOptimizer(_AdamSection):
     """Adam; the decay is added to the gradient (L2), as PyTorch does."""
 
     kind: Literal["adam"]
-    learning_rate: Positive = 1e-3
-    b1: Share = 0.9
-    b2: Share = 0.999
-    eps: Positive = 1e-8
 
 
-class AdamWOptimizer(_OptimizerSection):
+class AdamWOptimizer(_AdamSection):
     """Adam with decoupled decay (scaled by the learning rate)."""
 
     kind: Literal["adamw"]
-    learning_rate: Positive = 1e-3
-    b1: Share = 0.9
-    b2: Share = 0.999
-    eps: Positive = 1e-8
     weight_decay: NonNegative = 1e-2
 
 
@@ -357,11 +349,7 @@ class CheckpointConfig(_Section):
 
 
 class Config(_Section):
-    """One experiment.
-
-    Every key has a default but those of data sets on disk, so that an empty file is
-    DPET on the digits.
-    """
+    """One experiment; an empty file is DPET on the digits."""
 
     name: str = Field("dpet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     seed: Seed = 0
