@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 #: With fewer channels the product over patches is too thin and XLA:CPU's convolution
-#: wins, as benchmarks/bench_conv.py measures.
+#: wins. benchmarks/bench_conv.py compares the two alone, in which the side of the image
+#: matters more than the channels; in whole training steps neither rule won clearly.
 _MIN_PRODUCT_CHANNELS = 32
 
 
