@@ -215,19 +215,15 @@ class Loop:
         done = batches.visits_before(at.cursor)
         self._label = f"{plan.label:<10} {plan.size:>7,} x {plan.passes:<3}"
         parts.display.begin_plan(plan.label, plan.visits, done)
-        while at.cursor < batches.num_steps:
-            reason = self._before_chunk()
-            if reason is not None:
-                return reason
-            self._dispatch(batches, plan.schedule)
-            if self._grid_reached():
-                reason = self._evaluate(last=False)
+        # one window for all chunks: closing it waits for the device, which between two
+        # chunks would leave it idle
+        with parts.clock.window("train"):
+            while at.cursor < batches.num_steps:
+                reason = self._advance(batches, plan.schedule)
                 if reason is not None:
                     return reason
-            self._checkpoint(end=False)
-        if not self._drain():
-            return "diverged"
-        with parts.clock.window("train"):
+            if not self._drain():
+                return "diverged"
             result = parts.trainer.result(plan.index_set)
         at.state = parts.method.observe(at.state, result)
         schedule_ends = plan.schedule.start + plan.visits >= plan.schedule.horizon
@@ -236,6 +232,16 @@ class Loop:
         if schedule_ends and at.evaluated_visits != at.counters.visits:
             return self._evaluate(last=True)
         return None
+
+    def _advance(self, batches: Batches, schedule: Span) -> str | None:
+        """Start one chunk, and evaluate and save where it is time."""
+        reason = self._before_chunk()
+        if reason is not None:
+            return reason
+        self._dispatch(batches, schedule)
+        reason = self._evaluate(last=False) if self._grid_reached() else None
+        self._checkpoint(end=False)
+        return reason
 
     def _before_chunk(self) -> str | None:
         """Look at everything that may end the run between two chunks."""
@@ -257,22 +263,19 @@ class Loop:
             limits.steps_to_evaluation(at.counters, step_flops),
             limits.steps_to_budget(at.counters, step_flops, trainer.batch_size),
         )
-        with self.parts.clock.window("train"):
-            visits = batches.visits_before(at.cursor)
-            rows = batches.rows(at.cursor, num_steps)
-            handle = trainer.train(rows, num_steps, schedule, visits)
-            at.cursor += num_steps
-            done = batches.visits_before(at.cursor)
-            at.counters.visits += done - visits
-            at.counters.executed_visits += num_steps * trainer.batch_size
-            at.counters.flops += num_steps * step_flops
-            shown = at.counters.shown()
-            self._pending.append(
-                _Chunk(handle, num_steps, time.monotonic(), shown, done)
-            )
-            # one chunk runs while the next one queues; more would hide the clock
-            if len(self._pending) > 1:
-                self._wait()
+        visits = batches.visits_before(at.cursor)
+        rows = batches.rows(at.cursor, num_steps)
+        handle = trainer.train(rows, num_steps, schedule, visits)
+        at.cursor += num_steps
+        done = batches.visits_before(at.cursor)
+        at.counters.visits += done - visits
+        at.counters.executed_visits += num_steps * trainer.batch_size
+        at.counters.flops += num_steps * step_flops
+        shown = at.counters.shown()
+        self._pending.append(_Chunk(handle, num_steps, time.monotonic(), shown, done))
+        # one chunk runs while the next one queues; more would hide the clock
+        if len(self._pending) > 1:
+            self._wait()
 
     def _drain(self) -> bool:
         """Wait for all chunks; False if training diverged."""
