@@ -7,11 +7,7 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
-from jaxtyping import Array, Float, Float32, Int32, UInt8
-
-Images: TypeAlias = UInt8[Array, "n h w c"]
-Labels: TypeAlias = Int32[Array, " n"]
-IndexSet: TypeAlias = Int32[Array, " m"]
+from jaxtyping import Array, Float, Float32, Int32
 
 Logits: TypeAlias = Float[Array, " k"]
 Label: TypeAlias = Int32[Array, ""]

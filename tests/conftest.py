@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -34,3 +35,24 @@ VARIANTS = {
 def variant(request):
     """Each way the pipeline may run a one-example kernel over a batch."""
     return VARIANTS[request.param]
+
+
+@pytest.fixture
+def assert_same_run():
+    """Compare two run folders: parameters bit by bit, and the coresets."""
+    # not at the top, where the import would come before the type-checking hook
+    import dpet_jax
+
+    def leaves(folder):
+        run = dpet_jax.load_run(folder)
+        return jax.tree.leaves((run.params, run.batch_stats))
+
+    def compare(left, right):
+        for a, b in zip(leaves(left), leaves(right), strict=True):
+            np.testing.assert_array_equal(a, b)
+        with np.load(left / "coreset.npz") as a, np.load(right / "coreset.npz") as b:
+            assert a.files == b.files
+            for name in a.files:
+                np.testing.assert_array_equal(a[name], b[name])
+
+    return compare

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 
-import dpet_jax
 from dpet_jax.cli import main
 
 TINY = """
@@ -58,20 +57,9 @@ def wait_for(process, path, text):
     pytest.fail(f"no {text!r} in {path}")
 
 
-def params_of(folder):
-    run = dpet_jax.load_run(folder)
-    return jax.tree.leaves((run.params, run.batch_stats))
-
-
-def assert_same_run(left, right):
-    for a, b in zip(params_of(left), params_of(right), strict=True):
-        np.testing.assert_array_equal(a, b)
-    with np.load(left / "coreset.npz") as a, np.load(right / "coreset.npz") as b:
-        for name in a.files:
-            np.testing.assert_array_equal(a[name], b[name])
-
-
-def test_kills_and_signals_at_random_moments_change_nothing(tiny, tmp_path):
+def test_kills_and_signals_at_random_moments_change_nothing(
+    tiny, tmp_path, assert_same_run
+):
     whole = tmp_path / "whole" / "tiny" / "seed0"
     assert main(["run", str(tiny), f"--out={tmp_path / 'whole'}"]) == 0
     out = tmp_path / "killed"

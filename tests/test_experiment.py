@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-import dpet_jax
 from dpet_jax import experiment
 from dpet_jax.config import validate
 from dpet_jax.data.importers import import_dataset
@@ -50,20 +49,6 @@ class AfterChunks(Interrupt):
     def requested(self):
         self.left -= 1
         return self.left < 0
-
-
-def params_of(folder):
-    run = dpet_jax.load_run(folder)
-    return jax.tree.leaves((run.params, run.batch_stats))
-
-
-def assert_same_run(left, right):
-    for a, b in zip(params_of(left), params_of(right), strict=True):
-        np.testing.assert_array_equal(a, b)
-    with np.load(left / "coreset.npz") as a, np.load(right / "coreset.npz") as b:
-        assert a.files == b.files
-        for name in a.files:
-            np.testing.assert_array_equal(a[name], b[name])
 
 
 def rows_of(result):
@@ -146,7 +131,7 @@ def test_the_coreset_names_rows_of_the_source(whole):
 
 @pytest.mark.parametrize("chunks", [0, 1, 3, 6])
 def test_an_interrupted_run_resumes_to_the_same_bits(
-    whole, tmp_path, monkeypatch, chunks
+    whole, tmp_path, monkeypatch, chunks, assert_same_run
 ):
     monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
     stopped = experiment.run(config(), tmp_path)
@@ -161,7 +146,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 
 
 def test_work_after_the_last_checkpoint_is_lost_and_counted(
-    whole, tmp_path, monkeypatch
+    whole, tmp_path, monkeypatch, assert_same_run
 ):
     write = Recorder.write
     seen = []
