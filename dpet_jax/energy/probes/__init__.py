@@ -1,0 +1,1 @@
+"""Sensors: each answers for one component; a meter asks them in turn."""

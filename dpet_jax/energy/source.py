@@ -1,0 +1,98 @@
+"""What can be asked for energy: the contract between sensors and the meter."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+Kind = Literal["counter", "power"]
+Quality = Literal["measured", "modelled", "unavailable"]
+
+JOULES_PER_WH = 3600.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """One number that a sensor gives, and what it means.
+
+    Attributes:
+        method: What is asked, such as "nvmlDeviceGetTotalEnergyConsumption".
+        kind: "counter" gives joules since some moment, "power" gives watts.
+        rel_uncertainty: Half width of the k=2 interval of the sensor's gain, relative.
+        update_period_s: How often the sensor gives a new number; None if unknown.
+        sensor_window_s: Time that one number averages over; None if unknown.
+        wrap_j: Joules at which a counter starts at 0 again; None if it never does.
+        max_w: Power beyond which a reading is not believed.
+        quality: Whether a sensor or a model stands behind it.
+    """
+
+    method: str
+    kind: Kind
+    rel_uncertainty: float = 0.05
+    update_period_s: float | None = None
+    sensor_window_s: float | None = None
+    wrap_j: float | None = None
+    max_w: float = 2000.0
+    quality: Quality = "measured"
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """One component that draws power: a GPU, a CPU package, a user's meter.
+
+    Attributes:
+        id: Names it and tells it from others, such as "gpu:GPU-4e1f…".
+        component: "gpu", "cpu", "dram", "node" or another word of the user's.
+        scope: What its numbers cover: "gpu", "gpu_parent" (of a MIG instance),
+            "module", "package", "dram", "psys" or "node".
+        sources: Best first. The first that works counts; the others check it.
+    """
+
+    id: str
+    component: str
+    scope: str
+    sources: tuple[Source, ...]
+
+    def read(self) -> tuple[float | None, ...]:
+        """Ask every source once; joules or watts each, None for one that failed.
+
+        Called ten or twenty times a second from a thread; it may raise, which counts
+        as a failure of all.
+        """
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return what changes slowly: name, driver, limits, temperature, company.
+
+        `foreign_processes` among them is True or False, or None if it cannot be told.
+        Called at the start, at the end and every 30 s; may take milliseconds.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what the probe holds."""
+        ...
+
+
+class Unavailable(NamedTuple):
+    """A component that cannot be measured here.
+
+    Attributes:
+        component: Which.
+        reason: Why not.
+        remedy: What a person could do about it.
+    """
+
+    component: str
+    reason: str
+    remedy: str
+
+
+class Found(NamedTuple):
+    """What a search for sensors came to.
+
+    Attributes:
+        probes: What can be measured.
+        unavailable: What cannot, each with its reason.
+    """
+
+    probes: tuple[Probe, ...]
+    unavailable: tuple[Unavailable, ...]

@@ -1,0 +1,146 @@
+"""What a search finds for this process, and the reason for what it does not."""
+
+import functools
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+from fake_clock import FakeClock
+from fake_nvml import FakeGpu, FakeNVML
+from fake_probe import FakeProbe, power
+from fake_rapl import server
+
+from dpet_jax.energy import CpuPowerModel, EnergyMeter, discover
+from dpet_jax.energy.probes import rapl
+
+
+def device(platform, number=0):
+    return SimpleNamespace(platform=platform, local_hardware_id=number)
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def two_gpus(monkeypatch, clock):
+    nvml = FakeNVML([FakeGpu(), FakeGpu()], clock=clock)
+    nvml.install(monkeypatch)
+    return nvml
+
+
+@pytest.fixture
+def no_driver(monkeypatch):
+    errors = {"nvmlInit": pynvml.NVML_ERROR_LIBRARY_NOT_FOUND}
+    FakeNVML(errors=errors).install(monkeypatch)
+
+
+@pytest.fixture
+def a_cpu(tmp_path, monkeypatch, clock):
+    tree = server(tmp_path, clock, sockets=1)
+    monkeypatch.setattr(rapl, "find", functools.partial(rapl.find, tree.root))
+
+
+@pytest.fixture
+def no_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(rapl, "find", functools.partial(rapl.find, tmp_path))
+
+
+@pytest.fixture
+def model(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  1 0 0 1 0 0 0 0\ncpu0 1 0 0 1 0 0 0 0\n")
+    return CpuPowerModel(10.0, 65.0, "data sheet", stat=stat)
+
+
+def ids(found):
+    return [probe.id for probe in found.probes]
+
+
+def reasons(found):
+    return {entry.component: entry.reason for entry in found.unavailable}
+
+
+def test_without_devices_every_gpu_that_cuda_shows_is_found(two_gpus):
+    assert ids(discover(host=False)) == [f"gpu:{g.uuid}" for g in two_gpus.devices]
+
+
+@pytest.mark.parametrize("platform", ["gpu", "cuda"])
+def test_only_the_gpus_in_use_are_found(platform, two_gpus):
+    found = discover([device(platform, 1)], host=False)
+    assert ids(found) == [f"gpu:{two_gpus.devices[1].uuid}"]
+    assert found.unavailable == ()
+
+
+def test_gpus_held_but_not_used_count_where_that_is_asked_for(two_gpus):
+    for devices in ([device("gpu", 1)], [device("cpu")], []):
+        found = discover(devices, host=False, include="visible")
+        assert ids(found) == [f"gpu:{g.uuid}" for g in two_gpus.devices]
+
+
+def test_gpus_that_jax_does_not_compute_on_are_named_as_unavailable(two_gpus):
+    found = discover([device("cpu")], host=False)
+    assert found.probes == ()
+    (entry,) = found.unavailable
+    assert entry.component == "gpu"
+    assert entry.reason == "2 found, but JAX does not compute on them"
+    assert "dpet-jax[cuda12]" in entry.remedy
+    assert not two_gpus.initialised, "NVML was left running"
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_reason_is_the_drivers_where_there_is_no_gpu():
+    for devices in (None, [device("cpu")], [device("gpu")]):
+        found = discover(devices, host=False)
+        assert found.probes == ()
+        assert "no NVIDIA driver" in reasons(found)["gpu"]
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_chip_that_publishes_no_energy_says_so_once():
+    found = discover([device("tpu", n) for n in range(4)], host=False)
+    entries = [entry for entry in found.unavailable if entry.component == "tpu"]
+    assert [entry.reason for entry in entries] == [
+        "it publishes neither power nor energy"
+    ]
+    assert "CallableProbe" in entries[0].remedy
+
+
+@pytest.mark.usefixtures("no_driver", "a_cpu")
+def test_cpu_and_memory_are_found_only_by_the_process_that_takes_the_host():
+    assert ids(discover([device("cpu")])) == ["cpu:package-0", "dram:package-0"]
+    found = discover([device("cpu")], host=False)
+    assert found.probes == ()
+    assert reasons(found).keys() == {"gpu"}
+
+
+@pytest.mark.usefixtures("no_driver", "a_cpu")
+def test_model_stays_out_where_the_cpu_is_measured(model):
+    assert ids(discover([], cpu_model=model)) == ["cpu:package-0", "dram:package-0"]
+
+
+@pytest.mark.usefixtures("no_driver", "no_cpu")
+def test_model_stands_in_where_the_cpu_cannot_be_measured_and_says_why(model):
+    found = discover([], cpu_model=model)
+    assert found.probes == (model,)
+    assert "no RAPL domain" in reasons(found)["cpu"]
+
+
+@pytest.mark.usefixtures("no_driver", "no_cpu")
+def test_no_model_appears_that_nobody_asked_for(model):
+    assert discover([]).probes == ()
+    assert discover([], cpu_model=model, host=False).probes == ()
+
+
+@pytest.mark.usefixtures("no_driver", "no_cpu")
+def test_meter_of_the_users_own_is_found_beside_all_others(clock):
+    pdu = FakeProbe(clock, power(100.0), id="node:PDU", component="node", scope="node")
+    assert ids(discover([], meters=[pdu], host=False)) == ["node:PDU"]
+
+
+@pytest.mark.usefixtures("two_gpus", "no_cpu")
+def test_meter_discovers_by_itself(clock):
+    meter = EnergyMeter(clock=clock, sleep=clock.wait)
+    assert len(meter.sensors.channels) == 2
+    assert meter.quality == "measured"

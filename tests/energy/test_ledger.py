@@ -1,0 +1,504 @@
+"""Every second and joule belongs to one phase, the innermost open window's."""
+
+import json
+
+import pytest
+
+from dpet_jax.energy import PHASES
+from dpet_jax.energy.curve import Totals
+from dpet_jax.energy.ledger import Edge, Ledger, Row
+
+
+class Book:
+    """A ledger over a component of constant power in virtual time."""
+
+    def __init__(self, watts=10.0, edge_j2=lambda *_: 0.0):
+        self.t, self.joules, self.watts, self.compile_s = 100.0, 5.0, watts, 7.0
+        self.ledger = Ledger(self.edge(), edge_j2)
+
+    def edge(self):
+        return Edge(self.t, {"gpu": Totals(energy_j=self.joules)}, self.compile_s)
+
+    def pass_by(self, seconds):
+        self.t += seconds
+        self.joules += self.watts * seconds
+
+    def enter(self, phase, label=None):
+        return self.ledger.enter(phase, label, self.edge())
+
+    def leave(self, sync="explicit"):
+        return self.ledger.leave(self.edge(), sync)
+
+    def turn(self):
+        self.ledger.turn(self.edge())
+
+    def rows(self):
+        self.turn()
+        return self.ledger.rows()
+
+    def spent(self):
+        return {name: row.s for name, row in self.rows()[0].items() if row.s}
+
+    def joules_by_phase(self):
+        rows = self.rows()[0]
+        return {name: row.totals["gpu"].energy_j for name, row in rows.items() if row.s}
+
+
+@pytest.fixture
+def book():
+    return Book()
+
+
+# phases
+
+
+def test_canonical_phases_are_those_of_the_report():
+    names = "compile data select train eval checkpoint idle other"
+    assert tuple(names.split()) == PHASES
+
+
+def test_what_is_outside_every_window_is_other(book):
+    book.pass_by(2)
+    assert book.spent() == {"other": 2}
+    book.enter("train")
+    book.pass_by(3)
+    book.leave()
+    book.pass_by(4)
+    assert book.spent() == {"train": 3, "other": 6}
+    assert book.joules_by_phase() == {"train": 30, "other": 60}
+
+
+def test_inner_window_pauses_the_outer_one(book):
+    book.enter("train")
+    book.pass_by(1)
+    book.enter("eval")
+    book.pass_by(10)
+    book.enter("compile")
+    book.pass_by(100)
+    book.leave()
+    book.pass_by(20)
+    book.leave()
+    book.pass_by(2)
+    book.leave()
+    assert book.spent() == {"train": 3, "eval": 30, "compile": 100}
+    assert book.joules_by_phase() == {"train": 30, "eval": 300, "compile": 1000}
+
+
+def test_inclusive_sums_hold_what_inner_windows_used(book):
+    book.enter("train")
+    book.pass_by(1)
+    book.enter("eval")
+    book.pass_by(10)
+    book.leave()
+    book.leave()
+    phases, _ = book.rows()
+    assert phases["train"].inclusive_s == 11
+    assert phases["train"].inclusive_j == {"gpu": 110}
+    assert phases["eval"].inclusive_s == 10
+    assert phases["other"].inclusive_s == 0
+
+
+def test_window_tells_its_seconds_and_all_that_was_used_inside(book):
+    book.enter("train")
+    book.pass_by(1)
+    book.enter("eval")
+    book.pass_by(10)
+    assert book.leave() == (10, {"gpu": Totals(energy_j=100.0)})
+    assert book.leave() == (11, {"gpu": Totals(energy_j=110.0)})
+
+
+def test_window_inside_one_of_the_same_phase_counts_its_time_once(book):
+    book.enter("train")
+    book.pass_by(1)
+    book.enter("train")
+    book.pass_by(5)
+    book.leave()
+    book.leave()
+    assert book.spent() == {"train": 6}
+    phases, _ = book.rows()
+    assert phases["train"].inclusive_s == 6
+    assert phases["train"].inclusive_j == {"gpu": 60}
+    assert phases["train"].count == 2
+
+
+def test_same_phase_further_out_counts_time_once_too(book):
+    book.enter("train")
+    book.enter("eval")
+    book.enter("train")
+    book.pass_by(5)
+    book.leave()
+    assert book.rows()[0]["train"].inclusive_s == 5
+    book.leave()
+    book.leave()
+    assert book.rows()[0]["train"].inclusive_s == 5
+
+
+def test_windows_of_one_name_aggregate(book):
+    for seconds in (1, 2, 3):
+        book.enter("train")
+        book.pass_by(seconds)
+        book.leave()
+        book.pass_by(10)
+    phases, _ = book.rows()
+    assert phases["train"].s == phases["train"].inclusive_s == 6
+    assert phases["train"].count == 3
+    assert phases["other"].count == 0
+
+
+def test_phases_add_up_to_the_whole_at_every_moment(book):
+    for number, phase in enumerate(PHASES, start=1):
+        book.pass_by(0.5)
+        book.enter(phase)
+        book.pass_by(number)
+        assert sum(book.spent().values()) == pytest.approx(book.t - 100)
+        assert sum(book.joules_by_phase().values()) == pytest.approx(book.joules - 5)
+        if number % 2:  # the others stay open inside one another
+            book.leave()
+    assert sum(book.spent().values()) == 0.5 * 8 + 36
+
+
+def test_edge_that_comes_late_to_the_ledger_puts_everything_in_its_place(book):
+    # another thread asks for rows after the edge was read and before it is booked
+    book.pass_by(2)
+    book.enter("train")
+    book.pass_by(3)
+    edge = book.edge()
+    book.pass_by(0.5)
+    book.turn()
+    book.ledger.leave(edge, "explicit")
+    book.pass_by(1)
+    assert book.spent() == {"other": 3.5, "train": 3}
+    assert book.joules_by_phase() == {"other": 35, "train": 30}
+
+
+def test_all_that_was_added_up_is_kept_by_channel():
+    first = {"a": Totals(1.0, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)}
+    later = {
+        "a": Totals(2.0, 4, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0),
+        "b": Totals(energy_j=3.0),
+    }
+    ledger = Ledger(Edge(0.0, first), lambda *_: 0.0)
+    ledger.enter("train", None, Edge(1.0, later))
+    phases, _ = ledger.rows()
+    assert phases["other"].totals == {
+        "a": Totals(1.0, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
+        "b": Totals(energy_j=3.0),
+    }
+
+
+# open windows
+
+
+def test_rows_hold_an_open_window_up_to_now(book):
+    book.enter("select")
+    book.pass_by(3)
+    assert book.spent() == {"select": 3}
+    book.pass_by(4)
+    book.leave()
+    assert book.spent() == {"select": 7}
+
+
+def test_inclusive_sums_hold_open_windows_as_far_as_they_have_come(book):
+    book.enter("train", "round 1")
+    book.pass_by(1)
+    book.enter("train")
+    book.pass_by(2)
+    book.enter("eval", "test")
+    book.pass_by(4)
+    phases, labels = book.rows()
+    assert phases["train"].inclusive_s == 7
+    assert phases["train"].inclusive_j == {"gpu": 70}
+    assert phases["eval"].inclusive_s == 4
+    assert labels["round 1"].inclusive_s == 7
+    assert labels["test"].inclusive_j == {"gpu": 40}
+    assert phases["train"].count == labels["test"].count == 0
+    # and asking changes nothing
+    assert book.rows() == (phases, labels)
+    for _ in range(3):
+        book.leave()
+    phases, labels = book.rows()
+    assert phases["train"].inclusive_s == 7
+    assert labels["round 1"].inclusive_s == 7
+
+
+def test_rows_are_copies_that_later_edges_leave_alone(book):
+    book.enter("train", "round 1")
+    book.pass_by(1)
+    phases, labels = book.rows()
+    phases["train"].s = 99.0
+    phases["train"].totals.clear()
+    labels["round 1"].sync.add("x")
+    book.pass_by(1)
+    assert phases["train"].inclusive_s == 1
+    book.leave()
+    phases, labels = book.rows()
+    assert phases["train"].s == 2
+    assert phases["train"].totals["gpu"].energy_j == 20
+    assert labels["round 1"].sync == set()
+
+
+# labels
+
+
+def test_label_of_the_outer_window_covers_what_is_inside(book):
+    assert book.ledger.open == ("other", None)
+    frame = book.enter("train", "round 1")
+    assert (frame.phase, frame.label) == ("train", "round 1")
+    book.pass_by(1)
+    assert book.enter("eval").label == "round 1"
+    assert book.ledger.open == ("eval", "round 1")
+    book.pass_by(2)
+    book.leave()
+    book.leave()
+    book.pass_by(4)
+    _, labels = book.rows()
+    assert labels.keys() == {"round 1"}
+    assert labels["round 1"].s == labels["round 1"].inclusive_s == 3
+    assert labels["round 1"].totals["gpu"].energy_j == 30
+    assert labels["round 1"].inclusive_j == {"gpu": 30}
+
+
+def test_label_of_its_own_takes_a_window_out_of_the_outer_label(book):
+    book.enter("train", "round 1")
+    book.pass_by(1)
+    book.enter("eval", "test")
+    book.pass_by(2)
+    book.leave()
+    book.leave()
+    _, labels = book.rows()
+    assert {name: row.s for name, row in labels.items()} == {"round 1": 1, "test": 2}
+    assert labels["round 1"].inclusive_s == 3
+
+
+def test_label_is_counted_by_its_outermost_windows(book):
+    for _ in range(2):
+        book.enter("train", "round 1")
+        book.enter("eval")
+        book.leave()
+        book.enter("select", "round 1")
+        book.leave()
+        book.leave()
+    _, labels = book.rows()
+    assert labels["round 1"].count == 2
+    book.enter("eval")
+    book.leave()
+    assert book.rows()[1].keys() == {"round 1"}
+
+
+# what is known about windows
+
+
+def test_time_in_windows_too_short_for_sensors_is_told(book):
+    for seconds in (0.25, 0.5, 0.75, 1.0, 3.0):
+        book.enter("eval", "test")
+        book.pass_by(seconds)
+        book.leave()
+    phases, labels = book.rows()
+    assert phases["eval"].short_s == 1.5
+    assert phases["eval"].count == 5
+    assert labels["test"].short_s == 0
+
+
+def test_ways_of_waiting_for_the_device_are_collected(book):
+    for sync in ("explicit", "none", "explicit"):
+        book.enter("eval")
+        book.leave(sync)
+    assert book.rows()[0]["eval"].sync == {"explicit", "none"}
+
+
+def test_seconds_spent_compiling_belong_to_the_window_they_fell_into(book):
+    book.compile_s += 1
+    book.enter("train", "round 1")
+    book.compile_s += 2
+    book.enter("compile", "warm-up")
+    book.compile_s += 4
+    book.leave()
+    book.compile_s += 8
+    phases, labels = book.rows()
+    assert {name: row.compile_s for name, row in phases.items()} == {
+        "other": 1,
+        "train": 10,
+        "compile": 4,
+    }
+    assert labels["round 1"].compile_s == 10
+
+
+# edges
+
+
+def remembering(calls):
+    def edge_j2(channel, before_w, after_w):
+        calls.append((channel, before_w, after_w))
+        return 1000 * before_w + after_w
+
+    return edge_j2
+
+
+def charged(rows):
+    return {name: row.edge_j2["gpu"] for name, row in rows.items() if row.edge_j2}
+
+
+def test_edge_is_charged_to_both_its_sides():
+    book = Book(10.0, remembering([]))
+    book.pass_by(1)
+    book.watts = 200.0
+    book.enter("train")
+    book.pass_by(1)
+    book.leave()
+    book.watts = 30.0
+    book.pass_by(1)
+    phases, _ = book.rows()
+    first, rise, fall = 10_010, 10_200, 200_030
+    assert charged(phases) == {"other": first + rise + fall, "train": rise + fall}
+
+
+def test_edge_is_charged_to_labels_too():
+    book = Book(10.0, remembering([]))
+    book.pass_by(1)
+    book.enter("train", "round 1")
+    book.pass_by(1)
+    book.leave()
+    book.pass_by(1)
+    assert charged(book.rows()[1]) == {"round 1": 2 * 10_010}
+
+
+def test_edge_between_two_phases_of_one_label_cancels_in_it():
+    book = Book(10.0, remembering([]))
+    book.pass_by(1)
+    book.enter("select", "round 1")
+    book.pass_by(1)
+    book.leave()
+    book.enter("train", "round 1")
+    book.pass_by(1)
+    book.leave()
+    book.pass_by(1)
+    phases, labels = book.rows()
+    assert charged(labels) == {"round 1": 2 * 10_010}
+    assert charged(phases) == {
+        "other": 3 * 10_010,
+        "select": 2 * 10_010,
+        "train": 2 * 10_010,
+    }
+
+
+def test_edge_between_two_labels_of_one_phase_cancels_in_it():
+    book = Book(10.0, remembering([]))
+    for label in ("round 1", "round 2"):
+        book.enter("train", label)
+        book.pass_by(1)
+        book.leave()
+    phases, labels = book.rows()
+    assert charged(phases) == {"train": 10_010}
+    assert charged(labels) == {"round 1": 2 * 10_010, "round 2": 10_010}
+
+
+def test_looking_at_the_rows_is_no_edge():
+    book = Book(10.0, remembering([]))
+    for phase in ("train", "eval"):
+        book.enter(phase)
+        for _ in range(5):
+            book.pass_by(1)
+            book.rows()
+        book.leave()
+    assert charged(book.rows()[0]) == {"train": 2 * 10_010, "eval": 10_010}
+
+
+def test_window_of_no_length_between_two_of_the_same_is_no_edge():
+    book = Book(10.0, remembering([]))
+    for _ in range(3):
+        book.enter("train")
+        book.pass_by(1)
+        book.leave()
+    assert charged(book.rows()[0]) == {"train": 10_010}
+
+
+def test_power_at_an_edge_is_the_mean_of_the_windows_it_lies_between():
+    # a look at the rows just before the edge, when the counter just made a step,
+    # must not be taken for 7000 W
+    calls = []
+    book = Book(70.0, remembering(calls))
+    book.enter("train")
+    book.pass_by(0.99)
+    book.turn()
+    book.pass_by(0.01)
+    book.joules += 70
+    book.enter("eval")
+    book.pass_by(0.5)
+    book.turn()
+    book.joules += 35
+    book.pass_by(0.5)
+    calls.clear()
+    book.rows()
+    assert calls == [("gpu", pytest.approx(140), pytest.approx(105))]
+
+
+def test_channel_that_was_not_there_before_an_edge_is_taken_as_it_is_after():
+    calls = []
+    ledger = Ledger(Edge(0.0, {}), remembering(calls))
+    ledger.enter("train", None, Edge(1.0, {}))
+    ledger.turn(Edge(2.0, {"cpu": Totals(energy_j=50.0)}))
+    ledger.rows()
+    assert calls == [("cpu", 50, 50)]
+
+
+# rows
+
+
+def full_row():
+    return Row(
+        s=1.5,
+        totals={"gpu": Totals(1.0, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)},
+        inclusive_s=2.5,
+        inclusive_j={"gpu": 3.5},
+        count=4,
+        short_s=0.5,
+        compile_s=0.25,
+        edge_j2={"gpu": 6.5},
+        sync={"none", "explicit"},
+    )
+
+
+def test_row_comes_back_from_json_as_it_was():
+    plain = json.loads(json.dumps(full_row().to_json()))
+    assert Row.from_json(plain) == full_row()
+
+
+@pytest.mark.parametrize("key", ["totals", "inclusive_j", "edge_j2", "sync"])
+def test_rows_share_nothing_with_their_json(key):
+    row = full_row()
+    plain = row.to_json()
+    again = Row.from_json(plain)
+    for one in (getattr(again, key), plain[key]):
+        one.clear()
+    assert row == full_row()
+    plain = row.to_json()
+    again = Row.from_json(plain)
+    plain[key].clear()
+    assert again == full_row()
+
+
+def test_copy_shares_nothing_with_its_row():
+    row = full_row()
+    row.copy().add(full_row())
+    assert row == full_row()
+
+
+def test_rows_of_two_segments_add_up():
+    row, other = full_row(), Row(sync={"barrier"}, totals={"cpu": Totals(2.0)})
+    row.add(full_row())
+    row.add(other)
+    assert row == Row(
+        s=3.0,
+        totals={
+            "gpu": Totals(2.0, 4, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0),
+            "cpu": Totals(2.0),
+        },
+        inclusive_s=5.0,
+        inclusive_j={"gpu": 7.0},
+        count=8,
+        short_s=1.0,
+        compile_s=0.5,
+        edge_j2={"gpu": 13.0},
+        sync={"none", "explicit", "barrier"},
+    )
+    assert other == Row(sync={"barrier"}, totals={"cpu": Totals(2.0)})
