@@ -3,7 +3,7 @@
 import inspect
 from typing import Any, get_args
 
-from dpet_jax import schema
+from dpet_jax import schema, sections
 from dpet_jax.scores import SCORES
 
 
@@ -14,12 +14,12 @@ def choices() -> dict[str, dict[str, str]]:
     return {
         "methods (method.kind)": _kinds(schema.Config, "method"),
         "scores (method.score)": {
-            name: scores[name] for name in get_args(schema.Score)
+            name: scores[name] for name in get_args(sections.Score)
         },
         "models (model.kind)": _kinds(schema.Config, "model"),
         "data sources (data.kind)": _kinds(schema.Config, "data"),
-        "optimizers (train.optimizer.kind)": _kinds(schema.TrainConfig, "optimizer"),
-        "schedules (train.schedule.kind)": _kinds(schema.TrainConfig, "schedule"),
+        "optimizers (train.optimizer.kind)": _kinds(sections.TrainConfig, "optimizer"),
+        "schedules (train.schedule.kind)": _kinds(sections.TrainConfig, "schedule"),
     }
 
 

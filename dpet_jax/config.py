@@ -208,9 +208,11 @@ def _locate(
         model = None
         if field is not None and field.discriminator:
             model = _members(field.annotation).get(str(next(rest, None)))
-        elif field is not None and isinstance(field.annotation, type):
-            is_section = issubclass(field.annotation, BaseModel)
-            model = field.annotation if is_section else None
+        elif field is not None:
+            # a section, or a section or null
+            kinds = get_args(field.annotation) or (field.annotation,)
+            sections = [k for k in kinds if isinstance(k, type)]
+            model = next((k for k in sections if issubclass(k, BaseModel)), None)
     return steps, model or owner
 
 

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from dpet_jax import schema
+from dpet_jax import schema, sections
 from dpet_jax.config import load
 from dpet_jax.errors import UserError
 
@@ -156,7 +156,7 @@ def test_override_of_a_kind_by_itself_keeps_the_section(text, config_file):
 def test_override_of_a_nested_kind_leaves_the_sections_around_it(config_file):
     path = config_file("train: {batch_size: 8, optimizer: {kind: sgd, momentum: 0.5}}")
     train = load(path, ["--train.optimizer.kind=adam"]).train
-    assert train.optimizer == schema.AdamOptimizer(kind="adam")
+    assert train.optimizer == sections.AdamOptimizer(kind="adam")
     assert train.batch_size == 8
 
 
@@ -337,7 +337,7 @@ def test_missing_file_and_folder_are_refused_with_an_example(tmp_path):
 def test_configs_can_name_every_score_there_is_and_random():
     from dpet_jax.scores import SCORES
 
-    assert set(get_args(schema.Score)) == {*SCORES, "random"} - {"zero_one"}
+    assert set(get_args(sections.Score)) == {*SCORES, "random"} - {"zero_one"}
 
 
 @pytest.mark.parametrize("word", ["0x_", "1:30"])
