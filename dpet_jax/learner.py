@@ -17,7 +17,7 @@ from dpet_jax.methods.base import Plan, Selection, Span, TrainResult
 from dpet_jax.models import forward_flops
 from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.scores.pool import SCORES, ScoreSpec, score_data
-from dpet_jax.selection import blend, top_k
+from dpet_jax.selection import blend, descending
 from dpet_jax.training import (
     ChunkStats,
     Hyper,
@@ -51,12 +51,14 @@ class Compilation(NamedTuple):
         seconds: Time the compiler took; 0 when it was there already.
         programs: Backend compilations, persistent-cache hits included.
         cache_hits: Of those, how many the persistent cache answered.
+        xla_flops: FLOPs of one batch by XLA's own count; None if not known.
     """
 
     what: str
     seconds: float
     programs: int
     cache_hits: int
+    xla_flops: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class DeviceLearner:
         self._score_capacity = -(-data.labels.size // score_batch) * score_batch
         self._names = (*SCORES, *(name for name in spec.scores if name not in SCORES))
         self._weights = self._put(np.ones(data.num_train, np.float32))
+        self._state: Any = None  # drawn when the programs are compiled
         self.scored_examples = 0
         self.scored_rows = 0
 
@@ -139,21 +142,29 @@ class DeviceLearner:
         """Draw the network and make every program ready; yields each as it is done."""
         before = compile_counts()
         self._state = self._fresh(self._key)
+        # used by every plan that starts anew, and small enough to be forgotten here
+        jax.random.fold_in(self._key, 0)
         yield _compilation("init", compile_counts().since(before))
         rows = np.zeros(self._row_capacity, np.int32)
-        self._train, counts = compiled(
+        program, counts = compiled(
             train_steps, self._spec.step, *self._train_arguments(rows, 0, 0)
         )
-        yield _compilation("train_steps", counts)
+        self._train = program.run
+        yield _compilation("train_steps", counts, program.flops)
         step = self._spec.step
         spec = ScoreSpec(
             step.model, self._names, self._spec.score_batch_size, step.dtype, step.mesh
         )
         rows = np.zeros(self._score_capacity, np.int32)
-        self._score, counts = compiled(
-            score_data, spec, *self._score_arguments(rows, 0)
-        )
-        yield _compilation("score_pool", counts)
+        program, counts = compiled(score_data, spec, *self._score_arguments(rows, 0))
+        self._score = program.run
+        yield _compilation("score_pool", counts, program.flops)
+        if self._spec.scores:
+            before = compile_counts()
+            # of an empty index set, to make the programs ready that rank it
+            scores = self._score_rows(np.zeros(0, np.int32))
+            descending(self._ranked(scores, self._spec.scores, 0.0))
+            yield _compilation("ranking", compile_counts().since(before))
 
     # training the main model
 
@@ -238,13 +249,15 @@ class DeviceLearner:
             raise ValueError(f"no selector called {selector!r}; there is top_k")
         names, weight = options["scores"], options.get("weight", 0.0)
         scores = self._count_and_score(index_set)
-        ranked = scores[names[0]]
-        if len(names) == 2:
-            ranked = blend(ranked, scores[names[1]], weight)
-        if bool(jnp.isnan(ranked).any()):
+        ranked = self._ranked(scores, names, weight)
+        gains = np.asarray(ranked)
+        if np.isnan(gains).any():
             raise DivergedError(f"{', '.join(names)} of the pool hold NaN")
-        chosen = np.asarray(top_k(ranked, num_select))
-        return Selection(index_set[chosen], np.asarray(ranked)[chosen])
+        order, allowed = descending(ranked)
+        if num_select > allowed:
+            raise ValueError(f"cannot take {num_select} of {allowed} examples")
+        chosen = np.asarray(order)[:num_select]
+        return Selection(index_set[chosen], gains[chosen])
 
     def evaluate(self, split: Literal["train", "validation", "test"]) -> Evaluation:
         """Evaluate the model on a whole split, without augmentation."""
@@ -312,6 +325,11 @@ class DeviceLearner:
         padded[: rows.size] = rows
         return self._score(*self._score_arguments(padded, rows.size))
 
+    def _ranked(self, scores, names, weight):
+        if len(names) == 1:
+            return scores[names[0]]
+        return blend(scores[names[0]], scores[names[1]], np.float32(weight))
+
     def _count_and_score(self, index_set: np.ndarray) -> dict[str, jnp.ndarray]:
         batch = self._spec.score_batch_size
         self.scored_examples += index_set.size
@@ -323,7 +341,10 @@ class DeviceLearner:
 _init_state = jax.jit(init_state, static_argnums=(0, 1, 2))
 
 
-def _compilation(what: str, counts: CompileCounts | None) -> Compilation:
-    if counts is None:
-        return Compilation(what, 0.0, 0, 0)
-    return Compilation(what, counts.seconds, counts.programs, counts.cache_hits)
+def _compilation(
+    what: str, counts: CompileCounts | None, xla_flops: float | None = None
+) -> Compilation:
+    counts = counts or CompileCounts()
+    return Compilation(
+        what, counts.seconds, counts.programs, counts.cache_hits, xla_flops
+    )

@@ -1,7 +1,5 @@
 """Ranking: from scores over a pool to the examples to train on next."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, Key
@@ -30,27 +28,48 @@ def top_k(
     """
     if num_select > scores.shape[0]:
         raise ValueError(f"cannot take {num_select} of {scores.shape[0]} examples")
-    chosen, has_nan = _top_k(scores, num_select, key)
+    order, allowed = descending(scores, key=key)
+    if num_select > allowed:
+        raise ValueError(f"fewer than {num_select} examples may be taken")
+    return order[:num_select]
+
+
+def descending(
+    scores: Scores, *, key: Key[Array, ""] | None = None
+) -> tuple[Int32[Array, " n"], int]:
+    """Order all positions, most informative first: one program for every set size.
+
+    Args:
+        scores: One score an example; minus infinity marks what must not be taken.
+        key: Breaks ties at random; without it they go to the smaller index.
+
+    Returns:
+        Positions in `scores` in descending order of score, and how many of them may be
+        taken.
+
+    Raises:
+        ValueError: If a score is NaN.
+    """
+    order, has_nan, allowed = _order(scores, key)
     if bool(has_nan):
         raise ValueError("scores contain NaN")
-    if num_select and bool(scores[chosen[-1]] == -jnp.inf):
-        raise ValueError(f"fewer than {num_select} examples may be taken")
-    return chosen
+    return order, int(allowed)
 
 
-@partial(jax.jit, static_argnames="num_select")
-def _top_k(
-    scores: Scores, num_select: int, key: Key[Array, ""] | None
-) -> tuple[Int32[Array, " m"], Bool[Array, ""]]:
-    # lax.top_k would rank NaN first, so the caller has to know
+@jax.jit
+def _order(
+    scores: Scores, key: Key[Array, ""] | None
+) -> tuple[Int32[Array, " n"], Bool[Array, ""], Int32[Array, ""]]:
+    # a sort would hide NaN at one of its ends, so the caller has to know
     has_nan = jnp.isnan(scores).any()
-    # and -0.0, the entropy of a certain prediction, below 0.0
+    allowed = jnp.sum(scores > -jnp.inf)
+    # and -0.0, the entropy of a certain prediction, must tie with 0.0
     scores = jnp.where(scores == 0.0, 0.0, scores)
     if key is None:
-        return jax.lax.top_k(scores, num_select)[1], has_nan
+        return jnp.argsort(scores, stable=True, descending=True), has_nan, allowed
     shuffled = jax.random.permutation(key, scores.shape[0])
-    chosen = shuffled[jax.lax.top_k(scores[shuffled], num_select)[1]]
-    return chosen.astype(jnp.int32), has_nan
+    order = jnp.argsort(scores[shuffled], stable=True, descending=True)
+    return shuffled[order].astype(jnp.int32), has_nan, allowed
 
 
 @jax.jit

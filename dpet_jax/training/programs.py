@@ -1,7 +1,7 @@
 """Compilation ahead of time, counted by the events that JAX itself reports."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.stages import Compiled
@@ -37,8 +37,21 @@ class CompileCounts:
         return CompileCounts(self.programs, self.cache_hits, self.seconds)
 
 
+class Program(NamedTuple):
+    """A program ready to run.
+
+    Attributes:
+        run: The executable.
+        flops: FLOPs by XLA's own count, before optimisation, in which the body of a
+            loop counts once whatever the loop does; None if XLA does not tell.
+    """
+
+    run: Compiled
+    flops: float | None
+
+
 _counts = CompileCounts()
-_executables: dict[Any, Compiled] = {}
+_programs: dict[Any, Program] = {}
 
 
 def _on_duration(event: str, duration_secs: float, **_: Any) -> None:
@@ -64,7 +77,7 @@ def compile_counts() -> CompileCounts:
 
 def compiled(
     jitted: Any, spec: Any, *arguments: Any
-) -> tuple[Compiled, CompileCounts | None]:
+) -> tuple[Program, CompileCounts | None]:
     """Compile a program for the shapes of its arguments, once in a process.
 
     Args:
@@ -73,7 +86,7 @@ def compiled(
         arguments: The others, arrays or their shapes.
 
     Returns:
-        The executable, and what compiling it cost; None if it was there already.
+        The program, and what compiling it cost; None if it was there already.
     """
     leaves, structure = jax.tree.flatten(arguments)
     shapes = tuple(
@@ -81,8 +94,10 @@ def compiled(
         for leaf in leaves
     )
     key = (jitted, spec, structure, shapes)
-    if key in _executables:
-        return _executables[key], None
+    if key in _programs:
+        return _programs[key], None
     before = compile_counts()
-    _executables[key] = jitted.lower(spec, *arguments).compile()
-    return _executables[key], compile_counts().since(before)
+    lowered = jitted.lower(spec, *arguments)
+    flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
+    _programs[key] = Program(lowered.compile(), flops if flops > 0 else None)
+    return _programs[key], compile_counts().since(before)

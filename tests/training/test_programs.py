@@ -18,7 +18,7 @@ def test_a_program_is_compiled_once_for_its_shapes():
     again, nothing = compiled(scaled, 3.0, jnp.zeros(5))
     assert nothing is None
     assert again is program
-    assert program(jnp.arange(5.0)).tolist() == [0, 3, 6, 9, 12]
+    assert program.run(jnp.arange(5.0)).tolist() == [0, 3, 6, 9, 12]
 
 
 def test_another_shape_or_setting_is_another_program():

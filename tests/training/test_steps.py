@@ -207,8 +207,8 @@ def test_hyper_parameters_counts_and_sets_share_one_executable(data):
             jnp.ones(N),
             values,
         )
-        executable, _ = compiled(train_steps, SPEC, *arguments)
-        return executable(*arguments)
+        ready, _ = compiled(train_steps, SPEC, *arguments)
+        return ready.run(*arguments)
 
     rows = np.arange(N, dtype=np.int32)
     program(fresh(), rows, 1, hyper())
