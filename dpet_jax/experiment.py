@@ -1,28 +1,33 @@
 """The composition root: config in, parts wired, a run folder out."""
 
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from rich.console import Console
 
 from dpet_jax import parts as build
 from dpet_jax.config import validate
 from dpet_jax.data import Data
-from dpet_jax.energy import PhaseClock
+from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
+from dpet_jax.footprint import run_report
 from dpet_jax.interrupt import Interrupt
-from dpet_jax.learner import DeviceLearner
-from dpet_jax.methods.base import Pool
+from dpet_jax.learner import DeviceLearner, LearnerSpec
+from dpet_jax.methods.base import Method, Pool
 from dpet_jax.models import ResNetSpec
 from dpet_jax.orchestrator import Loop, Parts
 from dpet_jax.progress import Display
 from dpet_jax.record import (
     CONFIG,
+    ENERGY,
+    ENERGY_REPORT,
     SUMMARY,
     RunFolder,
     read_json,
+    read_yaml,
 )
 from dpet_jax.schema import Config
 from dpet_jax.segment import Segment
@@ -55,6 +60,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     console: Console | None = None,
+    meters: Sequence[Probe] = (),
 ) -> Result:
     """Run an experiment from its first or its latest checkpoint to its end.
 
@@ -64,74 +70,96 @@ def run(
         resume: Go on with what the folder holds.
         overwrite: Replace what the folder holds.
         console: Where to show progress; nowhere by default.
+        meters: Meters of the user's own, such as a `CallableProbe` of a power strip.
 
     Raises:
         UserError: For every mistake in config, data or folder, before training starts
             and before anything on disk changes.
     """
-    clock = PhaseClock()
     path = run_folder(config, out)
     _check_folder(config, path, resume=resume, overwrite=overwrite)
-    with clock.window("data"):
-        data = build.build_data(config)
-        model = build.build_model(config, data)
-        method = build.build_method(config, data)
-    spec = build.build_learner_spec(config, model, method.scores)
-    with closing(RunFolder(path)) as folder:
-        if resume and folder.finished:
-            summary = read_json(path / SUMMARY)
-            return Result(path, summary["stopped_by"], summary)
-        if overwrite:
-            folder.clear()
-        display = Display(console or Console(quiet=True))
-        display.line(_headline(config, data, model))
-        interrupt = Interrupt()
-        with interrupt.listening(), closing(Segment(config, folder)) as segment:
-            clock.resume(segment.seconds)
-            with clock.window("data"):
-                learner = DeviceLearner(
-                    data, spec, build.build_hyper(config), config.seed
-                )
-            clock.barrier = learner.barrier
-            segment.start(config, data, clock)
-            with clock.window("compile"):
-                for compilation in learner.compile():
-                    segment.compiled(compilation, clock)
-            loop = Loop(
-                Parts(
-                    method=method,
-                    pool=Pool(
-                        data.num_train,
-                        data.labels[: data.num_train],
-                        data.num_classes,
-                    ),
-                    trainer=learner,
-                    limits=build.build_limits(config),
-                    horizon=getattr(config.train.schedule, "horizon", "plan"),
-                    clock=clock,
-                    recorder=segment.recorder,
-                    display=display,
-                    saver=segment.checkpoints,
-                    checkpoint_every_s=config.checkpoint.every_s,
-                    facts=_facts(config, data, model),
-                    interrupt=interrupt,
-                    seed=config.seed,
-                )
+    with build.build_meter(config, meters) as meter:
+        with meter.window("data"):
+            data = build.build_data(config)
+            model = build.build_model(config, data)
+            method = build.build_method(config, data)
+        spec = build.build_learner_spec(config, model, method.scores)
+        with closing(RunFolder(path)) as folder:
+            if resume and folder.finished:
+                summary = read_json(path / SUMMARY)
+                return Result(path, summary["stopped_by"], summary)
+            if overwrite:
+                folder.clear()
+            display = Display(console or Console(quiet=True))
+            display.line(_headline(config, data, model))
+            with closing(Segment(config, folder)) as segment:
+                return _run_segment(config, data, spec, method, segment, meter, display)
+
+
+def _run_segment(
+    config: Config,
+    data: Data,
+    spec: LearnerSpec,
+    method: Method,
+    segment: Segment,
+    meter: EnergyMeter,
+    display: Display,
+) -> Result:
+    """Run what one process adds to a run, in a folder that it holds."""
+    path, interrupt = segment.folder.path, Interrupt()
+    with interrupt.listening():
+        if segment.energy is not None:
+            meter.take_up(segment.energy)
+        meter.keep_journal(path / ENERGY)
+        with meter.window("data"):
+            learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
+        meter.accelerator = replace(meter.accelerator, barrier=learner.barrier)
+        flops_per_step = learner.batch_size * learner.train_flops
+        segment.start(config, data, flops_per_step, meter)
+        with meter.window("compile"):
+            for compilation in learner.compile():
+                segment.compiled(compilation, meter)
+        if config.energy.idle_s:
+            display.line(f"  measuring what idling costs, {config.energy.idle_s:g} s")
+            meter.measure_idle(config.energy.idle_s)
+        loop = Loop(
+            Parts(
+                method=method,
+                pool=Pool(
+                    data.num_train,
+                    data.labels[: data.num_train],
+                    data.num_classes,
+                ),
+                trainer=learner,
+                limits=build.build_limits(config),
+                horizon=getattr(config.train.schedule, "horizon", "plan"),
+                meter=meter,
+                recorder=segment.recorder,
+                display=display,
+                saver=segment.checkpoints,
+                checkpoint_every_s=config.checkpoint.every_s,
+                facts=_facts(config, data, spec.step.model),
+                interrupt=interrupt,
+                seed=config.seed,
             )
-            if segment.checkpoints.latest is not None:
-                with clock.window("checkpoint"):
-                    loop.restore()
-            stopped_by = loop.run()
-            segment.recorder.write(
-                "stop",
-                time_s=clock.total_s,
-                **loop.at.counters.shown(),
-                reason=stopped_by,
-            )
-            if stopped_by == "interrupted":
-                return Result(path, stopped_by, None)
-            summary = finish(config, data, loop, segment, stopped_by)
-            return Result(path, stopped_by, summary)
+        )
+        if segment.checkpoints.latest is not None:
+            with meter.window("checkpoint"):
+                loop.restore()
+        stopped_by = loop.run()
+        segment.recorder.write(
+            "stop",
+            time_s=meter.total_s,
+            wh=meter.wh(),
+            **loop.at.counters.shown(),
+            reason=stopped_by,
+        )
+        if stopped_by == "interrupted":
+            meter.stop()
+            run_report(path, finished=False).write(path / ENERGY_REPORT)
+            return Result(path, stopped_by, None)
+        summary = finish(config, data, loop, segment, stopped_by)
+        return Result(path, stopped_by, summary)
 
 
 def _check_folder(config: Config, path: Path, *, resume: bool, overwrite: bool) -> None:
@@ -153,7 +181,7 @@ def _check_folder(config: Config, path: Path, *, resume: bool, overwrite: bool) 
 
 
 def _check_same_config(config: Config, path: Path) -> None:
-    saved = validate(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    saved = validate(read_yaml(path), str(path))
     old, new = (
         _flat(saved.model_dump(mode="json")),
         _flat(config.model_dump(mode="json")),

@@ -8,62 +8,21 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
-
-import numpy as np
+from typing import Any, Literal, NamedTuple
 
 from dpet_jax.batches import Batches
-from dpet_jax.energy import PhaseClock
+from dpet_jax.energy import EnergyMeter
 from dpet_jax.errors import DivergedError
 from dpet_jax.interrupt import Interrupt
-from dpet_jax.methods.base import Learner, Method, Plan, Pool, Span, TrainResult
+from dpet_jax.methods.base import Method, Plan, Pool, Span
+from dpet_jax.pace import Pace
 from dpet_jax.position import Position
 from dpet_jax.progress import Display
 from dpet_jax.record import Counters, Recorder
 from dpet_jax.stopping import Limits
+from dpet_jax.trainer import Saver, Trainer
 
-_CHUNK_S = 1.0
-_FIRST_STEPS = 4
-
-
-@runtime_checkable
-class Trainer(Learner, Protocol):
-    """What the loop makes the accelerator do; `DeviceLearner` documents each."""
-
-    scored_examples: int
-    scored_rows: int
-
-    @property
-    def max_steps(self) -> int: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def forward_flops(self) -> int: ...  # noqa: D102
-    @property
-    def train_flops(self) -> int: ...  # noqa: D102
-    def begin(  # noqa: D102
-        self, plan: Plan, plan_index: int
-    ) -> None: ...
-    def set_weights(self, plan: Plan) -> None: ...  # noqa: D102
-    def train(  # noqa: D102
-        self, rows: np.ndarray, num_steps: int, span: Span, visits: int
-    ) -> Any: ...
-    def wait(self, handle: Any) -> tuple[float, int, int]: ...  # noqa: D102
-    def result(self, index_set: np.ndarray) -> TrainResult: ...  # noqa: D102
-    def evaluate(self, split: Any) -> Any: ...  # noqa: D102
-    def memory(self) -> dict[str, float | None]: ...  # noqa: D102
-    def snapshot(self) -> Any: ...  # noqa: D102
-    def restore(self, snapshot: Any) -> None: ...  # noqa: D102
-
-
-@runtime_checkable
-class Saver(Protocol):
-    """Where checkpoints go; `Checkpoints` documents each."""
-
-    def save(  # noqa: D102
-        self, device: Any, host: dict[str, np.ndarray], meta: dict[str, Any]
-    ) -> None: ...
-    def restore(self, like: Any) -> Any: ...  # noqa: D102
+_WARN_AT = 0.8
 
 
 @dataclass(frozen=True)
@@ -76,7 +35,7 @@ class Parts:
         trainer: The accelerator.
         limits: Targets, budgets and the evaluation grid.
         horizon: "plan", "method" or a number of epochs: how long a schedule runs.
-        clock: Attributes seconds to phases.
+        meter: Attributes seconds and energy to phases.
         recorder: Writes events.
         display: Shows them.
         saver: Keeps checkpoints.
@@ -91,7 +50,7 @@ class Parts:
     trainer: Trainer
     limits: Limits
     horizon: Literal["plan", "method"] | float
-    clock: PhaseClock
+    meter: EnergyMeter
     recorder: Recorder
     display: Display
     saver: Saver
@@ -129,16 +88,22 @@ class Loop:
         )
         self._label = ""
         self._pending: deque[_Chunk] = deque()
-        self._pace = _FIRST_STEPS
-        self._last_wait = 0.0
+        self._pace = Pace()
+        self._warned = False
         self._last_save = time.monotonic()
         self._diverged = False
 
     @property
     def seconds_without_eval(self) -> float:
         """Seconds so far, evaluation excluded."""
-        phases = self.parts.clock.seconds()
+        phases = self.parts.meter.seconds()
         return sum(phases.values()) - phases["eval"]
+
+    @property
+    def wh_without_eval(self) -> float | None:
+        """Gross Wh so far, evaluation excluded; None if unavailable."""
+        phases = self.parts.meter.wh()
+        return None if phases is None else sum(phases.values()) - phases["eval"]
 
     def restore(self) -> None:
         """Take the latest checkpoint up, on a loop that has not run yet."""
@@ -154,7 +119,7 @@ class Loop:
 
         Returns:
             What did: "finished", "target", "budget.epochs", "budget.visits",
-            "budget.seconds", "diverged" or "interrupted" (by a signal).
+            "budget.seconds", "budget.wh", "diverged" or "interrupted" (by a signal).
         """
         reason = None
         while reason is None:
@@ -175,7 +140,7 @@ class Loop:
         began = time.monotonic()
         examples, rows = trainer.scored_examples, trainer.scored_rows
         try:
-            with parts.clock.window("select"):
+            with parts.meter.window("select"):
                 at.state, plan = parts.method.plan(at.state, trainer)
         except DivergedError:
             self._diverged = True
@@ -194,7 +159,7 @@ class Loop:
             return "finished"
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
         at.cursor = 0
-        with parts.clock.window("train"):
+        with parts.meter.window("train"):
             trainer.begin(at.plan, at.plan_index)
         self._event("plan", label=plan.label, size=plan.size, passes=plan.passes)
         return None
@@ -217,7 +182,8 @@ class Loop:
         parts.display.begin_plan(plan.label, plan.visits, done)
         # one window for all chunks: closing it waits for the device, which between two
         # chunks would leave it idle
-        with parts.clock.window("train"):
+        with parts.meter.window("train", plan.label):
+            self._pace.begin(self._train_wh)
             while at.cursor < batches.num_steps:
                 reason = self._advance(batches, plan.schedule)
                 if reason is not None:
@@ -247,21 +213,35 @@ class Loop:
         """Look at everything that may end the run between two chunks."""
         reason = "interrupted" if self.parts.interrupt.requested else None
         reason = reason or self.parts.limits.exhausted(
-            self.at.counters, self.seconds_without_eval
+            self.at.counters, self.seconds_without_eval, self._steps_to_wh()
         )
         if (self._diverged or reason) and not self._drain():
             return "diverged"
         return reason
 
+    @property
+    def _train_wh(self) -> float | None:
+        phases = self.parts.meter.wh()
+        return None if phases is None else phases["train"]
+
+    def _steps_to_wh(self) -> int:
+        limits, spent = self.parts.limits, self.wh_without_eval
+        if limits.wh and spent and spent >= _WARN_AT * limits.wh and not self._warned:
+            self._warned = True
+            self.parts.display.line(f"  {spent:.4g} of {limits.wh:g} Wh are spent")
+        pending = sum(chunk.num_steps for chunk in self._pending)
+        return limits.steps_to_wh(spent, self._pace.step_wh, pending)
+
     def _dispatch(self, batches: Batches, schedule: Span) -> None:
         trainer, limits, at = self.parts.trainer, self.parts.limits, self.at
         step_flops = trainer.batch_size * trainer.train_flops
         num_steps = min(
-            self._pace,
+            self._pace.steps,
             trainer.max_steps,
             batches.num_steps - at.cursor,
             limits.steps_to_evaluation(at.counters, step_flops),
             limits.steps_to_budget(at.counters, step_flops, trainer.batch_size),
+            max(1, self._steps_to_wh()),
         )
         visits = batches.visits_before(at.cursor)
         rows = batches.rows(at.cursor, num_steps)
@@ -279,7 +259,7 @@ class Loop:
 
     def _drain(self) -> bool:
         """Wait for all chunks; False if training diverged."""
-        with self.parts.clock.window("train"):
+        with self.parts.meter.window("train"):
             while self._pending:
                 self._wait()
         return not self._diverged
@@ -287,11 +267,7 @@ class Loop:
     def _wait(self) -> None:
         chunk = self._pending.popleft()
         loss, correct, visits = self.parts.trainer.wait(chunk.handle)
-        now = time.monotonic()
-        took = now - max(self._last_wait, chunk.dispatched)
-        self._last_wait = now
-        wanted = round(_CHUNK_S * chunk.num_steps / max(took, 1e-6))
-        self._pace = max(1, min(wanted, 4 * self._pace))
+        self._pace.waited(chunk.num_steps, chunk.dispatched, self._train_wh)
         self._diverged |= not math.isfinite(loss)
         self._event(
             "train",
@@ -318,7 +294,7 @@ class Loop:
             return "diverged"
         if split is None:
             return None
-        with parts.clock.window("eval"):
+        with parts.meter.window("eval"):
             evaluation = parts.trainer.evaluate(split)
         accuracy = evaluation.accuracy
         counted = {"split": split, "accuracy": accuracy, "loss": evaluation.loss}
@@ -327,9 +303,11 @@ class Loop:
         if self._diverged:
             return "diverged"
         self.at.evaluated_visits = counters.visits
+        wh = parts.meter.wh()
         parts.display.evaluation(
             f"  {self._label}  {split} {accuracy:.3f}  {counters.visits:>11,} visits"
-            f"  {counters.epochs:7.2f} epochs  {parts.clock.total_s:7.1f} s",
+            f"  {counters.epochs:7.2f} epochs  {parts.meter.total_s:7.1f} s"
+            + ("" if wh is None else f"  {sum(wh.values()):8.4g} Wh"),
             last=last,
         )
         self._reach_targets(accuracy)
@@ -352,10 +330,10 @@ class Loop:
         ]
         if not due:
             return
-        wall_s = parts.clock.total_s
+        wall_s = parts.meter.total_s
         test_accuracy = accuracy
         if parts.limits.split != "test":
-            with parts.clock.window("eval"):
+            with parts.meter.window("eval"):
                 test_accuracy = parts.trainer.evaluate("test").accuracy
         for target in due:
             entry: dict[str, Any] = {
@@ -377,11 +355,12 @@ class Loop:
         waited = time.monotonic() - self._last_save
         if not (end or waited >= self.parts.checkpoint_every_s) or not self._drain():
             return
-        with self.parts.clock.window("checkpoint"):
+        with self.parts.meter.window("checkpoint"):
             host, position = self.at.saved()
             meta = {
                 "position": position,
-                "seconds": self.parts.clock.seconds(),
+                "energy": self.parts.meter.state(),
+                "journal_lines": self.parts.meter.journal_lines,
                 "last_event_id": self.parts.recorder.next_id - 1,
                 "facts": self.parts.facts,
             }
@@ -393,5 +372,6 @@ class Loop:
         self, event: str, counters: dict[str, Any] | None = None, **values: Any
     ) -> None:
         counted = counters or self.at.counters.shown()
-        common = {"time_s": self.parts.clock.total_s, "wh": None}
+        meter = self.parts.meter
+        common = {"time_s": meter.total_s, "wh": meter.wh()}
         self.parts.recorder.write(event, **(common | counted | values))

@@ -1,14 +1,17 @@
 """From a config to the parts of a run; the only code that knows both."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from dpet_jax import schema
+from dpet_jax import schema, sections
 from dpet_jax.data import Data, prepare
 from dpet_jax.data.augment import Augmentation
 from dpet_jax.data.sources import digits, npz, parquet, tfds
+from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
 from dpet_jax.errors import UserError
 from dpet_jax.learner import LearnerSpec, data_mesh
 from dpet_jax.methods.active_learning import ActiveLearning
@@ -27,7 +30,7 @@ def build_data(config: schema.Config) -> Data:
     """Read the data set and split it."""
     section = config.data
     match section:
-        case schema.TfdsData():
+        case sections.TfdsData():
             source = tfds.read(
                 section.name,
                 section.path,
@@ -35,14 +38,14 @@ def build_data(config: schema.Config) -> Data:
                 test_split=section.test_split,
                 image_size=section.image_size,
             )
-        case schema.ParquetData():
+        case sections.ParquetData():
             source = parquet.read(
                 section.path,
                 image_column=section.image_column,
                 label_column=section.label_column,
                 image_size=section.image_size,
             )
-        case schema.NpzData():
+        case sections.NpzData():
             source = npz.read(section.path)
         case _:
             source = digits.read()
@@ -78,7 +81,7 @@ def build_model(config: schema.Config, data: Data) -> ResNetSpec:
     """Shape the network for the data set."""
     section, channels = config.model, data.image_shape[2]
     match section:
-        case schema.ResNetModel():
+        case sections.ResNetModel():
             return ResNetSpec(
                 section.stem,
                 section.channels,
@@ -86,7 +89,7 @@ def build_model(config: schema.Config, data: Data) -> ResNetSpec:
                 data.num_classes,
                 channels,
             )
-        case schema.ResNet20Model():
+        case sections.ResNet20Model():
             scale = section.scale
             return resnet20(
                 data.num_classes,
@@ -189,15 +192,15 @@ def build_method(config: schema.Config, data: Data) -> Method:
     """Make the method."""
     section = config.method
     match section:
-        case schema.StandardMethod():
+        case sections.StandardMethod():
             return standard(section.passes)
-        case schema.Rs2Method():
+        case sections.Rs2Method():
             return rs2(
                 section.keep_fraction, section.passes, replacement=section.replacement
             )
-        case schema.CoresetMethod():
+        case sections.CoresetMethod():
             return saved_coreset(load_coreset(section.path, data), section.passes)
-        case schema.ActiveLearningMethod():
+        case sections.ActiveLearningMethod():
             return ActiveLearning(
                 Query(section.score, section.query_size, section.candidate_fraction),
                 initial_size=section.initial_size,
@@ -223,6 +226,41 @@ def build_method(config: schema.Config, data: Data) -> Method:
             )
 
 
+def build_meter(config: schema.Config, meters: Sequence[Probe] = ()) -> EnergyMeter:
+    """Make the energy meter, and refuse a budget that it could never enforce.
+
+    Args:
+        config: The run's.
+        meters: Meters of the user's own.
+    """
+    section = config.energy
+    model = None
+    if section.cpu_model is not None:
+        watts = section.cpu_model
+        try:
+            model = CpuPowerModel(watts.idle_w, watts.max_w, watts.source)
+        except ValueError as error:
+            raise UserError(f"energy.cpu_model: {error}") from error
+    found = discover(
+        jax.local_devices(),
+        meters=meters,
+        cpu_model=model,
+        host=jax.process_index() == 0,
+        include=section.include,
+    )
+    if config.budget.wh is not None and not found.probes:
+        reasons = "; ".join(f"{e.component}: {e.reason}" for e in found.unavailable)
+        raise UserError(
+            f"budget.wh: {config.budget.wh:g} needs a source of energy, and this "
+            f"machine has none ({reasons}); see dpet doctor, give budget.epochs, "
+            "budget.visits or budget.seconds instead, or accept a model with "
+            "energy.allow_modelled and energy.cpu_model"
+        )
+    # until there is a learner, nothing is on the device that could be waited for
+    no_device = Accelerator(barrier=lambda: None)
+    return EnergyMeter(found, period_s=section.period_s, accelerator=no_device)
+
+
 def build_limits(config: schema.Config) -> Limits:
     """Collect targets, budgets and the evaluation grid."""
     validated = config.data.validation_fraction > 0
@@ -235,6 +273,7 @@ def build_limits(config: schema.Config) -> Limits:
         epochs=config.budget.epochs,
         visits=config.budget.visits,
         seconds=config.budget.seconds,
+        wh=config.budget.wh,
     )
 
 

@@ -13,16 +13,24 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import yaml
 
 from dpet_jax.errors import UserError
 
 EVENTS = "events.jsonl"
 SUMMARY = "summary.json"
+ENERGY = "energy.jsonl"
+ENERGY_REPORT = "energy_report.json"
 CONFIG = "config.yaml"
 CORESET = "coreset.npz"
 GALLERY = "gallery.npz"
 LABEL_NOISE = "label_noise.npz"
 CHECKPOINTS = "checkpoints"
+
+_FILES = (
+    *(EVENTS, SUMMARY, CONFIG, CORESET, GALLERY, LABEL_NOISE),
+    *(ENERGY, ENERGY_REPORT),
+)
 
 
 @dataclass
@@ -108,7 +116,7 @@ class RunFolder:
     def clear(self) -> None:
         """Delete what an earlier run left, and nothing else."""
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
-        for name in (EVENTS, SUMMARY, CONFIG, CORESET, GALLERY, LABEL_NOISE):
+        for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> None:
@@ -205,6 +213,11 @@ def read_events(path: Path, *, superseded: bool = False) -> list[dict[str, Any]]
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file that the program itself has written."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _plain(value: Any) -> Any:

@@ -3,12 +3,14 @@
 from typing import Any
 
 from dpet_jax.data import Data
-from dpet_jax.energy import PhaseClock
+from dpet_jax.energy import EnergyMeter, journal
+from dpet_jax.energy.meter_state import empty_state, losing, seconds_by_phase
 from dpet_jax.learner import Compilation
 from dpet_jax.machine import device_facts, versions
 from dpet_jax.record import (
     CHECKPOINTS,
     CONFIG,
+    ENERGY,
     EVENTS,
     Recorder,
     RunFolder,
@@ -28,7 +30,8 @@ class Segment:
         folder: The run folder, held by this process.
 
     Attributes:
-        seconds: Phases of earlier segments, up to the checkpoint that is taken up.
+        energy: State of the meter at the checkpoint that is taken up, with what was
+            lost since; None in a first segment.
     """
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
@@ -38,7 +41,7 @@ class Segment:
         self.recorder = Recorder(folder.path / EVENTS)
         self.compilations: list[Compilation] = []
         self.counts_before = compile_counts()
-        self.seconds: dict[str, float] = {}
+        self.energy: dict[str, Any] | None = None
         earlier = read_events(folder.path / EVENTS, superseded=True)
         if earlier:
             self._supersede(earlier)
@@ -47,19 +50,18 @@ class Segment:
         """Go on after earlier segments; what they did past the checkpoint is lost."""
         self.recorder.segment = earlier[-1]["segment"] + 1
         self.recorder.next_id = earlier[-1]["event_id"] + 1
-        keys = ("time_s", "visits", "scored_examples")
-        after, kept = -1, dict.fromkeys(keys, 0.0)
+        after, kept = -1, dict.fromkeys(("visits", "scored_examples"), 0)
+        energy = empty_state()
+        recorded = journal.read(self.folder.path / ENERGY).state
         if self.checkpoints.latest is not None:
             meta = self.checkpoints.read_meta()
-            after, self.seconds = meta["last_event_id"], meta["seconds"]
+            after = meta["last_event_id"]
             counters = meta["position"]["counters"]
-            kept = {key: counters.get(key) for key in kept}
-            kept["time_s"] = sum(self.seconds.values())
+            kept = {key: counters[key] for key in kept}
+            energy = self._as_saved(meta)
             saved = next((e for e in earlier if e["event_id"] == after + 1), None)
             if saved is not None and saved["event"] == "checkpoint":
-                # the save itself ended after it had noted the time
-                self.seconds["checkpoint"] += saved["time_s"] - kept["time_s"]
-                after, kept["time_s"] = after + 1, saved["time_s"]
+                after += 1
         # what an earlier resume has counted as lost already is not lost again
         current = read_events(self.recorder.path)
         done = [event for event in current if event["event_id"] > after]
@@ -67,22 +69,37 @@ class Segment:
             key: max((event.get(key) or 0 for event in done), default=kept[key])
             for key in kept
         }
-        lost = {key: max(0, last[key] - kept[key]) for key in kept}
+        lost_before = energy["lost"] if recorded is None else recorded["lost"]
+        self.energy = losing(energy, recorded or energy)
+        lost_wh = self.energy["lost"]["wh"]
         self.recorder.write(
             "lost",
-            time_s=kept["time_s"],
+            time_s=sum(seconds_by_phase(energy).values()),
             after_event_id=after,
-            seconds=lost["time_s"],
-            visits=lost["visits"],
-            scored_examples=lost["scored_examples"],
-            wh=None,
+            seconds=self.energy["lost"]["s"] - lost_before["s"],
+            wh=None if lost_wh is None else lost_wh - (lost_before["wh"] or 0.0),
+            **{key: max(0, last[key] - kept[key]) for key in kept},
         )
 
-    def start(self, config: Config, data: Data, clock: PhaseClock) -> None:
+    def _as_saved(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Return the meter's state right after a checkpoint was written.
+
+        The checkpoint itself holds the state from before: it could not know what
+        writing it would cost.
+        """
+        path = self.folder.path / ENERGY
+        return (
+            journal.read_until(path, "checkpoint", meta["journal_lines"])
+            or (meta["energy"])
+        )
+
+    def start(
+        self, config: Config, data: Data, flops_per_step: int, meter: EnergyMeter
+    ) -> None:
         """Record what this segment runs on."""
         self.recorder.write(
             "start",
-            time_s=clock.total_s,
+            time_s=meter.total_s,
             when=utc_now(),
             name=config.name,
             seed=config.seed,
@@ -92,14 +109,17 @@ class Segment:
             validation=data.num_validation,
             test=data.num_test,
             noisy_labels=data.noisy_rows.size,
+            batch_size=config.train.batch_size,
+            flops_per_step=flops_per_step,
+            data_bytes=data.images.nbytes + data.labels.nbytes,
             versions=versions(),
             device=device_facts(),
         )
 
-    def compiled(self, compilation: Compilation, clock: PhaseClock) -> None:
+    def compiled(self, compilation: Compilation, meter: EnergyMeter) -> None:
         """Record that a program is ready."""
         self.compilations.append(compilation)
-        self.recorder.write("compile", time_s=clock.total_s, **compilation._asdict())
+        self.recorder.write("compile", time_s=meter.total_s, **compilation._asdict())
 
     def compile_summary(self) -> dict[str, Any]:
         """Return how often this segment's programs were compiled, and all others."""
@@ -122,10 +142,11 @@ class Segment:
         """Add up what crashes made the run do again."""
         events = read_events(self.folder.path / EVENTS, superseded=True)
         lost = [event for event in events if event["event"] == "lost"]
+        known = [event["wh"] for event in lost if event["wh"] is not None]
         return {
             key: sum(event[key] for event in lost)
             for key in ("seconds", "visits", "scored_examples")
-        }
+        } | {"wh": sum(known) if known or not lost else None}
 
     def close(self) -> None:
         """Release the files."""

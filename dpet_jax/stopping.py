@@ -21,6 +21,7 @@ class Limits:
         epochs: Budget of full-pass equivalents, or None.
         visits: Budget of visits, or None.
         seconds: Budget of seconds without evaluation, or None.
+        wh: Budget of gross Wh without evaluation, or None.
     """
 
     targets: tuple[float, ...] = ()
@@ -30,6 +31,7 @@ class Limits:
     epochs: float | None = None
     visits: int | None = None
     seconds: float | None = None
+    wh: float | None = None
 
     @property
     def all_targets(self) -> tuple[float, ...]:
@@ -58,12 +60,37 @@ class Limits:
             steps.append(math.ceil((self.visits - counters.visits) / batch_size))
         return max(1, min(steps))
 
-    def exhausted(self, counters: Counters, seconds: float) -> str | None:
-        """Name the budget that is used up, or None."""
+    def steps_to_wh(
+        self, spent_wh: float | None, step_wh: float | None, pending: int
+    ) -> int:
+        """Count the steps that the budget of Wh still allows, 0 if none.
+
+        Args:
+            spent_wh: Spent so far; None if unavailable, when nothing is foreseen.
+            step_wh: What one step will use; None if not known yet.
+            pending: Steps that are queued already.
+        """
+        if self.wh is None or spent_wh is None:
+            return sys.maxsize
+        left = self.wh - spent_wh
+        if not step_wh:
+            return sys.maxsize if left > 0 else 0
+        return max(0, math.floor(left / step_wh) - pending)
+
+    def exhausted(
+        self, counters: Counters, seconds: float, wh_steps: int = sys.maxsize
+    ) -> str | None:
+        """Name the budget that is used up, or None.
+
+        Args:
+            counters: Work done.
+            seconds: Seconds without evaluation.
+            wh_steps: What `steps_to_wh` returned.
+        """
         if self.epochs is not None and counters.epochs >= self.epochs * (1 - 1e-12):
             return "budget.epochs"
         if self.visits is not None and counters.visits >= self.visits:
             return "budget.visits"
         if self.seconds is not None and seconds >= self.seconds:
             return "budget.seconds"
-        return None
+        return "budget.wh" if wh_steps < 1 else None

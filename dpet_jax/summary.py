@@ -5,11 +5,20 @@ from typing import Any
 import numpy as np
 
 from dpet_jax.data import Data
+from dpet_jax.energy.report import headline
+from dpet_jax.footprint import run_report
 from dpet_jax.machine import device_facts, versions
 from dpet_jax.methods.base import Coreset
 from dpet_jax.orchestrator import Loop
 from dpet_jax.parts import coreset_arrays
-from dpet_jax.record import CORESET, GALLERY, LABEL_NOISE, SUMMARY, read_json
+from dpet_jax.record import (
+    CORESET,
+    ENERGY_REPORT,
+    GALLERY,
+    LABEL_NOISE,
+    SUMMARY,
+    read_json,
+)
 from dpet_jax.schema import Config
 from dpet_jax.segment import Segment
 
@@ -25,8 +34,8 @@ def finish(
         What summary.json holds.
     """
     parts, at, folder = loop.parts, loop.at, segment.folder
-    learner, clock = parts.trainer, parts.clock
-    with clock.window("eval"):
+    learner, meter = parts.trainer, parts.meter
+    with meter.window("eval"):
         test = learner.evaluate("test")
         validation = learner.evaluate("validation") if data.num_validation else None
     chosen = parts.method.coreset(at.state)
@@ -42,7 +51,10 @@ def finish(
                 "noisy_labels": data.labels[data.noisy_rows],
             },
         )
-    phases = clock.seconds()
+    meter.stop()
+    report = run_report(folder.path, finished=True)
+    report.write(folder.path / ENERGY_REPORT)
+    seconds, phases = meter.seconds(), report.data["phases"]
     counters = at.counters
     summary = {
         "name": config.name,
@@ -62,10 +74,18 @@ def finish(
         if chosen is None
         else 1 - chosen.indices.size / data.num_train,
         **counters.shown(),
-        "wall_s": sum(phases.values()),
-        "wall_s_without_eval": sum(phases.values()) - phases["eval"],
-        "phases": {name: {"s": seconds} for name, seconds in phases.items()},
-        "targets": _targets(at.targets, parts.limits.all_targets),
+        "wall_s": sum(seconds.values()),
+        "wall_s_without_eval": sum(seconds.values()) - seconds["eval"],
+        "phases": {
+            name: {key: phase[key] for key in ("s", "wh", "quality")}
+            for name, phase in phases.items()
+        },
+        "energy": _energy(report.data),
+        "budget": report.data["budget"],
+        "compile_s_outside_window": report.data["compile_s_outside_window"],
+        "targets": _targets(
+            at.targets, parts.limits.all_targets, report.data["energy_to_accuracy"]
+        ),
         "targets_on": parts.limits.split,
         "lost": segment.lost(),
         "segments": segment.recorder.segment + 1,
@@ -81,14 +101,39 @@ def finish(
     return read_json(folder.path / SUMMARY)
 
 
+def _energy(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the energy of a report as a summary tells it."""
+    energy = data["energy"]
+    modelled = energy["quality"] == "modelled"
+    return {
+        "wh": energy["modelled_wh" if modelled else "measured_wh"],
+        "wh_k2": energy["modelled_interval_wh" if modelled else "measured_wh_k2"],
+        "quality": energy["quality"],
+        "net_of_idle_wh": energy["net_of_idle_wh"],
+        "lost_wh": energy["lost"]["wh"],
+        "included": data["boundary"]["included"],
+        "valid": data["valid"],
+        "reason_codes": data["reason_codes"],
+        "unavailable": energy["unavailable"],
+        "headline": headline(data),
+    }
+
+
 def _targets(
-    reached: list[dict[str, Any]], targets: tuple[float, ...]
+    reached: list[dict[str, Any]],
+    targets: tuple[float, ...],
+    costs: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Return one entry for each target, reached or not."""
+    """Return one entry for each target, reached or not, with its energy."""
     by_target = {entry["target"]: entry for entry in reached}
     blank = dict.fromkeys(("accuracy", "epochs", "visits", "wall_s", "test_accuracy"))
+    energy = {entry["target"]: entry for entry in costs}
     return [
         by_target.get(target, {"target": target, "reached": False, **blank})
+        | {
+            key: energy[target].get(key)
+            for key in ("wh", "wh_warm", "wh_cold", "wh_incl_eval", "bracket_wh")
+        }
         for target in targets
     ]
 

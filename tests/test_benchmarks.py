@@ -15,8 +15,10 @@ TOY = {
         "--side=8",
         "--steps=2",
         "--no-native-loop",
+        "--repeats=1",
     ],
-    "bench_conv": ["--batch=2", "--shapes", "4x8", "2x32", "--loops=2"],
+    "bench_meter": ["--tiny", "--pairs=1", "--seconds=0.01", "--periods", "0.05"],
+    "bench_conv": ["--batch=2", "--shapes", "4x8", "2x32", "--loops=2", "--repeats=1"],
 }
 
 
@@ -28,9 +30,7 @@ def test_every_benchmark_has_a_toy_size():
 def test_benchmark_writes_its_rows(name, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     out = tmp_path / "result.json"
-    rows = importlib.import_module(name).main(
-        [*TOY[name], "--repeats=1", f"--out={out}"]
-    )
+    rows = importlib.import_module(name).main([*TOY[name], f"--out={out}"])
     saved = json.loads(out.read_text())
     assert saved["rows"] == rows
     assert saved["device"]["platform"] == "cpu"

@@ -125,6 +125,15 @@ WRONG = {
         ["data", "import", "cifar10", "--from=DIR/no.tar.gz", "--to=DIR/to"],
         "no.tar.gz",
     ),
+    "budget without a source": (
+        ["run", "TINY", "--budget.wh=5"],
+        "budget.wh: 5 needs a source of energy",
+    ),
+    "a model nobody asked for": (
+        ["run", "TINY", "--energy.cpu_model={idle_w: 5, max_w: 65, source: me}"],
+        "set it to true to accept modelled energy",
+    ),
+    "no run to account for": (["energy", "DIR"], "holds no run"),
     "nothing to show": (["show"], "give a config file"),
 }
 

@@ -1,29 +1,50 @@
-import pynvml
+"""Every source is listed, found or not, with its reason and a remedy."""
+
+from fake_nvml import FakeGpu, FakeNVML
+from fake_rapl import server
 
 from dpet_jax import doctor
+from dpet_jax.energy import Found, Unavailable
+from dpet_jax.energy.probes import nvml, rapl
 
 
-def test_without_a_driver_doctor_says_what_to_do(monkeypatch, tmp_path):
-    def fail():
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-
-    monkeypatch.setattr(pynvml, "nvmlInit", fail)
-    monkeypatch.setattr(doctor, "_POWERCAP", tmp_path)
-    found = dict(doctor.findings(tmp_path / "cache"))
-    assert "install the NVIDIA driver" in found["GPU energy"]
-    assert found["CPU energy"].startswith("not found")
-    assert "writable" in found["compile cache"]
+def findings(monkeypatch, *parts, cache=None):
+    """Run the doctor where a search for sensors comes to these parts."""
+    found = Found(
+        tuple(probe for part in parts for probe in part.probes),
+        tuple(entry for part in parts for entry in part.unavailable),
+    )
+    monkeypatch.setattr(doctor, "discover", lambda _: found)
+    return list(doctor.findings(cache))
 
 
-def test_doctor_counts_what_it_finds(monkeypatch, tmp_path):
-    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
-    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
-    for name in ("intel-rapl:0", "intel-rapl:1"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "energy_uj").write_text("1")
-    monkeypatch.setattr(doctor, "_POWERCAP", tmp_path)
-    found = dict(doctor.findings(None))
-    assert found["GPU energy"] == "found: NVML sees 2 device(s)"
-    assert found["CPU energy"] == "found: 2 RAPL counter(s)"
-    assert found["compile cache"].startswith("off")
+def test_what_is_missing_comes_with_reason_and_remedy(monkeypatch, tmp_path):
+    absent = Found((), (Unavailable("gpu", "no driver", "install one"),))
+    told = dict(findings(monkeypatch, absent, cache=tmp_path / "cache"))
+    assert told["GPU energy"] == "not measurable: no driver; install one"
+    assert "writable" in told["compile cache"]
+    assert "CallableProbe" in told["other meters"]
+
+
+def test_every_source_that_is_found_is_told_with_its_checks(monkeypatch, tmp_path):
+    cards = FakeNVML([FakeGpu(), FakeGpu()])
+    cards.install(monkeypatch)
+    told = findings(monkeypatch, nvml.find(), rapl.find(server(tmp_path).root))
+    gpus = [text for name, text in told if name == "GPU energy"]
+    assert len(gpus) == 2
+    assert all("(counter), checked by " in text for text in gpus)
+    assert len([name for name, _ in told if name == "CPU energy"]) == 2
+    assert len([name for name, _ in told if name == "DRAM energy"]) == 2
+    assert cards.inits == cards.shutdowns
+
+
+def test_company_on_the_card_is_told(monkeypatch):
+    card = FakeGpu(processes=[1])
+    FakeNVML([card]).install(monkeypatch)
+    told = dict(findings(monkeypatch, nvml.find()))
+    assert "ANOTHER PROCESS" in told["GPU energy"]
+
+
+def test_a_cache_that_is_switched_off_is_told(monkeypatch):
+    told = dict(findings(monkeypatch, Found((), ())))
+    assert told["compile cache"].startswith("off")

@@ -10,17 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from fake_probe import FakeProbe, power
 from rich.console import Console
 
-from dpet_jax import orchestrator
-from dpet_jax.energy import PhaseClock
+from dpet_jax import orchestrator, pace
+from dpet_jax.energy import Accelerator, EnergyMeter, Found
 from dpet_jax.errors import DivergedError
 from dpet_jax.interrupt import Interrupt
 from dpet_jax.methods.base import Method, Plan, Pool, Selection, Span, TrainResult
-from dpet_jax.orchestrator import Loop, Parts, Saver, Trainer
+from dpet_jax.orchestrator import Loop, Parts
 from dpet_jax.progress import Display
 from dpet_jax.record import Recorder, read_events
 from dpet_jax.stopping import Limits
+from dpet_jax.trainer import Saver, Trainer
 
 N, BATCH, STEPS = 50, 8, 7  # a full pass is 7 steps of 8 rows
 FORWARD, TRAIN = 2, 6  # FLOPs of an example
@@ -85,6 +87,7 @@ class Machine:
         self.scored_examples = self.scored_rows = 0
         self.pending, self.most_pending = 0, 0
         self.begun, self.weights, self.spans, self.evaluated = [], [], [], []
+        self.tick = lambda: None
 
     def score(self, names, index_set):
         raise AssertionError((names, index_set))
@@ -124,7 +127,9 @@ class Machine:
     def wait(self, handle):
         done_at, loss, visits = handle
         self.pending -= 1
-        self.time.now = max(self.time.now, done_at)
+        while self.time.now < done_at:
+            self.time.now = min(done_at, self.time.now + 0.05)
+            self.tick()
         return loss * visits, visits, visits
 
     def result(self, index_set):
@@ -206,10 +211,13 @@ def build(tmp_path, monkeypatch):
     """Wire a loop; what a test does not name is plain."""
     recorders = []
 
-    def make(plans, *, limits=None, shelf=None, ask=0, interrupt_at=1e9, **options):
+    def make(
+        plans, *, limits=None, shelf=None, ask=0, interrupt_at=1e9, probes=(), **options
+    ):
         time = SimpleNamespace(now=0.0)
         time.monotonic = lambda: time.now
         monkeypatch.setattr(orchestrator, "time", time)
+        monkeypatch.setattr(pace, "time", time)
         names = ("step_s", "accuracies", "bad_step", "bad_look")
         machine = Machine(time, **{k: options.pop(k) for k in names if k in options})
         shelf = shelf or Shelf(time)
@@ -221,7 +229,12 @@ def build(tmp_path, monkeypatch):
             "trainer": machine,
             "limits": limits or Limits(every=1e9),
             "horizon": "plan",
-            "clock": PhaseClock(now=time.monotonic),
+            "meter": EnergyMeter(
+                Found(tuple(probe(time) for probe in probes), ()),
+                clock=time.monotonic,
+                sleep=lambda seconds: setattr(time, "now", time.now + seconds),
+                accelerator=Accelerator(barrier=lambda: None),
+            ).start(),
             "recorder": recorders[-1],
             "display": Display(Console(quiet=True)),
             "saver": shelf,
@@ -230,6 +243,8 @@ def build(tmp_path, monkeypatch):
             "interrupt": After(machine, interrupt_at),
             "seed": 3,
         }
+        if probes:
+            machine.tick = parts["meter"]._tick
         return Run(Loop(Parts(**(parts | options))), machine, shelf, time)
 
     yield make
@@ -508,7 +523,7 @@ def test_budget_of_seconds_leaves_evaluation_out(build):
     run = build([plan_of(N, 1000)], limits=limits, step_s=0.5)
     assert run() == "budget.seconds"
     assert run.time.now > 100
-    assert 9 <= run.loop.parts.clock.seconds()["train"] <= 9 + 2 * 0.5
+    assert 9 <= run.loop.parts.meter.seconds()["train"] <= 9 + 2 * 0.5
 
 
 def test_scoring_uses_the_budget_of_epochs_up(build):
@@ -581,7 +596,9 @@ def test_checkpoint_tells_time_last_event_and_facts(build):
     assert meta["facts"] == {"model": "none"}
     last = [e["event_id"] for e in run.events("plan", "train")][-1]
     assert meta["last_event_id"] == last
-    assert meta["seconds"]["train"] == pytest.approx(run.machine.steps * 0.05)
+    train = meta["energy"]["phases"]["train"]
+    assert train["s"] == pytest.approx(run.machine.steps * 0.05)
+    assert meta["journal_lines"] == 0
     assert run.events("checkpoint")[0]["event_id"] == last + 1
 
 
@@ -711,7 +728,7 @@ def test_plan_that_brings_its_own_schedule_keeps_it(build):
 def test_every_second_is_spent_in_the_phase_it_belongs_to(build):
     run = build([plan_of(N, 1)] * 2, ask=25, limits=Limits(every=0.5), step_s=0.25)
     run()
-    spent = {k: s for k, s in run.loop.parts.clock.seconds().items() if s}
+    spent = {k: s for k, s in run.loop.parts.meter.seconds().items() if s}
     assert spent == {
         "select": 2 * 100,
         "train": pytest.approx(14 * 0.25),
@@ -727,3 +744,86 @@ def test_importing_the_loop_does_not_import_jax():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+# energy
+
+
+class Wall:
+    """The clock of a `FakeProbe`, over the pretended time of a loop."""
+
+    def __init__(self, time):
+        self.time = time
+
+    def __call__(self):
+        return 100.0 + self.time.now
+
+    def wait(self, seconds):
+        self.time.now += seconds
+
+
+def card(watts):
+    """Make a card that draws so many watts, or what a function of time says."""
+    return lambda time: FakeProbe(Wall(time), power(watts, max_w=1e6))
+
+
+def train_wh(run):
+    """Return what training used; the checkpoint at the end comes on top."""
+    return run.loop.parts.meter.wh()["train"]
+
+
+@pytest.mark.parametrize("step_s", [0.005, 0.05, 0.4])
+def test_a_budget_of_wh_ends_the_run_within_one_chunk_of_it(step_s, build):
+    run = build(
+        [plan_of(N, 4000)],
+        step_s=step_s,
+        limits=Limits(every=1e9, wh=3.0),
+        probes=[card(720.0)],
+    )
+    assert run() == "budget.wh"
+    assert 3.0 - 0.2 - 0.2 * step_s <= train_wh(run) <= 3.0 + 0.2 * step_s
+
+
+def test_a_jump_of_the_power_costs_at_most_the_two_chunks_in_flight(build):
+    rising = card(lambda t: 720.0 if t < 8 else 7200.0)
+    run = build([plan_of(N, 4000)], limits=Limits(every=1e9, wh=3.0), probes=[rising])
+    assert run() == "budget.wh"
+    assert 3.0 < train_wh(run) <= 3.0 + 2 * 2.0  # a second each at the higher power
+
+
+def test_evaluation_and_what_is_not_trained_on_leave_a_budget_of_wh_alone(build):
+    few = build(
+        [plan_of(N, 400)], limits=Limits(every=1e9, wh=3.0), probes=[card(720.0)]
+    )
+    few()
+    often = build(
+        [plan_of(N, 400)], limits=Limits(every=10.0, wh=3.0), probes=[card(720.0)]
+    )
+    assert often() == "budget.wh"
+    assert len(often.evaluations()) >= 4
+    assert often.machine.steps == pytest.approx(few.machine.steps, abs=20)
+
+
+def test_events_carry_the_wh_of_every_phase(build):
+    run = build(PLANS, probes=[card(720.0)], limits=Limits(every=1.0))
+    run()
+    last = run.events("evaluate")[-1]
+    looks = len(run.evaluations())
+    assert last["wh"]["eval"] == pytest.approx(looks * 10 * 0.2)
+    assert last["wh"]["train"] == pytest.approx(run.machine.steps * 0.05 * 0.2)
+    growing = [sum(e["wh"].values()) for e in run.events("train", "evaluate")]
+    assert growing == sorted(growing)
+
+
+def test_without_a_sensor_no_event_holds_a_wh(build):
+    run = build(PLANS, limits=Limits(every=1.0, wh=1e-9))
+    assert run() == "finished"
+    assert all(e["wh"] is None for e in run.events("train", "evaluate", "plan"))
+    assert run.loop.wh_without_eval is None
+
+
+def test_plans_are_the_labels_of_the_energy(build):
+    run = build(PLANS, probes=[card(720.0)], limits=Limits(every=1.0))
+    run()
+    labels = run.loop.parts.meter.state()["labels"]
+    assert set(labels) == {"warm-up", "round 1", "round 2"}

@@ -114,3 +114,29 @@ def test_steps_to_a_budget_of_epochs_use_it_up_and_pass_it_by_less_than_a_step(
 )
 def test_budget_of_epochs_is_named_before_the_others(limits, done):
     assert limits.exhausted(counters(**done), 9.0) == "budget.epochs"
+
+
+@pytest.mark.parametrize(
+    ("limit", "spent", "step", "pending", "steps"),
+    [
+        (None, 5.0, 0.1, 0, sys.maxsize),
+        (2.0, None, 0.1, 0, sys.maxsize),
+        (2.0, 1.0, None, 0, sys.maxsize),
+        (2.0, 2.0, None, 0, 0),
+        (2.0, 1.0, 0.25, 0, 4),
+        (2.0, 1.0, 0.25, 3, 1),
+        (2.0, 1.0, 0.25, 9, 0),
+        (2.0, 1.0, 0.3, 0, 3),
+        (2.0, 2.5, 0.25, 0, 0),
+    ],
+)
+def test_wh_allow_as_many_steps_as_are_not_spent_or_pending(
+    limit, spent, step, pending, steps
+):
+    assert Limits(wh=limit).steps_to_wh(spent, step, pending) == steps
+
+
+def test_a_budget_of_wh_is_used_up_when_no_step_fits():
+    counters = Counters(full_pass_flops=100)
+    assert Limits(wh=2.0).exhausted(counters, 0.0, 0) == "budget.wh"
+    assert Limits(wh=2.0).exhausted(counters, 0.0, 1) is None

@@ -34,7 +34,9 @@ def test_a_small_gallery_holds_each_example_once():
 
 def test_every_target_has_an_entry():
     reached = [{"target": 0.5, "reached": True, "epochs": 1.5}]
-    entries = summary._targets(reached, (0.5, 0.9))
-    assert entries[0] is reached[0]
-    assert entries[1]["reached"] is False
-    assert entries[1]["epochs"] is None
+    costs = [{"target": 0.5, "wh": 2.0, "wh_warm": 1.5}, {"target": 0.9, "wh": None}]
+    first, second = summary._targets(reached, (0.5, 0.9), costs)
+    assert first.items() >= reached[0].items()
+    assert (first["wh"], first["wh_warm"], first["wh_cold"]) == (2.0, 1.5, None)
+    assert second["reached"] is False
+    assert (second["epochs"], second["wh"]) == (None, None)
