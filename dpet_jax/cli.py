@@ -1,4 +1,4 @@
-"""The command line: run, predict, show, list, doctor, data."""
+"""The command line: run, energy, predict, show, list, doctor, data."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dpet_jax.config import load
@@ -87,6 +88,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--overwrite", action="store_true", help="replace the run in the folder"
+    )
+
+    energy = add(
+        "energy",
+        _energy,
+        "Show what a run cost, also one that was killed or still goes on.",
+    )
+    energy.add_argument("run", type=Path, help="a run folder")
+    energy.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the whole report here"
+    )
+    energy.add_argument(
+        "--csv", type=Path, metavar="FILE", help="append one row to this table"
+    )
+    energy.add_argument(
+        "--boamps", type=Path, metavar="FILE", help="write a BoAmps report here"
     )
 
     predict = add(
@@ -195,18 +212,64 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         "seconds": "   ".join(f"{name} {took:.1f}" for name, took in phases.items()),
         "": f"{summary['wall_s']:.1f} in all, "
         f"{summary['wall_s_without_eval']:.1f} without evaluation",
-        "stopped by": summary["stopped_by"],
-    }
+    } | _energy_rows(summary)
+    rows["stopped by"] = summary["stopped_by"]
     for target in summary["targets"]:
-        cost = f"{target['epochs']:.2f} epochs" if target["reached"] else "not reached"
+        cost = "not reached"
+        if target["reached"]:
+            cost = f"{target['epochs']:.2f} epochs"
+            if target["wh"] is not None:
+                cost += f", {target['wh']:.4g} Wh"
         rows[f"to {target['target']:g}"] = f"{cost} ({summary['targets_on']})"
-    if summary["lost"]["seconds"]:
-        rows["lost to crashes"] = f"{summary['lost']['seconds']:.1f} s"
+    lost = summary["lost"]
+    if lost["seconds"]:
+        wh = "" if lost["wh"] is None else f", {lost['wh']:.4g} Wh"
+        rows["lost to crashes"] = f"{lost['seconds']:.1f} s{wh}"
     return [f"{name:<18}{text}" for name, text in rows.items()]
+
+
+def _energy_rows(summary: dict[str, Any]) -> dict[str, str]:
+    energy, budget = summary["energy"], summary["budget"]
+    rows = {"energy": energy["headline"]}
+    if energy["wh"] is None:
+        rows["energy"] += " - see dpet doctor"
+        return rows
+    phases = {name: phase["wh"] for name, phase in summary["phases"].items()}
+    rows["Wh"] = "   ".join(f"{name} {wh:.4g}" for name, wh in phases.items() if wh)
+    if budget["wh"] is not None:
+        rows["Wh budget"] = (
+            f"{budget['spent_wh']:.4g} of {budget['wh']:g} Wh, evaluation excluded; "
+            f"overshot by {budget['overshoot_wh']:.4g}"
+        )
+    return rows
 
 
 def _accuracy(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4f}"
+
+
+def _energy(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    from dpet_jax.energy.export import boamps, write_csv
+    from dpet_jax.footprint import run_report
+
+    report = run_report(options.run)
+    console.out(str(report), highlight=False)
+    try:
+        if options.json is not None:
+            report.write(options.json)
+        if options.csv is not None:
+            write_csv(report.data, options.csv)
+        if options.boamps is not None:
+            text = json.dumps(boamps(report.data), indent=2) + "\n"
+            options.boamps.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot write ({error.strerror}); choose another file"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{options.run}: {error}") from error
+    return 0
 
 
 def _predict(options: Any, rest: list[str], console: Console) -> int:
@@ -257,7 +320,7 @@ def _doctor(options: Any, rest: list[str], console: Console) -> int:
 
     table = Table(box=None, show_header=False, padding=(0, 3, 0, 0))
     for name, text in findings(folder):
-        table.add_row(name, text)
+        table.add_row(name, escape(text))
     console.print(table)
     return 0
 

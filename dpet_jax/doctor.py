@@ -5,11 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import pynvml
 
+from dpet_jax.energy import Probe, discover
 from dpet_jax.machine import versions
-
-_POWERCAP = Path("/sys/class/powercap")
 
 
 def findings(cache: Path | None) -> Iterator[tuple[str, str]]:
@@ -24,8 +22,18 @@ def findings(cache: Path | None) -> Iterator[tuple[str, str]]:
     yield from versions().items()
     yield "compile cache", _cache(cache)
     yield "seconds", "measured: monotonic clock, by phase"
-    yield "GPU energy", _nvml()
-    yield "CPU energy", _powercap()
+    found = discover(jax.local_devices())
+    for probe in found.probes:
+        yield _name(probe.component), _told(probe)
+        probe.close()
+    for component, reason, remedy in found.unavailable:
+        yield _name(component), f"not measurable: {reason}; {remedy}"
+    yield "other meters", "none by itself; give a CallableProbe to experiment.run"
+
+
+def _name(component: str) -> str:
+    known = component in ("gpu", "cpu", "dram", "tpu")
+    return f"{component.upper() if known else component} energy"
 
 
 def _cache(cache: Path | None) -> str:
@@ -36,21 +44,13 @@ def _cache(cache: Path | None) -> str:
     return f"{cache} ({state}; set JAX_COMPILATION_CACHE_DIR to move it)"
 
 
-def _nvml() -> str:
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return f"not found: {error}; install the NVIDIA driver to measure GPUs"
-    try:
-        return f"found: NVML sees {pynvml.nvmlDeviceGetCount()} device(s)"
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _powercap() -> str:
-    counters = sorted(_POWERCAP.glob("*/energy_uj"))
-    if not counters:
-        return f"not found: {_POWERCAP} has no energy counters on this machine"
-    if not os.access(counters[0], os.R_OK):
-        return f"found but not readable: {counters[0]}; run chmod a+r on it as root"
-    return f"found: {len(counters)} RAPL counter(s)"
+def _told(probe: Probe) -> str:
+    first, *others = probe.sources
+    text = f"measured: {probe.id} by {first.method} ({first.kind})"
+    if others:
+        text += f", checked by {', '.join(other.method for other in others)}"
+    facts = probe.facts()
+    if facts.get("foreign_processes"):
+        text += "; ANOTHER PROCESS computes on it"
+    warnings = facts.get("warnings") or ()
+    return "; ".join([text, *warnings])
