@@ -1,10 +1,12 @@
 """What does the energy meter cost the training that it measures?
 
-Demo-size training runs with and without a meter, in turns, in one process. The meter
-reads real files in the layout of powercap (a machine without RAPL gets a folder of
-them, whose counters stand still) and the CPU's utilisation, and keeps its journal. What
-it costs is the ratio of the two throughputs, pair by pair; beside it the CPU seconds
-that the sampler thread took, which noise does not touch.
+Demo-size training runs with and without a meter, in turns, in one process: many short
+pairs, since a shared machine drifts by more than a meter costs. The meter reads real
+files in the layout of powercap (a machine without RAPL gets a folder of them, whose
+counters stand still) and keeps its journal. What it costs is the ratio of the two
+throughputs, pair by pair, with a bootstrap interval of its median; beside it the ratio
+of the process' CPU seconds for the same work, and the share of one core that the
+sampler thread took, both of which other processes touch less.
 
     python benchmarks/bench_meter.py --out=benchmarks/results/bench_meter_cpu.json
 """
@@ -16,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from timing import ratios, report, spread
+from timing import report, spread
 
 from dpet_jax import parts
 from dpet_jax.config import load, validate
-from dpet_jax.energy import CpuPowerModel, EnergyMeter, Found
+from dpet_jax.energy import EnergyMeter, Found
 from dpet_jax.energy.probes import rapl
 from dpet_jax.learner import DeviceLearner
 from dpet_jax.methods.base import Plan, Span
@@ -31,12 +33,12 @@ QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=QUICKSTART)
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each run")
+    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each run")
     parser.add_argument(
         "--periods", type=float, nargs="+", default=[0.1, 0.05], help="between readings"
     )
-    parser.add_argument("--counters", type=int, default=4, help="files read each time")
+    parser.add_argument("--counters", type=int, default=6, help="files read each time")
     parser.add_argument("--tiny", action="store_true", help="the smallest network")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
@@ -86,7 +88,7 @@ def prepare(options: argparse.Namespace):
 
 
 def sensors(folder: Path, counters: int) -> Found:
-    """Give RAPL where there is one, else files like its; and the CPU's utilisation."""
+    """Give RAPL where there is one, else files like its."""
     found = rapl.find()
     if not found.probes:
         for number in range(counters):
@@ -96,47 +98,60 @@ def sensors(folder: Path, counters: int) -> Found:
             (zone / "energy_uj").write_text("1000000\n")
             (zone / "max_energy_range_uj").write_text("262143328850\n")
         found = rapl.find(folder)
-    model = CpuPowerModel(0.0, 1.0, "not a power: this measures the cost of reading")
-    return Found((*found.probes, model), ())
+    return Found(found.probes, ())
 
 
 def measure(train, num_steps: int, period: float, options: argparse.Namespace) -> dict:
-    without, with_meter, shares, ticks = [], [], [], []
+    runs: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        shares, ticks = [], []
         for pair in range(options.pairs):
             # who comes first changes, so that a drift of the machine favours nobody
             for metered in (False, True) if pair % 2 else (True, False):
-                if not metered:
-                    without.append(timed(train))
-                    continue
+                # both begin alike
                 found = sensors(folder, options.counters)
                 with EnergyMeter(found, period_s=period) as meter:
+                    if not metered:
+                        meter.stop()
+                        runs[False].append(timed(train))
+                        continue
                     meter.keep_journal(folder / f"{pair}.jsonl")
                     with meter.window("train"):
-                        seconds = timed(train)
+                        runs[True].append(timed(train))
                     facts = meter.report().data["meter"]
-                with_meter.append(seconds)
+                seconds = runs[True][-1][0]
                 shares.append(facts["cpu_s"] / seconds)
                 ticks.append(facts["ticks"] / seconds)
+    wall, cpu = (
+        [a[part] / b[part] for a, b in zip(runs[False], runs[True], strict=True)]
+        for part in (0, 1)
+    )
     return {
         "period_s": period,
         "pairs": options.pairs,
         "counters": options.counters,
         "steps": num_steps,
-        "seconds_without": spread(without),
-        "seconds_with": spread(with_meter),
-        "throughput_with_over_without": ratios(without, with_meter),
-        "pair_by_pair": [a / b for a, b in zip(without, with_meter, strict=True)],
-        "sampler_cpu_share": spread(shares),
+        "seconds_without": spread([seconds for seconds, _ in runs[False]]),
+        "seconds_with": spread([seconds for seconds, _ in runs[True]]),
+        "throughput_with_over_without": spread(wall) | {"ci95": bootstrap(wall)},
+        "cpu_seconds_without_over_with": spread(cpu) | {"ci95": bootstrap(cpu)},
+        "sampler_share_of_a_core": spread(shares),
         "ticks_per_s": spread(ticks),
     }
 
 
-def timed(run) -> float:
-    start = time.perf_counter()
+def bootstrap(values: list[float]) -> list[float]:
+    """Return the 95 % interval of the median."""
+    drawn = np.random.default_rng(0).choice(values, (2000, len(values)))
+    return np.quantile(np.median(drawn, axis=1), (0.025, 0.975)).tolist()
+
+
+def timed(run) -> tuple[float, float]:
+    """Return the wall seconds and the CPU seconds of all threads."""
+    start, cpu = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ class Channel:
         self.counted = True
         self.events: Counter[str] = Counter()
         self._max_gap_s = max_gap_s
+        # power comes first: it fills in where a counter cannot tell
+        self._order = sorted(
+            range(len(self.curves)),
+            key=lambda number: probe.sources[number].kind == "counter",
+        )
         self._failures = [0] * len(self.curves)
         self._dead: set[int] = set()
         self._active = 0
@@ -97,12 +102,7 @@ class Channel:
         self._answered_t = sample.t + sample.took_s / 2
         remarkable: list[dict[str, Any]] = []
         before_t = self.curves[self._active].last_t
-        # power comes first: it fills in where a counter cannot tell
-        order = sorted(
-            range(len(self.curves)),
-            key=lambda number: self.curves[number].source.kind == "counter",
-        )
-        for number in order:
+        for number in self._order:
             curve, value = self.curves[number], sample.values[number]
             event = curve.add(sample.t, value, self._fill_j(number, sample.t))
             no_knot = event in ("read_failed", "implausible_power")
@@ -117,7 +117,8 @@ class Channel:
             if gap_s > self._max_gap_s:
                 self.events["gap"] += 1
                 remarkable.append({"what": "gap", "seconds": gap_s})
-        remarkable += self._demote_failing(sample.error)
+        if max(self._failures) >= _FAILURES_TO_DEMOTE:
+            remarkable += self._demote_failing(sample.error)
         return remarkable
 
     def totals(self, now: float) -> Totals:
