@@ -53,6 +53,12 @@ class Report:
             if phase["s"] or phase["count"]:
                 wh = "" if phase["wh"] is None else f"{phase['wh']:12.5g} Wh"
                 rows.append(f"  {name:<12}{phase['s']:10.2f} s{wh}")
+        if energy["quality"] == "measured" and energy["modelled_wh"] is not None:
+            low, high = energy["modelled_interval_wh"]
+            rows.append(
+                f"  and apart from it ≈ {energy['modelled_wh']:.4g} Wh "
+                f"[{low:.4g}, {high:.4g}] MODELLED"
+            )
         if energy["quality"] != "unavailable":
             rows += [
                 f"  without {e['component']}: {e['reason']}"

@@ -74,6 +74,13 @@ def test_probe_that_raises_has_failed_in_all_its_sources():
     assert ask(probe, clock) == Sample(100.0, 0.0, (None, None), "OSError: gone")
 
 
+def test_a_probe_that_would_exit_the_program_has_failed_to_read():
+    clock = FakeClock()
+    probe = FakeProbe(clock, power(300.0))
+    probe.error = SystemExit(70)
+    assert ask(probe, clock) == Sample(100.0, 0.0, (None,), "SystemExit: 70")
+
+
 @pytest.mark.parametrize("answer", [(), (1.0,), (1.0, 2.0, 3.0), ("x", 1.0), None])
 def test_answer_that_does_not_fit_the_sources_is_a_failed_reading(answer):
     clock = FakeClock()

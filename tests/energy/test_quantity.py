@@ -249,3 +249,13 @@ def test_what_cannot_be_compared_has_no_ratio(one, other):
 )
 def test_energy_is_written_with_interval_and_quality(amount, text):
     assert str(amount) == text
+
+
+def test_unmeasured_seconds_may_have_drawn_all_that_the_device_can():
+    card = Source("counter", "counter", rel_uncertainty=0.0, max_w=1400.0)
+    whole = measured([("gpu", card, Totals(energy_j=7200.0), 60.0, 0.0)])
+    missing = Totals(energy_j=7200.0, unmeasured_s=9.0)
+    partly = measured([("gpu", card, missing, 60.0, 0.0)])
+    assert whole.interval_wh == pytest.approx((2.0, 2.0))
+    assert partly.interval_wh == pytest.approx((2.0, 2.0 + 9 * 1400 / 3600))
+    assert partly.wh == whole.wh

@@ -394,11 +394,15 @@ def test_model_alone_is_called_one_everywhere(clock):
 
 
 def test_measured_and_modelled_energy_stand_side_by_side_and_are_never_summed(clock):
-    data = run(clock, gpu(clock), model(clock)).data
+    report = run(clock, gpu(clock), model(clock))
+    data = report.data
     energy = data["energy"]
     assert j(energy["measured_wh"]) == pytest.approx(16 * 360)
     assert j(energy["modelled_wh"]) == pytest.approx(16 * 36)
     assert energy["quality"] == "measured"
+    assert str(report).splitlines()[-1] == (
+        "  and apart from it ≈ 0.16 Wh [0.08, 0.32] MODELLED"
+    )
     assert data["boundary"]["included"] == ["gpu"]
     assert "cpu" in data["boundary"]["excluded"]
     assert j(data["phases"]["train"]["wh"]) == pytest.approx(3600.0)
