@@ -258,7 +258,9 @@ def test_a_killed_run_has_a_report_and_its_loss_is_counted_when_resumed(
     assert killed.data["complete"] is False
     assert killed.data["energy"]["measured_wh"] > 0
     assert main(["energy", str(folder), f"--csv={tmp_path / 'runs.csv'}"]) == 0
-    assert "measured (gpu)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "measured (gpu)" in told
+    assert "incomplete: the run was stopped, killed, or still goes on" in told
 
     process = program("run", path, f"--out={tmp_path / 'runs'}", "--resume")
     _, errors = process.communicate()
@@ -286,6 +288,7 @@ def test_a_killed_run_has_a_report_and_its_loss_is_counted_when_resumed(
     with (tmp_path / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
+    assert "incomplete" not in capsys.readouterr().out
     boamps = tmp_path / "boamps.json"
     assert main(["energy", str(folder), f"--boamps={boamps}"]) == 0
     kwh = json.loads(boamps.read_text())["measures"][0]["powerConsumption"]

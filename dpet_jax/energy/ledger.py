@@ -264,6 +264,20 @@ class Ledger:
                     _add_to(rows[name].edge_j2, variance_j2)
 
 
+def mean_watts(begin: Edge, end: Edge) -> dict[str, float]:
+    """Return the mean power between two edges, by channel.
+
+    Channels that were silent for a tenth of it are left out: their power is not known,
+    and not 0 either.
+    """
+    seconds = end.t - begin.t
+    return {
+        channel: used.energy_j / seconds
+        for channel, used in _since(begin, end).items()
+        if used.unmeasured_s < seconds / 10
+    }
+
+
 def _since(earlier: Edge, later: Edge) -> dict[str, Totals]:
     return {
         channel: totals - earlier.totals.get(channel, Totals())

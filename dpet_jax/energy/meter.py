@@ -12,7 +12,7 @@ from typing import Any
 
 from dpet_jax.energy.discover import discover
 from dpet_jax.energy.journal import State
-from dpet_jax.energy.ledger import RESOLUTION_S, Edge, Ledger, Row
+from dpet_jax.energy.ledger import RESOLUTION_S, Edge, Ledger, Row, mean_watts
 from dpet_jax.energy.logbook import Logbook
 from dpet_jax.energy.meter_state import (
     SCHEMA,
@@ -238,14 +238,9 @@ class EnergyMeter:
             begin = self._edge()
             self._pass(seconds - settle_s)
             end = self._edge()
-        span_s = end.t - begin.t
-        watts = {
-            name: (totals.energy_j - begin.totals[name].energy_j) / span_s
-            for name, totals in end.totals.items()
-            # watts of what was silent are not known, and not 0 either
-            if totals.unmeasured_s - begin.totals[name].unmeasured_s < span_s / 10
-        }
-        self._idle = {"method": "measured", "watts": watts, "seconds": span_s}
+        watts = mean_watts(begin, end)
+        seconds = end.t - begin.t
+        self._idle = {"method": "measured", "watts": watts, "seconds": seconds}
 
     # what is known at any time, without asking sensors or waiting for the device
 

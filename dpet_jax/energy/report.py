@@ -49,6 +49,8 @@ class Report:
         """Return the energy, or why there is none, and each phase's share."""
         energy, phases = self.data["energy"], self.data["phases"]
         rows = [f"energy: {headline(self.data)}"]
+        if self.data["run_id"] is not None and not self.data["complete"]:
+            rows.append("  incomplete: the run was stopped, killed, or still goes on")
         for name, phase in phases.items():
             if phase["s"] or phase["count"]:
                 wh = "" if phase["wh"] is None else f"{phase['wh']:12.5g} Wh"

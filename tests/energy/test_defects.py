@@ -16,14 +16,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import pynvml
 import pytest
 from fake_clock import FakeClock
 from fake_nvml import COUNTER, FakeGpu, FakeNVML, no_libcuda
 from fake_probe import FakeProbe, counter, power
 from fake_rapl import FakePowercap, server, two_dies
+from fake_work import slow_program
 
 import dpet_jax.energy
 from dpet_jax.energy import (
@@ -123,27 +122,6 @@ def test_p1_window_between_samples_is_not_clipped_to_them(clock):
 
 
 # P2: Zeus waits for JAX only where there is a GPU
-
-
-@functools.cache
-def slow_program():
-    """A jitted loop of some 200 ms, as a function of nothing."""
-
-    @jax.jit
-    def loop(x, times):
-        return jax.lax.fori_loop(0, times, lambda _, x: jnp.tanh(x @ x), x)
-
-    x = jnp.full((200, 200), 1 / 200)
-
-    def seconds(times):
-        began = time.perf_counter()
-        loop(x, times).block_until_ready()
-        return time.perf_counter() - began
-
-    seconds(jnp.int32(2))
-    probe_s = min(seconds(jnp.int32(50)) for _ in range(3))
-    times = jnp.int32(max(50, round(50 * 0.2 / probe_s)))
-    return lambda: loop(x, times)
 
 
 @pytest.mark.parametrize("how", ["barrier", "sync"])
