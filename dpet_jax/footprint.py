@@ -53,7 +53,13 @@ def run_report(folder: Path, *, finished: bool | None = None) -> Report:
     data["budget"] = budget(config["budget"], data, reason)
     data["proxies"] = proxies(events, begun, data["phases"])
     data["carbon"] = carbon(config["energy"]["carbon"], data["energy"])
-    data["system"] |= {"device": begun["device"], "versions": begun["versions"]}
+    device, versions = begun["device"], begun["versions"]
+    data["system"] |= {
+        "device": device,
+        "os": device["os"],
+        **{name: versions[name] for name in ("python", "jax", "jaxlib")},
+        "versions": versions,
+    }
     _tell_aliasing(data)
     return report
 

@@ -35,4 +35,5 @@ def device_facts() -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "machine": platform.machine(),
+        "os": platform.system(),
     }

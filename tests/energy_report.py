@@ -56,18 +56,18 @@ REPORT = {
         "other": None,
     },
     "energy_to_accuracy": [
-        {"target": 0.8, "reached": True, "wh": 5.0, "wh_incl_eval": 5.5, "epoch": 9},
+        {"target": 0.8, "reached": True, "wh": 5.0, "wh_incl_eval": 5.5, "epochs": 9},
         {
             "target": 0.9,
             "reached": True,
             "wh": 8.0,
             "wh_incl_eval": 8.5,
-            "epoch": 31,
+            "epochs": 31,
             "best_accuracy": 0.93,
         },
     ],
     "budget": {"wh": 20.0, "stopped_by": "target"},
-    "proxies": {"sample_gradients": 620000, "flops": 10**15, "updates": 4000},
+    "proxies": {"visits": 620000, "flops": 10**15, "updates": 4000},
     "carbon": {"g_co2e": None, "pue": 1.25, "facility_wh": 15.0},
     "system": {
         "gpus": [{"name": "NVIDIA H200", "uuid": "GPU-4e1f", "driver": "570.1"}],

@@ -288,10 +288,20 @@ def test_a_killed_run_has_a_report_and_its_loss_is_counted_when_resumed(
     with (tmp_path / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
+    # what the run counted and ran on has reached the columns made for it
+    told = {key: rows[-1][key] for key in ("visits", "scored_examples", "flops")}
+    assert told == {key: str(data["proxies"][key]) for key in told}
+    assert float(rows[-1]["updates"]) == data["proxies"]["updates"]
+    assert rows[-1]["jax"] == jax.__version__
+    highest = data["energy_to_accuracy"][-1]
+    assert rows[-1]["target_epochs"] == str(highest.get("epochs", ""))
     assert "incomplete" not in capsys.readouterr().out
     boamps = tmp_path / "boamps.json"
     assert main(["energy", str(folder), f"--boamps={boamps}"]) == 0
-    kwh = json.loads(boamps.read_text())["measures"][0]["powerConsumption"]
+    document = json.loads(boamps.read_text())
+    assert document["system"]["os"]
+    assert document["software"]["version"]
+    kwh = document["measures"][0]["powerConsumption"]
     assert kwh == pytest.approx(data["energy"]["measured_wh"] / 1000)
 
 

@@ -64,7 +64,7 @@ def csv_row(report: Mapping[str, Any]) -> dict[str, Cell]:
     row["stopped_by"] = text(part(report, "budget").get("stopped_by"))
     row |= _carbon(part(report, "carbon"))
     proxies = part(report, "proxies")
-    for key in ("sample_gradients", "selection_forwards", "updates", "flops"):
+    for key in ("visits", "scored_examples", "updates", "epochs", "flops"):
         row[key] = number(proxies.get(key))
     return row | _system(report)
 
@@ -120,7 +120,7 @@ def _target(report: Mapping[str, Any], quality: Any) -> dict[str, Cell]:
         "target_reached": text(highest.get("reached")),
         **_wh("target", highest.get("wh"), quality),
         **_wh("target_incl_eval", highest.get("wh_incl_eval"), quality),
-        "target_epoch": number(highest.get("epoch")),
+        "target_epochs": number(highest.get("epochs")),
         "best_accuracy": number(highest.get("best_accuracy")),
     }
 

@@ -286,6 +286,7 @@ def _source(
             if number != channel["active"]
             and active.quality == other["quality"] == "measured"
             and other["kind"] == "power"
+            and other["alive"]
             and other["energy_j"]
         ),
         None,

@@ -74,7 +74,7 @@ def test_row_holds_what_the_report_says():
         "facility_wh": 15.0,
         "facility_wh_quality": "derived",
         "g_co2e": None,
-        "sample_gradients": 620000,
+        "visits": 620000,
         "flops": 10**15,
         "gpus": "NVIDIA H200",
         "driver": "570.1",
@@ -165,7 +165,7 @@ def test_source_inside_another_is_not_added():
 
 def test_target_is_the_highest_asked_for_reached_or_not():
     row = csv_row(energy_report())
-    assert (row["target"], row["target_reached"], row["target_epoch"]) == (
+    assert (row["target"], row["target_reached"], row["target_epochs"]) == (
         0.9,
         "true",
         31,

@@ -624,3 +624,14 @@ def test_report_of_a_run_that_has_only_begun_is_empty_but_whole(tmp_path):
     data = report_from_journal(path).data
     assert (data["complete"], data["time"]["wall_s"]) == (False, 0)
     assert data["energy"]["quality"] == "unavailable"
+
+
+def test_a_source_that_was_given_up_checks_nothing(clock):
+    probe = FakeProbe(
+        clock,
+        counter(lambda t: 360.0 * t, update_period_s=0.1),
+        power(lambda t: 360.0 if t < 4 else None),
+    )
+    source = run(clock, probe).data["energy"]["by_source"][0]
+    assert source["events"]["demoted"] == 1
+    assert source["cross_check"] is None
