@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
+from dpet_jax.energy.wall import utc_now
 from dpet_jax.machine import device_facts, versions
-from dpet_jax.record import utc_now
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -225,7 +225,8 @@ class Loop:
         return None if phases is None else phases["train"]
 
     def _steps_to_wh(self) -> int:
-        limits, spent = self.parts.limits, self.wh_without_eval
+        limits = self.parts.limits
+        spent = None if limits.wh is None else self.wh_without_eval
         if limits.wh and spent and spent >= _WARN_AT * limits.wh and not self._warned:
             self._warned = True
             self.parts.display.line(f"  {spent:.4g} of {limits.wh:g} Wh are spent")

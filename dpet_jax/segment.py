@@ -5,6 +5,7 @@ from typing import Any
 from dpet_jax.data import Data
 from dpet_jax.energy import EnergyMeter, journal
 from dpet_jax.energy.meter_state import empty_state, losing, seconds_by_phase
+from dpet_jax.energy.wall import utc_now
 from dpet_jax.learner import Compilation
 from dpet_jax.machine import device_facts, versions
 from dpet_jax.record import (
@@ -15,7 +16,6 @@ from dpet_jax.record import (
     Recorder,
     RunFolder,
     read_events,
-    utc_now,
 )
 from dpet_jax.schema import Config
 from dpet_jax.training.checkpoint import Checkpoints

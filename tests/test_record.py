@@ -14,7 +14,6 @@ from dpet_jax.record import (
     RunFolder,
     read_events,
     read_json,
-    utc_now,
 )
 
 
@@ -289,8 +288,3 @@ def test_json_files_are_for_people_too(folder):
     text = (folder.path / "summary.json").read_text()
     assert json.loads(text) == {"a": 1}
     assert text == '{\n  "a": 1\n}\n'
-
-
-def test_time_of_day_is_utc_to_the_second(monkeypatch):
-    monkeypatch.setattr("dpet_jax.record.time.gmtime", lambda: (2026,) + (1,) * 8)
-    assert utc_now() == "2026-01-01T01:01:01Z"

@@ -47,6 +47,10 @@ class Totals:
     def __sub__(self, other: "Totals") -> "Totals":
         return Totals(*map(sub, _values(self), _values(other)))
 
+    def to_json(self) -> list[float | int]:
+        """Return the numbers in order, from which `Totals` is made again."""
+        return list(_values(self))
+
 
 # dataclasses.astuple copies deeply, which was most of the work of a reading
 _values = attrgetter(*Totals.__slots__)

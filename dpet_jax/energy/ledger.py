@@ -81,7 +81,7 @@ class Row:
         """Return it as plain values."""
         return {
             "s": self.s,
-            "totals": {name: list(_fields(t)) for name, t in self.totals.items()},
+            "totals": {name: t.to_json() for name, t in self.totals.items()},
             "inclusive_s": self.inclusive_s,
             "inclusive_j": dict(self.inclusive_j),
             "count": self.count,
@@ -288,7 +288,3 @@ def _since(earlier: Edge, later: Edge) -> dict[str, Totals]:
 def _add_to(sums: dict[str, float], more: dict[str, float]) -> None:
     for name, value in more.items():
         sums[name] = sums.get(name, 0.0) + value
-
-
-def _fields(totals: Totals) -> tuple[float | int, ...]:
-    return tuple(getattr(totals, name) for name in Totals.__slots__)

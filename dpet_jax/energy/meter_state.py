@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
+from dpet_jax.energy.curve import Totals
 from dpet_jax.energy.ledger import PHASES, Row
 from dpet_jax.energy.source import JOULES_PER_WH, Quality, Source
 
@@ -92,7 +93,7 @@ def wh_of(phases: State, channels: list[str]) -> dict[str, float]:
     """Return the gross Wh of every phase, of some channels together."""
     return {
         name: sum(
-            row["totals"][channel][0]
+            Totals(*row["totals"][channel]).energy_j
             for channel in channels
             if channel in row["totals"]
         )
