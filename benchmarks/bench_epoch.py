@@ -22,10 +22,11 @@ from dpet_jax import parts
 from dpet_jax.config import validate
 from dpet_jax.data.device import DeviceData
 from dpet_jax.learner import data_mesh
-from dpet_jax.models import forward_flops, resnet, resnet18
+from dpet_jax.models import apply_train, forward_flops, resnet18
 from dpet_jax.models.conv import native_convolution
 from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.training import ChunkStats, StepSpec, init_state, train_steps
+from dpet_jax.training import steps as program
 from dpet_jax.training.steps import train_step
 
 
@@ -74,10 +75,10 @@ def measure(width: float, options: argparse.Namespace) -> dict:
         model, "sgd", count, jax.random.key(0)
     )
 
-    def chunk(program):
+    def chunk(train):
         def run():
             # the program takes its state's buffers, so each run needs a copy
-            return program(
+            return train(
                 spec,
                 jax.tree.map(jnp.copy, state),
                 data,
@@ -102,7 +103,12 @@ def measure(width: float, options: argparse.Namespace) -> dict:
         return carry
 
     candidates = {"chunked": chunk(train_steps)}
-    native = partial(mock.patch.object, resnet, "convolution", native_convolution)
+    native = partial(
+        mock.patch.object,
+        program,
+        "apply_train",
+        partial(apply_train, convolve=native_convolution),
+    )
     with native():
         jax.block_until_ready(loop())
     candidates["native_steps"] = loop

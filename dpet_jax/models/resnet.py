@@ -5,6 +5,7 @@ running statistics and gives the `apply_fn(params, images)` that every kernel ta
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -12,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Key
 
-from dpet_jax.models.conv import convolution
+from dpet_jax.models.conv import convolution, native_convolution
 from dpet_jax.models.spec import ResNetSpec, block_stride, has_projection
 
 Params = Any  # a nested dict of arrays
+Convolve = Callable[[Any, Any, int], Any]
 
 
 class Outputs(NamedTuple):
@@ -35,6 +37,7 @@ class _Conv(nn.Module):
     side: int
     stride: int
     dtype: Any
+    convolve: Convolve
 
     @nn.compact
     def __call__(self, x):
@@ -44,7 +47,7 @@ class _Conv(nn.Module):
             (self.side, self.side, x.shape[-1], self.channels),
             jnp.float32,
         )
-        return convolution(x, kernel.astype(self.dtype), self.stride)
+        return self.convolve(x, kernel.astype(self.dtype), self.stride)
 
 
 class _Norm(nn.Module):
@@ -72,28 +75,33 @@ class _Block(nn.Module):
     projection: bool
     train: bool
     dtype: Any
+    convolve: Convolve
 
     @nn.compact
     def __call__(self, x):
-        y = _Conv(self.channels, 3, self.stride, self.dtype, name="conv1")(x)
+        y = self._conv(3, self.stride, "conv1")(x)
         y = nn.relu(_Norm(self.train, self.dtype, name="norm1")(y))
-        y = _Conv(self.channels, 3, 1, self.dtype, name="conv2")(y)
+        y = self._conv(3, 1, "conv2")(y)
         y = _Norm(self.train, self.dtype, name="norm2")(y)
         if self.projection:
-            x = _Conv(self.channels, 1, self.stride, self.dtype, name="shortcut")(x)
+            x = self._conv(1, self.stride, "shortcut")(x)
             x = _Norm(self.train, self.dtype, name="shortcut_norm")(x)
         return nn.relu(x + y)
+
+    def _conv(self, side, stride, name):
+        return _Conv(self.channels, side, stride, self.dtype, self.convolve, name=name)
 
 
 class _ResNet(nn.Module):
     spec: ResNetSpec
     train: bool
     dtype: Any
+    convolve: Convolve
 
     @nn.compact
     def __call__(self, x):
         x = x.astype(self.dtype)
-        x = _Conv(self.spec.stem, 3, 1, self.dtype, name="stem")(x)
+        x = _Conv(self.spec.stem, 3, 1, self.dtype, self.convolve, name="stem")(x)
         x = nn.relu(_Norm(self.train, self.dtype, name="stem_norm")(x))
         incoming = self.spec.stem
         shape = zip(self.spec.channels, self.spec.blocks, strict=True)
@@ -105,6 +113,7 @@ class _ResNet(nn.Module):
                     has_projection(stage, block, incoming, channels),
                     self.train,
                     self.dtype,
+                    self.convolve,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x)
                 incoming = channels
@@ -131,7 +140,7 @@ def init(spec: ResNetSpec, key: Key[Array, ""]) -> tuple[Params, Params]:
     """
     # no parameter depends on the image size
     images = jax.ShapeDtypeStruct((1, 8, 8, spec.in_channels), jnp.float32)
-    network = _ResNet(spec, train=False, dtype=jnp.float32)
+    network = _ResNet(spec, False, jnp.float32, convolution)
     shapes = jax.eval_shape(network.init, key, images)
     leaves = jax.tree.leaves(shapes["params"])
     normal_key, uniform_key = jax.random.split(key)
@@ -165,13 +174,25 @@ def apply(
     images: Float[Array, "b h w c"],
     *,
     dtype: str = "float32",
+    convolve: Convolve = convolution,
 ) -> Outputs:
-    """Run the network with its running statistics (evaluation mode)."""
+    """Run the network with its running statistics (evaluation mode).
+
+    Args:
+        spec: Shape of the network.
+        params: Parameters of `init`.
+        batch_stats: Running statistics of the normalisation.
+        images: A batch, normalised.
+        dtype: Name of the dtype of convolutions.
+        convolve: `convolve(images, kernel, stride)`; the default is what is fast on the
+            platform.
+
+    Returns:
+        Logits and features.
+    """
     variables = {"params": params, "batch_stats": batch_stats}
-    outputs = _ResNet(spec, train=False, dtype=jnp.dtype(dtype)).apply(
-        variables, images
-    )
-    return cast(Outputs, outputs)
+    network = _ResNet(spec, False, jnp.dtype(dtype), convolve)
+    return cast(Outputs, network.apply(variables, images))
 
 
 def apply_train(
@@ -181,21 +202,46 @@ def apply_train(
     images: Float[Array, "b h w c"],
     *,
     dtype: str = "float32",
+    convolve: Convolve = convolution,
 ) -> tuple[Outputs, Params]:
-    """Run the network with the batch's statistics; also return the running ones."""
+    """Run the network with the batch's statistics; also return the running ones.
+
+    The arguments are those of `apply`.
+    """
     variables = {"params": params, "batch_stats": batch_stats}
-    outputs, updates = _ResNet(spec, train=True, dtype=jnp.dtype(dtype)).apply(
-        variables, images, mutable=["batch_stats"]
-    )
+    network = _ResNet(spec, True, jnp.dtype(dtype), convolve)
+    outputs, updates = network.apply(variables, images, mutable=["batch_stats"])
     return outputs, updates["batch_stats"]
 
 
-def bind(
-    spec: ResNetSpec, batch_stats: Params
-) -> Callable[[Params, Float[Array, "b h w c"]], Float32[Array, "b k"]]:
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A network in evaluation mode as the `apply_fn(params, images)` of every kernel.
+
+    Attributes:
+        spec: Shape of the network.
+        batch_stats: Running statistics, closed over.
+        convolve: The form of its convolutions.
+    """
+
+    spec: ResNetSpec
+    batch_stats: Params
+    convolve: Convolve = convolution
+
+    def __call__(
+        self, params: Params, images: Float[Array, "b h w c"]
+    ) -> Float32[Array, "b k"]:
+        """Return the logits."""
+        return apply(
+            self.spec, params, self.batch_stats, images, convolve=self.convolve
+        ).logits
+
+    @property
+    def in_primitives(self) -> "Bound":
+        """The same function in JAX's own primitives, for those who read its jaxpr."""
+        return replace(self, convolve=native_convolution)
+
+
+def bind(spec: ResNetSpec, batch_stats: Params) -> Bound:
     """Close over the running statistics and return `apply_fn(params, images)`."""
-
-    def apply_fn(params, images):
-        return apply(spec, params, batch_stats, images).logits
-
-    return apply_fn
+    return Bound(spec, batch_stats)
