@@ -1,0 +1,127 @@
+"""Flax models, linen and nnx, as plain functions of parameters and images."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dpet_jax.scores import from_linen, from_nnx, gradient_norms, score_pool
+
+RNG = np.random.default_rng(0)
+IMAGES = jnp.asarray(RNG.normal(size=(5, 8, 8, 3)), jnp.float32)
+LABELS = jnp.asarray([0, 3, 1, 2, 1], jnp.int32)
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    # flax's own layers promote implicitly
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Conv(8, (3, 3), strides=2)(images)
+        x = nn.gelu(nn.BatchNorm(use_running_average=not train)(x))
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+        x = nn.LayerNorm()(nn.Conv(8, (3, 3), feature_group_count=2)(x))
+        x = nn.MultiHeadDotProductAttention(2)(x.reshape(x.shape[0], -1, 8))
+        return nn.Dense(4)(x.mean(1))
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 8, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(8, 4, rngs=rngs)
+
+    def __call__(self, images):
+        x = self.drop(nnx.relu(self.norm(self.conv(images))))
+        return self.head(x.mean((1, 2)))
+
+
+def linen_variables():
+    variables = Linen().init(jax.random.key(0), IMAGES)
+    stats = jax.tree.map(lambda leaf: 1.5 * leaf + 0.2, variables["batch_stats"])
+    return variables | {"batch_stats": stats}
+
+
+def nnx_model():
+    model = Nnx(nnx.Rngs(0))
+    model(IMAGES)  # in training mode: moves the running statistics
+    return model
+
+
+def one_by_one(apply_fn, params):
+    """Return the length of each example's gradient, formed leaf by leaf."""
+
+    def loss(params, image, label):
+        return -jax.nn.log_softmax(apply_fn(params, image[None])[0])[label]
+
+    squares = []
+    for image, label in zip(IMAGES, LABELS, strict=True):
+        leaves = jax.tree.leaves(jax.grad(loss)(params, image, label))
+        squares.append(
+            sum(np.sum(np.asarray(leaf, np.float64) ** 2) for leaf in leaves)
+        )
+    return np.sqrt(squares)
+
+
+def test_a_linen_model_gives_its_logits_and_its_gradient_norms():
+    variables = linen_variables()
+    apply_fn, params = from_linen(Linen(), variables, train=False)
+    np.testing.assert_array_equal(
+        apply_fn(params, IMAGES), Linen().apply(variables, IMAGES)
+    )
+    norms = gradient_norms(apply_fn, params, IMAGES, LABELS, method="one_pass")
+    np.testing.assert_allclose(norms, one_by_one(apply_fn, params), rtol=1e-4)
+
+
+def test_an_nnx_model_gives_its_logits_and_its_gradient_norms():
+    model = nnx_model()
+    apply_fn, params = from_nnx(model)
+    logits = apply_fn(params, IMAGES)
+    norms = gradient_norms(apply_fn, params, IMAGES, LABELS, method="one_pass")
+    np.testing.assert_allclose(norms, one_by_one(apply_fn, params), rtol=1e-4)
+    assert not model.norm.use_running_average, "the user's model was changed"
+    model.eval()
+    np.testing.assert_array_equal(logits, model(IMAGES))
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+def test_a_flax_model_is_scored_like_any_function(kind):
+    apply_fn, params = (
+        from_linen(Linen(), linen_variables())
+        if kind == "linen"
+        else from_nnx(nnx_model())
+    )
+    scores = score_pool(apply_fn, params, IMAGES, LABELS, ("el2n",), batch_size=2)
+    errors = jax.nn.softmax(apply_fn(params, IMAGES)) - jax.nn.one_hot(LABELS, 4)
+    expected = np.linalg.norm(np.asarray(errors, np.float64), axis=1)
+    np.testing.assert_allclose(scores["el2n"], expected, rtol=1e-4)
+
+
+def test_a_linen_model_in_training_mode_is_refused_with_the_remedy():
+    apply_fn, params = from_linen(Linen(), linen_variables(), train=True)
+    with pytest.raises(ValueError, match=r"Linen is in training mode.*train=False"):
+        gradient_norms(apply_fn, params, IMAGES, LABELS)
+
+
+def test_an_nnx_model_that_insists_on_batch_statistics_is_refused():
+    class Stubborn(Nnx):
+        def __call__(self, images):
+            x = self.norm(self.conv(images), use_running_average=False)
+            return self.head(x.mean((1, 2)))
+
+    apply_fn, params = from_nnx(Stubborn(nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="examples of a batch influence each other"):
+        gradient_norms(apply_fn, params, IMAGES, LABELS)
+
+
+def test_parameters_without_their_collections_are_refused():
+    with pytest.raises(ValueError, match=r"give what module\.init returned"):
+        from_linen(Linen(), linen_variables()["params"])
