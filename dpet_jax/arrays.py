@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, Float32, Int32
 
 Logits: TypeAlias = Float[Array, " k"]
 Label: TypeAlias = Int32[Array, ""]
+Features: TypeAlias = Float[Array, " d"]
 Score: TypeAlias = Float32[Array, ""]
 Scores: TypeAlias = Float32[Array, " n"]
 
 ScoreFn: TypeAlias = Callable[[Logits, Label], Score]
+FeatureScoreFn: TypeAlias = Callable[[Logits, Label, Features], Score]

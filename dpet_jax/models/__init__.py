@@ -1,5 +1,7 @@
 """Residual networks built from an explicit spec."""
 
+from dpet_jax.models.folded import apply_folded as apply_folded
+from dpet_jax.models.folded import fold as fold
 from dpet_jax.models.resnet import Outputs as Outputs
 from dpet_jax.models.resnet import apply as apply
 from dpet_jax.models.resnet import apply_train as apply_train

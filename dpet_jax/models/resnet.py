@@ -14,10 +14,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Key
 
 from dpet_jax.models.conv import convolution, native_convolution
-from dpet_jax.models.spec import ResNetSpec, block_stride, has_projection
+from dpet_jax.models.spec import Block, ResNetSpec, residual_blocks
 
 Params = Any  # a nested dict of arrays
 Convolve = Callable[[Any, Any, int], Any]
+Layer = Callable[[str, Any, int, int], Any]
+
+#: The normalisation that follows each convolution.
+NORMS = {
+    "stem": "stem_norm",
+    "conv1": "norm1",
+    "conv2": "norm2",
+    "shortcut": "shortcut_norm",
+}
 
 
 class Outputs(NamedTuple):
@@ -69,27 +78,36 @@ class _Norm(nn.Module):
             return norm(x)
 
 
+def residual(layer: Layer, x: Any, block: Block) -> Any:
+    """Wire one residual block.
+
+    Args:
+        layer: `layer(name, x, side, stride)` convolves and normalises; it is called for
+            "conv1", "conv2" and, where the block projects, "shortcut".
+        x: Feature maps.
+        block: Shape of the block.
+    """
+    y = nn.relu(layer("conv1", x, 3, block.stride))
+    y = layer("conv2", y, 3, 1)
+    if block.projection:
+        x = layer("shortcut", x, 1, block.stride)
+    return nn.relu(x + y)
+
+
 class _Block(nn.Module):
-    channels: int
-    stride: int
-    projection: bool
+    block: Block
     train: bool
     dtype: Any
     convolve: Convolve
 
     @nn.compact
     def __call__(self, x):
-        y = self._conv(3, self.stride, "conv1")(x)
-        y = nn.relu(_Norm(self.train, self.dtype, name="norm1")(y))
-        y = self._conv(3, 1, "conv2")(y)
-        y = _Norm(self.train, self.dtype, name="norm2")(y)
-        if self.projection:
-            x = self._conv(1, self.stride, "shortcut")(x)
-            x = _Norm(self.train, self.dtype, name="shortcut_norm")(x)
-        return nn.relu(x + y)
+        def layer(name, x, side, stride):
+            channels = self.block.channels
+            x = _Conv(channels, side, stride, self.dtype, self.convolve, name=name)(x)
+            return _Norm(self.train, self.dtype, name=NORMS[name])(x)
 
-    def _conv(self, side, stride, name):
-        return _Conv(self.channels, side, stride, self.dtype, self.convolve, name=name)
+        return residual(layer, x, self.block)
 
 
 class _ResNet(nn.Module):
@@ -102,21 +120,9 @@ class _ResNet(nn.Module):
     def __call__(self, x):
         x = x.astype(self.dtype)
         x = _Conv(self.spec.stem, 3, 1, self.dtype, self.convolve, name="stem")(x)
-        x = nn.relu(_Norm(self.train, self.dtype, name="stem_norm")(x))
-        incoming = self.spec.stem
-        shape = zip(self.spec.channels, self.spec.blocks, strict=True)
-        for stage, (channels, blocks) in enumerate(shape):
-            for block in range(blocks):
-                x = _Block(
-                    channels,
-                    block_stride(stage, block),
-                    has_projection(stage, block, incoming, channels),
-                    self.train,
-                    self.dtype,
-                    self.convolve,
-                    name=f"stage{stage + 1}_block{block + 1}",
-                )(x)
-                incoming = channels
+        x = nn.relu(_Norm(self.train, self.dtype, name=NORMS["stem"])(x))
+        for block in residual_blocks(self.spec):
+            x = _Block(block, self.train, self.dtype, self.convolve, name=block.name)(x)
         features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         logits = nn.Dense(self.spec.num_classes, name="head")(features)
         return Outputs(logits, features)

@@ -4,8 +4,9 @@ A model is always built from a `ResNetSpec`, never from multipliers: the spec is
 with every checkpoint, so that a network of any shape can be restored.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -139,29 +140,49 @@ def forward_flops(spec: ResNetSpec, height: int, width: int) -> int:
     at 32x32 needs 1.111e9.
     """
     multiply_adds = height * width * 9 * spec.in_channels * spec.stem
-    incoming = spec.stem
-    for stage, (channels, blocks) in enumerate(
-        zip(spec.channels, spec.blocks, strict=True)
-    ):
-        for block in range(blocks):
-            stride = block_stride(stage, block)
-            height, width = -(-height // stride), -(-width // stride)
-            multiply_adds += height * width * 9 * channels * (incoming + channels)
-            if has_projection(stage, block, incoming, channels):
-                multiply_adds += height * width * incoming * channels
-            incoming = channels
+    for block in residual_blocks(spec):
+        height, width = -(-height // block.stride), -(-width // block.stride)
+        both = block.incoming + block.channels
+        multiply_adds += height * width * 9 * block.channels * both
+        if block.projection:
+            multiply_adds += height * width * block.incoming * block.channels
     multiply_adds += spec.num_features * spec.num_classes
     return 2 * multiply_adds
 
 
-def block_stride(stage: int, block: int) -> int:
-    """Return 2 for the first block of every stage but the first, else 1."""
-    return 2 if stage > 0 and block == 0 else 1
+class Block(NamedTuple):
+    """One residual block of two 3x3 convolutions.
+
+    Attributes:
+        name: Of its parameters.
+        incoming: Channels that it reads.
+        channels: Channels that it gives.
+        stride: 2 for the first block of every stage but the first, else 1.
+        projection: Whether the shortcut needs a 1x1 convolution to match the output.
+    """
+
+    name: str
+    incoming: int
+    channels: int
+    stride: int
+    projection: bool
 
 
-def has_projection(stage: int, block: int, incoming: int, channels: int) -> bool:
-    """Tell whether a block's shortcut needs a 1x1 projection to match its output."""
-    return block_stride(stage, block) != 1 or incoming != channels
+def residual_blocks(spec: ResNetSpec) -> Iterator[Block]:
+    """Yield the blocks of a network from its first to its last."""
+    incoming = spec.stem
+    shape = zip(spec.channels, spec.blocks, strict=True)
+    for stage, (channels, blocks) in enumerate(shape):
+        for block in range(blocks):
+            stride = 2 if stage > 0 and block == 0 else 1
+            yield Block(
+                f"stage{stage + 1}_block{block + 1}",
+                incoming,
+                channels,
+                stride,
+                stride != 1 or incoming != channels,
+            )
+            incoming = channels
 
 
 #: Backward costs twice the forward pass: a product for inputs, one for weights.

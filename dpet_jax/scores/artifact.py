@@ -40,8 +40,8 @@ def artifact_importance(
     logits = logits.astype(jnp.float32)
     p = jax.nn.softmax(logits)
     if score == "margin":
-        top_two, _ = jax.lax.top_k(p, 2)
-        certainty = top_two[0] - top_two[1]
+        likeliest = jnp.arange(p.shape[-1]) == jnp.argmax(p)
+        certainty = jnp.max(p) - jnp.max(jnp.where(likeliest, -1.0, p))
     elif score == "entropy":
         certainty = jnp.sum(p * jnp.log(p + 1e-6))
     else:

@@ -3,10 +3,11 @@
 The signature and the direction are those of `dpet_jax.scores.uncertainty`.
 """
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32
 
 from dpet_jax.arrays import Label, Logits, Score
+from dpet_jax.scores.softmax import gaps_below_best, weights_beside
 
 
 def cross_entropy(logits: Logits, label: Label) -> Score:
@@ -23,7 +24,27 @@ def cross_entropy(logits: Logits, label: Label) -> Score:
     Returns:
         Cross-entropy in nats, at least 0.
     """
-    return -jax.nn.log_softmax(logits.astype(jnp.float32))[label]
+    gaps = gaps_below_best(logits)
+    others, _ = weights_beside(gaps, jnp.argmin(gaps))
+    return gaps[label] + jnp.log1p(jnp.sum(others))
+
+
+def error_vector(logits: Logits, label: Label) -> Float32[Array, " k"]:
+    """Return p - y, the gradient of the cross-entropy by the logits.
+
+    p = softmax(logits), y the one-hot label. The label's entry is summed from the other
+    classes, so that a confident and right prediction keeps its digits.
+
+    Args:
+        logits: Finite unnormalised log-probabilities of one example.
+        label: Class in [0, k).
+
+    Returns:
+        Entries in [-1, 1] that add up to 0.
+    """
+    others, total = weights_beside(gaps_below_best(logits), label)
+    p = others / total
+    return jnp.where(jnp.arange(p.shape[-1]) == label, -jnp.sum(p), p)
 
 
 def el2n(logits: Logits, label: Label) -> Score:
@@ -43,8 +64,10 @@ def el2n(logits: Logits, label: Label) -> Score:
     Source:
         Paul, Ganguli & Dziugaite (2021), "Deep Learning on a Data Diet", section 2.
     """
-    p = jax.nn.softmax(logits.astype(jnp.float32))
-    return jnp.linalg.norm(p - jax.nn.one_hot(label, logits.shape[-1]))
+    error = error_vector(logits, label)
+    largest = jnp.max(jnp.abs(error))
+    # squares of errors under 1e-19 would vanish in float32
+    return largest * jnp.linalg.norm(error / jnp.where(largest > 0.0, largest, 1.0))
 
 
 def zero_one(logits: Logits, label: Label) -> Score:

@@ -4,10 +4,10 @@ A kernel maps the logits and label of ONE example to one float32; callers `jax.v
 For every kernel larger means more informative.
 """
 
-import jax
 import jax.numpy as jnp
 
 from dpet_jax.arrays import Label, Logits, Score
+from dpet_jax.scores.softmax import gaps_below_best, weights_beside
 
 
 def margin(logits: Logits, label: Label) -> Score:
@@ -15,7 +15,8 @@ def margin(logits: Logits, label: Label) -> Score:
 
     1 - (p_1 - p_2), where p_1 >= p_2 are the two largest softmax probabilities: 1 for a
     tie, 0 for certainty. The literature ranks p_1 - p_2 in ascending order; the
-    complement is returned so that larger is more informative, as for every kernel.
+    complement is returned so that larger is more informative, as for every kernel. It
+    is summed as p_2 and all probabilities but p_1, so that it keeps its digits near 0.
 
     Args:
         logits: Finite unnormalised log-probabilities of one example.
@@ -34,16 +35,19 @@ def margin(logits: Logits, label: Label) -> Score:
     del label
     if logits.shape[-1] < 2:
         raise ValueError(f"margin needs at least 2 classes, got {logits.shape[-1]}")
-    top_two, _ = jax.lax.top_k(jax.nn.softmax(logits.astype(jnp.float32)), 2)
-    return 1.0 - (top_two[0] - top_two[1])
+    gaps = gaps_below_best(logits)
+    others, total = weights_beside(gaps, jnp.argmin(gaps))
+    return (jnp.sum(others) + jnp.max(others)) / total
 
 
 def entropy(logits: Logits, label: Label) -> Score:
     """Score one example by the entropy of its predicted class distribution.
 
     H(p) = -sum_k p_k log p_k with p = softmax(logits): 0 when the model is certain,
-    log k when it is undecided between all k classes. Summed in float32 from
-    log-probabilities, so no epsilon is added.
+    log k when it is undecided between all k classes. Summed in float32 as
+    log(1 + sum w) + sum p_k (z_1 - z_k) with w = exp(z_k - z_1) over all classes but
+    the likeliest: no term is negative, so it keeps its digits near 0 and needs no
+    epsilon.
 
     Args:
         logits: Finite unnormalised log-probabilities of one example.
@@ -56,15 +60,17 @@ def entropy(logits: Logits, label: Label) -> Score:
         Settles (2009), "Active Learning Literature Survey", section 3.1.
     """
     del label
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return -jnp.sum(jnp.exp(log_p) * log_p)
+    gaps = gaps_below_best(logits)
+    others, total = weights_beside(gaps, jnp.argmin(gaps))
+    return jnp.log1p(jnp.sum(others)) + jnp.sum(others * gaps) / total
 
 
 def least_confidence(logits: Logits, label: Label) -> Score:
     """Score one example by what its likeliest class leaves to all others.
 
-    1 - max_k p_k with p = softmax(logits). Peers rank by the largest raw logit instead,
-    which orders examples differently; see `dpet_jax.scores.artifact`.
+    1 - max_k p_k with p = softmax(logits), summed over the other classes so that it
+    keeps its digits near 0. Peers rank by the largest raw logit instead, which orders
+    examples differently; see `dpet_jax.scores.artifact`.
 
     Args:
         logits: Finite unnormalised log-probabilities of one example.
@@ -78,4 +84,6 @@ def least_confidence(logits: Logits, label: Label) -> Score:
         Settles (2009), section 3.1.
     """
     del label
-    return 1.0 - jnp.max(jax.nn.softmax(logits.astype(jnp.float32)))
+    gaps = gaps_below_best(logits)
+    others, total = weights_beside(gaps, jnp.argmin(gaps))
+    return jnp.sum(others) / total

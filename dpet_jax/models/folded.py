@@ -1,0 +1,90 @@
+"""The residual network for inference: normalisation folded into the convolutions.
+
+With running statistics the normalisation after a convolution is one scale and one shift
+for each channel, so a convolution with scaled kernels and a bias does the work of both.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import nn
+from jaxtyping import Array, Float
+
+from dpet_jax.models.conv import convolution
+from dpet_jax.models.resnet import NORMS, Outputs, Params, residual
+from dpet_jax.models.spec import ResNetSpec, residual_blocks
+
+
+def fold(spec: ResNetSpec, params: Params, batch_stats: Params) -> Params:
+    """Fold the running statistics into kernels and biases.
+
+    kernel * scale / sqrt(var + epsilon), and bias - mean * scale / sqrt(var + epsilon).
+    Cheap beside one forward pass; do it once for all batches.
+
+    Args:
+        spec: Shape of the network.
+        params: Parameters of `init`.
+        batch_stats: Running statistics of the normalisation.
+
+    Returns:
+        A float32 tree for `apply_folded`: kernel and bias of each convolution and of
+        the head.
+    """
+    folded = {
+        "stem": _fold_layer(params, batch_stats, "stem"),
+        "head": params["head"],
+    }
+    for block in residual_blocks(spec):
+        name = block.name
+        folded[name] = {
+            conv: _fold_layer(params[name], batch_stats[name], conv)
+            for conv in ("conv1", "conv2", "shortcut")
+            if conv in params[name]
+        }
+    return folded
+
+
+def apply_folded(
+    spec: ResNetSpec,
+    folded: Params,
+    images: Float[Array, "b h w c"],
+    *,
+    dtype: str = "float32",
+) -> Outputs:
+    """Run the network in evaluation mode, as `apply` but for rounding.
+
+    Args:
+        spec: Shape of the network.
+        folded: From `fold`.
+        images: A batch, normalised.
+        dtype: Name of the dtype of convolutions.
+
+    Returns:
+        Logits and features.
+    """
+
+    def layers(weights):
+        def layer(name, x, side, stride):
+            del side  # that of the kernel
+            y = convolution(x, weights[name]["kernel"].astype(dtype), stride)
+            bias = weights[name]["bias"][None, None, None]
+            # a bias rounded to bfloat16 would double the error of the logits
+            return (y.astype(jnp.float32) + bias).astype(dtype)
+
+        return layer
+
+    x = nn.relu(layers(folded)("stem", images.astype(dtype), 3, 1))
+    for block in residual_blocks(spec):
+        x = residual(layers(folded[block.name]), x, block)
+    features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    head = folded["head"]
+    return Outputs(features @ head["kernel"] + head["bias"][None], features)
+
+
+def _fold_layer(params: Params, stats: Params, conv: str) -> Any:
+    affine, running = (tree[NORMS[conv]]["norm"] for tree in (params, stats))
+    scale = affine["scale"] / jnp.sqrt(running["var"] + 1e-5)
+    return {
+        "kernel": params[conv]["kernel"] * scale[None, None, None],
+        "bias": affine["bias"] - running["mean"] * scale,
+    }

@@ -1,0 +1,68 @@
+"""Gradients of one example's loss by the last layer, without forming them.
+
+For logits z = W'h + b the cross-entropy's gradient by W is the outer product of the
+features h and the error p - y, and by b the error itself. Lengths and inner products of
+such gradients need only h and p - y: d + k numbers instead of (d + 1) k.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32
+
+from dpet_jax.arrays import Features, Label, Logits, Score
+from dpet_jax.scores.error import el2n, error_vector
+
+
+def grand_last_layer(logits: Logits, label: Label, features: Features) -> Score:
+    """Score one example by the length of its gradient by the last layer.
+
+    ||p - y||_2 sqrt(1 + ||h||_2^2) with p = softmax(logits), y the one-hot label and h
+    the features that the layer reads; the 1 is the bias. 0 when right with certainty,
+    unbounded above. The paper takes the gradient by all parameters and averages it over
+    about ten networks early in training; its common short cut, and this kernel, takes
+    the last layer of one.
+
+    Args:
+        logits: Finite unnormalised log-probabilities of one example.
+        label: Class in [0, k).
+        features: Penultimate features of the example.
+
+    Returns:
+        Euclidean length, at least `el2n` of the same example.
+
+    Source:
+        Paul, Ganguli & Dziugaite (2021), "Deep Learning on a Data Diet", section 2.
+    """
+    features = features.astype(jnp.float32)
+    return el2n(logits, label) * jnp.sqrt(1.0 + jnp.sum(features**2))
+
+
+def last_layer_gram(
+    logits: Float[Array, "n k"],
+    labels: Int32[Array, " n"],
+    features: Float[Array, "n d"],
+) -> Float32[Array, "n n"]:
+    """Compute all inner products of the examples' gradients by the last layer.
+
+    (D D') * (1 + H H'), an elementwise product, where D holds the rows p - y and H the
+    features: exactly the Gram matrix of the gradients by kernel and bias, each of them
+    (d + 1) k long.
+
+    Args:
+        logits: Finite unnormalised log-probabilities.
+        labels: Class of each, in [0, k).
+        features: Penultimate features.
+
+    Returns:
+        Symmetric; its diagonal is `grand_last_layer` squared. It holds n^2 numbers.
+
+    Source:
+        Mirzasoleiman, Bilmes & Leskovec (2020), "Coresets for Data-efficient Training
+        of Machine Learning Models", section 3.4, for the use of such gradients; the
+        factors follow from their being outer products.
+    """
+    errors = jax.vmap(error_vector)(logits, labels)
+    features = features.astype(jnp.float32)
+    # accelerators would multiply float32 matrices with 10 bits of mantissa
+    similar = jnp.matmul(features, features.T, precision="highest")
+    return jnp.matmul(errors, errors.T, precision="highest") * (1.0 + similar)
