@@ -4,12 +4,14 @@ import inspect
 from typing import Any, get_args
 
 from dpet_jax import schema, sections
-from dpet_jax.scores import SCORES
+from dpet_jax.scores.gradient import gradient_norms
+from dpet_jax.scores.pool import FEATURE_SCORES, SCORES
 
 
 def choices() -> dict[str, dict[str, str]]:
     """Return the choices by title, each name with the first line of its docstring."""
-    scores = {name: _first_line(kernel) for name, kernel in SCORES.items()}
+    kernels = SCORES | FEATURE_SCORES | {"grand": gradient_norms}
+    scores = {name: _first_line(kernel) for name, kernel in kernels.items()}
     scores["random"] = "No score: the control that picks by chance."
     return {
         "methods (method.kind)": _kinds(schema.Config, "method"),

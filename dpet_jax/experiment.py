@@ -18,7 +18,7 @@ from dpet_jax.interrupt import Interrupt
 from dpet_jax.learner import DeviceLearner, LearnerSpec
 from dpet_jax.methods.base import Method, Pool
 from dpet_jax.models import ResNetSpec
-from dpet_jax.orchestrator import Loop, Parts
+from dpet_jax.orchestrator import Loop
 from dpet_jax.progress import Display
 from dpet_jax.record import (
     CONFIG,
@@ -32,6 +32,7 @@ from dpet_jax.record import (
 from dpet_jax.schema import Config
 from dpet_jax.segment import Segment
 from dpet_jax.summary import finish
+from dpet_jax.trainer import Parts
 
 
 class Result(NamedTuple):
@@ -131,6 +132,7 @@ def _run_segment(
                     data.num_classes,
                 ),
                 trainer=learner,
+                proxy=spec.proxy is not None,
                 limits=build.build_limits(config),
                 horizon=getattr(config.train.schedule, "horizon", "plan"),
                 meter=meter,
@@ -215,6 +217,9 @@ def _headline(config: Config, data: Data, model: ResNetSpec) -> str:
         else (config.method.kind.replace("_", " "))
     )
     score = getattr(config.method, "score", None)
+    proxy = getattr(config.method, "proxy", None)
+    if proxy is not None:
+        score = f"{score} by a proxy of width {proxy.width_multiplier:g}"
     width = getattr(config.model, "width_multiplier", 1.0)
     return (
         f"{method}{f' ({score})' if score else ''} on {data.name}: "

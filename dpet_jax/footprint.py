@@ -170,6 +170,7 @@ def proxies(
         phases: Of the energy report.
     """
     last = next((e for e in reversed(events) if "visits" in e), {})
+    selections = [e for e in events if e["event"] == "select"]
     step = next(
         (e for e in reversed(events) if e.get("what") == "train_steps"), {}
     ).get("xla_flops")
@@ -179,6 +180,8 @@ def proxies(
         "visits": last.get("visits", 0),
         "executed_visits": last.get("executed_visits", 0),
         "scored_examples": last.get("scored_examples", 0),
+        "proxy_visits": sum(e["proxy_visits"] for e in selections),
+        "select_flops": sum(e["select_flops"] for e in selections),
         "updates": last.get("executed_visits", 0) // begun["batch_size"],
         "epochs": last.get("epochs", 0.0),
         "flops": last.get("flops", 0),

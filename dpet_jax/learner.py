@@ -1,8 +1,9 @@
 """What a method may ask of the accelerator, and what the loop makes it do."""
 
+import math
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,23 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from dpet_jax.batches import Batches
 from dpet_jax.data import Data
 from dpet_jax.data.device import DeviceData
+from dpet_jax.device_model import Compilation, DeviceModel, compilation
 from dpet_jax.errors import DivergedError
-from dpet_jax.methods.base import Plan, Selection, Span, TrainResult
-from dpet_jax.models import forward_flops
-from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
-from dpet_jax.scores.pool import SCORES, ScoreSpec, score_data
-from dpet_jax.selection import blend, descending
-from dpet_jax.training import (
-    ChunkStats,
-    Hyper,
-    StepSpec,
-    TrainState,
-    init_state,
-    train_steps,
+from dpet_jax.methods.base import (
+    MAIN,
+    PROXY,
+    ModelHandle,
+    Plan,
+    Selection,
+    Span,
+    TrainResult,
 )
-from dpet_jax.training.programs import CompileCounts, compile_counts, compiled
+from dpet_jax.models import ResNetSpec
+from dpet_jax.scores.pool import FEATURE_SCORES, SCORES, ScoreSpec
+from dpet_jax.selection import blend
+from dpet_jax.selection.ranking import rank, stretch
+from dpet_jax.training import Hyper, StepSpec
+from dpet_jax.training.programs import compile_counts
 
 
 class Evaluation(NamedTuple):
@@ -43,37 +47,22 @@ class Evaluation(NamedTuple):
     per_class_accuracy: np.ndarray
 
 
-class Compilation(NamedTuple):
-    """One program made ready.
-
-    Attributes:
-        what: Its name.
-        seconds: Time the compiler took; 0 when it was there already.
-        programs: Backend compilations, persistent-cache hits included.
-        cache_hits: Of those, how many the persistent cache answered.
-        xla_flops: FLOPs of one batch by XLA's own count; None if not known.
-    """
-
-    what: str
-    seconds: float
-    programs: int
-    cache_hits: int
-    xla_flops: float | None = None
-
-
 @dataclass(frozen=True)
 class LearnerSpec:
     """How a learner computes.
 
     Attributes:
-        step: What the training program is specialised to.
+        step: What the main model's training program is specialised to.
         score_batch_size: Rows of one forward pass when scoring and evaluating.
         scores: Scores that the method will ask for.
+        proxy: Shape of the narrow network that scores for the main one; None if it
+            scores itself.
     """
 
     step: StepSpec
     score_batch_size: int
     scores: tuple[str, ...]
+    proxy: ResNetSpec | None = None
 
 
 def data_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
@@ -83,20 +72,25 @@ def data_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
 
 
 class DeviceLearner:
-    """The main model on the accelerator, with the data set beside it.
+    """The networks of a run on the accelerator, with the data set beside them.
 
     Args:
         data: The data set; copied to the device once.
         spec: How to compute.
-        hyper: Traced numbers of training; each plan sets the schedule's horizon.
-        seed: Decides the parameters and the augmentation.
+        hyper: Traced numbers of training, the same for every network; each plan sets
+            the schedule's horizon.
+        seed: Decides parameters, augmentation and batches.
+
+    Attributes:
+        scored_examples: Examples scored for selection.
+        proxy_visits: Visits of training other models than the main one.
+        select_flops: FLOPs of both, fill rows included.
     """
 
     def __init__(self, data: Data, spec: LearnerSpec, hyper: Hyper, seed: int) -> None:
         self._data = data
         self._spec = spec
-        self._hyper = hyper
-        self._key = jax.random.key(seed)
+        self._seed = seed
         self._replicated = NamedSharding(spec.step.mesh, PartitionSpec())
         self._device_data = DeviceData(
             *self._put((data.images, data.labels, data.mean, data.std))
@@ -106,21 +100,30 @@ class DeviceLearner:
             "validation": data.validation_rows,
             "test": data.test_rows,
         }
-        batch, score_batch = spec.step.batch_size, spec.score_batch_size
-        self._row_capacity = -(-data.num_train // batch) * batch
-        self._score_capacity = -(-data.labels.size // score_batch) * score_batch
-        self._names = (*SCORES, *(name for name in spec.scores if name not in SCORES))
-        self._weights = self._put(np.ones(data.num_train, np.float32))
-        self._state: Any = None  # drawn when the programs are compiled
+        self._models = {MAIN: self._network(spec.step.model, hyper)}
+        if spec.proxy is not None:
+            self._models[PROXY] = self._network(spec.proxy, hyper)
+        self._main = self._models[MAIN]
         self.scored_examples = 0
-        self.scored_rows = 0
+        self.proxy_visits = 0
+        self.select_flops = 0
+
+    def _network(self, model: ResNetSpec, hyper: Hyper) -> DeviceModel:
+        step = replace(self._spec.step, model=model)
+        # every score at once costs nothing more, and one program serves all methods
+        names = tuple(dict.fromkeys((*SCORES, *FEATURE_SCORES, *self._spec.scores)))
+        batch = self._spec.score_batch_size
+        score = ScoreSpec(model, names, batch, step.dtype, step.mesh)
+        return DeviceModel(
+            step, score, self._device_data, self._data.num_train, hyper, self._seed
+        )
 
     # what the loop needs to know
 
     @property
     def max_steps(self) -> int:
         """Most steps of one chunk."""
-        return self._row_capacity // self._spec.step.batch_size
+        return self._main.max_steps
 
     @property
     def batch_size(self) -> int:
@@ -128,143 +131,131 @@ class DeviceLearner:
         return self._spec.step.batch_size
 
     @property
-    def forward_flops(self) -> int:
-        """FLOPs of one example's forward pass."""
-        height, width = self._data.images.shape[1:3]
-        return forward_flops(self._spec.step.model, height, width)
-
-    @property
     def train_flops(self) -> int:
-        """FLOPs of one example's training visit."""
-        return TRAIN_FLOPS_PER_FORWARD * self.forward_flops
+        """FLOPs of one example's training visit by the main model."""
+        return self._main.train_flops
 
     def compile(self) -> Iterator[Compilation]:
-        """Draw the network and make every program ready; yields each as it is done."""
-        before = compile_counts()
-        self._state = self._fresh(self._key)
-        # used by every plan that starts anew, and small enough to be forgotten here
-        jax.random.fold_in(self._key, 0)
-        yield _compilation("init", compile_counts().since(before))
-        rows = np.zeros(self._row_capacity, np.int32)
-        program, counts = compiled(
-            train_steps, self._spec.step, *self._train_arguments(rows, 0, 0)
-        )
-        self._train = program.run
-        yield _compilation("train_steps", counts, program.flops)
-        step = self._spec.step
-        spec = ScoreSpec(
-            step.model, self._names, self._spec.score_batch_size, step.dtype, step.mesh
-        )
-        rows = np.zeros(self._score_capacity, np.int32)
-        program, counts = compiled(score_data, spec, *self._score_arguments(rows, 0))
-        self._score = program.run
-        yield _compilation("score_pool", counts, program.flops)
+        """Draw the networks and make every program ready; yields each as it is done."""
+        for handle, network in self._models.items():
+            for done in network.compile():
+                yield (
+                    done
+                    if handle == MAIN
+                    else done._replace(what=f"{handle} {done.what}")
+                )
         if self._spec.scores:
             before = compile_counts()
-            # of an empty index set, to make the programs ready that rank it
-            scores = self._score_rows(np.zeros(0, np.int32))
-            descending(self._ranked(scores, self._spec.scores, 0.0))
-            yield _compilation("ranking", compile_counts().since(before))
+            for network in self._models.values():
+                # of an empty index set, to make the programs ready that rank it
+                scores = network.score(np.zeros(0, np.int32), self._spec.scores)
+                for names in (self._spec.scores[:1], self._spec.scores):
+                    self._best(scores, names, 0.0, 0)
+            yield compilation("ranking", compile_counts().since(before))
 
     # training the main model
 
     def begin(self, plan: Plan, plan_index: int) -> None:
         """Get ready for a plan: its loss weights, and what starts anew."""
-        self.set_weights(plan)
-        if plan.reset == "none":
-            return
-        fresh = self._fresh(jax.random.fold_in(self._key, plan_index))
-        if plan.reset == "optimizer":
-            self._state = self._state._replace(opt_state=fresh.opt_state)
-        else:
-            self._state = self._state._replace(
-                params=fresh.params,
-                batch_stats=fresh.batch_stats,
-                opt_state=fresh.opt_state,
-            )
+        self._main.begin(plan, plan_index)
 
     def set_weights(self, plan: Plan) -> None:
         """Set the loss weights of a plan, scaled to mean 1."""
-        table = np.ones(self._data.num_train, np.float32)
-        if plan.weights is not None:
-            table[plan.index_set] = plan.weights / np.mean(plan.weights)
-        self._weights = self._put(table)
+        self._main.set_weights(plan)
 
-    def train(self, rows: np.ndarray, num_steps: int, span: Span, visits: int) -> Any:
-        """Start a chunk of training and return a handle to wait for.
+    def train_chunk(
+        self, rows: np.ndarray, num_steps: int, span: Span, visits: int
+    ) -> Any:
+        """Start a chunk of training; see `DeviceModel.train`."""
+        return self._main.train(rows, num_steps, span, visits)
 
-        Args:
-            rows: int32[num_steps * batch size], fill rows as their complement.
-            num_steps: Steps of the chunk.
-            span: Where the plan lies on the schedule.
-            visits: Visits of the plan before the chunk.
-        """
-        padded = np.zeros(self._row_capacity, np.int32)
-        padded[: rows.size] = rows
-        horizon, cyclic = self._put((np.float32(span.horizon), np.bool_(span.cyclic)))
-        schedule = self._hyper.schedule._replace(horizon=horizon, cyclic=cyclic)
-        self._hyper = self._hyper._replace(schedule=schedule)
-        first_visit = span.start + visits
-        self._state, stats = self._train(
-            *self._train_arguments(padded, num_steps, first_visit)
-        )
-        return stats
-
-    def wait(self, handle: ChunkStats) -> tuple[float, int, int]:
+    def wait(self, handle: Any) -> tuple[float, int, int]:
         """Wait for a chunk; return its summed loss, correct predictions and visits."""
-        loss, correct, visits = jax.device_get(handle)
-        return float(loss), int(correct), int(visits)
+        return self._main.wait(handle)
 
     def barrier(self) -> None:
-        """Wait until the device has nothing left to do for the model."""
-        jax.block_until_ready((self._state, self._weights))
+        """Wait until the device has nothing left to do for any network."""
+        for network in self._models.values():
+            network.barrier()
 
     def result(self, index_set: np.ndarray) -> TrainResult:
         """Read what training taught about the examples of a plan."""
-        distinct = np.unique(index_set)
-        losses, correct = jax.device_get((self._state.losses, self._state.correct))
-        return TrainResult(distinct, losses[distinct], correct[distinct])
+        return self._main.result(index_set)
 
-    # looking at the main model
+    # what a method asks
+
+    def train(self, plan: Plan, model: ModelHandle) -> TrainResult:
+        """Train a model other than the main one on a whole plan; see `Learner.train`.
+
+        A plan without a place on a schedule has one to itself.
+
+        Raises:
+            ValueError: If the model is the main one, which the loop trains, or unknown.
+            DivergedError: If its loss is no number.
+        """
+        if model == MAIN:
+            raise ValueError("the loop alone trains the main model")
+        network = self._model(model)
+        index = network.plans
+        network.begin(plan, index)
+        batches = Batches(plan, self.batch_size, self._seed, index)
+        span = plan.schedule or Span(0, plan.visits)
+        queued: Any = None
+        for first in range(0, batches.num_steps, network.max_steps):
+            num_steps = min(network.max_steps, batches.num_steps - first)
+            rows = batches.rows(first, num_steps)
+            visits = batches.visits_before(first)
+            chunk = network.train(rows, num_steps, span, visits)
+            # one chunk runs while the next one queues, as in the loop
+            self._check(queued, network, model)
+            queued = chunk
+        self._check(queued, network, model)
+        self.proxy_visits += plan.visits
+        executed = batches.num_steps * self.batch_size
+        self.select_flops += executed * network.train_flops
+        return network.result(plan.index_set)
 
     def score(
-        self, names: tuple[str, ...], index_set: np.ndarray
+        self, names: tuple[str, ...], index_set: np.ndarray, model: ModelHandle = MAIN
     ) -> dict[str, np.ndarray]:
         """Score examples of the training split; see `Learner.score`."""
-        scores = self._count_and_score(index_set)
-        return {name: np.asarray(scores[name])[: index_set.size] for name in names}
+        scores = self._count_and_score(names, index_set, model)
+        read = jax.device_get([scores[name] for name in names])
+        cut = (values[: index_set.size] for values in read)
+        return dict(zip(names, cut, strict=True))
 
     def select(
-        self, selector: str, index_set: np.ndarray, num_select: int, **options: Any
+        self,
+        selector: str,
+        index_set: np.ndarray,
+        num_select: int,
+        model: ModelHandle = MAIN,
+        **options: Any,
     ) -> Selection:
         """Run a selector over candidates; see `Learner.select`.
 
         `top_k` takes `scores`, one name or two to blend, and the blend's `weight`.
 
         Raises:
-            ValueError: If the selector is unknown.
+            ValueError: If the selector is unknown, or takes more than there is.
             DivergedError: If a score is NaN.
         """
         if selector != "top_k":
             raise ValueError(f"no selector called {selector!r}; there is top_k")
         names, weight = options["scores"], options.get("weight", 0.0)
-        scores = self._count_and_score(index_set)
-        ranked = self._ranked(scores, names, weight)
-        gains = np.asarray(ranked)
-        if np.isnan(gains).any():
-            raise DivergedError(f"{', '.join(names)} of the pool hold NaN")
-        order, allowed = descending(ranked)
-        if num_select > allowed:
-            raise ValueError(f"cannot take {num_select} of {allowed} examples")
-        chosen = np.asarray(order)[:num_select]
-        return Selection(index_set[chosen], gains[chosen])
+        scores = self._count_and_score(names, index_set, model)
+        best = self._best(scores, names, weight, num_select)
+        return Selection(index_set[best.indices], best.gains)
+
+    # looking at the main model
 
     def evaluate(self, split: Literal["train", "validation", "test"]) -> Evaluation:
         """Evaluate the model on a whole split, without augmentation."""
         rows = self._splits[split]
-        scores = self._score_rows(rows)
-        wrong = np.asarray(scores["zero_one"], np.float64)[: rows.size]
-        losses = np.asarray(scores["cross_entropy"], np.float64)[: rows.size]
+        names = ("zero_one", "cross_entropy")
+        scores = self._main.score(rows, names)
+        read = jax.device_get([scores[name] for name in names])
+        wrong, losses = (np.asarray(values, np.float64)[: rows.size] for values in read)
         labels = self._data.labels[rows]
         counts = np.bincount(labels, minlength=self._data.num_classes)
         errors = np.bincount(labels, wrong, minlength=self._data.num_classes)
@@ -274,18 +265,14 @@ class DeviceLearner:
 
     # surviving
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return everything on the device that a checkpoint needs."""
-        state = self._state._asdict()
-        return state | {"key": jax.random.key_data(self._state.key)}
+    def snapshot(self) -> dict[ModelHandle, Any]:
+        """Return everything on the device that a checkpoint needs, by model."""
+        return {handle: model.snapshot() for handle, model in self._models.items()}
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
+    def restore(self, snapshot: dict[ModelHandle, Any]) -> None:
         """Take up a snapshot, on this learner's devices."""
-        placed = self._put(snapshot)
-        key = jax.random.wrap_key_data(placed["key"])
-        self._state = self._state._replace(**(placed | {"key": key}))
-        # wrapping a key may leave it off the mesh, and then training compiles again
-        self._state = self._put(self._state)
+        for handle, model in self._models.items():
+            model.restore(snapshot[handle])
 
     def memory(self) -> dict[str, float | None]:
         """Return the peak memory of process and device in MiB; None where unknown."""
@@ -294,57 +281,52 @@ class DeviceLearner:
         peak = stats.get("peak_bytes_in_use")
         return {"host_mib": host, "device_mib": peak and peak / 2**20}
 
-    def _fresh(self, key: jax.Array) -> TrainState:
-        step = self._spec.step
-        return self._put(
-            _init_state(step.model, step.family, self._data.num_train, key)
-        )
-
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
 
-    def _train_arguments(self, rows, num_steps, first_visit):
-        return (
-            self._state,
-            self._device_data,
-            *self._put((rows, np.int32(num_steps), np.int32(first_visit))),
-            self._weights,
-            self._put(self._hyper),
-        )
+    def _model(self, handle: ModelHandle) -> DeviceModel:
+        if handle not in self._models:
+            there = ", ".join(self._models)
+            raise ValueError(f"no model called {handle!r}; there is {there}")
+        return self._models[handle]
 
-    def _score_arguments(self, rows, count):
-        return (
-            self._state.params,
-            self._state.batch_stats,
-            self._device_data,
-            *self._put((rows, np.int32(count))),
-        )
+    def _check(self, chunk: Any, network: DeviceModel, model: ModelHandle) -> None:
+        if chunk is not None and not math.isfinite(network.wait(chunk)[0]):
+            raise DivergedError(f"the loss of the {model} model is no number")
 
-    def _score_rows(self, rows: np.ndarray) -> dict[str, jnp.ndarray]:
-        padded = np.zeros(self._score_capacity, np.int32)
-        padded[: rows.size] = rows
-        return self._score(*self._score_arguments(padded, rows.size))
-
-    def _ranked(self, scores, names, weight):
-        if len(names) == 1:
-            return scores[names[0]]
-        return blend(scores[names[0]], scores[names[1]], np.float32(weight))
-
-    def _count_and_score(self, index_set: np.ndarray) -> dict[str, jnp.ndarray]:
-        batch = self._spec.score_batch_size
+    def _count_and_score(
+        self, names: tuple[str, ...], index_set: np.ndarray, handle: ModelHandle
+    ) -> dict[str, jnp.ndarray]:
+        network = self._model(handle)
         self.scored_examples += index_set.size
-        self.scored_rows += -(-index_set.size // batch) * batch
-        return self._score_rows(index_set)
+        self.select_flops += network.score_flops(index_set.size, names)
+        return network.score(index_set, names)
 
-
-# one jitted function for all learners of a process, so that they share its programs
-_init_state = jax.jit(init_state, static_argnums=(0, 1, 2))
-
-
-def _compilation(
-    what: str, counts: CompileCounts | None, xla_flops: float | None = None
-) -> Compilation:
-    counts = counts or CompileCounts()
-    return Compilation(
-        what, counts.seconds, counts.programs, counts.cache_hits, xla_flops
-    )
+    def _best(
+        self,
+        scores: dict[str, jnp.ndarray],
+        names: tuple[str, ...],
+        weight: float,
+        num_select: int,
+    ) -> Selection:
+        """Rank on the device, and read the first in stretches that one program cuts."""
+        importance = scores[names[0]]
+        if len(names) > 1:
+            share = self._put(np.float32(weight))
+            importance = blend(importance, scores[names[1]], share)
+        ranking = rank(importance)
+        size = self._spec.score_batch_size  # divides a ranking's length
+        pieces = [
+            stretch(ranking, self._put(np.int32(first)), size)
+            for first in range(0, max(num_select, 1), size)
+        ]
+        flags = (ranking.has_nan, ranking.allowed)
+        pieces, (has_nan, allowed) = jax.device_get((pieces, flags))
+        if has_nan:
+            raise DivergedError(f"{', '.join(names)} of the pool hold NaN")
+        if num_select > allowed:
+            raise ValueError(f"cannot take {num_select} of {allowed} examples")
+        order, gains = (
+            np.concatenate(parts)[:num_select] for parts in zip(*pieces, strict=True)
+        )
+        return Selection(order, gains)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float32, UInt8
 
 from dpet_jax.data.augment import normalise
 from dpet_jax.errors import UserError
+from dpet_jax.methods.base import MAIN
 from dpet_jax.models import ResNetSpec, apply
 from dpet_jax.record import CHECKPOINTS, CORESET
 from dpet_jax.training import init_state
@@ -69,9 +70,8 @@ def load_run(folder: str | Path) -> LoadedRun:
             )
         facts = checkpoints.read_meta()["facts"]
         model = ResNetSpec.from_json(facts["model"])
-        state = checkpoints.restore(
-            _like(model, facts["optimizer_family"], facts["num_train"])
-        ).device
+        like = _like(model, facts["optimizer_family"], facts["num_train"])
+        state = checkpoints.restore({MAIN: like}).models[MAIN]
     finally:
         checkpoints.close()
     mean, std = (jnp.array(facts[key], jnp.float32) for key in ("mean", "std"))
@@ -100,10 +100,11 @@ def _like(model: ResNetSpec, family: Any, num_train: int) -> dict[str, Any]:
         partial(init_state, model, family, num_train), jax.random.key(0)
     )
     key_data = jax.eval_shape(jax.random.key_data, state.key)
+    plans = jax.ShapeDtypeStruct((), np.int32)
     place = SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        state._asdict() | {"key": key_data},
+        state._asdict() | {"key": key_data, "plans": plans},
     )
 
 

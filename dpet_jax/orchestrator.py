@@ -7,57 +7,19 @@ makes comparisons fair. It never imports JAX: the accelerator is behind `Trainer
 import math
 import time
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from dpet_jax.batches import Batches
-from dpet_jax.energy import EnergyMeter
 from dpet_jax.errors import DivergedError
-from dpet_jax.interrupt import Interrupt
-from dpet_jax.methods.base import Method, Plan, Pool, Span
+from dpet_jax.methods.base import Learner, Plan, Span
 from dpet_jax.pace import Pace
 from dpet_jax.position import Position
-from dpet_jax.progress import Display
-from dpet_jax.record import Counters, Recorder
-from dpet_jax.stopping import Limits
-from dpet_jax.trainer import Saver, Trainer
+from dpet_jax.proxy import ProxyLearner
+from dpet_jax.record import Counters
+from dpet_jax.trainer import Parts
 
 _WARN_AT = 0.8
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Everything the loop works with.
-
-    Attributes:
-        method: Decides.
-        pool: The training split as the method sees it.
-        trainer: The accelerator.
-        limits: Targets, budgets and the evaluation grid.
-        horizon: "plan", "method" or a number of epochs: how long a schedule runs.
-        meter: Attributes seconds and energy to phases.
-        recorder: Writes events.
-        display: Shows them.
-        saver: Keeps checkpoints.
-        checkpoint_every_s: Least seconds between two of them.
-        facts: What a checkpoint tells about the run beside its position.
-        interrupt: Whether someone asked the run to stop.
-        seed: The run's seed.
-    """
-
-    method: Method
-    pool: Pool
-    trainer: Trainer
-    limits: Limits
-    horizon: Literal["plan", "method"] | float
-    meter: EnergyMeter
-    recorder: Recorder
-    display: Display
-    saver: Saver
-    checkpoint_every_s: float
-    facts: dict[str, Any]
-    interrupt: Interrupt
-    seed: int
 
 
 class _Chunk(NamedTuple):
@@ -109,7 +71,7 @@ class Loop:
         """Take the latest checkpoint up, on a loop that has not run yet."""
         trainer = self.parts.trainer
         restored = self.parts.saver.restore(trainer.snapshot())
-        trainer.restore(restored.device)
+        trainer.restore(restored.models)
         self.at.take_up(restored.host, restored.meta["position"])
         if self.at.plan is not None:
             trainer.set_weights(self.at.plan)
@@ -138,21 +100,25 @@ class Loop:
     def _next_plan(self) -> str | None:
         parts, at, trainer = self.parts, self.at, self.parts.trainer
         began = time.monotonic()
-        examples, rows = trainer.scored_examples, trainer.scored_rows
+        learner: Learner = ProxyLearner(trainer, at.pending) if parts.proxy else trainer
+        examples, flops = trainer.scored_examples, trainer.select_flops
+        proxy_visits = trainer.proxy_visits
         try:
             with parts.meter.window("select"):
-                at.state, plan = parts.method.plan(at.state, trainer)
+                at.state, plan = parts.method.plan(at.state, learner)
         except DivergedError:
             self._diverged = True
             return "diverged"
-        scored = trainer.scored_examples - examples
+        scored, flops = trainer.scored_examples - examples, trainer.select_flops - flops
         at.counters.scored_examples += scored
-        at.counters.flops += (trainer.scored_rows - rows) * trainer.forward_flops
-        if scored:
+        at.counters.flops += flops
+        if flops:
             self._event(
                 "select",
                 scores=parts.method.scores,
                 scored=scored,
+                proxy_visits=trainer.proxy_visits - proxy_visits,
+                select_flops=flops,
                 seconds=time.monotonic() - began,
             )
         if plan is None:
@@ -193,6 +159,8 @@ class Loop:
             result = parts.trainer.result(plan.index_set)
         at.state = parts.method.observe(at.state, result)
         schedule_ends = plan.schedule.start + plan.visits >= plan.schedule.horizon
+        if parts.proxy:
+            at.pending.append(plan)
         at.plan, at.plan_index = None, at.plan_index + 1
         parts.display.end_plan()
         if schedule_ends and at.evaluated_visits != at.counters.visits:
@@ -246,7 +214,7 @@ class Loop:
         )
         visits = batches.visits_before(at.cursor)
         rows = batches.rows(at.cursor, num_steps)
-        handle = trainer.train(rows, num_steps, schedule, visits)
+        handle = trainer.train_chunk(rows, num_steps, schedule, visits)
         at.cursor += num_steps
         done = batches.visits_before(at.cursor)
         at.counters.visits += done - visits

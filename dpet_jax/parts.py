@@ -1,6 +1,7 @@
 """From a config to the parts of a run; the only code that knows both."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dpet_jax.methods.query import Query
 from dpet_jax.methods.rs2 import rs2
 from dpet_jax.methods.standard import standard
 from dpet_jax.models import ResNetSpec, resnet18, resnet20
+from dpet_jax.models.spec import scaled_channels
 from dpet_jax.stopping import Limits
 from dpet_jax.training import SCHEDULES, Family, Hyper, Schedule, StepSpec
 
@@ -108,6 +110,36 @@ def build_model(config: schema.Config, data: Data) -> ResNetSpec:
             )
 
 
+def build_proxy(config: schema.Config, model: ResNetSpec) -> ResNetSpec | None:
+    """Shape the narrow network that scores in place of the model, if one is wanted.
+
+    Args:
+        config: The run's.
+        model: Shape of the main network, whose depth it keeps.
+
+    Raises:
+        UserError: If so many channels cannot be made fewer.
+    """
+    section = getattr(config.method, "proxy", None)
+    if section is None:
+        return None
+    share = section.width_multiplier
+    multiple = getattr(config.model, "channel_multiple", 8)
+    stem, *channels = (
+        min(base, scaled_channels(base, share, multiple))
+        for base in (model.stem, *model.channels)
+    )
+    proxy = replace(model, stem=stem, channels=tuple(channels))
+    if share < 1 and proxy == model:
+        raise UserError(
+            f"method.proxy.width_multiplier: {share:g} leaves the model's channels "
+            f"{list(model.channels)} as they are, which are at least 8 and rounded to "
+            f"multiples of {multiple}; choose a smaller one, a wider model, or leave "
+            "method.proxy at null"
+        )
+    return proxy
+
+
 def build_learner_spec(
     config: schema.Config, model: ResNetSpec, scores: tuple[str, ...]
 ) -> LearnerSpec:
@@ -130,7 +162,8 @@ def build_learner_spec(
         config.model.compute_dtype,
         mesh,
     )
-    return LearnerSpec(step, config.evaluate.batch_size, scores)
+    proxy = build_proxy(config, model)
+    return LearnerSpec(step, config.evaluate.batch_size, scores, proxy)
 
 
 def optimizer_family(config: schema.Config) -> Family:

@@ -21,6 +21,8 @@ class Position:
         cursor: Steps of the plan that are done.
         targets: What was reached, and when.
         evaluated_visits: Visits at the last evaluation, or None before the first.
+        pending: Plans, trained on since the proxy was last asked, that it has yet to
+            catch up on; none without a proxy.
     """
 
     state: Any
@@ -30,6 +32,7 @@ class Position:
     cursor: int = 0
     targets: list[dict[str, Any]] = field(default_factory=list)
     evaluated_visits: int | None = None
+    pending: list[Plan] = field(default_factory=list)
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and plain values from which `take_up` rebuilds it."""
@@ -44,19 +47,14 @@ class Position:
             for name, value in fields.items()
             if not isinstance(value, np.ndarray)
         }
-        header = None
         if self.plan is not None:
-            arrays["plan.index_set"] = self.plan.index_set
-            if self.plan.weights is not None:
-                arrays["plan.weights"] = self.plan.weights
-            header = {
-                "label": self.plan.label,
-                "passes": self.plan.passes,
-                "schedule": list(self.plan.schedule or ()),
-            }
+            arrays |= _arrays("plan", self.plan)
+        for number, plan in enumerate(self.pending):
+            arrays |= _arrays(f"pending.{number}", plan)
         return arrays, {
             "method": plain,
-            "plan": header,
+            "plan": self.plan and _header(self.plan),
+            "pending": [_header(plan) for plan in self.pending],
             "plan_index": self.plan_index,
             "cursor": self.cursor,
             "counters": asdict(self.counters),
@@ -78,12 +76,35 @@ class Position:
         self.targets = plain["targets"]
         self.evaluated_visits = plain["evaluated_visits"]
         header = plain["plan"]
-        self.plan = None
-        if header is not None:
-            self.plan = Plan(
-                arrays["plan.index_set"],
-                label=header["label"],
-                passes=header["passes"],
-                weights=arrays.get("plan.weights"),
-                schedule=Span(*header["schedule"]),
-            )
+        self.plan = header and _plan("plan", arrays, header)
+        self.pending = [
+            _plan(f"pending.{number}", arrays, header)
+            for number, header in enumerate(plain["pending"])
+        ]
+
+
+def _arrays(name: str, plan: Plan) -> dict[str, np.ndarray]:
+    arrays = {f"{name}.index_set": plan.index_set}
+    if plan.weights is not None:
+        arrays[f"{name}.weights"] = plan.weights
+    return arrays
+
+
+def _header(plan: Plan) -> dict[str, Any]:
+    return {
+        "label": plan.label,
+        "passes": plan.passes,
+        "schedule": list(plan.schedule or ()),
+        "reset": plan.reset,
+    }
+
+
+def _plan(name: str, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Plan:
+    return Plan(
+        arrays[f"{name}.index_set"],
+        label=header["label"],
+        passes=header["passes"],
+        weights=arrays.get(f"{name}.weights"),
+        schedule=Span(*header["schedule"]),
+        reset=header["reset"],
+    )

@@ -21,8 +21,17 @@ Share = Annotated[float, Field(ge=0, lt=1), Number]
 Count = Annotated[int, Field(ge=1), Number]
 CountFromZero = Annotated[int, Field(ge=0), Number]
 Seed = Annotated[int, Field(ge=0, lt=2**31), Number]
+#: Random looks at nothing, grand needs a forward and a backward pass, the others come
+#: from one forward pass.
 Score = Literal[
-    "margin", "entropy", "least_confidence", "cross_entropy", "el2n", "random"
+    "margin",
+    "entropy",
+    "least_confidence",
+    "cross_entropy",
+    "el2n",
+    "grand_last_layer",
+    "grand",
+    "random",
 ]
 
 
@@ -254,11 +263,36 @@ class Rs2Method(Section):
     replacement: bool = Field(False, description="draw passes independently")
 
 
-class ActiveLearningMethod(Section):
+class ProxyConfig(Section):
+    """A narrow network, trained alongside, that scores in place of the model.
+
+    Stem and stages have the model's channels times the multiplier, rounded to its
+    channel_multiple (8 where channels are explicit), at least 8 and never more.
+    """
+
+    width_multiplier: Fraction = 0.25
+
+
+class _QueryMethod(Section):
+    score: Score = "margin"
+    proxy: ProxyConfig | None = Field(
+        None, description="a narrower network that scores; its cost counts as selection"
+    )
+
+    @model_validator(mode="after")
+    def _proxy_is_asked(self) -> "_QueryMethod":
+        if self.proxy is not None and self.score == "random":
+            raise ValueError(
+                "score random asks no network, so a proxy would never be trained; "
+                "leave proxy at null"
+            )
+        return self
+
+
+class ActiveLearningMethod(_QueryMethod):
     """Random initial set, then rounds that add the most informative examples."""
 
     kind: Literal["active_learning"]
-    score: Score = "margin"
     initial_size: Count = 1000
     query_size: Count = 1000
     passes_per_round: Count = 200
@@ -274,11 +308,10 @@ class DissimilarityConfig(Section):
     weight: float = Field(0.5, ge=0, le=1, description="lambda; 0 is the score alone")
 
 
-class DpetMethod(Section):
+class DpetMethod(_QueryMethod):
     """RS2 warm-up, then rounds that add the most informative examples."""
 
     kind: Literal["dpet"] = "dpet"
-    score: Score = "margin"
     warmup_passes: Count = 20
     keep_fraction: Fraction = 1 / 3
     query_size: Count = 1000
@@ -306,6 +339,10 @@ class DpetMethod(Section):
         if self.compat == "artifact" and self.candidate_fraction != 1:
             raise ValueError(
                 "compat artifact scores the whole pool; leave candidate_fraction at 1.0"
+            )
+        if self.compat == "artifact" and self.proxy is not None:
+            raise ValueError(
+                "compat artifact scores with the model itself; leave proxy at null"
             )
         return self
 

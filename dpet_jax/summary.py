@@ -74,6 +74,9 @@ def finish(
         if chosen is None
         else 1 - chosen.indices.size / data.num_train,
         **counters.shown(),
+        **{
+            key: report.data["proxies"][key] for key in ("select_flops", "proxy_visits")
+        },
         "wall_s": sum(seconds.values()),
         "wall_s_without_eval": sum(seconds.values()) - seconds["eval"],
         "phases": {

@@ -22,13 +22,14 @@ FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 #: What each module, or each folder, may import of ours beside its own folder.
 _PARTS = {
+    "device_model",
     *("schema", "sections", "errors", "arrays", "data", "models", "training"),
     "scores",
     *("selection", "methods", "energy", "record", "stopping", "batches", "learner"),
 }
 _RUN = _PARTS | {
     *("parts", "config", "position", "progress", "interrupt", "orchestrator"),
-    *("machine", "footprint"),
+    *("machine", "footprint", "trainer"),
 }
 _EXPERIMENT = _RUN | {"segment", "summary"}
 MAY_IMPORT = {
@@ -48,19 +49,23 @@ MAY_IMPORT = {
     "methods": set(),
     "batches": {"methods.base"},
     "position": {"methods.base", "record"},
-    "trainer": {"methods.base"},
+    "proxy": {"methods.base"},
+    "trainer": {
+        *("methods.base", "energy", "interrupt", "progress", "record", "stopping"),
+    },
     "orchestrator": {
-        *("methods.base", "batches", "position", "stopping", "pace", "trainer"),
-        *("energy", "record", "progress", "interrupt", "errors"),
+        *("methods.base", "batches", "position", "pace", "trainer", "proxy"),
+        *("record", "errors"),
     },
     "data": {"arrays", "errors"},
     "models": {"arrays"},
-    "training": {"models", "data", "arrays", "methods.base"},
+    "training": {"models", "data", "arrays", "methods.base", "scores.dynamics"},
     "selection": {"models", "data", "arrays", "methods.base"},
     "scores": {"models", "data", "arrays"},
+    "device_model": {"training", "scores", "models", "data", "methods.base"},
     "learner": {
-        *("training", "scores", "selection", "models", "data", "methods.base"),
-        *("energy", "errors"),
+        *("device_model", "training", "scores", "selection", "models", "data"),
+        *("methods.base", "batches", "errors"),
     },
     "parts": _PARTS,
     "machine": set(),
@@ -81,7 +86,7 @@ MAY_IMPORT = {
 }
 NO_JAX = {
     *("", "config", "schema", "sections", "methods", "energy", "stopping"),
-    *("orchestrator", "trainer", "pace", "record", "position", "interrupt"),
+    *("orchestrator", "trainer", "proxy", "pace", "record", "position", "interrupt"),
     *("batches", "progress", "errors", "footprint", "suite", "report"),
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}

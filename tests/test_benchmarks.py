@@ -2,21 +2,20 @@
 
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+from gpu_suite import PIECES  # noqa: E402
+
 TOY = {
-    "bench_epoch": [
-        "--widths=0.125",
-        "--depth=0.5",
-        "--batch=4",
-        "--side=8",
-        "--steps=2",
-        "--no-native-loop",
-        "--repeats=1",
-    ],
+    piece.script.removesuffix(".py"): list(piece.toy)
+    for piece in PIECES.values()
+    if piece.toy is not None
+} | {
     "bench_meter": ["--tiny", "--pairs=1", "--seconds=0.01", "--periods", "0.05"],
     "bench_conv": ["--batch=2", "--shapes", "4x8", "2x32", "--loops=2", "--repeats=1"],
 }
@@ -27,8 +26,7 @@ def test_every_benchmark_has_a_toy_size():
 
 
 @pytest.mark.parametrize("name", TOY)
-def test_benchmark_writes_its_rows(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(FOLDER))
+def test_benchmark_writes_its_rows(name, tmp_path, capsys):
     out = tmp_path / "result.json"
     rows = importlib.import_module(name).main([*TOY[name], f"--out={out}"])
     saved = json.loads(out.read_text())

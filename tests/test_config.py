@@ -335,9 +335,10 @@ def test_missing_file_and_folder_are_refused_with_an_example(tmp_path):
 
 
 def test_configs_can_name_every_score_there_is_and_random():
-    from dpet_jax.scores import SCORES
+    from dpet_jax.scores import FEATURE_SCORES, SCORES
 
-    assert set(get_args(sections.Score)) == {*SCORES, "random"} - {"zero_one"}
+    there = {*SCORES, *FEATURE_SCORES, "grand", "random"}
+    assert set(get_args(sections.Score)) == there - {"zero_one"}
 
 
 @pytest.mark.parametrize("word", ["0x_", "1:30"])

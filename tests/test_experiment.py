@@ -12,9 +12,11 @@ from rich.console import Console
 from dpet_jax import experiment
 from dpet_jax.config import validate
 from dpet_jax.data.importers import import_dataset
+from dpet_jax.device_model import DeviceModel
 from dpet_jax.errors import UserError
 from dpet_jax.interrupt import Interrupt
-from dpet_jax.learner import DeviceLearner
+from dpet_jax.loading import load_run
+from dpet_jax.models import ResNetSpec, forward_flops
 from dpet_jax.record import Recorder, read_events, read_json
 
 DPET = {
@@ -87,6 +89,11 @@ def test_the_summary_adds_up(whole):
     scored_rows = 2 * 3 * 500
     assert summary["epochs"] == pytest.approx(
         (32 * steps + scored_rows / 3) / (46 * 32)
+    )
+    assert summary["proxy_visits"] == 0
+    full_pass_flops = summary["flops"] / summary["epochs"]
+    assert summary["select_flops"] / full_pass_flops == pytest.approx(
+        scored_rows / 3 / (46 * 32)
     )
     phases = {name: phase["s"] for name, phase in summary["phases"].items()}
     assert sum(phases.values()) == pytest.approx(summary["wall_s"])
@@ -201,12 +208,151 @@ def test_two_runs_with_other_hyper_parameters_compile_nothing_twice(whole, tmp_p
     assert whole.summary["compilations"]["train_steps"]["programs"] <= 1
 
 
+# a proxy that scores
+
+WIDE = {"kind": "resnet", "stem": 16, "channels": [16], "blocks": [1]}
+NARROW = ResNetSpec(8, (8,), (1,), 10, 1)
+
+
+def with_proxy(share, **changes):
+    method = DPET | {"proxy": {"width_multiplier": share}}
+    return config(model=WIDE, method=method | changes)
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory):
+    return experiment.run(with_proxy(0.5), tmp_path_factory.mktemp("proxied"))
+
+
+def test_a_proxy_costs_exactly_its_training_and_scoring(proxied):
+    summary = proxied.summary
+    wide = forward_flops(ResNetSpec(16, (16,), (1,), 10, 1), 8, 8)
+    narrow = forward_flops(NARROW, 8, 8)
+    # it follows the warm-up and round 1; after round 2 nobody asks
+    steps, followed = 2 * 16 + 2 * (2 + 4), 2 * 16 + 2 * 2
+    selecting = 3 * narrow * 32 * followed + 2 * 1500 * narrow
+    assert summary["select_flops"] == selecting
+    assert summary["flops"] == 3 * wide * 32 * steps + selecting
+    assert summary["epochs"] == summary["flops"] / (3 * wide * 46 * 32)
+    assert summary["proxy_visits"] == 2 * 485 + 2 * 50
+    assert summary["visits"] == 2 * 485 + 2 * (50 + 100)
+    selections = [
+        (event["proxy_visits"], event["select_flops"], event["scored"])
+        for event in read_events(proxied.folder / "events.jsonl")
+        if event["event"] == "select"
+    ]
+    scoring = 1500 * narrow
+    assert selections == [
+        (2 * 485, 3 * narrow * 32 * 32 + scoring, 1455),
+        (2 * 50, 3 * narrow * 32 * 4 + scoring, 1405),
+    ]
+
+
+def test_a_proxy_works_inside_the_window_of_selection(proxied):
+    events = read_events(proxied.folder / "events.jsonl")
+    spent = sum(event["seconds"] for event in events if event["event"] == "select")
+    assert proxied.summary["phases"]["select"]["s"] == pytest.approx(spent, abs=0.05)
+    compiled = [event["what"] for event in events if event["event"] == "compile"]
+    assert compiled[3:6] == ["proxy init", "proxy train_steps", "proxy score_pool"]
+    assert proxied.summary["compilations"]["others"]["programs"] == 0
+
+
+def test_a_proxy_chooses_and_only_the_main_model_is_what_a_run_leaves(
+    proxied, tmp_path
+):
+    alone = experiment.run(config(model=WIDE), tmp_path)
+    assert set(rows_of(alone)) != set(rows_of(proxied))
+    run = load_run(proxied.folder)
+    assert run.model.channels == (16,)
+    stem = jax.tree.leaves(run.params["stem"])
+    assert max(leaf.shape[-1] for leaf in stem) == 16
+
+
+def test_a_proxy_as_wide_as_the_model_chooses_what_the_model_would(
+    tmp_path, assert_same_run
+):
+    alone = experiment.run(config(model=WIDE), tmp_path / "alone")
+    twin = experiment.run(with_proxy(1.0), tmp_path / "twin")
+    assert_same_run(alone.folder, twin.folder)
+    followed = (2 * 16 + 2 * 2) / 46
+    assert twin.summary["epochs"] == pytest.approx(alone.summary["epochs"] + followed)
+
+
+def test_a_proxy_starts_anew_with_the_model(tmp_path, assert_same_run):
+    method = {
+        "kind": "active_learning",
+        "initial_size": 40,
+        "query_size": 30,
+        "passes_per_round": 2,
+        "max_rounds": 2,
+    }
+    alone = experiment.run(config(model=WIDE, method=method), tmp_path / "alone")
+    method["proxy"] = {"width_multiplier": 1.0}
+    twin = experiment.run(config(model=WIDE, method=method), tmp_path / "twin")
+    assert_same_run(alone.folder, twin.folder)
+
+
+@pytest.mark.parametrize("chunks", [1, 5, 7])
+def test_an_interrupted_proxy_resumes_to_the_same_bits(
+    proxied, tmp_path, monkeypatch, chunks, assert_same_run
+):
+    monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
+    stopped = experiment.run(with_proxy(0.5), tmp_path)
+    assert stopped.stopped_by == "interrupted"
+    monkeypatch.undo()
+    resumed = experiment.run(with_proxy(0.5), tmp_path, resume=True)
+    assert_same_run(proxied.folder, resumed.folder)
+    for key in ("visits", "flops", "select_flops", "proxy_visits"):
+        assert resumed.summary[key] == proxied.summary[key]
+
+
+def test_killing_a_proxy_while_it_catches_up_loses_nothing_but_time(
+    proxied, tmp_path, monkeypatch, assert_same_run
+):
+    result, asked = DeviceModel.result, []
+
+    def crash(self, index_set):
+        asked.append(index_set.shape)
+        # the main model's warm-up, the proxy's, then round 1 of both
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return result(self, index_set)
+
+    monkeypatch.setattr(DeviceModel, "result", crash)
+    often = with_proxy(0.5).model_copy(
+        update={"checkpoint": config(checkpoint={"every_s": 0}).checkpoint}
+    )
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(often, tmp_path)
+    monkeypatch.undo()
+    resumed = experiment.run(often, tmp_path, resume=True)
+    assert_same_run(proxied.folder, resumed.folder)
+    assert resumed.summary["proxy_visits"] == proxied.summary["proxy_visits"]
+    assert resumed.summary["lost"]["visits"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (DPET | {"score": "random"}, r"random asks no network.*proxy at null"),
+        (DPET | {"compat": "artifact"}, r"compat artifact.*proxy at null"),
+        ({"kind": "rs2"}, r"proxy"),
+    ],
+    ids=["random", "artifact", "rs2"],
+)
+def test_a_proxy_that_cannot_be_asked_is_refused(method, message):
+    with pytest.raises(UserError, match=message):
+        config(method=method | {"proxy": {"width_multiplier": 0.5}})
+
+
 @pytest.mark.parametrize(
     ("method", "size"),
     [
         ({"kind": "standard", "passes": 1}, None),
         ({"kind": "rs2", "keep_fraction": 0.1, "passes": 2, "replacement": True}, None),
         (DPET | {"score": "random"}, 100),
+        (DPET | {"score": "grand_last_layer"}, 100),
+        (DPET | {"score": "grand"}, 100),
         (DPET | {"score": "least_confidence", "compat": "artifact"}, 100),
         (DPET | {"dissimilarity": {"kind": "kl"}, "candidate_fraction": 0.5}, 100),
         (
@@ -220,7 +366,16 @@ def test_two_runs_with_other_hyper_parameters_compile_nothing_twice(whole, tmp_p
             70,
         ),
     ],
-    ids=["standard", "rs2", "dpet-random", "dpet-artifact", "dpet-kl", "al"],
+    ids=[
+        "standard",
+        "rs2",
+        "dpet-random",
+        "dpet-last-layer",
+        "dpet-grand",
+        "dpet-artifact",
+        "dpet-kl",
+        "al",
+    ],
 )
 def test_every_method_runs_to_its_end(tmp_path, method, size):
     result = experiment.run(config(method=method), tmp_path)
@@ -268,15 +423,15 @@ def test_a_diverged_run_says_so_and_keeps_no_broken_model(tmp_path):
 
 
 def test_a_model_without_numbers_chooses_nothing(tmp_path, monkeypatch):
-    restore = DeviceLearner.begin
+    begin = DeviceModel.begin
 
     def spoil(self, plan, plan_index):
-        restore(self, plan, plan_index)
+        begin(self, plan, plan_index)
         broken = jax.tree.map(lambda leaf: leaf * np.nan, self._state.params)
         self._state = self._state._replace(params=broken)
 
-    monkeypatch.setattr(DeviceLearner, "begin", spoil)
-    monkeypatch.setattr(DeviceLearner, "wait", lambda *_: (1.0, 1, 1))
+    monkeypatch.setattr(DeviceModel, "begin", spoil)
+    monkeypatch.setattr(DeviceModel, "wait", lambda *_: (1.0, 1, 1))
     blind = config(data={"validation_fraction": 0}, targets=[])
     result = experiment.run(blind, tmp_path)
     assert result.stopped_by == "diverged"
@@ -387,6 +542,10 @@ def test_a_folder_that_cannot_be_made_is_told_before_training(tmp_path):
         (
             {"train": {"batch_size": 32, "augment": {"translate": 8}}},
             r"train.augment.translate: 8 .*at most 7",
+        ),
+        (
+            {"method": DPET | {"proxy": {"width_multiplier": 0.5}}},
+            r"method.proxy.width_multiplier: 0.5 .*wider model",
         ),
         (
             {"method": {"kind": "coreset", "path": "nowhere.npz"}},

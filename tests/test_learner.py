@@ -1,24 +1,30 @@
-"""The accelerator's side, on a tiny data set: aligned scores, resets, snapshots."""
+"""The accelerator's side, on a tiny data set: selection, a proxy, what is counted."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dpet_jax import parts
+from dpet_jax.batches import Batches
 from dpet_jax.config import validate
+from dpet_jax.errors import DivergedError
 from dpet_jax.learner import DeviceLearner
-from dpet_jax.methods.base import Plan, Span
-from dpet_jax.models import apply
-from dpet_jax.scores import SCORES
+from dpet_jax.methods.base import MAIN, PROXY, Plan, Span
+from dpet_jax.models import forward_flops
+from dpet_jax.scores.pool import FEATURE_SCORES, SCORES
+from dpet_jax.selection.ranking import blend, rank, stretch
+from dpet_jax.trainer import Trainer
+from dpet_jax.training.programs import compile_counts
 
 CONFIG = validate(
     {
-        "model": {"kind": "resnet", "stem": 8, "channels": [8], "blocks": [1]},
-        "train": {"batch_size": 32},
+        "model": {"kind": "resnet", "stem": 16, "channels": [16], "blocks": [1]},
+        "train": {"batch_size": 32, "augment": {"translate": 1}},
+        "method": {"proxy": {"width_multiplier": 0.5}},
     },
     "test",
 )
+ASKED = ("entropy", "cross_entropy", "artifact_margin_none")
 
 
 @pytest.fixture(scope="module")
@@ -26,57 +32,105 @@ def data():
     return parts.build_data(CONFIG)
 
 
+@pytest.fixture(scope="module")
+def spec(data):
+    return parts.build_learner_spec(CONFIG, parts.build_model(CONFIG, data), ASKED)
+
+
 @pytest.fixture
-def learner(data):
-    model = parts.build_model(CONFIG, data)
-    spec = parts.build_learner_spec(CONFIG, model, ("artifact_margin_none",))
+def learner(data, spec):
     learner = DeviceLearner(data, spec, parts.build_hyper(CONFIG), seed=0)
     list(learner.compile())
     return learner
 
 
 def train(learner, rows):
-    learner.wait(learner.train(np.asarray(rows, np.int32), len(rows) // 32, SPAN, 0))
+    handle = learner.train_chunk(
+        np.asarray(rows, np.int32), len(rows) // 32, Span(0, 1000), 0
+    )
+    learner.wait(handle)
 
 
-SPAN = Span(0, 1000)
+def copied(learner):
+    return jax.tree.map(np.asarray, learner.snapshot())
 
 
-def test_scores_are_aligned_with_the_index_set(learner, data):
+def assert_equal(left, right):
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_learner_is_what_the_loop_asks_for(learner):
+    assert isinstance(learner, Trainer)
+
+
+def test_programs_of_the_proxy_are_made_ready_by_name(learner):
+    before = compile_counts().programs
+    done = list(learner.compile())
+    assert [compilation.what for compilation in done] == [
+        *("init", "train_steps", "score_pool"),
+        *("proxy init", "proxy train_steps", "proxy score_pool"),
+        "ranking",
+    ]
+    assert compile_counts().programs == before
+
+
+# scores and selections
+
+
+@pytest.mark.parametrize("model", [MAIN, PROXY])
+def test_every_score_is_aligned_with_the_index_set(learner, model):
     index_set = np.array([700, 3, 1454, 41], np.int32)
-    names = ("margin", "cross_entropy", "artifact_margin_none")
-    scores = learner.score(names, index_set)
-    state = learner.snapshot()
-    images = (data.images[index_set] / 255 - data.mean) / data.std
-    model = parts.build_model(CONFIG, data)
-    logits = apply(
-        model, state["params"], state["batch_stats"], jnp.asarray(images, jnp.float32)
-    ).logits
-    for name in names[:2]:
-        expected = jax.vmap(SCORES[name])(logits, data.labels[index_set])
-        np.testing.assert_allclose(scores[name], expected, rtol=1e-4, atol=1e-6)
+    names = (*SCORES, *FEATURE_SCORES, "artifact_margin_none")
+    scores = learner.score(names, index_set, model)
+    assert tuple(scores) == names
+    again = learner.score(names, index_set[::-1].copy(), model)
+    for name in names:
+        assert scores[name].shape == (4,)
+        np.testing.assert_allclose(scores[name], again[name][::-1], rtol=1e-5)
     np.testing.assert_allclose(
         scores["artifact_margin_none"], scores["margin"] - 1, atol=1e-5
     )
 
 
-def test_scoring_is_counted_with_its_padding_apart(learner):
-    learner.score(("margin",), np.arange(501, dtype=np.int32))
-    assert (learner.scored_examples, learner.scored_rows) == (501, 1000)
+def test_scoring_is_counted_by_examples_and_with_its_padding_by_flops(learner, spec):
+    index_set = np.arange(501, dtype=np.int32)
+    learner.score(("margin",), index_set)
+    main = 1000 * forward_flops(spec.step.model, 8, 8)
+    assert (learner.scored_examples, learner.select_flops) == (501, main)
+    learner.select("top_k", index_set, 3, PROXY, scores=("margin",))
+    proxy = 1000 * forward_flops(spec.proxy, 8, 8)
+    assert (learner.scored_examples, learner.select_flops) == (1002, main + proxy)
+    assert 3 * proxy < main
+    assert learner.proxy_visits == 0
 
 
 def test_evaluation_is_not_counted_as_scoring(learner):
     learner.evaluate("test")
-    assert learner.scored_examples == 0
+    assert (learner.scored_examples, learner.select_flops) == (0, 0)
 
 
-def test_select_takes_the_largest_scores_of_the_candidates(learner):
-    candidates = np.arange(100, 400, dtype=np.int32)
-    selection = learner.select("top_k", candidates, 7, scores=("entropy",))
-    scores = learner.score(("entropy",), candidates)["entropy"]
-    order = np.argsort(-scores, kind="stable")[:7]
+@pytest.mark.parametrize("model", [MAIN, PROXY])
+@pytest.mark.parametrize("num_select", [0, 1, 7, 500, 501, 1300])
+def test_select_takes_the_largest_scores_of_the_candidates(learner, model, num_select):
+    candidates = np.arange(100, 1400, dtype=np.int32)
+    selection = learner.select(
+        "top_k", candidates, num_select, model, scores=("entropy",)
+    )
+    scores = learner.score(("entropy",), candidates, model)["entropy"]
+    order = np.argsort(-scores, kind="stable")[:num_select]
     np.testing.assert_array_equal(selection.indices, candidates[order])
     np.testing.assert_array_equal(selection.gains, scores[order])
+    assert selection.indices.dtype == np.int32
+
+
+def test_models_answer_for_themselves(learner):
+    pool = np.arange(300, dtype=np.int32)
+    main, proxy = (
+        learner.select("top_k", pool, 50, model, scores=("entropy",)).indices.tolist()
+        for model in (MAIN, PROXY)
+    )
+    assert set(main) != set(proxy)
 
 
 def test_select_blends_two_scores(learner):
@@ -88,9 +142,150 @@ def test_select_blends_two_scores(learner):
     np.testing.assert_allclose(all_second.gains.max(), 1.0)
 
 
-def test_an_unknown_selector_is_refused(learner):
+@pytest.mark.parametrize("num_select", [4, 501, 5000])
+def test_more_than_there_are_cannot_be_selected(learner, num_select):
+    with pytest.raises(ValueError, match=f"cannot take {num_select} of 3"):
+        learner.select(
+            "top_k", np.arange(3, dtype=np.int32), num_select, scores=("margin",)
+        )
+
+
+@pytest.mark.parametrize("names", [("margin",), ("margin", "el2n")])
+def test_scores_that_are_no_numbers_choose_nothing(learner, names):
+    broken = copied(learner)
+    broken[MAIN]["params"] = jax.tree.map(lambda w: w * np.nan, broken[MAIN]["params"])
+    learner.restore(broken)
+    pool = np.arange(300, dtype=np.int32)
+    with pytest.raises(DivergedError, match="of the pool hold NaN"):
+        learner.select("top_k", pool, 3, scores=names)
+    assert learner.select("top_k", pool, 3, PROXY, scores=names).indices.size == 3
+
+
+def test_what_is_unknown_is_refused(learner):
+    pool = np.arange(3, dtype=np.int32)
     with pytest.raises(ValueError, match="no selector called 'magic'"):
-        learner.select("magic", np.arange(3, dtype=np.int32), 1, scores=("margin",))
+        learner.select("magic", pool, 1, scores=("margin",))
+    with pytest.raises(
+        ValueError, match="no model called 'twin'; there is main, proxy"
+    ):
+        learner.score(("margin",), pool, "twin")
+
+
+def test_no_sequence_of_pools_subsets_and_models_compiles_anything(learner):
+    for ranking in (blend, rank, stretch):
+        ranking.clear_cache()  # of what other tests have asked for
+    list(learner.compile())
+    rng = np.random.default_rng(0)
+    before = compile_counts().programs
+    for size in (1455, 1, 77, 500, 1000, 501):
+        pool = rng.permutation(1455)[:size].astype(np.int32)
+        for model in (MAIN, PROXY):
+            for num_select in {1, min(size, 77), size}:
+                learner.select("top_k", pool, num_select, model, scores=("el2n",))
+            learner.select(
+                "top_k", pool, 1, model, scores=("margin", "el2n"), weight=size / 2000
+            )
+            learner.score(("grand_last_layer", "margin"), pool, model)
+        plan = Plan(pool, "x", passes=2, reset="all")
+        learner.begin(plan, size)
+        learner.train(plan, PROXY)
+    learner.evaluate("validation")
+    assert compile_counts().programs == before
+
+
+# training a proxy
+
+
+def test_train_gives_the_bits_of_the_loop(data, spec, learner):
+    """A second learner whose main model has the proxy's shape plays the loop."""
+    plans = [
+        Plan(np.arange(100, dtype=np.int32), "a", 3, schedule=Span(0, 400)),
+        Plan(np.arange(70, dtype=np.int32), "b", 2, reset="optimizer"),
+        Plan(
+            *(np.arange(50, dtype=np.int32), "c", 1),
+            weights=np.linspace(1, 3, 50, dtype=np.float32),
+            reset="all",
+        ),
+    ]
+    shape = parts.build_model(CONFIG, data)
+    narrow = parts.build_learner_spec(CONFIG, shape, ()).step
+    narrow = type(narrow)(spec.proxy, narrow.family, 32, narrow.dtype, narrow.mesh)
+    loop = DeviceLearner(
+        data, type(spec)(narrow, 500, ()), parts.build_hyper(CONFIG), seed=0
+    )
+    list(loop.compile())
+    for index, plan in enumerate(plans):
+        loop.begin(plan, index)
+        batches = Batches(plan, 32, 0, index)
+        span = plan.schedule or Span(0, plan.visits)
+        for step in range(batches.num_steps):
+            rows, visits = batches.rows(step, 1), batches.visits_before(step)
+            loop.wait(loop.train_chunk(rows, 1, span, visits))
+        expected, got = loop.result(plan.index_set), learner.train(plan, PROXY)
+        assert_equal(got, expected)
+    assert_equal(copied(learner)[PROXY], copied(loop)[MAIN])
+
+
+def test_training_a_proxy_is_counted_and_leaves_the_main_model_alone(learner, spec):
+    before = copied(learner)
+    plan = Plan(np.arange(50, dtype=np.int32), "x", 3)
+    learner.train(plan, PROXY)
+    each = forward_flops(spec.proxy, 8, 8)
+    assert learner.select_flops == 3 * 64 * 3 * each  # 50 rows fill up to 64
+    assert (learner.proxy_visits, learner.scored_examples) == (150, 0)
+    after = copied(learner)
+    assert_equal(before[MAIN], after[MAIN])
+    assert (int(before[PROXY]["plans"]), int(after[PROXY]["plans"])) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(MAIN, "the loop alone trains the main model"), ("twin", "no model called")],
+)
+def test_only_other_models_that_exist_can_be_trained(learner, model, message):
+    with pytest.raises(ValueError, match=message):
+        learner.train(Plan(np.arange(3, dtype=np.int32), "x"), model)
+
+
+def test_proxy_whose_loss_is_no_number_is_told(data, spec):
+    config = CONFIG.model_dump(mode="json")
+    config["train"]["optimizer"]["learning_rate"] = 1e30
+    hyper = parts.build_hyper(validate(config, "test"))
+    learner = DeviceLearner(data, spec, hyper, seed=0)
+    list(learner.compile())
+    with pytest.raises(DivergedError, match="loss of the proxy model is no number"):
+        learner.train(Plan(np.arange(1455, dtype=np.int32), "x", 4), PROXY)
+
+
+def test_a_restored_snapshot_goes_on_to_the_same_bits(data, spec, learner):
+    rows = np.arange(64, dtype=np.int32)
+    plans = [Plan(rows[: 40 + index], f"{index}", 2) for index in range(2)]
+    train(learner, rows)
+    learner.train(plans[0], PROXY)
+    saved = copied(learner)
+    second = DeviceLearner(data, spec, parts.build_hyper(CONFIG), seed=0)
+    list(second.compile())
+    second.restore(saved)
+    for one in (learner, second):
+        train(one, rows)
+        one.train(plans[1], PROXY)
+    assert_equal(copied(learner), copied(second))
+
+
+def test_nothing_is_transferred_unasked_while_choosing_and_training(learner):
+    pool = np.arange(300, dtype=np.int32)
+    with jax.transfer_guard("disallow"):
+        learner.begin(Plan(pool, "x", reset="all"), 1)
+        train(learner, np.arange(64))
+        learner.result(pool)
+        learner.train(Plan(pool, "x", reset="all"), PROXY)
+        learner.score(("margin", "grand_last_layer"), pool)
+        learner.select("top_k", pool, 20, PROXY, scores=("margin",))
+        learner.select("top_k", pool, 20, scores=("margin", "el2n"), weight=0.3)
+        learner.evaluate("validation")
+
+
+# looking at the main model
 
 
 def test_evaluate_agrees_with_the_model_itself(learner, data):
@@ -100,68 +295,6 @@ def test_evaluate_agrees_with_the_model_itself(learner, data):
     assert evaluation.accuracy == pytest.approx(1 - wrong.mean())
     of_class = data.labels[rows] == 3
     assert evaluation.per_class_accuracy[3] == pytest.approx(1 - wrong[of_class].mean())
-
-
-def test_resets_touch_what_they_name(learner):
-    index_set = np.arange(64, dtype=np.int32)
-    train(learner, index_set)
-    before = jax.tree.map(np.asarray, learner.snapshot())
-
-    def changed(part):
-        after = learner.snapshot()
-        pairs = zip(
-            jax.tree.leaves(before[part]), jax.tree.leaves(after[part]), strict=True
-        )
-        return any(not np.array_equal(a, b) for a, b in pairs)
-
-    learner.begin(Plan(index_set, label="x"), 1)
-    assert not changed("params")
-    assert not changed("opt_state")
-    learner.begin(Plan(index_set, label="x", reset="optimizer"), 1)
-    assert changed("opt_state")
-    assert not changed("params")
-    assert all(
-        (leaf == 0).all() for leaf in jax.tree.leaves(learner.snapshot()["opt_state"])
-    )
-    learner.begin(Plan(index_set, label="x", reset="all"), 1)
-    assert changed("params")
-    assert not changed("losses")
-
-
-def test_weights_are_scaled_to_mean_one(learner):
-    rows = np.arange(32, dtype=np.int32)
-    start = jax.tree.map(np.asarray, learner.snapshot())
-    results = []
-    for weights in (None, np.full(32, 5.0, np.float32)):
-        learner.restore(start)
-        learner.set_weights(Plan(rows, label="x", weights=weights))
-        train(learner, rows)
-        results.append(jax.tree.leaves(learner.snapshot()["params"]))
-    for a, b in zip(*results, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_restored_snapshot_trains_on_to_the_same_bits(learner):
-    rows = np.arange(64, dtype=np.int32)
-    train(learner, rows)
-    saved = jax.tree.map(np.asarray, learner.snapshot())
-    train(learner, rows)
-    expected = jax.tree.map(np.asarray, learner.snapshot())
-    learner.restore(saved)
-    train(learner, rows)
-    for a, b in zip(
-        jax.tree.leaves(expected), jax.tree.leaves(learner.snapshot()), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_result_reads_the_tables_of_the_plan(learner):
-    rows = np.array([5, 9, *range(100, 130)], np.int32)
-    train(learner, rows)
-    result = learner.result(rows[::-1])
-    np.testing.assert_array_equal(result.index_set, np.sort(rows))
-    assert np.isfinite(result.losses).all()
-    assert np.isinf(learner.result(np.array([6], np.int32)).losses).all()
 
 
 def test_memory_of_the_host_is_known(learner):

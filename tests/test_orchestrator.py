@@ -17,15 +17,25 @@ from dpet_jax import orchestrator, pace
 from dpet_jax.energy import Accelerator, EnergyMeter, Found
 from dpet_jax.errors import DivergedError
 from dpet_jax.interrupt import Interrupt
-from dpet_jax.methods.base import Method, Plan, Pool, Selection, Span, TrainResult
-from dpet_jax.orchestrator import Loop, Parts
+from dpet_jax.methods.base import (
+    MAIN,
+    PROXY,
+    Method,
+    Plan,
+    Pool,
+    Selection,
+    Span,
+    TrainResult,
+)
+from dpet_jax.orchestrator import Loop
 from dpet_jax.progress import Display
 from dpet_jax.record import Recorder, read_events
 from dpet_jax.stopping import Limits
-from dpet_jax.trainer import Saver, Trainer
+from dpet_jax.trainer import Parts, Saver, Trainer
 
 N, BATCH, STEPS = 50, 8, 7  # a full pass is 7 steps of 8 rows
 FORWARD, TRAIN = 2, 6  # FLOPs of an example
+PROXY_FORWARD, PROXY_TRAIN = 1, 3
 STEP_FLOPS, FULL = BATCH * TRAIN, STEPS * BATCH * TRAIN
 SCORE_BATCH = 10
 
@@ -71,11 +81,11 @@ class Machine:
     """An accelerator that works through a queue on a pretended clock.
 
     Its model is a checksum of every row it was trained on, in order, with the place of
-    that row on the schedule; two models are equal when all of that was.
+    that row on the schedule; two models are equal when all of that was. Its proxy is a
+    checksum of the plans that it followed.
     """
 
-    max_steps, batch_size = 10**6, BATCH
-    forward_flops, train_flops = FORWARD, TRAIN
+    max_steps, batch_size, train_flops = 10**6, BATCH, TRAIN
 
     def __init__(
         self, time, step_s=0.05, accuracies=None, bad_step=None, bad_look=None
@@ -84,22 +94,38 @@ class Machine:
         self.bad_step, self.bad_look = bad_step or math.inf, bad_look or math.inf
         self.accuracies = accuracies or {}
         self.model, self.steps, self.trained, self.free_at = 0, 0, 0, 0.0
-        self.scored_examples = self.scored_rows = 0
+        self.proxy, self.followed, self.asked = 0, [], []
+        self.scored_examples = self.proxy_visits = self.select_flops = 0
         self.pending, self.most_pending = 0, 0
         self.begun, self.weights, self.spans, self.evaluated = [], [], [], []
         self.tick = lambda: None
 
-    def score(self, names, index_set):
-        raise AssertionError((names, index_set))
+    def score(self, names, index_set, model=MAIN):
+        raise AssertionError((names, index_set, model))
 
-    def select(self, selector, index_set, num_select, **options):
+    def select(self, selector, index_set, num_select, model=MAIN, **options):
         assert (selector, options) == ("top_k", {})
+        self.asked.append((model, self.steps))
         self.scored_examples += index_set.size
-        self.scored_rows += math.ceil(index_set.size / SCORE_BATCH) * SCORE_BATCH
+        rows = math.ceil(index_set.size / SCORE_BATCH) * SCORE_BATCH
+        self.select_flops += rows * (FORWARD if model == MAIN else PROXY_FORWARD)
         self.time.now += 100
         if self.steps >= self.bad_look:
             raise DivergedError("scores hold NaN")
-        return Selection(index_set[:num_select], np.zeros(num_select, np.float32))
+        # who answers decides what is picked
+        chosen = np.roll(index_set, self.proxy)[:num_select]
+        return Selection(chosen, np.zeros(num_select, np.float32))
+
+    def train(self, plan, model):
+        assert model == PROXY
+        self.time.now += 1000
+        self.followed.append((plan.label, self.steps))
+        told = (plan.index_set.tolist(), plan.passes, plan.reset, plan.schedule)
+        weights = None if plan.weights is None else plan.weights.tolist()
+        self.proxy = zlib.crc32(repr((told, weights)).encode(), self.proxy)
+        self.proxy_visits += plan.visits
+        self.select_flops += plan.visits * PROXY_TRAIN
+        return self.result(plan.index_set)
 
     def begin(self, plan, plan_index):
         self.begun.append((plan.label, plan_index))
@@ -109,7 +135,7 @@ class Machine:
     def set_weights(self, plan):
         self.weights.append(plan.label)
 
-    def train(self, rows, num_steps, span, visits):
+    def train_chunk(self, rows, num_steps, span, visits):
         assert rows.shape == (num_steps * BATCH,)
         self.spans.append(span)
         for step in rows.reshape(num_steps, BATCH):
@@ -135,7 +161,8 @@ class Machine:
     def result(self, index_set):
         assert self.pending == 0
         distinct = np.unique(index_set)
-        return TrainResult(distinct, np.ones(distinct.size), distinct >= 0)
+        ones = np.ones(distinct.size)
+        return TrainResult(distinct, ones, distinct >= 0, ones)
 
     def evaluate(self, split):
         assert self.pending == 0
@@ -150,10 +177,11 @@ class Machine:
         return {}
 
     def snapshot(self):
-        return {"model": self.model, "steps": self.steps}
+        return {"model": self.model, "steps": self.steps, "proxy": self.proxy}
 
     def restore(self, snapshot):
         self.model, self.steps = snapshot["model"], snapshot["steps"]
+        self.proxy = snapshot["proxy"]
 
 
 class Shelf:
@@ -162,16 +190,16 @@ class Shelf:
     def __init__(self, time):
         self.time, self.saved, self.begun_and_done = time, [], []
 
-    def save(self, device, host, meta):
+    def save(self, models, host, meta):
         self.begun_and_done.append((self.time.now, self.time.now + 1000))
         self.time.now += 1000
         host = {name: array.copy() for name, array in host.items()}
-        self.saved.append((dict(device), host, json.dumps(meta)))
+        self.saved.append((dict(models), host, json.dumps(meta)))
 
     def restore(self, like):
-        device, host, meta = self.saved[-1]
-        assert device.keys() == like.keys()
-        return SimpleNamespace(device=device, host=dict(host), meta=json.loads(meta))
+        models, host, meta = self.saved[-1]
+        assert models.keys() == like.keys()
+        return SimpleNamespace(models=models, host=dict(host), meta=json.loads(meta))
 
 
 class After(Interrupt):
@@ -227,6 +255,7 @@ def build(tmp_path, monkeypatch):
             "method": Scripted(plans, ask),
             "pool": Pool(N, np.zeros(N, np.int32), 2),
             "trainer": machine,
+            "proxy": False,
             "limits": limits or Limits(every=1e9),
             "horizon": "plan",
             "meter": EnergyMeter(
@@ -309,6 +338,7 @@ def test_scored_row_counts_a_third_of_a_visit(build):
     assert run.counters.visits == 100
     first, second = run.events("select")
     assert (first["scored"], first["scores"], first["seconds"]) == (25, ["margin"], 100)
+    assert (first["select_flops"], first["proxy_visits"]) == (30 * FORWARD, 0)
     assert second["epochs"] == 1 + 2 * 60 / FULL
 
 
@@ -696,6 +726,71 @@ def test_resuming_inside_a_plan_sets_its_weights_and_resets_nothing(build):
     assert second.machine.begun == []
     second()
     assert second.machine.begun == [("round 2", 2)]
+
+
+# a proxy that scores
+
+
+ASKED = (0, 25, 25, 0)
+FOLLOWED = [*PLANS, plan_of(9, 1, "round 3")]
+
+
+def test_proxy_catches_up_only_when_it_is_asked_and_only_once(build):
+    run = build(FOLLOWED, ask=ASKED, proxy=True, horizon="method")
+    assert run() == "finished"
+    # each before the query that follows, at the main model's steps of that moment
+    assert run.machine.followed == [("warm-up", 14), ("round 1", 20)]
+    assert run.machine.asked == [(PROXY, 14), (PROXY, 20)]
+    left = [plan.label for plan in run.loop.at.pending]
+    assert left == ["round 2", "round 3"]
+
+
+def test_several_plans_are_caught_up_on_in_their_order(build):
+    run = build(FOLLOWED, ask=(0, 0, 0, 25), proxy=True)
+    run()
+    names = [label for label, _ in run.machine.followed]
+    assert names == ["warm-up", "round 1", "round 2"]
+
+
+def test_without_a_proxy_nothing_is_left_for_one(build):
+    run = build(FOLLOWED, ask=ASKED)
+    run()
+    assert run.machine.asked == [(MAIN, 14), (MAIN, 20)]
+    assert run.machine.followed == run.loop.at.pending == []
+
+
+def test_what_a_proxy_costs_is_counted_as_selection_and_in_epochs(build):
+    run = build(FOLLOWED, ask=ASKED, proxy=True)
+    run()
+    first, second = run.events("select")
+    assert [e["proxy_visits"] for e in (first, second)] == [2 * 50, 3 * 13]
+    scoring = 30 * PROXY_FORWARD
+    costs = [100 * PROXY_TRAIN + scoring, 39 * PROXY_TRAIN + scoring]
+    assert [e["select_flops"] for e in (first, second)] == costs
+    assert run.counters.flops == (14 + 6 + 6 + 2) * STEP_FLOPS + sum(costs)
+    assert run.counters.epochs == run.counters.flops / FULL
+    # visits are the main model's alone
+    assert run.counters.visits == 100 + 39 + 40 + 9
+    assert run.loop.parts.meter.seconds()["select"] == 2 * (1000 + 100)
+
+
+def test_resumed_proxy_follows_the_plans_that_an_uninterrupted_one_does(build):
+    settings = SETTINGS | {"ask": ASKED, "proxy": True, "checkpoint_every_s": 0.0}
+    whole = build(FOLLOWED, **settings)
+    whole()
+    assert any(
+        host.get("pending.1.index_set") is not None
+        for _, host, _ in (whole.shelf.saved)
+    )
+    for checkpoint in whole.shelf.saved:
+        again = build(FOLLOWED, **settings)
+        again.shelf.saved.append(checkpoint)
+        again.loop.restore()
+        assert again() == "finished"
+        assert_ends_like(again, whole)
+        assert again.machine.proxy == whole.machine.proxy
+        for a, b in zip(again.loop.at.pending, whole.loop.at.pending, strict=True):
+            assert (a.label, a.reset, a.schedule) == (b.label, b.reset, b.schedule)
 
 
 # schedules

@@ -37,6 +37,57 @@ def test_models_are_shaped_for_the_data(data, model, depth, channels):
 
 
 @pytest.mark.parametrize(
+    ("model", "share", "stem", "channels"),
+    [
+        ({"kind": "resnet18"}, 0.25, 16, (16, 32, 64, 128)),
+        ({"kind": "resnet18", "width_multiplier": 0.5}, 0.25, 8, (8, 16, 32, 64)),
+        # channel_multiple is 8, so a tenth of 32 is 8 and of 256 is 24
+        ({"kind": "resnet18", "width_multiplier": 0.5}, 0.1, 8, (8, 8, 16, 24)),
+        ({"kind": "resnet20"}, 0.7, 11, (11, 22, 44)),  # floored at multiple 1
+        ({"kind": "resnet20", "channel_multiple": 8}, 0.7, 8, (8, 24, 48)),
+        # never wider than the model, where that is narrower than 8
+        (
+            {"kind": "resnet", "stem": 4, "channels": [4, 40], "blocks": [1, 2]},
+            0.5,
+            4,
+            (4, 16),
+        ),
+    ],
+)
+def test_proxy_has_the_models_channels_times_its_multiplier(
+    data, model, share, stem, channels
+):
+    proxied = config(model=model, method={"proxy": {"width_multiplier": share}})
+    main = parts.build_model(proxied, data)
+    proxy = parts.build_proxy(proxied, main)
+    assert (proxy.stem, proxy.channels) == (stem, channels)
+    kept = ("blocks", "num_classes", "in_channels")
+    assert all(getattr(proxy, name) == getattr(main, name) for name in kept)
+    assert parts.build_learner_spec(proxied, main, ("margin",)).proxy == proxy
+
+
+def test_proxy_of_full_width_is_the_model_itself(data):
+    twin = config(method={"proxy": {"width_multiplier": 1}})
+    main = parts.build_model(twin, data)
+    assert parts.build_proxy(twin, main) == main
+
+
+@pytest.mark.parametrize("method", [{}, {"kind": "rs2"}, {"proxy": None}])
+def test_without_a_proxy_section_there_is_none(data, method):
+    plain = config(method=method)
+    main = parts.build_model(plain, data)
+    assert parts.build_proxy(plain, main) is None
+
+
+def test_proxy_that_cannot_be_narrower_is_refused(data):
+    tiny = {"kind": "resnet", "stem": 8, "channels": [8, 8], "blocks": [1, 1]}
+    narrow = config(model=tiny, method={"proxy": {"width_multiplier": 0.5}})
+    message = r"method.proxy.width_multiplier: 0.5 .*\[8, 8\] .*wider model"
+    with pytest.raises(UserError, match=message):
+        parts.build_proxy(narrow, parts.build_model(narrow, data))
+
+
+@pytest.mark.parametrize(
     ("optimizer", "gradient", "decoupled"),
     [("sgd", 0.3, 0.0), ("adam", 0.3, 0.0), ("adamw", 0.0, 0.3)],
 )

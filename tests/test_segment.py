@@ -52,7 +52,7 @@ class Written:
             "journal_lines": self.journal.lines,
             "last_event_id": self.segment.recorder.next_id - 1,
         }
-        self.segment.checkpoints.save({"w": jnp.zeros(1)}, {}, meta)
+        self.segment.checkpoints.save({"main": {"w": jnp.zeros(1)}}, {}, meta)
         state = meter_at(time_s, 0.25, self.lost_s)
         self.journal.write("window", state, phase="checkpoint", label=None, s=0.25)
         self.segment.recorder.write("checkpoint", time_s=time_s + 0.25, visits=visits)

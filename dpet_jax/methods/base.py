@@ -5,11 +5,26 @@ JAX: it moves positions in the training split, as numpy arrays.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 import numpy as np
 
 MethodState = TypeVar("MethodState", bound=tuple[Any, ...])
+
+#: Names a network that a learner keeps.
+ModelHandle: TypeAlias = str
+#: The network that the run is about; the loop alone trains it.
+MAIN: ModelHandle = "main"
+#: The narrow network that scores for it, where one is configured.
+PROXY: ModelHandle = "proxy"
 
 
 class Pool(NamedTuple):
@@ -132,11 +147,14 @@ class TrainResult(NamedTuple):
         index_set: int32[m], the distinct positions trained on, ascending.
         losses: float32[m], the last training loss of each.
         correct: bool[m], whether the last training prediction of each was right.
+        forgetting: float32[m], how often each was forgotten since its network was
+            drawn; infinite if it was never predicted right.
     """
 
     index_set: np.ndarray
     losses: np.ndarray
     correct: np.ndarray
+    forgetting: np.ndarray
 
 
 @runtime_checkable
@@ -144,15 +162,28 @@ class Learner(Protocol):
     """What a method may ask of the accelerator."""
 
     def score(
-        self, names: tuple[str, ...], index_set: np.ndarray
+        self, names: tuple[str, ...], index_set: np.ndarray, model: ModelHandle = MAIN
     ) -> dict[str, np.ndarray]:
         """Score examples without augmentation, all names from one forward pass."""
         ...
 
     def select(
-        self, selector: str, index_set: np.ndarray, num_select: int, **options: Any
+        self,
+        selector: str,
+        index_set: np.ndarray,
+        num_select: int,
+        model: ModelHandle = MAIN,
+        **options: Any,
     ) -> Selection:
         """Run a selector over candidates and return `num_select` of them."""
+        ...
+
+    def train(self, plan: Plan, model: ModelHandle) -> TrainResult:
+        """Train a model other than `MAIN` on a whole plan; its cost is selection's.
+
+        The batches and the randomness are those that the loop would use for the model's
+        next plan.
+        """
         ...
 
 

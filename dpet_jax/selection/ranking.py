@@ -1,7 +1,11 @@
 """Ranking: from scores over a pool to the examples to train on next."""
 
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float32, Int32, Key
 
 from dpet_jax.arrays import Scores
@@ -50,26 +54,73 @@ def descending(
     Raises:
         ValueError: If a score is NaN.
     """
-    order, has_nan, allowed = _order(scores, key)
-    if bool(has_nan):
+    ranking = rank(scores, key)
+    has_nan, allowed = jax.device_get((ranking.has_nan, ranking.allowed))
+    if has_nan:
         raise ValueError("scores contain NaN")
-    return order, int(allowed)
+    return ranking.order, int(allowed)
+
+
+class Ranking(NamedTuple):
+    """A pool in order, on the device.
+
+    Attributes:
+        order: Positions, most informative first.
+        scores: The score of each, in that order.
+        has_nan: Whether any score is NaN; the order then means nothing.
+        allowed: How many of the positions may be taken.
+    """
+
+    order: Int32[Array, " n"]
+    scores: Scores
+    has_nan: Bool[Array, ""]
+    allowed: Int32[Array, ""]
 
 
 @jax.jit
-def _order(
-    scores: Scores, key: Key[Array, ""] | None
-) -> tuple[Int32[Array, " n"], Bool[Array, ""], Int32[Array, ""]]:
-    # a sort would hide NaN at one of its ends, so the caller has to know
+def rank(scores: Scores, key: Key[Array, ""] | None = None) -> Ranking:
+    """Rank a pool without waiting for the device.
+
+    The caller has to look at `has_nan`: a sort would hide NaN at one of its ends.
+
+    Args:
+        scores: One score an example; minus infinity marks what must not be taken.
+        key: Breaks ties at random; without it they go to the smaller index.
+
+    Returns:
+        The order and what there is to check about it.
+    """
     has_nan = jnp.isnan(scores).any()
     allowed = jnp.sum(scores > -jnp.inf)
-    # and -0.0, the entropy of a certain prediction, must tie with 0.0
+    # -0.0, the entropy of a certain prediction, must tie with 0.0
     scores = jnp.where(scores == 0.0, 0.0, scores)
     if key is None:
-        return jnp.argsort(scores, stable=True, descending=True), has_nan, allowed
-    shuffled = jax.random.permutation(key, scores.shape[0])
-    order = jnp.argsort(scores[shuffled], stable=True, descending=True)
-    return shuffled[order].astype(jnp.int32), has_nan, allowed
+        order = jnp.argsort(scores, stable=True, descending=True)
+    else:
+        shuffled = jax.random.permutation(key, scores.shape[0])
+        order = jnp.argsort(scores[shuffled], stable=True, descending=True)
+        order = shuffled[order].astype(jnp.int32)
+    return Ranking(order, scores[order], has_nan, allowed)
+
+
+@partial(jax.jit, static_argnames="size")
+def stretch(
+    ranking: Ranking, first: Int32[Array, ""], size: int
+) -> tuple[Int32[Array, " size"], Float32[Array, " size"]]:
+    """Cut a stretch of fixed size out of a ranking, so that a host reads no more.
+
+    Args:
+        ranking: The pool in order.
+        first: Where the stretch begins, at most `size` before the end.
+        size: Its length; each length is a program of its own.
+
+    Returns:
+        Positions and their scores.
+    """
+    return (
+        lax.dynamic_slice_in_dim(ranking.order, first, size),
+        lax.dynamic_slice_in_dim(ranking.scores, first, size),
+    )
 
 
 @jax.jit

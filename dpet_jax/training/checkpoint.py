@@ -9,18 +9,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 _FORMAT = "format"  # of what a checkpoint holds; a number to count up
+_MODEL = "model_{}"
 
 
 class Restored(NamedTuple):
     """What a checkpoint held.
 
     Attributes:
-        device: Tree of device arrays.
+        models: Tree of device arrays of each model that was asked for.
         host: Named numpy arrays.
         meta: Plain numbers and texts.
     """
 
-    device: Any
+    models: dict[str, Any]
     host: dict[str, np.ndarray]
     meta: dict[str, Any]
 
@@ -57,12 +58,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(
-        self, device: Any, host: dict[str, np.ndarray], meta: dict[str, Any]
+        self, models: dict[str, Any], host: dict[str, np.ndarray], meta: dict[str, Any]
     ) -> None:
         """Write the next checkpoint.
 
         Args:
-            device: Tree of device arrays.
+            models: Tree of device arrays of each model.
             host: Named numpy arrays.
             meta: Plain numbers and texts, as JSON takes them.
         """
@@ -71,41 +72,47 @@ class Checkpoints:
             name: str(array.dtype) for name, array in host.items() if not array.size
         }
         full = {name: array for name, array in host.items() if array.size}
-        full[_FORMAT] = np.array([1])
+        full[_FORMAT] = np.array([2])
+        trees = {
+            _MODEL.format(name): ocp.args.StandardSave(tree)
+            for name, tree in models.items()
+        }
         latest = self._manager.latest_step()
         self._manager.save(
             0 if latest is None else latest + 1,
             args=ocp.args.Composite(
-                device=ocp.args.StandardSave(device),
                 host=ocp.args.StandardSave(full),
                 meta=ocp.args.JsonSave({"empty": empty, "meta": meta}),
+                **trees,
             ),
         )
         self._manager.wait_until_finished()
 
-    def restore(self, like: Any = None) -> Restored:
+    def restore(self, like: dict[str, Any]) -> Restored:
         """Read the latest checkpoint.
 
         Args:
-            like: Tree of arrays that tells the shapes and places of the device arrays;
-                None reads them as they were.
+            like: For each model that is wanted, a tree of arrays that tells the shapes
+                and places of its own.
         """
-        abstract = None
-        if like is not None:
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        trees = {
+            _MODEL.format(name): ocp.args.StandardRestore(
+                jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+            )
+            for name, tree in like.items()
+        }
         read = self._manager.restore(
             self._manager.latest_step(),
             args=ocp.args.Composite(
-                device=ocp.args.StandardRestore(abstract),
-                host=ocp.args.StandardRestore(),
-                meta=ocp.args.JsonRestore(),
+                host=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore(), **trees
             ),
         )
         empty = read.meta["empty"]
         host = dict(read.host)
         del host[_FORMAT]
         host |= {name: np.zeros(0, dtype) for name, dtype in empty.items()}
-        return Restored(read.device, host, read.meta["meta"])
+        models = {name: read[_MODEL.format(name)] for name in like}
+        return Restored(models, host, read.meta["meta"])
 
     def read_meta(self) -> dict[str, Any]:
         """Read only the numbers and texts of the latest checkpoint."""

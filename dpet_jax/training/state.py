@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, Key
 
 from dpet_jax.models import ResNetSpec, init
+from dpet_jax.scores.dynamics import NEVER_LEARNED
 from dpet_jax.training.optimizer import Family, init_optimizer
 
 
@@ -23,6 +24,8 @@ class TrainState(NamedTuple):
         losses: Last training loss of each example: unsmoothed, unweighted
             cross-entropy under its augmentation; infinite where never trained on.
         correct: Whether the last training prediction of each example was right.
+        forgetting: How often each example was forgotten; -1 until it is predicted right
+            for the first time.
     """
 
     params: Any
@@ -32,6 +35,7 @@ class TrainState(NamedTuple):
     key: Key[Array, ""]
     losses: Float32[Array, " n"]
     correct: Bool[Array, " n"]
+    forgetting: Int32[Array, " n"]
 
 
 @dataclass(frozen=True)
@@ -67,4 +71,5 @@ def init_state(
         key=step_key,
         losses=jnp.full(num_examples, jnp.inf, jnp.float32),
         correct=jnp.zeros(num_examples, bool),
+        forgetting=jnp.full(num_examples, NEVER_LEARNED, jnp.int32),
     )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float32, Int32
 from dpet_jax.data.augment import gather_augmented, normalise
 from dpet_jax.data.device import DeviceData
 from dpet_jax.models import apply_train
+from dpet_jax.scores.dynamics import count_forgetting
 from dpet_jax.training.optimizer import Hyper, learning_rate, update
 from dpet_jax.training.state import StepSpec, TrainState
 
@@ -45,7 +46,8 @@ def train_steps(
 
     The loss of a step is sum(w * l) / (real rows). Fill rows, which complete a last
     batch, take part in batch normalisation and nowhere else: their loss has weight 0
-    and their table entries stay.
+    and their table entries stay. An example that stands in one batch several times is
+    trained on as often, but the tables count one visit: that of its last row.
 
     Args:
         spec: What the program is specialised to.
@@ -126,8 +128,16 @@ def train_step(
     params, opt_state = update(
         spec.family, hyper, grads, state.opt_state, state.params, rate
     )
-    # a fill row's target lies outside the table, where a scatter drops it
-    entry = jnp.where(real, batch, state.losses.shape[0])
+    # a fill row's target lies outside the tables, where a scatter drops it
+    outside = state.losses.shape[0]
+    entry = jnp.where(real, batch, outside)
+    # which of two equal targets a scatter leaves is the back end's choice, table by
+    # table, so only the last one may stay
+    again = jnp.triu(entry[:, None] == entry[None, :], 1).any(axis=1)
+    entry = jnp.where(again, outside, entry)
+    counts = jax.vmap(count_forgetting)(
+        state.forgetting[batch], state.correct[batch], correct
+    )
     state = TrainState(
         params=params,
         batch_stats=batch_stats,
@@ -136,6 +146,7 @@ def train_step(
         key=state.key,
         losses=state.losses.at[entry].set(losses, mode="drop"),
         correct=state.correct.at[entry].set(correct, mode="drop"),
+        forgetting=state.forgetting.at[entry].set(counts, mode="drop"),
     )
     stats = ChunkStats(
         loss=stats.loss + jnp.sum(jnp.where(real, losses, 0.0)),

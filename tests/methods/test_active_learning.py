@@ -30,6 +30,9 @@ class Scores:
         chosen = index_set[np.argsort(-SCORES[index_set])][:num_select]
         return Selection(chosen, SCORES[chosen])
 
+    def train(self, plan, model):
+        raise AssertionError((plan, model))
+
 
 def method_of(score="margin", size=3, **changes):
     options = {"initial_size": 4, "passes_per_round": 2, "max_rounds": 3}
@@ -46,7 +49,8 @@ def run(method, seed=0, learner=None):
             return state, plans
         plans.append(plan)
         nothing = np.zeros(0)
-        state = method.observe(state, TrainResult(nothing, nothing, nothing > 0))
+        result = TrainResult(nothing, nothing, nothing > 0, nothing)
+        state = method.observe(state, result)
 
 
 def test_rounds_train_on_old_and_new_examples_together():

@@ -22,6 +22,9 @@ class Forbidden:
     def select(self, selector, index_set, num_select, **options):
         raise AssertionError((selector, index_set, num_select, options))
 
+    def train(self, plan, model):
+        raise AssertionError((plan, model))
+
 
 def test_every_pass_trains_on_the_saved_examples():
     method = saved_coreset(CHOSEN, 6)

@@ -31,6 +31,9 @@ class Scores:
         chosen = index_set[np.argsort(-SCORES[index_set])][:num_select]
         return Selection(chosen, SCORES[chosen])
 
+    def train(self, plan, model):
+        raise AssertionError((plan, model))
+
 
 class Forbidden(Scores):
     """A learner that must not be asked."""
@@ -52,7 +55,8 @@ def run(method, seed=0, learner=None):
             return state, plans
         plans.append(plan)
         nothing = np.zeros(0)
-        state = method.observe(state, TrainResult(nothing, nothing, nothing > 0))
+        result = TrainResult(nothing, nothing, nothing > 0, nothing)
+        state = method.observe(state, result)
 
 
 def test_first_plan_is_the_warm_up_of_twenty_passes_over_a_third():

@@ -26,6 +26,9 @@ class Scores:
         chosen = best[:num_select]
         return Selection(chosen, self.scores[chosen])
 
+    def train(self, plan, model):
+        raise AssertionError((plan, model))
+
 
 class Forbidden:
     """A learner that must not be asked."""
@@ -35,6 +38,9 @@ class Forbidden:
 
     def select(self, selector, index_set, num_select, **options):
         raise AssertionError((selector, index_set, num_select, options))
+
+    def train(self, plan, model):
+        raise AssertionError((plan, model))
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ class Forbidden:
     def select(self, selector, index_set, num_select, **options):
         raise AssertionError((selector, index_set, num_select, options))
 
+    def train(self, plan, model):
+        raise AssertionError((plan, model))
+
 
 def only_plan(method, seed=0):
     state, plan = method.plan(method.start(POOL, seed), Forbidden())

@@ -16,6 +16,9 @@ class Forbidden:
     def select(self, selector, index_set, num_select, **options):
         raise AssertionError((selector, index_set, num_select, options))
 
+    def train(self, plan, model):
+        raise AssertionError((plan, model))
+
 
 def pool(num_examples):
     return Pool(num_examples, np.zeros(num_examples, np.int32), 2)
@@ -58,7 +61,7 @@ def test_planned_visits_are_those_of_the_plan(num_examples, passes):
 def test_finished_method_stays_finished_and_its_result_teaches_nothing():
     method = standard(2)
     state, _ = plans_of(method, 4)
-    result = TrainResult(np.arange(4), np.ones(4), np.ones(4, bool))
+    result = TrainResult(np.arange(4), np.ones(4), np.ones(4, bool), np.zeros(4))
     assert method.observe(state, result) == state
     assert method.plan(state, Forbidden()) == (state, None)
 

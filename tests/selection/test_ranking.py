@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpet_jax.selection import blend, top_k
+from dpet_jax.selection import blend, descending, top_k
+from dpet_jax.selection.ranking import rank, stretch
 
 N = 8
 SCORES = jnp.array([0.3, -1.0, 0.3, 5.0, 0.0, 0.3, 2.0, -1.0])
@@ -164,3 +165,35 @@ def test_monotone_transforms_leave_a_blend_alone(
 
 def test_top_k_counts_minus_zero_as_a_tie_with_zero():
     assert top_k(jnp.array([-0.0, 0.0, -0.0, -1.0]), 3).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("key", [None, jax.random.key(0)], ids=["index", "chance"])
+def test_ranking_holds_the_scores_in_their_order_and_how_many_may_be_taken(key):
+    scores = SCORES.at[jnp.array([3, 0])].set(-INFINITE)
+    ranking = rank(scores, key)
+    np.testing.assert_array_equal(ranking.scores, -np.sort(-np.asarray(scores)))
+    np.testing.assert_array_equal(ranking.scores, scores[ranking.order])
+    assert (int(ranking.allowed), bool(ranking.has_nan)) == (N - 2, False)
+    order, allowed = descending(scores, key=key)
+    np.testing.assert_array_equal(order, ranking.order)
+    assert allowed == N - 2
+
+
+@pytest.mark.parametrize("place", [0, 4, N - 1])
+def test_ranking_tells_of_nan_wherever_it_stands(place):
+    assert bool(rank(SCORES.at[place].set(jnp.nan)).has_nan)
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+def test_stretch_is_that_part_of_the_ranking(first):
+    ranking = rank(SCORES)
+    order, scores = stretch(ranking, jnp.int32(first), 3)
+    np.testing.assert_array_equal(order, ranking.order[first : first + 3])
+    np.testing.assert_array_equal(scores, ranking.scores[first : first + 3])
+
+
+def test_ranking_waits_for_no_transfer():
+    scores = jax.device_put(SCORES)
+    first = jax.device_put(np.int32(2))
+    with jax.transfer_guard("disallow"):
+        jax.device_get(stretch(rank(scores), first, 3))

@@ -14,17 +14,30 @@ HOST = {
 
 
 def save(checkpoints, number):
-    checkpoints.save({"w": jnp.full(4, float(number))}, HOST, {"number": number})
+    models = {
+        "main": {"w": jnp.full(4, float(number))},
+        "proxy": {"w": jnp.full(2, -float(number)), "plans": jnp.int32(number)},
+    }
+    checkpoints.save(models, HOST, {"number": number})
 
 
-@pytest.mark.parametrize("like", [None, {"w": jnp.zeros(4)}])
-def test_a_checkpoint_restores_what_was_saved(tmp_path, like):
+LIKE = {
+    "main": {"w": jnp.zeros(4)},
+    "proxy": {"w": jnp.zeros(2), "plans": jnp.int32(0)},
+}
+
+
+@pytest.mark.parametrize("wanted", [(), ("main",), ("main", "proxy")])
+def test_a_checkpoint_restores_the_models_that_are_wanted(tmp_path, wanted):
     checkpoints = Checkpoints(tmp_path / "here")
     assert checkpoints.latest is None
     save(checkpoints, 0)
     save(checkpoints, 1)
-    restored = checkpoints.restore(like)
-    np.testing.assert_array_equal(restored.device["w"], np.ones(4))
+    restored = checkpoints.restore({name: LIKE[name] for name in wanted})
+    assert tuple(restored.models) == wanted
+    expected = {"main": np.ones(4), "proxy": -np.ones(2)}
+    for name, tree in restored.models.items():
+        np.testing.assert_array_equal(tree["w"], expected[name])
     assert restored.meta == checkpoints.read_meta() == {"number": 1}
     assert restored.host.keys() == HOST.keys()
     for name, array in HOST.items():
@@ -35,8 +48,8 @@ def test_a_checkpoint_restores_what_was_saved(tmp_path, like):
 
 def test_a_checkpoint_without_host_arrays_is_one_too(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save({"w": jnp.zeros(1)}, {}, {})
-    assert checkpoints.restore().host == {}
+    checkpoints.save({"main": {"w": jnp.zeros(1)}}, {}, {})
+    assert checkpoints.restore({}).host == {}
 
 
 def test_only_the_latest_two_are_kept(tmp_path):
@@ -56,12 +69,12 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     again = Checkpoints(tmp_path)
     assert again.latest == 0
     save(again, 5)
-    assert again.restore().meta == {"number": 5}
+    assert again.restore({}).meta == {"number": 5}
 
 
 def test_reading_only_makes_nothing(tmp_path):
     save(Checkpoints(tmp_path / "a"), 0)
     before = sorted(tmp_path.rglob("*"))
     reader = Checkpoints(tmp_path / "a", read_only=True)
-    assert reader.restore().meta == {"number": 0}
+    assert reader.restore(LIKE).meta == {"number": 0}
     assert sorted(tmp_path.rglob("*")) == before

@@ -41,7 +41,9 @@ def test_the_tables_say_that_no_example_was_trained_on():
     state = fresh(MODEL, "adam", N, jax.random.key(0))
     np.testing.assert_array_equal(state.losses, np.full(N, np.inf))
     np.testing.assert_array_equal(state.correct, np.zeros(N, bool))
-    assert (state.losses.dtype, state.correct.dtype) == (jnp.float32, jnp.bool_)
+    np.testing.assert_array_equal(state.forgetting, np.full(N, -1))
+    kinds = (state.losses.dtype, state.correct.dtype, state.forgetting.dtype)
+    assert kinds == (jnp.float32, jnp.bool_, jnp.int32)
 
 
 def test_equal_keys_give_equal_states_and_other_keys_others():

@@ -1,5 +1,7 @@
 """The compiled training program against an independent loop of optax steps."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,9 +161,59 @@ def test_train_steps_equals_optax_on_weighted_tail_batches(data, smoothing):
 
 
 def test_a_fill_row_leaves_its_table_entries_alone(data):
-    state, _ = run(fresh(), data, [0, 1, ~2, ~3])
-    assert np.isfinite(state.losses[:2]).all()
-    assert np.isinf(state.losses[2:]).all()
+    known = fresh()._replace(
+        losses=jnp.full(N, 7.0),
+        correct=jnp.ones(N, bool),
+        forgetting=jnp.full(N, 5, jnp.int32),
+    )
+    # labels that no network predicts: every row that is visited is forgotten
+    never = data._replace(labels=jnp.full(N, -1, jnp.int32))
+    state, _ = run(known, never, [0, 1, ~2, ~3])
+    np.testing.assert_array_equal(state.losses[2:], np.full(N - 2, 7.0))
+    np.testing.assert_array_equal(state.correct, [False] * 2 + [True] * (N - 2))
+    np.testing.assert_array_equal(state.forgetting, [6, 6] + [5] * (N - 2))
+
+
+def test_forgetting_counts_falls_between_visits_before_each_update(data):
+    # a peak so high that predictions jump about
+    wild = hyper(peak=0.8, horizon=10**6, momentum=0.0)
+    rng = np.random.default_rng(1)
+    batches = [rng.permutation(N)[:BATCH] for _ in range(60)]
+    state, seen = fresh(), {row: [] for row in range(N)}
+    for step, rows in enumerate(batches):
+        state, _ = run(state, data, rows, first_visit=step * BATCH, hyper=wild)
+        for row in rows.tolist():
+            seen[row].append(bool(state.correct[row]))
+    falls = [
+        sum(a and not b for a, b in pairwise(seen[row])) if any(seen[row]) else -1
+        for row in range(N)
+    ]
+    np.testing.assert_array_equal(state.forgetting, falls)
+    assert max(falls) > 2
+    whole = fresh()
+    for first in range(0, len(batches), 3):
+        rows = np.concatenate(batches[first : first + 3])
+        whole, _ = run(whole, data, rows, first_visit=first * BATCH, hyper=wild)
+    assert_equal(whole, state)
+
+
+def test_example_twice_in_a_batch_is_one_visit_that_of_its_last_row(data):
+    known = fresh()._replace(
+        correct=jnp.ones(N, bool), forgetting=jnp.full(N, 5, jnp.int32)
+    )
+    never = data._replace(labels=jnp.full(N, -1, jnp.int32))
+    state, stats = run(known, never, [3, 0, 3, 3])
+    assert state.forgetting[jnp.array([0, 3])].tolist() == [6, 6]
+    assert int(stats.visits) == 4
+    # another augmentation of each row tells which of them the table holds
+    shaken = hyper()._replace(
+        augmentation=Augmentation(jnp.int32(2), jnp.bool_(True), jnp.int32(4))
+    )
+    twice, _ = run(fresh(), data, [0, 3, 3, 1], hyper=shaken)
+    reverse, _ = run(fresh(), data, [0, 3, ~3, 1], hyper=shaken)
+    last, _ = run(fresh(), data, [0, ~3, 3, 1], hyper=shaken)
+    assert twice.losses[3] == last.losses[3]
+    assert twice.losses[3] != reverse.losses[3]
 
 
 def test_chunks_of_any_size_give_the_same_bits(data):
