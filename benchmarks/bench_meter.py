@@ -73,7 +73,7 @@ def prepare(options: argparse.Namespace):
     def train(chunks: int) -> None:
         before = None
         for _ in range(chunks):
-            handle = learner.train(rows, chunk, Span(0, data.num_train), 0)
+            handle = learner.train_chunk(rows, chunk, Span(0, data.num_train), 0)
             if before is not None:
                 learner.wait(before)
             before = handle

@@ -1,0 +1,138 @@
+"""What do scores cost beyond the forward pass that they are read from?
+
+For each width and dtype, on the same images on the device: a bare forward pass (logits
+summed, nothing kept), the same with the normalisation as a step of its own (unfolded),
+`score_data` with each score alone, with all at once, with logits and features as well,
+and with the best of the pool taken on the device.
+
+    python benchmarks/bench_scores.py --out=benchmarks/results/bench_scores_cpu.json
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from timing import interleaved, ratios, report, spread
+
+from dpet_jax.data.augment import normalise
+from dpet_jax.data.device import DeviceData
+from dpet_jax.learner import data_mesh
+from dpet_jax.models import apply, apply_folded, fold, init, resnet18
+from dpet_jax.scores import FEATURE_SCORES, SCORES
+from dpet_jax.scores.pool import ScoreSpec, score_data
+from dpet_jax.selection import top_k
+
+ALL = (*SCORES, *FEATURE_SCORES)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict]:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--widths", type=float, nargs="+", default=[0.25, 0.125])
+    parser.add_argument("--depth", type=float, default=1.0, help="0.5 is ResNet-10")
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--examples", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--select", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32"], choices=("float32", "bfloat16")
+    )
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    rows = [
+        measure(width, dtype, options)
+        for width in options.widths
+        for dtype in options.dtypes
+    ]
+    report(__doc__.partition("\n")[0], rows, options.out)
+    return rows
+
+
+def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
+    model = resnet18(
+        options.classes, width_multiplier=width, depth_multiplier=options.depth
+    )
+    examples, batch, side = options.examples, options.batch, options.side
+    rng = np.random.default_rng(0)
+    mesh = data_mesh(1)
+    data = jax.device_put(
+        DeviceData(
+            rng.integers(0, 256, (examples, side, side, 3)).astype(np.uint8),
+            rng.integers(0, options.classes, examples).astype(np.int32),
+            np.full(3, 0.5, np.float32),
+            np.full(3, 0.25, np.float32),
+        )
+    )
+    variables = jax.jit(init, static_argnums=0)(model, jax.random.key(0))
+    capacity = -(-examples // batch) * batch
+    rows = jnp.asarray(np.resize(np.arange(examples), capacity), jnp.int32)
+    count = jnp.int32(examples)
+
+    def bare(run, variables):
+        @jax.jit
+        def summed(variables, data, rows, count):
+            network = run(variables)
+
+            def body(index, total):
+                chosen = lax.dynamic_slice_in_dim(rows, index * batch, batch)
+                images = normalise(data.images[chosen], data.mean, data.std)
+                return total + jnp.sum(network(images).logits, axis=0)
+
+            steps = -(-count // batch)
+            return lax.fori_loop(0, steps, body, jnp.zeros(options.classes))
+
+        return partial(summed, variables, data, rows, count)
+
+    def folded(variables):
+        return partial(apply_folded, model, fold(model, *variables), dtype=dtype)
+
+    def unfolded(variables):
+        return partial(apply, model, *variables, dtype=dtype)
+
+    def scored(*names):
+        spec = ScoreSpec(model, names, batch, dtype, mesh)
+        return partial(score_data, spec, *variables, data, rows, count)
+
+    everything = scored(*ALL)
+    candidates = {
+        "bare": bare(folded, variables),
+        "bare_unfolded": bare(unfolded, variables),
+        **{name: scored(name) for name in ALL},
+        "all": everything,
+        "all_logits_features": scored(*ALL, "logits", "features"),
+        "all_and_top_k": lambda: top_k(everything()["margin"], options.select),
+    }
+    seconds = interleaved(candidates, options.repeats)
+    return {
+        "width": width,
+        "depth": model.depth,
+        "classes": options.classes,
+        "side": side,
+        "examples": examples,
+        "batch": batch,
+        "dtype": dtype,
+        "select": options.select,
+        "examples_per_s": {
+            name: spread([examples / s for s in taken])
+            for name, taken in seconds.items()
+        },
+        "cost_over_bare": {
+            name: ratios(taken, seconds["bare"])
+            for name, taken in seconds.items()
+            if name != "bare"
+        },
+        # on a noisy machine the fastest repeats say more than the pairs
+        "best_over_best_bare": {
+            name: min(taken) / min(seconds["bare"]) for name, taken in seconds.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
