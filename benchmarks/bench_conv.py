@@ -1,7 +1,8 @@
-"""From how many channels does a product over patches beat XLA:CPU's convolution?
+"""How large must images be for XLA:CPU's convolution to beat products of matrices?
 
-Decides `_MIN_PRODUCT_CHANNELS` of dpet_jax/models/conv.py. Both forms run inside a loop
-body, as in training; the kernel gradient is timed the same way.
+Decides `_NATIVE_PIXELS` of dpet_jax/models/conv.py, and shows what its two gradients
+gain over the ones that autodiff emits. Everything runs inside a loop body, as in
+training, and every element of a result is read, so that none is left uncomputed.
 
     python benchmarks/bench_conv.py --out=benchmarks/results/bench_conv_cpu.json
 """
@@ -9,7 +10,6 @@ body, as in training; the kernel gradient is timed the same way.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -39,58 +39,74 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         ],
         help="image side x channels",
     )
-    parser.add_argument("--loops", type=int, default=10)
+    parser.add_argument("--strides", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--loops", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    rows = []
-    for shape in options.shapes:
-        side, channels = map(int, shape.split("x"))
-        rows.append(measure(side, channels, options))
+    rows = [
+        measure(*map(int, shape.split("x")), stride, options)
+        for stride in options.strides
+        for shape in options.shapes
+    ]
     report(__doc__.partition("\n")[0], rows, options.out)
     return rows
 
 
-def measure(side: int, channels: int, options: argparse.Namespace) -> dict:
+def measure(side: int, channels: int, stride: int, options: argparse.Namespace) -> dict:
     rng = np.random.default_rng(0)
-    images = jnp.asarray(
-        rng.normal(size=(options.batch, side, side, channels)), jnp.float32
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    out = -(-side // stride)
+    arrays = (
+        draw(options.batch, side, side, channels),
+        draw(3, 3, channels, channels),
+        draw(options.batch, out, out, channels),
     )
-    kernel = jnp.asarray(rng.normal(size=(3, 3, channels, channels)), jnp.float32)
 
     def looped(form):
-        def body(_, x):
-            # feeding the result back keeps the compiler from dropping an iteration
-            return images + 1e-9 * form(x).ravel()[0]
+        @jax.jit
+        def run(images, kernel, cotangent):
+            def body(_, last):
+                # were it the same each time, the compiler would do it only once
+                tiny = 1e-9 * last
+                return jnp.max(form(images + tiny, kernel, cotangent + tiny))
 
-        run = jax.jit(lambda x: lax.fori_loop(0, options.loops, body, x))
-        return lambda: run(images)
+            return lax.fori_loop(0, options.loops, body, jnp.float32(0))
 
-    def products(x):
-        with mock.patch.object(conv, "_MIN_PRODUCT_CHANNELS", 0):
-            return conv.canonical_convolution(x, kernel, 1)
+        return lambda: run(*arrays)
 
-    forms = {
-        "native": lambda x: conv.native_convolution(x, kernel, 1),
-        "products": products,
-        "kernel_gradient": lambda x: conv.canonical_gradients(1, x, kernel, images)[1],
-        "native_kernel_gradient": lambda x: conv.native_gradients(1, x, kernel, images)[
-            1
-        ],
+    def convolve(form):
+        return looped(lambda images, kernel, _: form(images, kernel, stride))
+
+    def gradient(form, which):
+        return looped(lambda *arrays: form(stride, *arrays)[which])
+
+    candidates = {
+        "native": convolve(conv.native_convolution),
+        "products": convolve(conv.product_convolution),
+        "native_image_gradient": gradient(conv.native_gradients, 0),
+        "image_gradient": gradient(conv.canonical_gradients, 0),
+        "native_kernel_gradient": gradient(conv.native_gradients, 1),
+        "kernel_gradient": gradient(conv.canonical_gradients, 1),
     }
-    seconds = interleaved(
-        {name: looped(form) for name, form in forms.items()}, options.repeats
-    )
-    flops = 2 * options.batch * side * side * 9 * channels * channels * options.loops
+    seconds = interleaved(candidates, options.repeats)
+    flops = 2 * options.batch * out * out * 9 * channels * channels * options.loops
     return {
         "side": side,
         "channels": channels,
+        "stride": stride,
         "batch": options.batch,
         "gflop_per_s": {
             name: spread([flops / s / 1e9 for s in taken])["median"]
             for name, taken in seconds.items()
         },
         "products_over_native": ratios(seconds["native"], seconds["products"]),
+        "image_gradient_over_native": ratios(
+            seconds["native_image_gradient"], seconds["image_gradient"]
+        ),
         "kernel_gradient_over_native": ratios(
             seconds["native_kernel_gradient"], seconds["kernel_gradient"]
         ),

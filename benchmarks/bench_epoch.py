@@ -1,33 +1,58 @@
-"""How close is the chunked training program to a loop of native single steps?
+"""How fast is training and inference, and how near to what the hardware allows?
 
-The chunked program is `train_steps`, a loop on the device; beside it a Python loop over
-the same step compiled alone with XLA's own convolutions, and the chunked program with
-those convolutions, which on the CPU shows why ours exist.
+The training program is `train_steps`, a loop on the device over batches of a data set
+that lies there. Beside it, on the same network, images, precision and optimizer:
+
+- a Python loop over the same step compiled alone with XLA's own convolutions, and, if
+  asked for, the device's loop with those, which on a CPU shows why ours exist;
+- where PyTorch is installed, its eager mode and, if asked for, `torch.compile`, with
+  channels last and the images on the device. Both sides gather uint8 rows and normalise
+  them; ours also runs its augmentation, at strength 0.
+
+Inference is `apply_folded` in a loop on the device, against PyTorch in inference mode.
+MFU is counted FLOPs (2 x multiply-adds of convolutions and the last layer; a training
+visit is three forward passes) over a peak: that of a large matrix product in the same
+dtype, measured in this process, or the one given.
 
     python benchmarks/bench_epoch.py --out=benchmarks/results/bench_epoch_cpu.json
 """
 
 import argparse
-from collections.abc import Sequence
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from timing import interleaved, ratios, report, spread
 
 from dpet_jax import parts
 from dpet_jax.config import validate
+from dpet_jax.data.augment import normalise
 from dpet_jax.data.device import DeviceData
 from dpet_jax.learner import data_mesh
-from dpet_jax.models import apply_train, forward_flops, resnet18
+from dpet_jax.models import (
+    ResNetSpec,
+    apply_folded,
+    apply_train,
+    fold,
+    forward_flops,
+    resnet18,
+)
 from dpet_jax.models.conv import native_convolution
 from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.training import ChunkStats, StepSpec, init_state, train_steps
 from dpet_jax.training import steps as program
 from dpet_jax.training.steps import train_step
+
+#: Side of the matrices whose product gives the peak.
+PEAK_SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
@@ -39,114 +64,181 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--peak-tflops", type=float, help="instead of measuring it")
     parser.add_argument(
         "--native-loop",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="also time XLA's convolutions in the loop",
+        default=False,
+        help="also time XLA's convolutions in the loop, which is slow on a CPU",
+    )
+    parser.add_argument(
+        "--compile-torch",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also time torch.compile, which needs a C++ compiler on a CPU",
     )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    rows = [measure(width, options) for width in options.widths]
+    peak = options.peak_tflops or measured_peak(options.dtype)
+    rows = [measure(width, peak, options) for width in options.widths]
     report(__doc__.partition("\n")[0], rows, options.out)
     return rows
 
 
-def measure(width: float, options: argparse.Namespace) -> dict:
+def measure(width: float, peak: float, options: argparse.Namespace) -> dict:
     model = resnet18(10, width_multiplier=width, depth_multiplier=options.depth)
-    batch, steps, side = options.batch, options.steps, options.side
-    spec = StepSpec(model, "sgd", batch, options.dtype, data_mesh())
-    rng = np.random.default_rng(0)
-    count = batch * steps
-    data = jax.device_put(
-        DeviceData(
-            rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8),
-            rng.integers(0, 10, count).astype(np.int32),
-            np.full(3, 0.5, np.float32),
-            np.full(3, 0.25, np.float32),
-        )
+    count = options.batch * options.steps
+    images, labels = random_images(count, options.side)
+    candidates = ours(model, images, labels, options) | theirs(
+        model, images, labels, options
     )
-    hyper = jax.device_put(
-        parts.build_hyper(validate({"train": {"augment": {"translate": 4}}}, "bench"))
-    )
-    rows, weights = jnp.arange(count, dtype=jnp.int32), jnp.ones(count)
-    first = jnp.int32(0)
+    slow = {name: candidates.pop(name) for name in SLOW if name in candidates}
+    seconds = interleaved(candidates, options.repeats)
+    for name, run in slow.items():
+        seconds[name] = interleaved({name: run}, 1)[name]
+    forward = forward_flops(model, options.side, options.side)
+
+    def figures(name: str) -> dict[str, Any]:
+        flops = forward * (1 if "forward" in name else TRAIN_FLOPS_PER_FORWARD)
+        images_per_s = spread([count / s for s in seconds[name]])
+        tflops = images_per_s["median"] * flops / 1e12
+        return {"images_per_s": images_per_s, "mfu": tflops / peak}
+
+    def ratio(fast: str, slow: str) -> dict[str, float] | None:
+        return ratios(seconds[slow], seconds[fast]) if slow in seconds else None
+
+    return {
+        "width": width,
+        "depth": model.depth,
+        "batch": options.batch,
+        "side": options.side,
+        "dtype": options.dtype,
+        "peak_tflops": peak,
+        "peak": "given" if options.peak_tflops else "measured matrix product",
+        **{name: figures(name) for name in seconds},
+        "chunked_over_native_steps": ratio("chunked", "native_steps"),
+        "chunked_over_native_chunked": ratio("chunked", "native_chunked"),
+        "train_over_torch": ratio("chunked", "torch_train"),
+        "train_over_torch_compiled": ratio("chunked", "torch_compiled_train"),
+        "forward_over_torch": ratio("forward", "torch_forward"),
+        "forward_over_torch_compiled": ratio("forward", "torch_compiled_forward"),
+    }
+
+
+SLOW = ("native_chunked",)
+
+
+def ours(
+    model: ResNetSpec, images: Any, labels: Any, options: argparse.Namespace
+) -> dict[str, Callable[[], Any]]:
+    """Return functions that go over all images once."""
+    spec = StepSpec(model, "sgd", options.batch, options.dtype, data_mesh())
+    half, quarter = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)
+    data = jax.device_put(DeviceData(images, labels, half, quarter))
+    optimizer = {"learning_rate": 0.01}
+    hyper = parts.build_hyper(validate({"train": {"optimizer": optimizer}}, "bench"))
+    hyper = jax.device_put(hyper)
+    rows, weights = jnp.arange(labels.size, dtype=jnp.int32), jnp.ones(labels.size)
+    first, steps = jnp.int32(0), jnp.int32(options.steps)
     state = jax.jit(init_state, static_argnums=(0, 1, 2))(
-        model, "sgd", count, jax.random.key(0)
+        model, "sgd", labels.size, jax.random.key(0)
     )
 
     def chunk(train):
         def run():
             # the program takes its state's buffers, so each run needs a copy
-            return train(
-                spec,
-                jax.tree.map(jnp.copy, state),
-                data,
-                rows,
-                jnp.int32(steps),
-                first,
-                weights,
-                hyper,
-            )
+            mine = jax.tree.map(jnp.copy, state)
+            return train(spec, mine, data, rows, steps, first, weights, hyper)
 
         return run
 
-    # a new function object, so that its traces are not ours
+    # new function objects, so that their traces are not ours
     single = jax.jit(lambda spec, *rest: train_step(spec, *rest), static_argnums=0)
+    looped = jax.jit(
+        lambda spec, *rest: train_steps.__wrapped__(spec, *rest), static_argnums=0
+    )
     zero = ChunkStats(jnp.float32(0), jnp.int32(0), jnp.int32(0))
-    batches = rows.reshape(steps, batch)
 
     def loop():
         carry = (state, zero)
-        for batch_rows in batches:
-            carry = single(spec, carry, data, batch_rows, first, weights, hyper)
+        for batch in rows.reshape(options.steps, options.batch):
+            carry = single(spec, carry, data, batch, first, weights, hyper)
         return carry
 
-    candidates = {"chunked": chunk(train_steps)}
-    native = partial(
-        mock.patch.object,
-        program,
-        "apply_train",
-        partial(apply_train, convolve=native_convolution),
+    @jax.jit
+    def forward(params, stats, data):
+        folded = fold(model, params, stats)
+
+        def body(index, total):
+            batch = lax.dynamic_slice_in_dim(rows, index * options.batch, options.batch)
+            pixels = normalise(data.images[batch], data.mean, data.std)
+            outputs = apply_folded(model, folded, pixels, dtype=options.dtype)
+            return total + outputs.logits.sum()
+
+        return lax.fori_loop(0, options.steps, body, jnp.float32(0))
+
+    native = mock.patch.object(
+        program, "apply_train", partial(apply_train, convolve=native_convolution)
     )
-    with native():
-        jax.block_until_ready(loop())
-    candidates["native_steps"] = loop
-    if options.native_loop:
-        native_chunk = chunk(
-            jax.jit(
-                lambda spec, *rest: train_steps.__wrapped__(spec, *rest),
-                static_argnums=0,
-            )
-        )
-        with native():
-            jax.block_until_ready(native_chunk())
-    seconds = interleaved(candidates, options.repeats)
-    if options.native_loop:
-        # far slower, so once is enough
-        seconds["native_chunked"] = interleaved({"it": native_chunk}, 1)["it"]
-    images = {
-        name: spread([count / s for s in taken]) for name, taken in seconds.items()
-    }
-    flops = TRAIN_FLOPS_PER_FORWARD * forward_flops(model, side, side)
-    result = {
-        "width": width,
-        "depth": model.depth,
-        "batch": batch,
-        "side": side,
-        "dtype": options.dtype,
-        "images_per_s": images,
-        "chunked_over_native_steps": ratios(
-            seconds["native_steps"], seconds["chunked"]
-        ),
-        "gflop_per_s": images["chunked"]["median"] * flops / 1e9,
+    candidates = {
+        "chunked": chunk(train_steps),
+        "native_steps": loop,
+        "forward": lambda: forward(state.params, state.batch_stats, data),
     }
     if options.native_loop:
-        steps_s = spread(seconds["native_steps"])["median"]
-        result["native_chunked_over_native_steps"] = (
-            steps_s / seconds["native_chunked"][0]
-        )
-    return result
+        candidates["native_chunked"] = chunk(looped)
+    with native:
+        for name in ("native_steps", "native_chunked"):
+            if name in candidates:
+                jax.block_until_ready(candidates[name]())
+    return candidates
+
+
+def theirs(
+    model: ResNetSpec, images: Any, labels: Any, options: argparse.Namespace
+) -> dict[str, Callable[[], Any]]:
+    """Return what PyTorch makes of the same; nothing where it is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    import torch_resnet
+
+    state = jax.eval_shape(
+        lambda key: init_state(model, "sgd", 1, key), jax.random.key(0)
+    )
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert parameters == torch_resnet.num_parameters(model), "another network"
+    modes = {"torch": False}
+    if options.compile_torch:
+        modes["torch_compiled"] = True
+    return {
+        f"{mode}_{what}": run
+        for mode, compiled in modes.items()
+        for what, run in torch_resnet.runs(
+            model, images, labels, options.batch, options.dtype, compiled=compiled
+        ).items()
+    }
+
+
+def measured_peak(dtype: str) -> float:
+    """Return the TFLOP/s of a large matrix product, the best of several."""
+    side = PEAK_SIDE[jax.default_backend()]
+    left = jnp.ones((side, side), dtype)
+    product = jax.jit(
+        lambda left: lax.fori_loop(0, 8, lambda _, x: (left @ x) * (1.0 / side), left)
+    )
+    jax.block_until_ready(product(left))
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        jax.block_until_ready(product(left))
+        seconds.append(time.perf_counter() - began)
+    return 8 * 2 * side**3 / min(seconds) / 1e12
+
+
+def random_images(count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, side, side, 3), np.uint8)
+    return images, rng.integers(0, 10, count).astype(np.int32)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ PIECES = {
         "bench_epoch.py",
         (
             *("--widths=1", "--batch=512", "--steps=32", "--dtype=bfloat16"),
-            *("--no-native-loop", "--compile-torch"),
+            "--compile-torch",
         ),
-        (*_TINY, "--batch=4", "--steps=2", "--no-native-loop"),
+        (*_TINY, "--batch=4", "--steps=2"),
         120,
     ),
     "scores": Piece(

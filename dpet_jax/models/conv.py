@@ -2,10 +2,10 @@
 
 XLA:CPU rewrites a convolution into the layout of its fast kernel only in the entry
 computation (jax-ml/jax#12868): inside the body of a loop the weight gradient that
-autodiff emits runs about 30 times slower than outside it. On the CPU the gradients are
-therefore spelled out as matrix products over shifted images, which need no rewriting
-and beat the convolution itself once there are enough channels. Elsewhere everything
-stays native, for that is what cuDNN and the TPU compiler recognise.
+autodiff emits runs about 30 times slower than outside it, and a strided image gradient
+is slow anywhere. On the CPU the gradients are therefore spelled out as matrix products,
+which need no rewriting. Elsewhere everything stays native, for that is what cuDNN and
+the TPU compiler recognise.
 """
 
 from functools import partial
@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-#: With fewer channels the product over patches is too thin and XLA:CPU's convolution
-#: wins. benchmarks/bench_conv.py compares the two alone, in which the side of the image
-#: matters more than the channels; in whole training steps neither rule won clearly.
-_MIN_PRODUCT_CHANNELS = 32
+#: Images of at least so many pixels go through XLA:CPU's own convolution. The products
+#: move more memory, which such images no longer find in the cache; on 2x2 images they
+#: are an order of magnitude faster. benchmarks/bench_conv.py compares the two.
+_NATIVE_PIXELS = 256
 
 
 def native_convolution(
@@ -83,49 +83,97 @@ def native_gradients(stride, images, kernel, cotangent):
 
 
 def canonical_convolution(images, kernel, stride):
-    """Convolve as one product over patches where that pays, else natively."""
-    if kernel.shape[2] < _MIN_PRODUCT_CHANNELS:
+    """Convolve by matrix products where that pays, else natively."""
+    if kernel.shape[0] == 1:
+        strided = images[:, ::stride, ::stride]
+        return jnp.einsum("bhwc,co->bhwo", strided, kernel[0, 0])
+    if images.shape[1] * images.shape[2] >= _NATIVE_PIXELS:
         return native_convolution(images, kernel, stride)
-    side = kernel.shape[0]
-    columns = [shifted for _, _, shifted in _shifts(images, side, stride)]
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    return jnp.einsum("bhwc,co->bhwo", jnp.concatenate(columns, axis=-1), flat)
+    return product_convolution(images, kernel, stride)
+
+
+def product_convolution(images, kernel, stride):
+    """Convolve as one product: kernel rows as inputs, kernel columns as outputs.
+
+    Each pixel meets all kernel positions, yet only as many copies of the image and of
+    the result exist as the kernel has rows: a third of what patches would take.
+    """
+    side, channels = kernel.shape[0], kernel.shape[3]
+    rows = jnp.concatenate(_taps(images, 1, side, stride), axis=-1)
+    products = jnp.einsum("bhwr,rs->bhws", rows, _rows_by_columns(kernel))
+    return _sum_of_blocks(_taps(products, 2, side, stride), channels)
 
 
 def canonical_gradients(stride, images, kernel, cotangent):
-    """Return both gradients in forms that XLA:CPU runs fast anywhere.
+    """Return both gradients in forms that XLA:CPU runs fast anywhere."""
+    if stride == 1:
+        return _product_gradients(images, kernel, cotangent)
+    return _strided_gradients(images, kernel, cotangent, stride)
 
-    The kernel gradient is one matrix product of shifted images and cotangent for each
-    kernel position. The image gradient convolves the cotangent, spread out with zeros
-    on the grid of the stride-1 output, with the mirrored kernel.
-    """
+
+def _product_gradients(images, kernel, cotangent):
+    """Transpose `product_convolution`: both gradients share the shifted cotangent."""
+    side, _, inputs, outputs = kernel.shape
+    rows = jnp.concatenate(_taps(images, 1, side, 1), axis=-1)
+    # a pixel right of the kernel's centre belongs to an output pixel left of it
+    columns = jnp.concatenate(_taps(cotangent, 2, side, 1)[::-1], axis=-1)
+    of_kernel = jnp.einsum("bhwr,bhws->rs", rows, columns)
+    of_kernel = of_kernel.reshape(side, inputs, side, outputs).swapaxes(1, 2)
+    of_rows = jnp.einsum("bhws,rs->bhwr", columns, _rows_by_columns(kernel))
+    return _sum_of_blocks(_taps(of_rows, 1, side, 1)[::-1], inputs), of_kernel
+
+
+def _strided_gradients(images, kernel, cotangent, stride):
+    """Multiply no zeros: each kernel position sees one pixel in stride squared."""
     side = kernel.shape[0]
-    products = [
-        jnp.einsum("bhwc,bhwo->co", shifted, cotangent)
-        for _, _, shifted in _shifts(images, side, stride)
+    of_kernel = jnp.stack(
+        [
+            jnp.einsum("bhwc,bhwo->co", tap, cotangent)
+            for row in _taps(images, 1, side, stride)
+            for tap in _taps(row, 2, side, stride)
+        ]
+    ).reshape(kernel.shape)
+    products = jnp.einsum("bhwo,ijco->bhwijc", cotangent, kernel)
+    zero = jnp.zeros((), products.dtype)
+
+    def edges(axis, position):
+        low = position - side // 2
+        covered = (cotangent.shape[axis] - 1) * stride + 1
+        return low, images.shape[axis] - covered - low, stride - 1
+
+    of_images = sum(
+        lax.pad(
+            products[:, :, :, i, j],
+            zero,
+            ((0, 0, 0), edges(1, i), edges(2, j), (0, 0, 0)),
+        )
+        for i in range(side)
+        for j in range(side)
+    )
+    return of_images, of_kernel
+
+
+def _rows_by_columns(kernel):
+    """Lay the kernel out as a matrix [row and input, column and output]."""
+    side, _, inputs, outputs = kernel.shape
+    return kernel.swapaxes(1, 2).reshape(side * inputs, side * outputs)
+
+
+def _taps(images, axis, side, stride):
+    """Return what each of `side` kernel positions along an axis multiplies."""
+    margins = [(0, 0)] * 4
+    margins[axis] = (side // 2, side // 2)
+    padded = jnp.pad(images, margins)
+    size = images.shape[axis]
+    return [
+        lax.slice_in_dim(padded, position, position + size, stride, axis)
+        for position in range(side)
     ]
-    kernel_gradient = jnp.stack(products).reshape(kernel.shape)
-
-    spread = [(0, 0, 0)]
-    for size, steps in zip(images.shape[1:3], cotangent.shape[1:3], strict=True):
-        spread.append((0, size - ((steps - 1) * stride + 1), stride - 1))
-    spread.append((0, 0, 0))
-    cotangent = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), spread)
-    mirrored = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    return canonical_convolution(cotangent, mirrored, 1), kernel_gradient
 
 
-def _shifts(images, side, stride):
-    """Yield each kernel position with the images that it multiplies."""
-    pad = side // 2
-    height, width = images.shape[1:3]
-    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    for row in range(side):
-        for column in range(side):
-            yield (
-                row,
-                column,
-                padded[
-                    :, row : row + height : stride, column : column + width : stride
-                ],
-            )
+def _sum_of_blocks(taps, channels):
+    """Add up the block of channels in each tap that belongs to its position."""
+    return sum(
+        tap[..., position * channels : (position + 1) * channels]
+        for position, tap in enumerate(taps)
+    )

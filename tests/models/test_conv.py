@@ -13,9 +13,8 @@ from dpet_jax.models.conv import (
     convolution,
     native_convolution,
     native_gradients,
+    product_convolution,
 )
-
-WIDE = 32  # channels from which the CPU's product over patches pays
 
 
 def loop(images, kernel, stride, cotangent=None):
@@ -55,19 +54,29 @@ def assert_close(got, expected):
 
 every_shape = pytest.mark.parametrize(
     ("side", "stride", "size"),
-    [(k, s, size) for k in (1, 3) for s in (1, 2) for size in ((8, 5), (7, 6))],
+    [
+        *((k, s, size) for k in (1, 3) for s in (1, 2) for size in ((8, 5), (7, 6))),
+        (5, 1, (4, 7)),
+        (5, 2, (7, 4)),
+        (3, 3, (7, 6)),
+        (3, 1, (2, 1)),
+        (3, 2, (1, 2)),
+    ],
 )
 
 
-# the wide side of the pair is once the image's, once the cotangent's
-@pytest.mark.parametrize("channels", [(3, WIDE), (WIDE, 5)], ids=str)
 @every_shape
-def test_all_forms_and_gradients_equal_a_loop_over_pixels(side, stride, size, channels):
+def test_all_forms_and_gradients_equal_a_loop_over_pixels(side, stride, size):
     @jax.jit
     def everything(images, kernel, cotangent):
         outputs = [
             form(images, kernel, stride)
-            for form in (native_convolution, canonical_convolution, convolution)
+            for form in (
+                native_convolution,
+                product_convolution,
+                canonical_convolution,
+                convolution,
+            )
         ]
         chosen = jax.vjp(partial(convolution, stride=stride), images, kernel)[1]
         gradients = [
@@ -77,7 +86,7 @@ def test_all_forms_and_gradients_equal_a_loop_over_pixels(side, stride, size, ch
         ]
         return outputs, gradients
 
-    images, kernel, cotangent = draw(side, stride, size, channels)
+    images, kernel, cotangent = draw(side, stride, size, (3, 5))
     outputs, gradients = everything(images, kernel, cotangent)
     for output in outputs:
         assert_close(output, loop(images, kernel, stride))
@@ -97,7 +106,7 @@ def test_stride_two_pads_one_pixel_on_both_sides():
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_gradients_inside_a_loop_body_equal_those_outside(stride):
-    images, kernel, cotangent = draw(3, stride, (7, 6), (WIDE, WIDE))
+    images, kernel, cotangent = draw(3, stride, (7, 6), (3, 5))
 
     def gradients(images, kernel):
         return jax.vjp(partial(convolution, stride=stride), images, kernel)[1](
@@ -118,21 +127,45 @@ def test_gradients_inside_a_loop_body_equal_those_outside(stride):
         assert_close(inside, 3.0 * np.asarray(outside))
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu", "cpu"])
-def test_accelerators_get_convolutions_and_the_cpu_gets_products(platform):
-    images, kernel, cotangent = draw(3, 2, (8, 8), (WIDE, WIDE))
+# images of 16 x 16 and more are the CPU's own convolution's
+@pytest.mark.parametrize(
+    ("size", "maps", "products"), [((15, 16), 0, 11), ((16, 16), 1, 10)]
+)
+def test_the_cpu_multiplies_matrices_and_convolves_only_large_images(
+    size, maps, products
+):
+    text = lowered("cpu", size)
+    assert results_of(text) == ["b, 0, 1, f"] * maps
+    # 9 kernel positions and the image gradient, and forward what is left
+    assert len(re.findall(r"= stablehlo\.dot_general", text)) == products
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 16)])
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_get_convolutions_alone(platform, size):
+    text = lowered(platform, size)
+    assert "stablehlo.dot_general" not in text
+    # forward, image gradient, and the kernel gradient, whose result is a kernel
+    assert sorted(results_of(text)) == ["0, 1, b, f", "b, 0, 1, f", "b, 0, 1, f"]
+
+
+def lowered(platform, size):
+    images, kernel, cotangent = draw(3, 2, size, (3, 5))
 
     def loss(images, kernel):
         return jnp.sum(convolution(images, kernel, 2) * cotangent)
 
     traced = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(images, kernel)
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
-    products = len(re.findall(r"= stablehlo\.dot_general", text))
-    results = re.findall(r"stablehlo\.convolution.*?->\[(.*?)\]", text)
-    if platform == "cpu":
-        # forward, image gradient, and one for each kernel position
-        assert (products, results) == (11, [])
-    else:
-        # forward, image gradient, and the kernel gradient, whose result is a kernel
-        assert products == 0
-        assert sorted(results) == ["0, 1, b, f", "b, 0, 1, f", "b, 0, 1, f"]
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def results_of(text):
+    return re.findall(r"stablehlo\.convolution.*?->\[(.*?)\]", text)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_results_have_the_dtype_of_the_images(stride):
+    arrays = [x.astype(jnp.bfloat16) for x in draw(3, stride, (7, 6), (3, 5))]
+    output = canonical_convolution(*arrays[:2], stride)
+    gradients = canonical_gradients(stride, *arrays)
+    assert {x.dtype for x in (output, *gradients)} == {jnp.dtype("bfloat16")}
