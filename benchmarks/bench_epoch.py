@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from timing import interleaved, ratios, report, spread
+from timing import interleaved, network, ratios, report, spread
 
 from dpet_jax import parts
 from dpet_jax.config import validate
@@ -43,7 +43,6 @@ from dpet_jax.models import (
     apply_train,
     fold,
     forward_flops,
-    resnet18,
 )
 from dpet_jax.models.conv import native_convolution
 from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
@@ -77,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         default=False,
         help="also time torch.compile, which needs a C++ compiler on a CPU",
     )
+    parser.add_argument("--toy", action="store_true", help="the smallest network")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     peak = options.peak_tflops or measured_peak(options.dtype)
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
 
 
 def measure(width: float, peak: float, options: argparse.Namespace) -> dict:
-    model = resnet18(10, width_multiplier=width, depth_multiplier=options.depth)
+    model = network(options, width)
     count = options.batch * options.steps
     images, labels = random_images(count, options.side)
     candidates = ours(model, images, labels, options) | theirs(

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import interleaved, ratios, report, spread
+from timing import interleaved, network, ratios, report, spread
 
 from dpet_jax import parts
 from dpet_jax.config import validate
@@ -27,7 +27,7 @@ from dpet_jax.data.augment import normalise
 from dpet_jax.data.device import DeviceData
 from dpet_jax.data.sources import digits
 from dpet_jax.learner import data_mesh
-from dpet_jax.models import ResNetSpec, apply, bind, resnet18
+from dpet_jax.models import ResNetSpec, apply, bind
 from dpet_jax.scores import cross_entropy, gradient_norms, grand_last_layer
 from dpet_jax.training import StepSpec, init_state, train_steps
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--jacrev-batch", type=int, default=8, help="0 leaves it out")
     parser.add_argument("--steps", type=int, default=20, help="of training before")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--toy", action="store_true", help="the smallest network")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     rows = []
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
 
 
 def measure(width: float, batch: int, options: argparse.Namespace) -> list[dict]:
-    spec = resnet18(10, width_multiplier=width, depth_multiplier=options.depth)
+    spec = network(options, width)
     data = enlarged_digits(options.side)
     params, stats = trained(spec, data, options.steps)
     images = normalise(data.images[:batch], data.mean, data.std)

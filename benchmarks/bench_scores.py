@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from timing import interleaved, ratios, report, spread
+from timing import interleaved, network, ratios, report, spread
 
 from dpet_jax.data.augment import normalise
 from dpet_jax.data.device import DeviceData
 from dpet_jax.learner import data_mesh
-from dpet_jax.models import apply, apply_folded, fold, init, resnet18
+from dpet_jax.models import apply, apply_folded, fold, init
 from dpet_jax.scores import FEATURE_SCORES, SCORES
 from dpet_jax.scores.pool import ScoreSpec, score_data
 from dpet_jax.selection import top_k
@@ -34,7 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--widths", type=float, nargs="+", default=[0.25, 0.125])
     parser.add_argument("--depth", type=float, default=1.0, help="0.5 is ResNet-10")
-    parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=500)
@@ -43,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument(
         "--dtypes", nargs="+", default=["float32"], choices=("float32", "bfloat16")
     )
+    parser.add_argument("--toy", action="store_true", help="the smallest network")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     rows = [
@@ -55,16 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
 
 
 def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
-    model = resnet18(
-        options.classes, width_multiplier=width, depth_multiplier=options.depth
-    )
+    model = network(options, width)
     examples, batch, side = options.examples, options.batch, options.side
     rng = np.random.default_rng(0)
     mesh = data_mesh(1)
     data = jax.device_put(
         DeviceData(
             rng.integers(0, 256, (examples, side, side, 3)).astype(np.uint8),
-            rng.integers(0, options.classes, examples).astype(np.int32),
+            rng.integers(0, 10, examples).astype(np.int32),
             np.full(3, 0.5, np.float32),
             np.full(3, 0.25, np.float32),
         )
@@ -77,15 +75,15 @@ def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
     def bare(run, variables):
         @jax.jit
         def summed(variables, data, rows, count):
-            network = run(variables)
+            outputs_of = run(variables)
 
             def body(index, total):
                 chosen = lax.dynamic_slice_in_dim(rows, index * batch, batch)
                 images = normalise(data.images[chosen], data.mean, data.std)
-                return total + jnp.sum(network(images).logits, axis=0)
+                return total + jnp.sum(outputs_of(images).logits, axis=0)
 
             steps = -(-count // batch)
-            return lax.fori_loop(0, steps, body, jnp.zeros(options.classes))
+            return lax.fori_loop(0, steps, body, jnp.zeros(10))
 
         return partial(summed, variables, data, rows, count)
 
@@ -112,7 +110,6 @@ def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
     return {
         "width": width,
         "depth": model.depth,
-        "classes": options.classes,
         "side": side,
         "examples": examples,
         "batch": batch,

@@ -44,7 +44,8 @@ class Piece(NamedTuple):
     limit_s: float
 
 
-_TINY = ("--widths=0.125", "--depth=0.5", "--side=8", "--repeats=1")
+_TINY = ("--toy", "--side=8", "--repeats=1")
+_TINY_MODEL = ("kind=resnet", "stem=8", "channels=[8]", "blocks=[1]")
 
 PIECES = {
     "nvml_probe": Piece("nvml_probe.py", ("--seconds=5", "--settle=1"), None, 60),
@@ -54,7 +55,7 @@ PIECES = {
             *("--widths=1", "--batch=512", "--steps=32", "--dtype=bfloat16"),
             "--compile-torch",
         ),
-        (*_TINY, "--batch=4", "--steps=2"),
+        (*_TINY, "--widths=1", "--batch=4", "--steps=2"),
         120,
     ),
     "scores": Piece(
@@ -63,16 +64,13 @@ PIECES = {
             *("--widths=1", "--examples=50000", "--batch=2000", "--select=1000"),
             *("--dtypes", "bfloat16", "float32"),
         ),
-        (*_TINY, "--examples=10", "--batch=4", "--select=3"),
+        (*_TINY, "--widths=1", "--examples=10", "--batch=4", "--select=3"),
         90,
     ),
     "gradient_norms": Piece(
         "bench_gradient_norms.py",
         ("--shapes", "1.0x256", "--jacrev-batch=16"),
-        (
-            *("--shapes", "0.125x4", "--depth=0.5", "--side=8", "--steps=2"),
-            *("--jacrev-batch=2", "--repeats=1"),
-        ),
+        (*(*_TINY, "--shapes", "1.0x4", "--steps=2", "--jacrev-batch=2"),),
         120,
     ),
     "compile": Piece("bench_compile.py", ("--width=1",), ("--toy",), 120),
@@ -90,7 +88,8 @@ PIECES = {
         ),
         (
             str(CONFIGS / "quickstart.yaml"),
-            *("--set", "method.max_rounds=1", "method.warmup_passes=2"),
+            *("--set", *(f"model.{key}" for key in _TINY_MODEL)),
+            *("method.max_rounds=1", "method.warmup_passes=2"),
         ),
         120,
     ),

@@ -1,5 +1,6 @@
 """What every benchmark shares: fair timing, device facts, one JSON file."""
 
+import argparse
 import json
 import statistics
 import sys
@@ -12,8 +13,16 @@ import jax
 
 from dpet_jax.energy.wall import utc_now
 from dpet_jax.machine import device_facts, versions
+from dpet_jax.models import ResNetSpec, resnet18
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def network(options: argparse.Namespace, width: float) -> ResNetSpec:
+    """Shape the network that a benchmark is asked for: `--toy`, or width and depth."""
+    if options.toy:
+        return ResNetSpec(8, (8,), (1,), num_classes=10, in_channels=3)
+    return resnet18(10, width_multiplier=width, depth_multiplier=options.depth)
 
 
 def interleaved(
