@@ -197,3 +197,17 @@ def test_ranking_waits_for_no_transfer():
     first = jax.device_put(np.int32(2))
     with jax.transfer_guard("disallow"):
         jax.device_get(stretch(rank(scores), first, 3))
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_ranking_lowers_for_accelerators_without_the_host(platform):
+    ranking = rank(SCORES)
+    programs = (
+        rank.trace(SCORES),
+        rank.trace(SCORES, jax.random.key(0)),
+        stretch.trace(ranking, jnp.int32(0), 4),
+        blend.trace(SCORES, OTHERS, jnp.float32(0.5)),
+    )
+    for traced in programs:
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "callback" not in text
