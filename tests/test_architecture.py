@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "data": {"arrays", "errors"},
     "models": {"arrays"},
     "training": {"models", "data", "arrays", "methods.base", "scores.dynamics"},
-    "selection": {"models", "data", "arrays", "methods.base"},
+    "selection": {"scores", "models", "data", "arrays", "methods.base"},
     "scores": {"models", "data", "arrays"},
     "device_model": {"training", "scores", "models", "data", "methods.base"},
     "learner": {

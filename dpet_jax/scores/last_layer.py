@@ -5,12 +5,12 @@ features h and the error p - y, and by b the error itself. Lengths and inner pro
 such gradients need only h and p - y: d + k numbers instead of (d + 1) k.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
 from dpet_jax.arrays import Features, Label, Logits, Score
-from dpet_jax.scores.error import el2n, error_vector
+from dpet_jax.scores.error import el2n
+from dpet_jax.scores.factors import inner_products, last_layer_gradients
 
 
 def grand_last_layer(logits: Logits, label: Label, features: Features) -> Score:
@@ -61,8 +61,5 @@ def last_layer_gram(
         of Machine Learning Models", section 3.4, for the use of such gradients; the
         factors follow from their being outer products.
     """
-    errors = jax.vmap(error_vector)(logits, labels)
-    features = features.astype(jnp.float32)
-    # accelerators would multiply float32 matrices with 10 bits of mantissa
-    similar = jnp.matmul(features, features.T, precision="highest")
-    return jnp.matmul(errors, errors.T, precision="highest") * (1.0 + similar)
+    gradients = last_layer_gradients(logits, labels, features)
+    return inner_products(gradients, gradients)
