@@ -80,6 +80,15 @@ PIECES = {
         ("--toy",),
         150,
     ),
+    "selection": Piece(
+        "bench_selection.py",
+        (),
+        (
+            *("--toy", "--per-class=40", "--select=6", "--passes=0.1", "--repeats=1"),
+            *("--selectors", "k_center", "grad_match"),
+        ),
+        90,
+    ),
     "energy_to_accuracy": Piece(
         "bench_energy_to_accuracy.py",
         (
@@ -137,6 +146,8 @@ def command_of(piece: Piece, options: argparse.Namespace) -> list[str] | None:
             print("energy_to_accuracy: left out, for it needs --data=DIR", flush=True)
             return None
         arguments = (*arguments, "--set", f"data.path={options.data}")
+    if piece.script == "bench_selection.py" and not options.toy and options.data:
+        arguments = (*arguments, f"--data={options.data}")
     return ["python", f"benchmarks/{piece.script}", *arguments]
 
 

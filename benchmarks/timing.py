@@ -60,9 +60,15 @@ def ratios(slow: list[float], fast: list[float]) -> dict[str, float]:
     return spread([a / b for a, b in zip(slow, fast, strict=True)])
 
 
-def report(question: str, rows: list[dict[str, Any]], out: Path | None) -> None:
+def report(
+    question: str,
+    rows: list[dict[str, Any]],
+    out: Path | None,
+    *,
+    quiet: bool = False,
+) -> None:
     """Print the rows and, given a path, keep them with what explains them."""
-    for row in rows:
+    for row in rows if not quiet else ():
         print(json.dumps(row))
     if out is not None:
         result = {
@@ -75,4 +81,5 @@ def report(question: str, rows: list[dict[str, Any]], out: Path | None) -> None:
         }
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=2) + "\n")
-        print(f"written to {out}")
+        if not quiet:
+            print(f"written to {out}")

@@ -3,9 +3,10 @@
 import inspect
 from typing import Any, get_args
 
-from dpet_jax import schema, sections
+from dpet_jax import method_sections, schema, sections
 from dpet_jax.scores.gradient import gradient_norms
 from dpet_jax.scores.pool import FEATURE_SCORES, SCORES
+from dpet_jax.selection.by_name import SELECTORS
 
 
 def choices() -> dict[str, dict[str, str]]:
@@ -13,10 +14,17 @@ def choices() -> dict[str, dict[str, str]]:
     kernels = SCORES | FEATURE_SCORES | {"grand": gradient_norms}
     scores = {name: _first_line(kernel) for name, kernel in kernels.items()}
     scores["random"] = "No score: the control that picks by chance."
+    chosen_by = {name: _first_line(one) for name, one in SELECTORS.items()}
+    chosen_by["forgetting"] = "How often training forgot an example: forgetting events."
     return {
         "methods (method.kind)": _kinds(schema.Config, "method"),
         "scores (method.score)": {
-            name: scores[name] for name in get_args(sections.Score)
+            name: scores[name] for name in get_args(method_sections.Score)
+        },
+        "and one-shot choices (method.by)": {
+            name: chosen_by[name]
+            for name in get_args(method_sections.ChosenBy)
+            if name not in scores
         },
         "models (model.kind)": _kinds(schema.Config, "model"),
         "data sources (data.kind)": _kinds(schema.Config, "data"),

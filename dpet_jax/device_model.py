@@ -61,6 +61,7 @@ class DeviceModel:
 
     Attributes:
         plans: Plans begun so far.
+        seed: As given, or as last redrawn.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class DeviceModel:
         hyper: Hyper,
         seed: int,
     ) -> None:
-        self.plans = 0
+        self.plans, self.seed = 0, seed
         self._step = step
         forward = tuple(name for name in score.names if name != GRAND)
         self._score_spec = replace(score, names=forward)
@@ -94,6 +95,11 @@ class DeviceModel:
     def max_steps(self) -> int:
         """Most steps of one chunk."""
         return self._row_capacity // self._step.batch_size
+
+    @property
+    def score_capacity(self) -> int:
+        """Length of the arrays that `score` returns."""
+        return self._score_capacity
 
     @property
     def forward_flops(self) -> int:
@@ -150,6 +156,12 @@ class DeviceModel:
             self._grand = program.run
             yield compilation("gradient_norms", counts, program.flops)
 
+    def redraw(self, seed: int) -> None:
+        """Become the network of another seed, before its first plan."""
+        self.plans, self.seed = 0, seed
+        self._key = self._put(jax.random.key(seed))
+        self._state = self._fresh(self._key)
+
     # training
 
     def begin(self, plan: Plan, plan_index: int) -> None:
@@ -166,10 +178,10 @@ class DeviceModel:
             self._state = fresh._replace(step=self._state.step, key=self._state.key)
 
     def set_weights(self, plan: Plan) -> None:
-        """Set the loss weights of a plan, scaled to mean 1."""
+        """Set the loss weights of a plan."""
         table = np.ones(self._num_train, np.float32)
         if plan.weights is not None:
-            table[plan.index_set] = plan.weights / np.mean(plan.weights)
+            table[plan.index_set] = plan.weights
         self._weights = self._put(table)
 
     def train(self, rows: np.ndarray, num_steps: int, span: Span, visits: int) -> Any:

@@ -8,5 +8,9 @@ class UserError(ValueError):
     """
 
 
+class SelectionEndedError(Exception):
+    """A selection was given up half-way, for the reason that is its message."""
+
+
 class DivergedError(ArithmeticError):
     """The model gives values that are not finite; it must not choose examples."""

@@ -16,6 +16,7 @@ from dpet_jax.errors import UserError
 from dpet_jax.footprint import run_report
 from dpet_jax.interrupt import Interrupt
 from dpet_jax.learner import DeviceLearner, LearnerSpec
+from dpet_jax.method_parts import build_method
 from dpet_jax.methods.base import Method, Pool
 from dpet_jax.models import ResNetSpec
 from dpet_jax.orchestrator import Loop
@@ -62,6 +63,7 @@ def run(
     overwrite: bool = False,
     console: Console | None = None,
     meters: Sequence[Probe] = (),
+    data: Data | None = None,
 ) -> Result:
     """Run an experiment from its first or its latest checkpoint to its end.
 
@@ -72,6 +74,8 @@ def run(
         overwrite: Replace what the folder holds.
         console: Where to show progress; nowhere by default.
         meters: Meters of the user's own, such as a `CallableProbe` of a power strip.
+        data: What `parts.build_data` made of an equal `config.data`, for many runs on
+            one data set; by default it is read.
 
     Raises:
         UserError: For every mistake in config, data or folder, before training starts
@@ -81,9 +85,10 @@ def run(
     _check_folder(config, path, resume=resume, overwrite=overwrite)
     with build.build_meter(config, meters) as meter:
         with meter.window("data"):
-            data = build.build_data(config)
+            data = build.build_data(config) if data is None else data
+            build.check_fit(config, data)
             model = build.build_model(config, data)
-            method = build.build_method(config, data)
+            method = build_method(config, data)
         spec = build.build_learner_spec(config, model, method.scores)
         with closing(RunFolder(path)) as folder:
             if resume and folder.finished:

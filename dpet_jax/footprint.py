@@ -180,7 +180,7 @@ def proxies(
         "visits": last.get("visits", 0),
         "executed_visits": last.get("executed_visits", 0),
         "scored_examples": last.get("scored_examples", 0),
-        "proxy_visits": sum(e["proxy_visits"] for e in selections),
+        "selection_visits": sum(e["selection_visits"] for e in selections),
         "select_flops": sum(e["select_flops"] for e in selections),
         "updates": last.get("executed_visits", 0) // begun["batch_size"],
         "epochs": last.get("epochs", 0.0),

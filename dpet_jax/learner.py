@@ -2,21 +2,23 @@
 
 import math
 import resource
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dpet_jax.batches import Batches
+from dpet_jax.choosing import READ_OUT, Chooser
 from dpet_jax.data import Data
 from dpet_jax.data.device import DeviceData
 from dpet_jax.device_model import Compilation, DeviceModel, compilation
 from dpet_jax.errors import DivergedError
 from dpet_jax.methods.base import (
+    FRESH,
     MAIN,
     PROXY,
     ModelHandle,
@@ -26,9 +28,8 @@ from dpet_jax.methods.base import (
     TrainResult,
 )
 from dpet_jax.models import ResNetSpec
+from dpet_jax.pace import Pace
 from dpet_jax.scores.pool import FEATURE_SCORES, SCORES, ScoreSpec
-from dpet_jax.selection import blend
-from dpet_jax.selection.ranking import rank, stretch
 from dpet_jax.training import Hyper, StepSpec
 from dpet_jax.training.programs import compile_counts
 
@@ -57,18 +58,26 @@ class LearnerSpec:
         scores: Scores that the method will ask for.
         proxy: Shape of the narrow network that scores for the main one; None if it
             scores itself.
+        fresh: Shape of the networks that `fresh` draws; None if there are none.
     """
 
     step: StepSpec
     score_batch_size: int
     scores: tuple[str, ...]
     proxy: ResNetSpec | None = None
+    fresh: ResNetSpec | None = None
 
 
 def data_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
     """Put devices in a row that shares each batch; all local ones by default."""
     devices = jax.local_devices()[:num_devices]
     return jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+class _Queued(NamedTuple):
+    handle: Any
+    num_steps: int
+    dispatched: float
 
 
 class DeviceLearner:
@@ -83,8 +92,10 @@ class DeviceLearner:
 
     Attributes:
         scored_examples: Examples scored for selection.
-        proxy_visits: Visits of training other models than the main one.
+        selection_visits: Visits of training other models than the main one.
         select_flops: FLOPs of both, fill rows included.
+        between_chunks: Called while another model trains, with the plan, its visits
+            done, the loss and the accuracy of the last chunk; it may raise.
     """
 
     def __init__(self, data: Data, spec: LearnerSpec, hyper: Hyper, seed: int) -> None:
@@ -103,10 +114,23 @@ class DeviceLearner:
         self._models = {MAIN: self._network(spec.step.model, hyper)}
         if spec.proxy is not None:
             self._models[PROXY] = self._network(spec.proxy, hyper)
+        if spec.fresh is not None:
+            self._models[FRESH] = self._network(spec.fresh, hyper)
         self._main = self._models[MAIN]
+        self._chooser = Chooser(
+            self._count_and_score,
+            self._put,
+            labels=data.labels,
+            num_classes=data.num_classes,
+            validation_rows=data.validation_rows,
+            capacity=self._main.score_capacity,
+            stretch_size=spec.score_batch_size,
+            learning_rate=float(hyper.schedule.peak),
+        )
         self.scored_examples = 0
-        self.proxy_visits = 0
+        self.selection_visits = 0
         self.select_flops = 0
+        self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
 
     def _network(self, model: ResNetSpec, hyper: Hyper) -> DeviceModel:
         step = replace(self._spec.step, model=model)
@@ -144,13 +168,14 @@ class DeviceLearner:
                     if handle == MAIN
                     else done._replace(what=f"{handle} {done.what}")
                 )
-        if self._spec.scores:
+        names = tuple(name for name in self._spec.scores if name not in READ_OUT)
+        if names:
             before = compile_counts()
             for network in self._models.values():
                 # of an empty index set, to make the programs ready that rank it
-                scores = network.score(np.zeros(0, np.int32), self._spec.scores)
-                for names in (self._spec.scores[:1], self._spec.scores):
-                    self._best(scores, names, 0.0, 0)
+                scores = network.score(np.zeros(0, np.int32), names)
+                for some in (names[:1], names):
+                    self._chooser.best(self._chooser.importance(scores, some, 0.0), 0)
             yield compilation("ranking", compile_counts().since(before))
 
     # training the main model
@@ -160,7 +185,7 @@ class DeviceLearner:
         self._main.begin(plan, plan_index)
 
     def set_weights(self, plan: Plan) -> None:
-        """Set the loss weights of a plan, scaled to mean 1."""
+        """Set the loss weights of a plan."""
         self._main.set_weights(plan)
 
     def train_chunk(
@@ -184,10 +209,16 @@ class DeviceLearner:
 
     # what a method asks
 
+    def fresh(self, seed: int) -> ModelHandle:
+        """Draw a network other than the main one anew; see `Learner.fresh`."""
+        self._model(FRESH).redraw(seed)
+        return FRESH
+
     def train(self, plan: Plan, model: ModelHandle) -> TrainResult:
         """Train a model other than the main one on a whole plan; see `Learner.train`.
 
-        A plan without a place on a schedule has one to itself.
+        A plan without a place on a schedule has one to itself. What `between_chunks`
+        raises leaves the model half-trained.
 
         Raises:
             ValueError: If the model is the main one, which the loop trains, or unknown.
@@ -198,21 +229,28 @@ class DeviceLearner:
         network = self._model(model)
         index = network.plans
         network.begin(plan, index)
-        batches = Batches(plan, self.batch_size, self._seed, index)
+        batches = Batches(plan, self.batch_size, network.seed, index)
         span = plan.schedule or Span(0, plan.visits)
-        queued: Any = None
-        for first in range(0, batches.num_steps, network.max_steps):
-            num_steps = min(network.max_steps, batches.num_steps - first)
-            rows = batches.rows(first, num_steps)
+        pace, first = Pace(), 0
+        queued: _Queued | None = None
+        while first < batches.num_steps:
+            left = batches.num_steps - first
+            num_steps = min(pace.steps, network.max_steps, left)
             visits = batches.visits_before(first)
-            chunk = network.train(rows, num_steps, span, visits)
+            rows = batches.rows(first, num_steps)
+            handle = network.train(rows, num_steps, span, visits)
+            chunk = _Queued(handle, num_steps, time.monotonic())
+            first += num_steps
+            self.selection_visits += batches.visits_before(first) - visits
+            executed = num_steps * self.batch_size
+            self.select_flops += executed * network.train_flops
             # one chunk runs while the next one queues, as in the loop
-            self._check(queued, network, model)
+            if queued is not None:
+                loss, accuracy = self._waited(queued, network, model, pace)
+                self.between_chunks(plan, visits, loss, accuracy)
             queued = chunk
-        self._check(queued, network, model)
-        self.proxy_visits += plan.visits
-        executed = batches.num_steps * self.batch_size
-        self.select_flops += executed * network.train_flops
+        if queued is not None:
+            self._waited(queued, network, model, pace)
         return network.result(plan.index_set)
 
     def score(
@@ -234,18 +272,15 @@ class DeviceLearner:
     ) -> Selection:
         """Run a selector over candidates; see `Learner.select`.
 
-        `top_k` takes `scores`, one name or two to blend, and the blend's `weight`.
+        "top_k" takes `scores`, one name or two to blend, and the blend's `weight`, or
+        `values`, an importance for each candidate; the other selectors, names of
+        `SELECTORS`, take a `seed`. With `per_class` each class gets its share.
 
         Raises:
             ValueError: If the selector is unknown, or takes more than there is.
-            DivergedError: If a score is NaN.
+            DivergedError: If a score or what a selector reads is not finite.
         """
-        if selector != "top_k":
-            raise ValueError(f"no selector called {selector!r}; there is top_k")
-        names, weight = options["scores"], options.get("weight", 0.0)
-        scores = self._count_and_score(names, index_set, model)
-        best = self._best(scores, names, weight, num_select)
-        return Selection(index_set[best.indices], best.gains)
+        return self._chooser.select(selector, index_set, num_select, model, **options)
 
     # looking at the main model
 
@@ -266,13 +301,20 @@ class DeviceLearner:
     # surviving
 
     def snapshot(self) -> dict[ModelHandle, Any]:
-        """Return everything on the device that a checkpoint needs, by model."""
-        return {handle: model.snapshot() for handle, model in self._models.items()}
+        """Return everything on the device that a checkpoint needs, by model.
+
+        A fresh network is not among it: a selection that is taken up draws it again.
+        """
+        return {
+            handle: model.snapshot()
+            for handle, model in self._models.items()
+            if handle != FRESH
+        }
 
     def restore(self, snapshot: dict[ModelHandle, Any]) -> None:
         """Take up a snapshot, on this learner's devices."""
-        for handle, model in self._models.items():
-            model.restore(snapshot[handle])
+        for handle, saved in snapshot.items():
+            self._models[handle].restore(saved)
 
     def memory(self) -> dict[str, float | None]:
         """Return the peak memory of process and device in MiB; None where unknown."""
@@ -290,43 +332,20 @@ class DeviceLearner:
             raise ValueError(f"no model called {handle!r}; there is {there}")
         return self._models[handle]
 
-    def _check(self, chunk: Any, network: DeviceModel, model: ModelHandle) -> None:
-        if chunk is not None and not math.isfinite(network.wait(chunk)[0]):
+    @staticmethod
+    def _waited(
+        chunk: _Queued, network: DeviceModel, model: ModelHandle, pace: Pace
+    ) -> tuple[float, float]:
+        loss, correct, visits = network.wait(chunk.handle)
+        pace.waited(chunk.num_steps, chunk.dispatched, None)
+        if not math.isfinite(loss):
             raise DivergedError(f"the loss of the {model} model is no number")
+        return loss / visits, correct / visits
 
     def _count_and_score(
         self, names: tuple[str, ...], index_set: np.ndarray, handle: ModelHandle
-    ) -> dict[str, jnp.ndarray]:
+    ) -> dict[str, jax.Array]:
         network = self._model(handle)
         self.scored_examples += index_set.size
         self.select_flops += network.score_flops(index_set.size, names)
         return network.score(index_set, names)
-
-    def _best(
-        self,
-        scores: dict[str, jnp.ndarray],
-        names: tuple[str, ...],
-        weight: float,
-        num_select: int,
-    ) -> Selection:
-        """Rank on the device, and read the first in stretches that one program cuts."""
-        importance = scores[names[0]]
-        if len(names) > 1:
-            share = self._put(np.float32(weight))
-            importance = blend(importance, scores[names[1]], share)
-        ranking = rank(importance)
-        size = self._spec.score_batch_size  # divides a ranking's length
-        pieces = [
-            stretch(ranking, self._put(np.int32(first)), size)
-            for first in range(0, max(num_select, 1), size)
-        ]
-        flags = (ranking.has_nan, ranking.allowed)
-        pieces, (has_nan, allowed) = jax.device_get((pieces, flags))
-        if has_nan:
-            raise DivergedError(f"{', '.join(names)} of the pool hold NaN")
-        if num_select > allowed:
-            raise ValueError(f"cannot take {num_select} of {allowed} examples")
-        order, gains = (
-            np.concatenate(parts)[:num_select] for parts in zip(*pieces, strict=True)
-        )
-        return Selection(order, gains)

@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dpet_jax.batches import Batches
-from dpet_jax.errors import DivergedError
+from dpet_jax.errors import DivergedError, SelectionEndedError
 from dpet_jax.methods.base import Learner, Plan, Span
 from dpet_jax.pace import Pace
 from dpet_jax.position import Position
 from dpet_jax.proxy import ProxyLearner
 from dpet_jax.record import Counters
+from dpet_jax.selecting import SelectionWatch
 from dpet_jax.trainer import Parts
 
 _WARN_AT = 0.8
@@ -54,6 +55,7 @@ class Loop:
         self._warned = False
         self._last_save = time.monotonic()
         self._diverged = False
+        self._cut_short = False
 
     @property
     def seconds_without_eval(self) -> float:
@@ -99,28 +101,21 @@ class Loop:
 
     def _next_plan(self) -> str | None:
         parts, at, trainer = self.parts, self.at, self.parts.trainer
-        began = time.monotonic()
         learner: Learner = ProxyLearner(trainer, at.pending) if parts.proxy else trainer
-        examples, flops = trainer.scored_examples, trainer.select_flops
-        proxy_visits = trainer.proxy_visits
+        watch = SelectionWatch(parts, at.counters, self._exhausted)
         try:
-            with parts.meter.window("select"):
+            with parts.meter.window("select"), watch.watching():
                 at.state, plan = parts.method.plan(at.state, learner)
+        except SelectionEndedError as ended:
+            # a network may be half-trained, so the last checkpoint has to do
+            self._cut_short = str(ended) == "interrupted"
+            return str(ended)
         except DivergedError:
             self._diverged = True
             return "diverged"
-        scored, flops = trainer.scored_examples - examples, trainer.select_flops - flops
-        at.counters.scored_examples += scored
-        at.counters.flops += flops
-        if flops:
-            self._event(
-                "select",
-                scores=parts.method.scores,
-                scored=scored,
-                proxy_visits=trainer.proxy_visits - proxy_visits,
-                select_flops=flops,
-                seconds=time.monotonic() - began,
-            )
+        finally:
+            if watch.flops:
+                self._event("select", **watch.told())
         if plan is None:
             return "finished"
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
@@ -179,13 +174,17 @@ class Loop:
 
     def _before_chunk(self) -> str | None:
         """Look at everything that may end the run between two chunks."""
-        reason = "interrupted" if self.parts.interrupt.requested else None
-        reason = reason or self.parts.limits.exhausted(
-            self.at.counters, self.seconds_without_eval, self._steps_to_wh()
-        )
+        reason = self._exhausted()
         if (self._diverged or reason) and not self._drain():
             return "diverged"
         return reason
+
+    def _exhausted(self) -> str | None:
+        if self.parts.interrupt.requested:
+            return "interrupted"
+        return self.parts.limits.exhausted(
+            self.at.counters, self.seconds_without_eval, self._steps_to_wh()
+        )
 
     @property
     def _train_wh(self) -> float | None:
@@ -320,7 +319,9 @@ class Loop:
     # surviving
 
     def _checkpoint(self, *, end: bool) -> None:
-        """Save if it is time or the end; never a diverged model."""
+        """Save if it is time or the end; never a diverged or half-chosen state."""
+        if self._cut_short:
+            return
         waited = time.monotonic() - self._last_save
         if not (end or waited >= self.parts.checkpoint_every_s) or not self._drain():
             return

@@ -2,26 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from dpet_jax import schema, sections
+from dpet_jax import method_sections, schema, sections
 from dpet_jax.data import Data, prepare
 from dpet_jax.data.augment import Augmentation
 from dpet_jax.data.sources import digits, npz, parquet, tfds
 from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
 from dpet_jax.errors import UserError
 from dpet_jax.learner import LearnerSpec, data_mesh
-from dpet_jax.methods.active_learning import ActiveLearning
-from dpet_jax.methods.base import Coreset, Method
-from dpet_jax.methods.coreset import saved_coreset
-from dpet_jax.methods.dpet import Dpet
-from dpet_jax.methods.query import Query
-from dpet_jax.methods.rs2 import rs2
-from dpet_jax.methods.standard import standard
 from dpet_jax.models import ResNetSpec, resnet18, resnet20
 from dpet_jax.models.spec import scaled_channels
 from dpet_jax.stopping import Limits
@@ -55,16 +47,21 @@ def build_data(config: schema.Config) -> Data:
         source,
         image_size=section.image_size,
         validation_fraction=section.validation_fraction,
+        train_examples=section.train_examples,
         split_seed=section.split_seed,
         label_noise=section.label_noise,
         noise_seed=section.split_seed,
     )
-    _check_fit(config, data)
+    check_fit(config, data)
     return data
 
 
-def _check_fit(config: schema.Config, data: Data) -> None:
-    """Refuse a training set-up that this data set does not allow."""
+def check_fit(config: schema.Config, data: Data) -> None:
+    """Refuse a training set-up that this data set does not allow.
+
+    Raises:
+        UserError: If it does not.
+    """
     batch, translate = config.train.batch_size, config.train.augment.translate
     if data.num_train < batch:
         raise UserError(
@@ -162,8 +159,14 @@ def build_learner_spec(
         config.model.compute_dtype,
         mesh,
     )
-    proxy = build_proxy(config, model)
-    return LearnerSpec(step, config.evaluate.batch_size, scores, proxy)
+    narrow = build_proxy(config, model)
+    batch = config.evaluate.batch_size
+    method = config.method
+    if not isinstance(method, method_sections.OneShotMethod):
+        return LearnerSpec(step, batch, scores, proxy=narrow)
+    # it is pre-trained on a plan of its own, not on those of the model
+    asks = method.by != "random" and method.choose_every is None
+    return LearnerSpec(step, batch, scores, fresh=(narrow or model) if asks else None)
 
 
 def optimizer_family(config: schema.Config) -> Family:
@@ -221,44 +224,6 @@ def _switch(value: bool) -> Any:
     return np.bool_(value)
 
 
-def build_method(config: schema.Config, data: Data) -> Method:
-    """Make the method."""
-    section = config.method
-    match section:
-        case sections.StandardMethod():
-            return standard(section.passes)
-        case sections.Rs2Method():
-            return rs2(
-                section.keep_fraction, section.passes, replacement=section.replacement
-            )
-        case sections.CoresetMethod():
-            return saved_coreset(load_coreset(section.path, data), section.passes)
-        case sections.ActiveLearningMethod():
-            return ActiveLearning(
-                Query(section.score, section.query_size, section.candidate_fraction),
-                initial_size=section.initial_size,
-                passes_per_round=section.passes_per_round,
-                max_rounds=section.max_rounds,
-                from_scratch=section.from_scratch,
-            )
-        case _:
-            query = Query(
-                section.score,
-                section.query_size,
-                section.candidate_fraction,
-                section.dissimilarity.kind,
-                section.dissimilarity.weight,
-                artifact=section.compat == "artifact",
-            )
-            return Dpet(
-                query,
-                warmup_passes=section.warmup_passes,
-                keep_fraction=section.keep_fraction,
-                passes_per_round=section.passes_per_round,
-                max_rounds=section.max_rounds,
-            )
-
-
 def build_meter(config: schema.Config, meters: Sequence[Probe] = ()) -> EnergyMeter:
     """Make the energy meter, and refuse a budget that it could never enforce.
 
@@ -308,54 +273,3 @@ def build_limits(config: schema.Config) -> Limits:
         seconds=config.budget.seconds,
         wh=config.budget.wh,
     )
-
-
-def coreset_arrays(chosen: Coreset, data: Data) -> dict[str, np.ndarray]:
-    """Return what coreset.npz holds: rows of the source, not of this run's split."""
-    return {
-        "source_rows": data.source_rows[chosen.indices],
-        "labels": data.labels[chosen.indices],
-        "round": chosen.round_index,
-        "score": chosen.scores,
-        "fingerprint": np.array(data.fingerprint),
-        "dataset": np.array(data.name),
-    }
-
-
-def load_coreset(path: Path, data: Data) -> Coreset:
-    """Read a coreset.npz and find its rows in this run's training split.
-
-    Raises:
-        UserError: If the file is no coreset, was chosen from other data, or holds rows
-            that this run keeps for validation.
-    """
-    key = f"method.path: {path}"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            saved: dict[str, Any] = dict(file)
-        rows, rounds, scores = saved["source_rows"], saved["round"], saved["score"]
-        fingerprint = str(saved["fingerprint"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(
-            f"{key}: is no coreset ({error}); give the coreset.npz of a finished run"
-        ) from error
-    if fingerprint != data.fingerprint:
-        raise UserError(
-            f"{key}: was chosen from {saved.get('dataset', 'other data')!s} with "
-            f"fingerprint {fingerprint[:12]}, but this run reads {data.name} with "
-            f"{data.fingerprint[:12]}; use the same data and data.image_size"
-        )
-    if rows.size == 0:
-        raise UserError(f"{key}: holds no examples; give a run that selected some")
-    train_rows = data.source_rows[: data.num_train]
-    order = np.argsort(train_rows)
-    found = np.searchsorted(train_rows, rows, sorter=order)
-    positions = order[np.minimum(found, data.num_train - 1)]
-    outside = train_rows[positions] != rows
-    if outside.any():
-        raise UserError(
-            f"{key}: {int(outside.sum())} of its {rows.size} rows are in this run's "
-            "validation split; use the data.split_seed and data.validation_fraction "
-            "that it was chosen with"
-        )
-    return Coreset(positions.astype(np.int32), rounds, scores)

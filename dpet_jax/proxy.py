@@ -53,6 +53,10 @@ class ProxyLearner:
             selector, index_set, num_select, stand_in, **options
         )
 
+    def fresh(self, seed: int) -> ModelHandle:
+        """Draw a network of the method's own; see `Learner.fresh`."""
+        return self._learner.fresh(seed)
+
     def train(self, plan: Plan, model: ModelHandle) -> TrainResult:
         """Train a model of the method's own; see `Learner.train`.
 

@@ -11,12 +11,22 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from dpet_jax.sections import (
+from dpet_jax.method_sections import (
     ActiveLearningMethod,
     CoresetMethod,
+    DpetMethod,
+    EpsilonGreedyMethod,
+    InfoBatchMethod,
+    LossThresholdMethod,
+    OneShotMethod,
+    Rs2Method,
+    SelectiveBackpropMethod,
+    StaleSelectiveBackpropMethod,
+    StandardMethod,
+)
+from dpet_jax.sections import (
     Count,
     DigitsData,
-    DpetMethod,
     Fraction,
     NonNegative,
     NpzData,
@@ -26,12 +36,16 @@ from dpet_jax.sections import (
     ResNet18Model,
     ResNet20Model,
     ResNetModel,
-    Rs2Method,
     Section,
     Seed,
-    StandardMethod,
     TfdsData,
     TrainConfig,
+)
+
+#: Methods whose plans say where on the schedule they lie.
+PACED_METHODS = (
+    *("infobatch", "loss_threshold", "stale_selective_backprop"),
+    *("selective_backprop", "epsilon_greedy"),
 )
 
 
@@ -145,7 +159,17 @@ class Config(Section):
     ] = ResNet18Model()
     train: TrainConfig = TrainConfig()
     method: Annotated[
-        StandardMethod | Rs2Method | ActiveLearningMethod | DpetMethod | CoresetMethod,
+        StandardMethod
+        | Rs2Method
+        | ActiveLearningMethod
+        | DpetMethod
+        | OneShotMethod
+        | InfoBatchMethod
+        | LossThresholdMethod
+        | StaleSelectiveBackpropMethod
+        | SelectiveBackpropMethod
+        | EpsilonGreedyMethod
+        | CoresetMethod,
         Field(discriminator="kind"),
     ] = DpetMethod()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -166,6 +190,20 @@ class Config(Section):
             raise ValueError(
                 "data.validation_fraction is 0 but targets are reached on validation; "
                 "give it a share such as 0.1, or set stop.on: test to repeat a paper"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _horizon_is_heard(self) -> "Config":
+        horizon = getattr(self.train.schedule, "horizon", "plan")
+        paced = self.method.kind in PACED_METHODS or getattr(
+            self.method, "choose_every", None
+        )
+        if paced and not isinstance(horizon, str):
+            raise ValueError(
+                f"train.schedule.horizon is {horizon:g} epochs, but {self.method.kind} "
+                "puts its passes on one schedule itself, however many examples they "
+                "visit; leave it at plan"
             )
         return self
 

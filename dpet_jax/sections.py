@@ -21,18 +21,6 @@ Share = Annotated[float, Field(ge=0, lt=1), Number]
 Count = Annotated[int, Field(ge=1), Number]
 CountFromZero = Annotated[int, Field(ge=0), Number]
 Seed = Annotated[int, Field(ge=0, lt=2**31), Number]
-#: Random looks at nothing, grand needs a forward and a backward pass, the others come
-#: from one forward pass.
-Score = Literal[
-    "margin",
-    "entropy",
-    "least_confidence",
-    "cross_entropy",
-    "el2n",
-    "grand_last_layer",
-    "grand",
-    "random",
-]
 
 
 class Section(BaseModel):
@@ -60,6 +48,9 @@ class Section(BaseModel):
 class _DataSection(Section):
     image_size: Count | None = Field(None, description="area-resize to so many pixels")
     validation_fraction: Share = 0.1
+    train_examples: Count | None = Field(
+        None, description="that the training split keeps, of all classes alike"
+    )
     split_seed: Seed = Field(0, description="of the validation split; not the run's")
     label_noise: Share = Field(
         0.0, description="share of training labels replaced, for studies"
@@ -245,111 +236,3 @@ class TrainConfig(Section):
     ] = CosineSchedule()
     augment: AugmentConfig = AugmentConfig()
     label_smoothing: Share = 0.0
-
-
-class StandardMethod(Section):
-    """Every example in every pass."""
-
-    kind: Literal["standard"]
-    passes: Count = 200
-
-
-class Rs2Method(Section):
-    """Repeated random sampling: a fresh random subset in every pass."""
-
-    kind: Literal["rs2"]
-    keep_fraction: Fraction = 0.1
-    passes: Count = 200
-    replacement: bool = Field(False, description="draw passes independently")
-
-
-class ProxyConfig(Section):
-    """A narrow network, trained alongside, that scores in place of the model.
-
-    Stem and stages have the model's channels times the multiplier, rounded to its
-    channel_multiple (8 where channels are explicit), at least 8 and never more.
-    """
-
-    width_multiplier: Fraction = 0.25
-
-
-class _QueryMethod(Section):
-    score: Score = "margin"
-    proxy: ProxyConfig | None = Field(
-        None, description="a narrower network that scores; its cost counts as selection"
-    )
-
-    @model_validator(mode="after")
-    def _proxy_is_asked(self) -> "_QueryMethod":
-        if self.proxy is not None and self.score == "random":
-            raise ValueError(
-                "score random asks no network, so a proxy would never be trained; "
-                "leave proxy at null"
-            )
-        return self
-
-
-class ActiveLearningMethod(_QueryMethod):
-    """Random initial set, then rounds that add the most informative examples."""
-
-    kind: Literal["active_learning"]
-    initial_size: Count = 1000
-    query_size: Count = 1000
-    passes_per_round: Count = 200
-    max_rounds: CountFromZero = Field(10, description="rounds after the initial one")
-    from_scratch: bool = Field(True, description="new parameters in every round")
-    candidate_fraction: Fraction = 1.0
-
-
-class DissimilarityConfig(Section):
-    """How far a prediction is from its label, blended into the score."""
-
-    kind: Literal["none", "euclidean", "kl"] = "none"
-    weight: float = Field(0.5, ge=0, le=1, description="lambda; 0 is the score alone")
-
-
-class DpetMethod(_QueryMethod):
-    """RS2 warm-up, then rounds that add the most informative examples."""
-
-    kind: Literal["dpet"] = "dpet"
-    warmup_passes: Count = 20
-    keep_fraction: Fraction = 1 / 3
-    query_size: Count = 1000
-    passes_per_round: Count = 10
-    max_rounds: CountFromZero = 40
-    dissimilarity: DissimilarityConfig = DissimilarityConfig()
-    candidate_fraction: Fraction = Field(1.0, description="share of the pool scored")
-    compat: Literal["none", "artifact"] = Field(
-        "none", description="artifact: repeat the authors' code, quirks included"
-    )
-
-    @model_validator(mode="after")
-    def _score_fits(self) -> "DpetMethod":
-        if self.score == "random" and self.dissimilarity.kind != "none":
-            raise ValueError("dissimilarity needs a score; score is random")
-        if self.compat == "artifact" and self.score not in (
-            "margin",
-            "entropy",
-            "least_confidence",
-        ):
-            raise ValueError(
-                f"compat artifact knows margin, entropy and least_confidence, "
-                f"not {self.score}"
-            )
-        if self.compat == "artifact" and self.candidate_fraction != 1:
-            raise ValueError(
-                "compat artifact scores the whole pool; leave candidate_fraction at 1.0"
-            )
-        if self.compat == "artifact" and self.proxy is not None:
-            raise ValueError(
-                "compat artifact scores with the model itself; leave proxy at null"
-            )
-        return self
-
-
-class CoresetMethod(Section):
-    """Train on a saved coreset.npz, every example in every pass."""
-
-    kind: Literal["coreset"]
-    path: Path = Field(description="a run's coreset.npz")
-    passes: Count = 200

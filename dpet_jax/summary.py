@@ -8,9 +8,9 @@ from dpet_jax.data import Data
 from dpet_jax.energy.report import headline
 from dpet_jax.footprint import run_report
 from dpet_jax.machine import device_facts, versions
+from dpet_jax.method_parts import coreset_arrays
 from dpet_jax.methods.base import Coreset
 from dpet_jax.orchestrator import Loop
-from dpet_jax.parts import coreset_arrays
 from dpet_jax.record import (
     CORESET,
     ENERGY_REPORT,
@@ -75,7 +75,8 @@ def finish(
         else 1 - chosen.indices.size / data.num_train,
         **counters.shown(),
         **{
-            key: report.data["proxies"][key] for key in ("select_flops", "proxy_visits")
+            key: report.data["proxies"][key]
+            for key in ("select_flops", "selection_visits")
         },
         "wall_s": sum(seconds.values()),
         "wall_s_without_eval": sum(seconds.values()) - seconds["eval"],

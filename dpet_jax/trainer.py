@@ -1,5 +1,6 @@
 """What the loop works with: the accelerator and the disk as it sees them, and more."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -18,8 +19,9 @@ class Trainer(Learner, Protocol):
     """What the loop makes the accelerator do; `DeviceLearner` documents each."""
 
     scored_examples: int
-    proxy_visits: int
+    selection_visits: int
     select_flops: int
+    between_chunks: Callable[[Plan, int, float, float], None]
 
     @property
     def max_steps(self) -> int: ...  # noqa: D102

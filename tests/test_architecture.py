@@ -23,13 +23,14 @@ FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 #: What each module, or each folder, may import of ours beside its own folder.
 _PARTS = {
     "device_model",
-    *("schema", "sections", "errors", "arrays", "data", "models", "training"),
+    *("schema", "sections", "method_sections", "errors", "arrays", "data"),
+    *("models", "training"),
     "scores",
     *("selection", "methods", "energy", "record", "stopping", "batches", "learner"),
 }
 _RUN = _PARTS | {
-    *("parts", "config", "position", "progress", "interrupt", "orchestrator"),
-    *("machine", "footprint", "trainer"),
+    *("parts", "method_parts", "config", "position", "progress", "interrupt"),
+    *("orchestrator", "machine", "footprint", "trainer"),
 }
 _EXPERIMENT = _RUN | {"segment", "summary"}
 MAY_IMPORT = {
@@ -37,7 +38,8 @@ MAY_IMPORT = {
     "errors": set(),
     "arrays": set(),
     "sections": set(),
-    "schema": {"sections"},
+    "method_sections": {"sections"},
+    "schema": {"sections", "method_sections"},
     "config": {"errors", "schema"},
     "energy": set(),
     "record": {"errors"},
@@ -55,19 +57,22 @@ MAY_IMPORT = {
     },
     "orchestrator": {
         *("methods.base", "batches", "position", "pace", "trainer", "proxy"),
-        *("record", "errors"),
+        *("record", "errors", "selecting"),
     },
+    "selecting": {"methods.base", "record", "errors", "trainer"},
     "data": {"arrays", "errors"},
     "models": {"arrays"},
     "training": {"models", "data", "arrays", "methods.base", "scores.dynamics"},
     "selection": {"scores", "models", "data", "arrays", "methods.base"},
     "scores": {"models", "data", "arrays"},
     "device_model": {"training", "scores", "models", "data", "methods.base"},
+    "choosing": {"selection", "methods.base", "errors"},
     "learner": {
-        *("device_model", "training", "scores", "selection", "models", "data"),
-        *("methods.base", "batches", "errors"),
+        *("device_model", "choosing", "training", "scores", "models", "data"),
+        *("methods.base", "batches", "pace", "errors"),
     },
     "parts": _PARTS,
+    "method_parts": {"schema", "method_sections", "methods", "data", "errors"},
     "machine": set(),
     "segment": _RUN,
     "summary": _RUN | {"segment"},
@@ -75,7 +80,7 @@ MAY_IMPORT = {
     "suite": _EXPERIMENT | {"experiment"},
     "loading": _EXPERIMENT,
     "predict": _EXPERIMENT | {"loading"},
-    "catalogue": {"schema", "sections", "scores"},
+    "catalogue": {"schema", "sections", "method_sections", "scores", "selection"},
     "doctor": {"machine", "energy"},
     "report": {"record"},
     "cli": {
@@ -85,7 +90,16 @@ MAY_IMPORT = {
     },
 }
 NO_JAX = {
-    *("", "config", "schema", "sections", "methods", "energy", "stopping"),
+    *(
+        "",
+        "config",
+        "schema",
+        "sections",
+        "method_sections",
+        "methods",
+        "energy",
+        "stopping",
+    ),
     *("orchestrator", "trainer", "proxy", "pace", "record", "position", "interrupt"),
     *("batches", "progress", "errors", "footprint", "suite", "report"),
 }

@@ -11,12 +11,18 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 from gpu_suite import PIECES  # noqa: E402
 
+QUICKSTART = FOLDER.parent / "configs" / "quickstart.yaml"
 TOY = {
     piece.script.removesuffix(".py"): list(piece.toy)
     for piece in PIECES.values()
     if piece.toy is not None
 } | {
     "bench_meter": ["--tiny", "--pairs=1", "--seconds=0.01", "--periods", "0.05"],
+    "bench_methods": [
+        *(str(QUICKSTART), "--set", "model.kind=resnet", "model.stem=8"),
+        *("model.channels=[8]", "model.blocks=[1]", "--keep=0.2", "--passes=2"),
+        *("--pretrain-passes=1", "--seeds=0", "--only", "herding", "infobatch"),
+    ],
     "bench_conv": ["--batch=2", "--shapes", "4x8", "2x32", "--loops=2", "--repeats=1"],
 }
 

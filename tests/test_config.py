@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from dpet_jax import schema, sections
+from dpet_jax import method_sections, schema, sections
 from dpet_jax.config import load
 from dpet_jax.errors import UserError
 
@@ -338,7 +338,7 @@ def test_configs_can_name_every_score_there_is_and_random():
     from dpet_jax.scores import FEATURE_SCORES, SCORES
 
     there = {*SCORES, *FEATURE_SCORES, "grand", "random"}
-    assert set(get_args(sections.Score)) == there - {"zero_one"}
+    assert set(get_args(method_sections.Score)) == there - {"zero_one"}
 
 
 @pytest.mark.parametrize("word", ["0x_", "1:30"])

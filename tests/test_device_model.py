@@ -168,16 +168,24 @@ def test_every_plan_that_starts_anew_draws_other_parameters(network):
     assert not changed("params", drawn[0], drawn[2])
 
 
-def test_weights_are_scaled_to_mean_one(network):
+def test_weights_multiply_the_loss_as_they_are(network):
     rows = np.arange(32, dtype=np.int32)
     start = copied(network)
     results = []
-    for weights in (None, np.full(32, 5.0, np.float32)):
+    for weights in (None, np.ones(32), np.full(32, 5.0), np.zeros(32)):
         network.restore(start)
-        network.set_weights(Plan(rows, label="x", weights=weights))
+        given = None if weights is None else weights.astype(np.float32)
+        network.set_weights(Plan(rows, label="x", weights=given))
         train(network, rows)
-        results.append(network.snapshot()["params"])
-    assert_equal(*results)
+        results.append(copied(network)["params"])
+    assert_equal(*results[:2])
+    # five times the gradient of the last layer's bias, which nothing normalises
+    before = start["params"]["head"]["bias"]
+    moved = [params["head"]["bias"] - before for params in results[1:]]
+    decayed = moved[2]
+    np.testing.assert_allclose(
+        moved[1] - decayed, 5 * (moved[0] - decayed), rtol=1e-4, atol=1e-7
+    )
 
 
 def test_a_restored_snapshot_trains_on_to_the_same_bits(make):

@@ -90,7 +90,7 @@ def test_the_summary_adds_up(whole):
     assert summary["epochs"] == pytest.approx(
         (32 * steps + scored_rows / 3) / (46 * 32)
     )
-    assert summary["proxy_visits"] == 0
+    assert summary["selection_visits"] == 0
     full_pass_flops = summary["flops"] / summary["epochs"]
     assert summary["select_flops"] / full_pass_flops == pytest.approx(
         scored_rows / 3 / (46 * 32)
@@ -234,10 +234,10 @@ def test_a_proxy_costs_exactly_its_training_and_scoring(proxied):
     assert summary["select_flops"] == selecting
     assert summary["flops"] == 3 * wide * 32 * steps + selecting
     assert summary["epochs"] == summary["flops"] / (3 * wide * 46 * 32)
-    assert summary["proxy_visits"] == 2 * 485 + 2 * 50
+    assert summary["selection_visits"] == 2 * 485 + 2 * 50
     assert summary["visits"] == 2 * 485 + 2 * (50 + 100)
     selections = [
-        (event["proxy_visits"], event["select_flops"], event["scored"])
+        (event["selection_visits"], event["select_flops"], event["scored"])
         for event in read_events(proxied.folder / "events.jsonl")
         if event["event"] == "select"
     ]
@@ -302,7 +302,7 @@ def test_an_interrupted_proxy_resumes_to_the_same_bits(
     monkeypatch.undo()
     resumed = experiment.run(with_proxy(0.5), tmp_path, resume=True)
     assert_same_run(proxied.folder, resumed.folder)
-    for key in ("visits", "flops", "select_flops", "proxy_visits"):
+    for key in ("visits", "flops", "select_flops", "selection_visits"):
         assert resumed.summary[key] == proxied.summary[key]
 
 
@@ -327,7 +327,7 @@ def test_killing_a_proxy_while_it_catches_up_loses_nothing_but_time(
     monkeypatch.undo()
     resumed = experiment.run(often, tmp_path, resume=True)
     assert_same_run(proxied.folder, resumed.folder)
-    assert resumed.summary["proxy_visits"] == proxied.summary["proxy_visits"]
+    assert resumed.summary["selection_visits"] == proxied.summary["selection_visits"]
     assert resumed.summary["lost"]["visits"] == 0
 
 

@@ -101,7 +101,7 @@ def report(spent, quality="measured"):
 
 def test_cost_of_selection_adds_up_over_the_queries():
     asked = [
-        {"event": "select", "select_flops": 10**15, "proxy_visits": visits}
+        {"event": "select", "select_flops": 10**15, "selection_visits": visits}
         for visits in (970, 50)
     ]
     begun = {
@@ -113,7 +113,7 @@ def test_cost_of_selection_adds_up_over_the_queries():
     counted = {"event": "train", "visits": 90, "executed_visits": 100, "flops": 600}
     phases = {name: {"s": 1.5} for name in ("select", "train", "eval")}
     told = footprint.proxies([*asked, counted], begun, phases)
-    assert (told["select_flops"], told["proxy_visits"]) == (2 * 10**15, 1020)
+    assert (told["select_flops"], told["selection_visits"]) == (2 * 10**15, 1020)
     assert (told["visits"], told["updates"], told["device_seconds"]) == (90, 10, 9.0)
     assert footprint.proxies([], begun, phases)["select_flops"] == 0
 

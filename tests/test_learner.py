@@ -9,9 +9,11 @@ from dpet_jax.batches import Batches
 from dpet_jax.config import validate
 from dpet_jax.errors import DivergedError
 from dpet_jax.learner import DeviceLearner
+from dpet_jax.method_parts import build_method
 from dpet_jax.methods.base import MAIN, PROXY, Plan, Span
 from dpet_jax.models import forward_flops
 from dpet_jax.scores.pool import FEATURE_SCORES, SCORES
+from dpet_jax.selection.by_name import SELECTORS
 from dpet_jax.selection.ranking import blend, rank, stretch
 from dpet_jax.trainer import Trainer
 from dpet_jax.training.programs import compile_counts
@@ -102,7 +104,7 @@ def test_scoring_is_counted_by_examples_and_with_its_padding_by_flops(learner, s
     proxy = 1000 * forward_flops(spec.proxy, 8, 8)
     assert (learner.scored_examples, learner.select_flops) == (1002, main + proxy)
     assert 3 * proxy < main
-    assert learner.proxy_visits == 0
+    assert learner.selection_visits == 0
 
 
 def test_evaluation_is_not_counted_as_scoring(learner):
@@ -232,7 +234,7 @@ def test_training_a_proxy_is_counted_and_leaves_the_main_model_alone(learner, sp
     learner.train(plan, PROXY)
     each = forward_flops(spec.proxy, 8, 8)
     assert learner.select_flops == 3 * 64 * 3 * each  # 50 rows fill up to 64
-    assert (learner.proxy_visits, learner.scored_examples) == (150, 0)
+    assert (learner.selection_visits, learner.scored_examples) == (150, 0)
     after = copied(learner)
     assert_equal(before[MAIN], after[MAIN])
     assert (int(before[PROXY]["plans"]), int(after[PROXY]["plans"])) == (0, 1)
@@ -299,3 +301,130 @@ def test_evaluate_agrees_with_the_model_itself(learner, data):
 
 def test_memory_of_the_host_is_known(learner):
     assert learner.memory()["host_mib"] > 50
+
+
+# choosing in other ways, and fresh networks
+
+
+def one_shot(data, **method):
+    """Make the learner of a one-shot method."""
+    tree = {"method": {"kind": "one_shot", **method}}
+    tree |= {key: CONFIG.model_dump(mode="json")[key] for key in ("model", "train")}
+    config = validate(tree, "test")
+    scores = build_method(config, data).scores
+    spec = parts.build_learner_spec(config, parts.build_model(config, data), scores)
+    learner = DeviceLearner(data, spec, parts.build_hyper(config), seed=0)
+    list(learner.compile())
+    return learner
+
+
+def test_values_of_the_host_are_ranked_like_scores(learner):
+    candidates = np.arange(100, 800, dtype=np.int32)
+    values = np.random.default_rng(0).normal(size=700).astype(np.float32)
+    before = learner.scored_examples
+    chosen = learner.select("top_k", candidates, 40, values=values)
+    order = np.argsort(-values, kind="stable")[:40]
+    np.testing.assert_array_equal(chosen.indices, candidates[order])
+    np.testing.assert_array_equal(chosen.gains, values[order])
+    assert learner.scored_examples == before
+    values[3] = np.nan
+    with pytest.raises(DivergedError, match="NaN"):
+        learner.select("top_k", candidates, 40, values=values)
+
+
+def test_each_class_gets_its_share_of_the_best(learner, data):
+    everything = np.arange(data.num_train, dtype=np.int32)
+    labels = data.labels[: data.num_train]
+    # all examples of class 0 score above all others
+    values = np.where(labels == 0, 10, 0) + np.linspace(0, 1, data.num_train)
+    values = values.astype(np.float32)
+    chosen = learner.select("top_k", everything, 100, values=values, per_class=True)
+    counts = np.bincount(labels[chosen.indices], minlength=10)
+    shares = np.bincount(labels) * 100 / data.num_train
+    assert np.all(np.abs(counts - shares) < 1)
+    for label in range(10):
+        of_class = chosen.indices[labels[chosen.indices] == label]
+        best = np.flatnonzero(labels == label)[::-1][: counts[label]]
+        np.testing.assert_array_equal(of_class, best)
+    np.testing.assert_array_equal(chosen.gains, values[chosen.indices])
+    # no prefix is far from the shares either
+    for size in (20, 50):
+        some = np.bincount(labels[chosen.indices[:size]], minlength=10)
+        assert np.all(np.abs(some - shares * size / 100) < 2)
+
+
+@pytest.mark.parametrize("name", sorted(SELECTORS))
+@pytest.mark.parametrize("per_class", [False, True])
+def test_every_selector_chooses_distinct_candidates_for_one_network(
+    data, name, per_class
+):
+    learner = one_shot(data, by="k_center")
+    pool = np.arange(40, 440, dtype=np.int32)
+    model = learner.fresh(7)
+    before = learner.scored_examples
+    chosen = learner.select(name, pool, 30, model, per_class=per_class, seed=3)
+    assert chosen.indices.dtype == np.int32
+    assert np.unique(chosen.indices).size == 30
+    assert np.isin(chosen.indices, pool).all()
+    validation = data.num_validation if name == "glister" else 0
+    assert learner.scored_examples - before == 400 + validation
+    if per_class and name != "stratified":
+        labels = data.labels[pool]
+        counts = np.bincount(data.labels[chosen.indices], minlength=10)
+        assert np.all(np.abs(counts - np.bincount(labels) * 30 / 400) < 1)
+
+
+def test_unknown_selector_is_named(learner):
+    with pytest.raises(ValueError, match=r"no selector called 'magic'; there is top_k"):
+        learner.select("magic", np.arange(9, dtype=np.int32), 2)
+
+
+def test_fresh_networks_are_new_trained_apart_and_never_saved(data):
+    learner = one_shot(data, by="el2n")
+    rows = np.arange(64, dtype=np.int32)
+    before = copied(learner)
+    assert set(before) == {MAIN}
+    scores = []
+    for seed in (1, 1, 2):
+        model = learner.fresh(seed)
+        result = learner.train(Plan(rows, "x", 2), model)
+        assert np.isfinite(result.losses).all()
+        scores.append(learner.score(("el2n",), rows, model)["el2n"])
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert not np.allclose(scores[0], scores[2])
+    assert_equal(before, copied(learner))
+    assert learner.selection_visits == 3 * 128
+    programs = compile_counts().programs
+    learner.train(Plan(rows, "x", 1), learner.fresh(3))
+    assert compile_counts().programs == programs
+
+
+def test_a_narrow_network_is_drawn_where_one_is_to_choose(data):
+    narrow = one_shot(data, by="el2n", proxy={"width_multiplier": 0.5})
+    whole = one_shot(data, by="el2n")
+    rows = np.arange(100, dtype=np.int32)
+    costs = []
+    for learner in (narrow, whole):
+        learner.score(("el2n",), rows, learner.fresh(0))
+        costs.append(learner.select_flops)
+    assert 3 * costs[0] < costs[1]
+
+
+def test_what_is_raised_between_chunks_ends_the_training_of_a_fresh_network(data):
+    learner = one_shot(data, by="el2n")
+    seen = []
+
+    def stop(plan, visits, loss, accuracy):
+        seen.append((plan.label, visits))
+        assert np.isfinite(loss)
+        assert 0 <= accuracy <= 1
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    learner.between_chunks = stop
+    plan = Plan(np.arange(data.num_train, dtype=np.int32), "long", 50)
+    with pytest.raises(KeyboardInterrupt):
+        learner.train(plan, learner.fresh(0))
+    assert len(seen) == 2
+    assert seen[0][0] == "long"
+    assert 0 < seen[1][1] < learner.selection_visits < plan.visits

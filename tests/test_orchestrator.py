@@ -13,7 +13,7 @@ import pytest
 from fake_probe import FakeProbe, power
 from rich.console import Console
 
-from dpet_jax import orchestrator, pace
+from dpet_jax import orchestrator, pace, selecting
 from dpet_jax.energy import Accelerator, EnergyMeter, Found
 from dpet_jax.errors import DivergedError
 from dpet_jax.interrupt import Interrupt
@@ -95,10 +95,11 @@ class Machine:
         self.accuracies = accuracies or {}
         self.model, self.steps, self.trained, self.free_at = 0, 0, 0, 0.0
         self.proxy, self.followed, self.asked = 0, [], []
-        self.scored_examples = self.proxy_visits = self.select_flops = 0
+        self.scored_examples = self.selection_visits = self.select_flops = 0
         self.pending, self.most_pending = 0, 0
         self.begun, self.weights, self.spans, self.evaluated = [], [], [], []
         self.tick = lambda: None
+        self.between_chunks = lambda *_: None
 
     def score(self, names, index_set, model=MAIN):
         raise AssertionError((names, index_set, model))
@@ -116,15 +117,23 @@ class Machine:
         chosen = np.roll(index_set, self.proxy)[:num_select]
         return Selection(chosen, np.zeros(num_select, np.float32))
 
+    def fresh(self, seed):
+        raise AssertionError(seed)
+
     def train(self, plan, model):
         assert model == PROXY
-        self.time.now += 1000
+        self.time.now += 500
+        self.selection_visits += plan.visits // 2
+        self.select_flops += plan.visits * PROXY_TRAIN // 2
+        self.between_chunks(plan, plan.visits // 2, 1.0, 0.5)
+        self.time.now += 500
         self.followed.append((plan.label, self.steps))
         told = (plan.index_set.tolist(), plan.passes, plan.reset, plan.schedule)
         weights = None if plan.weights is None else plan.weights.tolist()
         self.proxy = zlib.crc32(repr((told, weights)).encode(), self.proxy)
-        self.proxy_visits += plan.visits
-        self.select_flops += plan.visits * PROXY_TRAIN
+        self.selection_visits += plan.visits - plan.visits // 2
+        whole = plan.visits * PROXY_TRAIN
+        self.select_flops += whole - whole // 2
         return self.result(plan.index_set)
 
     def begin(self, plan, plan_index):
@@ -246,6 +255,7 @@ def build(tmp_path, monkeypatch):
         time.monotonic = lambda: time.now
         monkeypatch.setattr(orchestrator, "time", time)
         monkeypatch.setattr(pace, "time", time)
+        monkeypatch.setattr(selecting, "time", time)
         names = ("step_s", "accuracies", "bad_step", "bad_look")
         machine = Machine(time, **{k: options.pop(k) for k in names if k in options})
         shelf = shelf or Shelf(time)
@@ -338,7 +348,7 @@ def test_scored_row_counts_a_third_of_a_visit(build):
     assert run.counters.visits == 100
     first, second = run.events("select")
     assert (first["scored"], first["scores"], first["seconds"]) == (25, ["margin"], 100)
-    assert (first["select_flops"], first["proxy_visits"]) == (30 * FORWARD, 0)
+    assert (first["select_flops"], first["selection_visits"]) == (30 * FORWARD, 0)
     assert second["epochs"] == 1 + 2 * 60 / FULL
 
 
@@ -763,7 +773,7 @@ def test_what_a_proxy_costs_is_counted_as_selection_and_in_epochs(build):
     run = build(FOLLOWED, ask=ASKED, proxy=True)
     run()
     first, second = run.events("select")
-    assert [e["proxy_visits"] for e in (first, second)] == [2 * 50, 3 * 13]
+    assert [e["selection_visits"] for e in (first, second)] == [2 * 50, 3 * 13]
     scoring = 30 * PROXY_FORWARD
     costs = [100 * PROXY_TRAIN + scoring, 39 * PROXY_TRAIN + scoring]
     assert [e["select_flops"] for e in (first, second)] == costs
@@ -791,6 +801,57 @@ def test_resumed_proxy_follows_the_plans_that_an_uninterrupted_one_does(build):
         assert again.machine.proxy == whole.machine.proxy
         for a, b in zip(again.loop.at.pending, whole.loop.at.pending, strict=True):
             assert (a.label, a.reset, a.schedule) == (b.label, b.reset, b.schedule)
+
+
+# a selection that ends half-way
+
+
+class Pressed(Interrupt):
+    """An interrupt that comes while a proxy trains for the second time."""
+
+    def __init__(self):
+        self.machine = None
+
+    @property
+    def requested(self):
+        return self.machine.selection_visits > 100
+
+
+def test_signal_ends_a_selection_and_the_last_checkpoint_stands(build):
+    settings = SETTINGS | {"ask": ASKED, "proxy": True, "checkpoint_every_s": 0.0}
+    whole = build(FOLLOWED, **settings)
+    whole()
+    pressed = Pressed()
+    run = build(FOLLOWED, **settings, interrupt=pressed)
+    pressed.machine = run.machine
+    saved_before = len(run.shelf.saved)
+    assert run() == "interrupted"
+    assert len(run.shelf.saved) > saved_before
+    # the second selection was given up after half of its training, which is paid for
+    assert run.machine.selection_visits == 100 + 39 // 2
+    told = run.events("select")[-1]
+    assert (told["selection_visits"], told["scored"]) == (39 // 2, 0)
+    *_, (models, host, meta) = run.shelf.saved
+    assert "pending.0.index_set" in host, "a half-trained proxy was saved"
+    again = build(FOLLOWED, **settings)
+    again.shelf.saved.append((models, host, meta))
+    again.loop.restore()
+    assert again() == "finished"
+    assert_ends_like(again, whole)
+    assert again.machine.proxy == whole.machine.proxy
+
+
+def test_budget_ends_a_selection_and_what_it_cost_is_counted(build):
+    limits = Limits(every=1e9, seconds=1200.0)
+    run = build(FOLLOWED, ask=ASKED, proxy=True, limits=limits)
+    assert run() == "budget.seconds"
+    (first, second) = run.events("select")
+    assert [e["selection_visits"] for e in (first, second)] == [100, 39 // 2]
+    spent = first["select_flops"] + second["select_flops"]
+    assert second["select_flops"] == 39 * PROXY_TRAIN // 2
+    steps = run.counters.executed_visits // BATCH
+    assert run.counters.flops == steps * STEP_FLOPS + spent
+    assert run.machine.between_chunks.__name__ == "<lambda>"
 
 
 # schedules

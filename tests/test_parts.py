@@ -4,7 +4,6 @@ import pytest
 from dpet_jax import parts
 from dpet_jax.config import validate
 from dpet_jax.errors import UserError
-from dpet_jax.methods.base import Coreset
 from dpet_jax.training import SCHEDULES
 
 
@@ -108,43 +107,6 @@ def test_schedules_take_their_numbers_from_the_config():
     assert (
         SCHEDULES[parts.build_hyper(config(train=constant)).schedule.kind] == "constant"
     )
-
-
-def test_a_coreset_survives_its_file(tmp_path, data):
-    chosen = Coreset(
-        np.array([9, 2, 700], np.int32),
-        np.array([1, 1, 2], np.int32),
-        np.array([0.5, np.nan, 0.1], np.float32),
-    )
-    np.savez(tmp_path / "c.npz", **parts.coreset_arrays(chosen, data))
-    loaded = parts.load_coreset(tmp_path / "c.npz", data)
-    for a, b in zip(chosen, loaded, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_coreset_of_other_data_is_refused(tmp_path, data):
-    arrays = parts.coreset_arrays(
-        Coreset(
-            np.array([1], np.int32), np.zeros(1, np.int32), np.zeros(1, np.float32)
-        ),
-        data,
-    )
-    np.savez(tmp_path / "c.npz", **(arrays | {"fingerprint": np.array("0" * 64)}))
-    with pytest.raises(UserError, match=r"c\.npz: was chosen from digits.*same data"):
-        parts.load_coreset(tmp_path / "c.npz", data)
-
-
-@pytest.mark.parametrize("content", [b"", b"not an archive"])
-def test_a_broken_coreset_is_refused(tmp_path, data, content):
-    (tmp_path / "c.npz").write_bytes(content)
-    with pytest.raises(UserError, match=r"c\.npz: is no coreset"):
-        parts.load_coreset(tmp_path / "c.npz", data)
-
-
-def test_an_empty_coreset_is_refused(tmp_path, data):
-    np.savez(tmp_path / "c.npz", **parts.coreset_arrays(Coreset.empty(), data))
-    with pytest.raises(UserError, match="holds no examples"):
-        parts.load_coreset(tmp_path / "c.npz", data)
 
 
 def test_without_validation_nothing_is_evaluated_underway():

@@ -24,6 +24,9 @@ class Log:
         self.said.append((selector, model, num_select, options))
         return Selection(index_set[:num_select], index_set[:num_select])
 
+    def fresh(self, seed):
+        raise AssertionError(seed)
+
     def train(self, plan, model):
         if plan.label == self.fails_at:
             raise KeyboardInterrupt

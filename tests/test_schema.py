@@ -41,7 +41,11 @@ DOCUMENTED = {
 KINDS = {
     ("Config", "data"): {"digits", "tfds", "parquet", "npz"},
     ("Config", "model"): {"resnet18", "resnet20", "resnet"},
-    ("Config", "method"): {"standard", "rs2", "active_learning", "dpet", "coreset"},
+    ("Config", "method"): {
+        *("standard", "rs2", "active_learning", "dpet", "coreset", "one_shot"),
+        *("infobatch", "loss_threshold", "epsilon_greedy"),
+        *("selective_backprop", "stale_selective_backprop"),
+    },
     ("TrainConfig", "optimizer"): {"sgd", "adam", "adamw"},
     ("TrainConfig", "schedule"): {"constant", "linear", "cosine", "triangular"},
 }

@@ -8,7 +8,12 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 
 from dpet_jax.data.decode import resize_images
 from dpet_jax.data.source import ImageSet, Source
-from dpet_jax.data.split import add_label_noise, check_seed, stratified_split
+from dpet_jax.data.split import (
+    add_label_noise,
+    check_seed,
+    stratified_split,
+    stratified_subset,
+)
 
 _CHUNK_ROWS = 1024
 _ONE_LEVEL = 1 / 255
@@ -86,6 +91,7 @@ def prepare(
     *,
     image_size: int | None = None,
     validation_fraction: float = 0.1,
+    train_examples: int | None = None,
     split_seed: int = 0,
     label_noise: float = 0.0,
     noise_seed: int = 0,
@@ -100,8 +106,10 @@ def prepare(
         image_size: Side in pixels to which all images are resized by averaging areas,
             or None to keep them. Sources that take `image_size` have resized already.
         validation_fraction: Share of the source's training split, in [0, 1).
-        split_seed: Seed of the validation split, from 0; independent of the run's, so
-            that runs with other seeds are paired.
+        train_examples: Examples that the training split keeps, drawn from every class
+            in proportion; None keeps all.
+        split_seed: Seed of both draws, from 0; independent of the run's, so that runs
+            with other seeds are paired.
         label_noise: Share of training labels that are made wrong, in [0, 1].
         noise_seed: Seed of the noise, from 0.
 
@@ -119,6 +127,9 @@ def prepare(
     train_rows, validation_rows = stratified_split(
         train.labels, validation_fraction, split_seed
     )
+    if train_examples is not None:
+        rows = stratified_subset(train.labels[train_rows], train_examples, split_seed)
+        train_rows = train_rows[rows]
     clean = train.labels[train_rows]
     noisy, noisy_rows = add_label_noise(
         clean, label_noise, noise_seed, len(source.class_names)

@@ -8,6 +8,7 @@ from dpet_jax.errors import UserError
 # Streams of randomness, so that the split and the noise of one seed are independent.
 _SPLIT_STREAM = 10
 _NOISE_STREAM = 11
+_SUBSET_STREAM = 12
 
 
 def stratified_split(
@@ -52,6 +53,48 @@ def stratified_split(
         rows = np.flatnonzero(labels == label)
         validation[rng.permutation(rows)[:num_drawn]] = True
     return np.flatnonzero(~validation), np.flatnonzero(validation)
+
+
+def stratified_subset(
+    labels: Int32[np.ndarray, " n"], size: int, seed: int
+) -> Int64[np.ndarray, " m"]:
+    """Draw some rows from every class in proportion to its size.
+
+    Args:
+        labels: Class of each row, non-negative.
+        size: Rows to draw.
+        seed: Non-negative; the same seed draws the same rows.
+
+    Returns:
+        The rows drawn, ascending.
+
+    Raises:
+        UserError: If there are not so many rows, or fewer than two for each class.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if size > labels.size:
+        raise UserError(
+            f"data.train_examples is {size}, but {labels.size} are left to train on; "
+            "choose fewer, or null for all of them."
+        )
+    if size == labels.size:
+        return np.arange(size, dtype=np.int64)
+    shares = counts * size / labels.size
+    if shares.min() < 1:
+        raise UserError(
+            f"data.train_examples is {size}, which leaves class "
+            f"{classes[int(shares.argmin())]} without an example; choose at least "
+            f"{int(np.ceil(labels.size / counts.min()))}."
+        )
+    drawn = np.floor(np.round(shares, 9)).astype(np.int64)
+    missing = size - int(drawn.sum())
+    drawn[np.argsort(drawn - shares, kind="stable")[:missing]] += 1
+    rng = np.random.default_rng([seed, _SUBSET_STREAM])
+    rows = [
+        rng.permutation(np.flatnonzero(labels == label))[:count]
+        for label, count in zip(classes, drawn, strict=True)
+    ]
+    return np.sort(np.concatenate(rows))
 
 
 def add_label_noise(

@@ -96,8 +96,8 @@ class ActiveLearning:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Names of the scores that a round asks for."""
-        return self.query.scores
+        """Names of everything that a round asks the learner for."""
+        return self.query.asks
 
     def planned_visits(self, pool: Pool) -> int:
         """Count round 0 and all later rounds over their growing sets."""

@@ -25,6 +25,8 @@ ModelHandle: TypeAlias = str
 MAIN: ModelHandle = "main"
 #: The narrow network that scores for it, where one is configured.
 PROXY: ModelHandle = "proxy"
+#: The network that `Learner.fresh` draws, for methods that train one to choose by.
+FRESH: ModelHandle = "fresh"
 
 
 class Pool(NamedTuple):
@@ -64,7 +66,9 @@ class Plan:
             one row for each pass.
         label: What people see and what is metered: "warm-up", "round 3".
         passes: How often to run over the index set.
-        weights: float32[m] loss weights of a one-row index set, or None for equal ones.
+        weights: float32[m] loss weights of a one-row index set, or None for equal ones;
+            they multiply the loss as they are, so weights of mean 1 leave the step's
+            size alone.
         schedule: Its place on the schedule; None leaves that to `train.schedule`.
         reset: What starts anew before the first step.
     """
@@ -176,6 +180,13 @@ class Learner(Protocol):
         **options: Any,
     ) -> Selection:
         """Run a selector over candidates and return `num_select` of them."""
+        ...
+
+    def fresh(self, seed: int) -> ModelHandle:
+        """Draw a network other than `MAIN` anew; the one drawn before is gone.
+
+        The seed decides its parameters, its augmentation and its batches.
+        """
         ...
 
     def train(self, plan: Plan, model: ModelHandle) -> TrainResult:

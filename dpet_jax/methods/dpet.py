@@ -54,8 +54,8 @@ class Dpet:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Names of the scores that a round asks for."""
-        return self.query.scores
+        """Names of everything that a round asks the learner for."""
+        return self.query.asks
 
     def planned_visits(self, pool: Pool) -> int:
         """Count the warm-up and all rounds over their growing sets."""

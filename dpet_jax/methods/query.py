@@ -22,6 +22,8 @@ class Query:
         dissimilarity: "none", or a key of `DISSIMILARITY_SCORES` to blend in.
         weight: Share of the dissimilarity in the blend.
         artifact: Rank by the authors' own formula instead.
+        diversity: "none", or a selector that spreads the choice out among the best.
+        shortlist: How many times `size` of the best it chooses from.
     """
 
     score: str
@@ -30,6 +32,8 @@ class Query:
     dissimilarity: str = "none"
     weight: float = 0.0
     artifact: bool = False
+    diversity: str = "none"
+    shortlist: float = 1.0
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -41,6 +45,13 @@ class Query:
         if self.dissimilarity == "none":
             return (self.score,)
         return (self.score, DISSIMILARITY_SCORES[self.dissimilarity])
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Names of everything that a round asks the learner for."""
+        if self.diversity == "none":
+            return self.scores
+        return (*self.scores, "logits", "features")
 
     def select(
         self,
@@ -71,6 +82,15 @@ class Query:
         if count < pool.size:
             draw = generator(seed, "candidates", round_index).permutation(pool)
             pool = np.sort(draw[:count])
+        best = size
+        if self.diversity != "none":
+            best = min(pool.size, max(size, round(self.shortlist * size)))
+        chosen = learner.select(
+            "top_k", pool, best, scores=self.scores, weight=self.weight
+        )
+        if best == size:
+            return chosen
+        draws = generator(seed, "diversity", round_index)
         return learner.select(
-            "top_k", pool, size, scores=self.scores, weight=self.weight
+            self.diversity, chosen.indices, size, seed=int(draws.integers(2**31))
         )

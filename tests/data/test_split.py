@@ -3,7 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpet_jax.data.split import add_label_noise, stratified_split
+from dpet_jax.data.split import (
+    add_label_noise,
+    stratified_split,
+    stratified_subset,
+)
+from dpet_jax.errors import UserError
 
 
 def labels_of(*counts):
@@ -142,3 +147,33 @@ def test_impossible_noise_is_refused(refused, fraction, num_classes, parts):
     message = refused(add_label_noise, labels, fraction, 0, num_classes)
     for part in parts:
         assert part in message
+
+
+# subsets
+
+
+def test_subset_has_the_size_asked_for_and_every_class_in_proportion():
+    labels = np.repeat(np.arange(3, dtype=np.int32), (50, 30, 20))
+    rows = stratified_subset(labels, 37, 0)
+    assert rows.size == len(set(rows.tolist())) == 37
+    assert np.all(np.diff(rows) > 0)
+    # shares are 18.5, 11.1 and 7.4
+    assert np.bincount(labels[rows]).tolist() == [19, 11, 7]
+
+
+def test_subset_is_drawn_by_its_seed():
+    labels = np.zeros(100, np.int32)
+    first, again, other = (stratified_subset(labels, 10, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert first.tolist() != other.tolist()
+    np.testing.assert_array_equal(stratified_subset(labels, 100, 3), np.arange(100))
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(101, "choose fewer, or null"), (4, "class 1 without an example.*at least 20")],
+)
+def test_impossible_subset_is_refused(size, message):
+    labels = np.repeat(np.arange(2, dtype=np.int32), (95, 5))
+    with pytest.raises(UserError, match=rf"data\.train_examples is {size}.*{message}"):
+        stratified_subset(labels, size, 0)

@@ -31,6 +31,9 @@ class Scores:
         chosen = index_set[np.argsort(-SCORES[index_set])][:num_select]
         return Selection(chosen, SCORES[chosen])
 
+    def fresh(self, seed):
+        raise AssertionError(seed)
+
     def train(self, plan, model):
         raise AssertionError((plan, model))
 

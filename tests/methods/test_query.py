@@ -26,6 +26,9 @@ class Scores:
         chosen = best[:num_select]
         return Selection(chosen, self.scores[chosen])
 
+    def fresh(self, seed):
+        raise AssertionError(seed)
+
     def train(self, plan, model):
         raise AssertionError((plan, model))
 
@@ -38,6 +41,9 @@ class Forbidden:
 
     def select(self, selector, index_set, num_select, **options):
         raise AssertionError((selector, index_set, num_select, options))
+
+    def fresh(self, seed):
+        raise AssertionError(seed)
 
     def train(self, plan, model):
         raise AssertionError((plan, model))

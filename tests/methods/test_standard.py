@@ -16,6 +16,9 @@ class Forbidden:
     def select(self, selector, index_set, num_select, **options):
         raise AssertionError((selector, index_set, num_select, options))
 
+    def fresh(self, seed):
+        raise AssertionError(seed)
+
     def train(self, plan, model):
         raise AssertionError((plan, model))
 

@@ -1,0 +1,320 @@
+"""Methods that choose anew in every pass, by losses that training gives away."""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from dpet_jax.methods.base import (
+    Coreset,
+    Learner,
+    Plan,
+    Pool,
+    Span,
+    TrainResult,
+    generator,
+)
+from dpet_jax.methods.sampling import kept
+
+
+class DynamicState(NamedTuple):
+    """How far training is, and what it last said about every example.
+
+    Attributes:
+        num_examples: n.
+        seed: The run's seed.
+        passes: Passes planned so far.
+        losses: float32[n], the last training loss; infinite where never trained on.
+    """
+
+    num_examples: int
+    seed: int
+    passes: int
+    losses: np.ndarray
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """How a dynamic method chooses.
+
+    Attributes:
+        label: What its plans are called.
+    """
+
+    label: str
+
+    def expected_share(self, passes: int) -> float:
+        """Estimate the share of the data that a pass visits, on average."""
+        ...
+
+    def choose(
+        self, state: DynamicState, passes: int
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Choose what the next passes train on.
+
+        Args:
+            state: What is known.
+            passes: Passes of the whole run.
+
+        Returns:
+            int32[m] of positions, ascending; their loss weights or None; and for how
+            many passes that stands.
+        """
+        ...
+
+
+class Dynamic:
+    """Let a rule choose from the last loss of every example, pass by pass.
+
+    The losses are those of the training steps themselves, so choosing costs nothing on
+    the accelerator. The schedule runs once over all passes: a pass takes its share of
+    it however many examples it visits.
+
+    Args:
+        rule: How to choose.
+        passes: Passes of the run, pruned ones included.
+    """
+
+    scores: tuple[str, ...] = ()
+
+    def __init__(self, rule: Rule, *, passes: int) -> None:
+        self.rule = rule
+        self.passes = passes
+
+    def planned_visits(self, pool: Pool) -> int:
+        """Estimate the visits, which depend on the losses."""
+        share = self.rule.expected_share(self.passes)
+        return max(1, round(self.passes * share * pool.num_examples))
+
+    def start(self, pool: Pool, seed: int) -> DynamicState:
+        """Begin with no loss known."""
+        unknown = np.full(pool.num_examples, np.inf, np.float32)
+        return DynamicState(pool.num_examples, seed, 0, unknown)
+
+    def plan(
+        self, state: DynamicState, learner: Learner
+    ) -> tuple[DynamicState, Plan | None]:
+        """Choose, by the losses alone."""
+        del learner
+        if state.passes >= self.passes:
+            return state, None
+        rows, weights, stands = self.rule.choose(state, self.passes)
+        stands = min(stands, self.passes - state.passes)
+        plan = Plan(
+            rows.astype(np.int32),
+            label=f"{self.rule.label} {state.passes + 1}",
+            passes=stands,
+            weights=weights,
+            schedule=Span(state.passes * rows.size, self.passes * rows.size),
+        )
+        return state._replace(passes=state.passes + stands), plan
+
+    def observe(self, state: DynamicState, result: TrainResult) -> DynamicState:
+        """Keep the new losses of the examples that were trained on."""
+        losses = state.losses.copy()
+        losses[result.index_set] = result.losses
+        return state._replace(losses=losses)
+
+    def coreset(self, state: DynamicState) -> Coreset | None:
+        """Return None: no set of examples is the outcome."""
+        del state
+        return None
+
+
+class InfoBatch:
+    """Skip each easy example by chance, and let the others of its kind count for it.
+
+    Before the annealing phase an example whose loss is below the mean is left out with
+    probability r; one that stays gets the weight 1 / (1 - r), all others 1, so that the
+    expected gradient is that of the full data. The first pass and the annealing phase
+    are full, with weights of exactly 1.
+
+    Args:
+        prune_probability: r, of examples below the mean; not a share of the data.
+        annealing_start: Share of the passes after which nothing is left out.
+
+    Source:
+        Qin et al. (2024), "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic
+        Data Pruning", equations 3 to 5.
+    """
+
+    label = "pass"
+
+    def __init__(self, prune_probability: float, annealing_start: float) -> None:
+        self.prune_probability = prune_probability
+        self.annealing_start = annealing_start
+
+    def expected_share(self, passes: int) -> float:
+        """Take half of the losses to be below their mean."""
+        pruned = max(0, int(np.ceil(self.annealing_start * passes)) - 1)
+        return 1 - pruned / passes * self.prune_probability / 2
+
+    def choose(
+        self, state: DynamicState, passes: int
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Draw anew in every pass."""
+        everything = np.arange(state.num_examples)
+        annealing = state.passes >= self.annealing_start * passes
+        if state.passes == 0 or annealing:
+            return everything, None, 1
+        easy = state.losses < state.losses.mean(dtype=np.float64)
+        draw = generator(state.seed, "infobatch", state.passes)
+        left_out = draw.random(state.num_examples) < self.prune_probability
+        stays = ~(easy & left_out)
+        weights = np.where(easy, 1 / (1 - self.prune_probability), 1.0)
+        return everything[stays], weights[stays].astype(np.float32), 1
+
+
+class LossThreshold:
+    """Leave out what the network had right lately, and look at everything now and then.
+
+    Every `refresh_every`-th pass is full. The others train on the examples whose last
+    loss is at least the p-quantile of the losses of a random subset.
+
+    Args:
+        prune_fraction: p, the share left out between full passes.
+        refresh_every: Passes from one full pass to the next.
+        threshold_per: "cycle" keeps the examples of the first pruned pass until the
+            next full one, as the authors' code does; "pass" sets the threshold anew, as
+            their text does.
+        subset_size: Examples whose losses give the quantile.
+        drop_highest: Share of the highest losses that is left out as well, against
+            mislabelled examples.
+
+    Source:
+        Chang & Chen (2024), "ML Training Under Tight Budget Constraints With Data
+        Pruning and Model Scaling".
+    """
+
+    label = "pass"
+
+    def __init__(
+        self,
+        prune_fraction: float,
+        refresh_every: int,
+        threshold_per: str,
+        subset_size: int,
+        drop_highest: float,
+    ) -> None:
+        self.prune_fraction = prune_fraction
+        self.refresh_every = refresh_every
+        self.threshold_per = threshold_per
+        self.subset_size = subset_size
+        self.drop_highest = drop_highest
+
+    def expected_share(self, passes: int) -> float:
+        """Count the full passes and the pruned ones."""
+        full = -(-passes // self.refresh_every)
+        pruned = 1 - min(1.0, self.prune_fraction + self.drop_highest)
+        return (full + (passes - full) * pruned) / passes
+
+    def choose(
+        self, state: DynamicState, passes: int
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Give a full pass, or those that follow it until the next."""
+        del passes
+        within = state.passes % self.refresh_every
+        if within == 0:
+            return np.arange(state.num_examples), None, 1
+        draw = generator(state.seed, "threshold", state.passes)
+        subset = draw.permutation(state.num_examples)[: self.subset_size]
+        losses = state.losses[subset].astype(np.float64)
+        lowest = np.quantile(losses, self.prune_fraction)
+        stays = state.losses >= lowest
+        if self.drop_highest:
+            stays &= state.losses <= np.quantile(losses, 1 - self.drop_highest)
+        stands = self.refresh_every - within if self.threshold_per == "cycle" else 1
+        return _at_least_one(stays, state.losses), None, stands
+
+
+class StaleSelectiveBackprop:
+    """Visit an example with a probability that grows with the rank of its last loss.
+
+    P = (share of all last losses that are not above it) ^ beta, in every pass but the
+    first, which is full. Losses of examples that are not visited stay as they are.
+
+    Args:
+        beta: At least 0; the mean of P is about 1 / (beta + 1).
+        refresh_every: Passes from one full pass to the next.
+
+    Source:
+        Jiang et al. (2019), "Accelerating Deep Learning by Focusing on the Biggest
+        Losers", sections 3.2 and 3.3; the losses they rank against are the last 1,024
+        seen, here those of all examples.
+    """
+
+    label = "pass"
+
+    def __init__(self, beta: float, refresh_every: int) -> None:
+        self.beta = beta
+        self.refresh_every = refresh_every
+
+    def expected_share(self, passes: int) -> float:
+        """Count the full passes, and the mean of P for the others."""
+        full = -(-passes // self.refresh_every)
+        return (full + (passes - full) / (self.beta + 1)) / passes
+
+    def choose(
+        self, state: DynamicState, passes: int
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Draw anew in every pass."""
+        del passes
+        if state.passes % self.refresh_every == 0:
+            return np.arange(state.num_examples), None, 1
+        draw = generator(state.seed, "selective backprop", state.passes)
+        chances = cdf_below(state.losses, state.losses) ** self.beta
+        stays = draw.random(state.num_examples) < chances
+        return _at_least_one(stays, state.losses), None, 1
+
+
+class EpsilonGreedy:
+    """Visit the examples with the highest last losses, and a random few of the others.
+
+    A control for the rules above: round(keep * n) examples a pass, a share epsilon of
+    them by chance. Examples never trained on come first; at epsilon 1 it is random.
+
+    Args:
+        keep_fraction: Share of the data in a pass.
+        epsilon: Share of the pass that chance fills.
+
+    Source:
+        Raju, Daruwalla & Lipasti (2021), "Accelerating Deep Learning with Dynamic Data
+        Pruning".
+    """
+
+    label = "pass"
+
+    def __init__(self, keep_fraction: float, epsilon: float) -> None:
+        self.keep_fraction = keep_fraction
+        self.epsilon = epsilon
+
+    def expected_share(self, passes: int) -> float:
+        """Return the share of every pass."""
+        del passes
+        return self.keep_fraction
+
+    def choose(
+        self, state: DynamicState, passes: int
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Choose anew in every pass."""
+        del passes
+        size = kept(state.num_examples, self.keep_fraction)
+        draw = generator(state.seed, "epsilon greedy", state.passes)
+        shuffled = draw.permutation(state.num_examples)
+        by_chance = round(self.epsilon * size)
+        rest = shuffled[by_chance:]
+        # the order among equal losses, such as the unknown ones at first, is random
+        highest = rest[np.argsort(-state.losses[rest], kind="stable")]
+        rows = np.concatenate([shuffled[:by_chance], highest[: size - by_chance]])
+        return np.sort(rows), None, 1
+
+
+def cdf_below(losses: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """Return for each loss the share of a history that is not above it, in [0, 1]."""
+    ordered = np.sort(history)
+    return np.searchsorted(ordered, losses, side="right") / ordered.size
+
+
+def _at_least_one(stays: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return the positions that stay; the highest loss where none does."""
+    rows = np.flatnonzero(stays)
+    return rows if rows.size else np.array([int(np.argmax(losses))])

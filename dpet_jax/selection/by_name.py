@@ -1,0 +1,261 @@
+"""Selectors by name, asked alike about what a network says of examples."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Int32, Key
+
+from dpet_jax.methods.base import Selection
+from dpet_jax.scores.factors import Gradients, last_layer_gradients
+from dpet_jax.selection.craig import craig
+from dpet_jax.selection.diverse import badge
+from dpet_jax.selection.geometry import herding, k_center
+from dpet_jax.selection.glister import Validation, glister
+from dpet_jax.selection.matching import grad_match
+from dpet_jax.selection.quotas import per_class as of_each_class
+from dpet_jax.selection.submodular import (
+    facility_location_of_gradients,
+    graph_cut_of_gradients,
+)
+
+_PROJECTED = 32
+
+
+class Examples(NamedTuple):
+    """What a network says of some examples, and what is true.
+
+    Attributes:
+        logits: Padded with rows that mean nothing.
+        features: Penultimate features, padded alike.
+        labels: Class of each, in [0, num_classes); its length is that of the examples.
+        num_classes: k.
+    """
+
+    logits: Float32[Array, "c k"]
+    features: Float32[Array, "c d"]
+    labels: Int32[np.ndarray, " n"]
+    num_classes: int
+
+
+class Problem(NamedTuple):
+    """Examples of one class, or all of them, as a selector reads them.
+
+    Attributes:
+        gradients: By the last layer, true labels.
+        logits: Padded as the gradients are.
+        allowed: Which rows are examples.
+        validation: What glister lowers the loss of, and which rows of it count.
+        key: Randomness, for selectors that draw.
+        learning_rate: Step that glister takes for a pick.
+    """
+
+    gradients: Gradients
+    logits: Float32[Array, "c k"]
+    allowed: Bool[Array, " c"]
+    validation: tuple[Validation, Bool[Array, " v"]] | None
+    key: Key[Array, ""]
+    learning_rate: float
+
+
+Solve: TypeAlias = Callable[[Problem, int], Selection]
+
+
+def choose(
+    name: str,
+    examples: Examples,
+    num_select: int,
+    *,
+    per_class: bool = False,
+    seed: int = 0,
+    validation: Examples | None = None,
+    learning_rate: float = 0.1,
+) -> Selection:
+    """Run a selector, over all examples or inside each class.
+
+    Classes are padded to one length, so that one program serves them all.
+
+    Args:
+        name: A key of `SELECTORS`; "stratified" is k-center inside each predicted
+            class, on a random projection of the features.
+        examples: What to choose from.
+        num_select: How many.
+        per_class: Solve one problem for each class, with a budget in proportion to its
+            size; the picks are interleaved.
+        seed: Decides what is drawn.
+        validation: What glister lowers the loss of; within a class, its examples of
+            that class.
+        learning_rate: Step that glister takes for a pick.
+
+    Returns:
+        Positions among the examples.
+
+    Raises:
+        ValueError: If the name is unknown, or more are asked for than there are.
+    """
+    key = jax.random.key(seed)
+    if name == "stratified":
+        key, draw = jax.random.split(key)
+        examples, per_class = _by_predicted_class(examples, draw), True
+    every = np.arange(examples.labels.size, dtype=np.int32)
+    seen = None
+    if validation is not None:
+        seen = _validation(validation, np.arange(validation.labels.size))
+    if name == "craig":  # weighs each class's picks, so it knows of classes itself
+        problem = _problem(examples, every, every.size, key, seen)
+        return craig(
+            problem.gradients, examples.labels, num_select, per_class=per_class
+        )
+    if not per_class:
+        problem = _problem(examples, every, len(examples.logits), key, seen)
+        problem = problem._replace(learning_rate=learning_rate)
+        return _SOLVERS[name](problem, num_select)
+    capacity = _capacity(examples.labels)
+
+    def of_class(rows: np.ndarray, count: int) -> Selection:
+        label, beside = int(examples.labels[rows[0]]), seen
+        if validation is not None:
+            same = np.flatnonzero(validation.labels == label)
+            # a class without validation examples is judged by all others'
+            beside = _validation(validation, same) if same.size else seen
+        one = jax.random.fold_in(key, label)
+        problem = _problem(examples, rows, capacity, one, beside)
+        problem = problem._replace(learning_rate=learning_rate)
+        return _SOLVERS[name](problem, count)
+
+    return of_each_class(of_class, examples.labels, examples.num_classes, num_select)
+
+
+def _problem(examples, rows, capacity, key, validation) -> Problem:
+    padded = np.zeros(capacity, np.int32)
+    padded[: rows.size] = rows
+    labels = examples.labels[padded].astype(np.int32)
+    arrays = (examples.logits, examples.features)
+    logits, gradients = _gathered(*arrays, jnp.asarray(padded), jnp.asarray(labels))
+    allowed = jnp.asarray(np.arange(capacity) < rows.size)
+    return Problem(gradients, logits, allowed, validation, key, 0.0)
+
+
+@jax.jit
+def _gathered(logits, features, rows, labels):
+    logits = logits[rows]
+    return logits, last_layer_gradients(logits, labels, features[rows])
+
+
+def _validation(examples: Examples, rows: np.ndarray):
+    """Mask all but some rows: subsets of one length share a program."""
+    allowed = np.zeros(len(examples.logits), np.bool_)
+    allowed[rows] = True
+    labels = np.zeros(len(examples.logits), np.int32)
+    labels[: examples.labels.size] = examples.labels
+    kept = jnp.asarray(allowed)
+    logits, features = _zeroed(examples.logits, examples.features, kept)
+    return Validation(logits, jnp.asarray(labels), features), kept
+
+
+@jax.jit
+def _zeroed(logits, features, kept):
+    column = kept[:, None]
+    return jnp.where(column, logits, 0.0), jnp.where(column, features, 0.0)
+
+
+def _capacity(labels: np.ndarray) -> int:
+    return -(-int(np.bincount(labels).max()) // 128) * 128
+
+
+# one for each name
+
+
+def _facility_location(problem: Problem, num_select: int) -> Selection:
+    """Cover all gradients by similar ones: facility location."""
+    return facility_location_of_gradients(
+        problem.gradients, num_select, allowed=problem.allowed
+    )
+
+
+def _graph_cut(problem: Problem, num_select: int) -> Selection:
+    """Resemble everything, but not one another: graph cut."""
+    return graph_cut_of_gradients(
+        problem.gradients, num_select, allowed=problem.allowed
+    )
+
+
+def _glister(problem: Problem, num_select: int) -> Selection:
+    """Lower the validation loss step by step: GLISTER."""
+    assert problem.validation is not None, "choose gives it validation examples"
+    validation, counted = problem.validation
+    return glister(
+        problem.gradients,
+        validation,
+        num_select,
+        learning_rate=problem.learning_rate,
+        allowed=problem.allowed,
+        validation_allowed=counted,
+    )
+
+
+def _grad_match(problem: Problem, num_select: int) -> Selection:
+    """Add up, weighted, to the gradient of all data: GradMatch."""
+    return grad_match(problem.gradients, num_select, allowed=problem.allowed)
+
+
+def _k_center(problem: Problem, num_select: int) -> Selection:
+    """Leave no example far away: k-center, farthest first."""
+    return k_center(
+        problem.gradients.features,
+        num_select,
+        key=problem.key,
+        allowed=problem.allowed,
+    )
+
+
+def _stratified(problem: Problem, num_select: int) -> Selection:
+    """Spread out within each predicted class, on a random projection."""
+    return _k_center(problem, num_select)
+
+
+def _herding(problem: Problem, num_select: int) -> Selection:
+    """Keep to the mean of the features: herding."""
+    return herding(problem.gradients.features, num_select, allowed=problem.allowed)
+
+
+def _badge(problem: Problem, num_select: int) -> Selection:
+    """Draw long and different gradients: BADGE."""
+    pseudo = jnp.argmax(problem.logits, axis=1).astype(jnp.int32)
+    features = problem.gradients.features
+    gradients = last_layer_gradients(problem.logits, pseudo, features)
+    return badge(gradients, num_select, key=problem.key, allowed=problem.allowed)
+
+
+def _by_predicted_class(examples: Examples, key: jax.Array) -> Examples:
+    """Put predicted classes for the true ones, and a random projection of the features.
+
+    It keeps distances roughly, at a fraction of the cost.
+    """
+    count = examples.labels.size
+    predicted = jax.device_get(jnp.argmax(examples.logits, axis=1))[:count]
+    shape = (examples.features.shape[1], _PROJECTED)
+    projected = _project(examples.features, jax.random.normal(key, shape, jnp.float32))
+    return examples._replace(labels=predicted.astype(np.int32), features=projected)
+
+
+@jax.jit
+def _project(features, matrix):
+    return jnp.matmul(features, matrix, precision="highest")
+
+
+_SOLVERS: dict[str, Solve] = {
+    "facility_location": _facility_location,
+    "graph_cut": _graph_cut,
+    "glister": _glister,
+    "grad_match": _grad_match,
+    "k_center": _k_center,
+    "herding": _herding,
+    "badge": _badge,
+    "stratified": _stratified,
+}
+#: Each name's selector; its docstring says what it looks for.
+SELECTORS: dict[str, Callable[..., Selection]] = {**_SOLVERS, "craig": craig}
+USES_VALIDATION = ("glister",)

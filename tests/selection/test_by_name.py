@@ -1,0 +1,159 @@
+"""Selectors by name choose what the functions choose that they stand for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpet_jax.scores.factors import last_layer_gradients
+from dpet_jax.selection.by_name import SELECTORS, Examples, choose
+from dpet_jax.selection.craig import craig
+from dpet_jax.selection.geometry import herding, k_center
+from dpet_jax.selection.glister import Validation, glister
+from dpet_jax.selection.matching import grad_match
+from dpet_jax.selection.submodular import facility_location_of_gradients
+
+N, PADDED, K, D = 60, 70, 3, 5
+BARE = {"grad_match": grad_match, "facility_location": facility_location_of_gradients}
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, K, N).astype(np.int32)
+    logits = rng.normal(size=(N, K)).astype(np.float32)
+    features = rng.normal(size=(N, D)).astype(np.float32)
+    return logits, labels, features
+
+
+@pytest.fixture(scope="module")
+def examples(arrays):
+    logits, labels, features = arrays
+
+    def padded(rows):
+        return jnp.pad(
+            jnp.asarray(rows), ((0, PADDED - N), (0, 0)), constant_values=-jnp.inf
+        )
+
+    return Examples(padded(logits), padded(features), labels, K)
+
+
+def gradients_of(arrays, rows):
+    logits, labels, features = (array[rows] for array in arrays)
+    return last_layer_gradients(
+        jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(features)
+    )
+
+
+@pytest.mark.parametrize("name", sorted(BARE))
+def test_padding_changes_no_choice(arrays, examples, name):
+    chosen = choose(name, examples, 12)
+    expected = BARE[name](gradients_of(arrays, np.arange(N)), 12)
+    np.testing.assert_array_equal(chosen.indices, expected.indices)
+
+
+@pytest.mark.parametrize("name", sorted(BARE))
+def test_a_class_is_a_problem_of_its_own(arrays, examples, name):
+    chosen = choose(name, examples, 12, per_class=True)
+    labels = arrays[1]
+    for label in range(K):
+        rows = np.flatnonzero(labels == label)
+        mine = chosen.indices[labels[chosen.indices] == label]
+        expected = BARE[name](gradients_of(arrays, rows), mine.size)
+        np.testing.assert_array_equal(mine, rows[expected.indices])
+
+
+def test_herding_reads_features_and_k_center_the_key(arrays, examples):
+    features = jnp.asarray(arrays[2])
+    np.testing.assert_array_equal(
+        choose("herding", examples, 9).indices, herding(features, 9).indices
+    )
+    firsts = {int(choose("k_center", examples, 9, seed=s).indices[0]) for s in range(8)}
+    assert len(firsts) > 3
+    again = choose("k_center", examples, 9, seed=4)
+    np.testing.assert_array_equal(
+        again.indices, choose("k_center", examples, 9, seed=4).indices
+    )
+
+
+def test_craig_weighs_every_class(arrays, examples):
+    chosen = choose("craig", examples, 12, per_class=True)
+    direct = craig(gradients_of(arrays, np.arange(N)), arrays[1], 12)
+    np.testing.assert_array_equal(chosen.indices, direct.indices)
+    sums = np.bincount(arrays[1][chosen.indices], chosen.weights, K)
+    np.testing.assert_allclose(sums, np.bincount(arrays[1]))
+
+
+def test_glister_looks_at_validation_examples_of_the_class(arrays, examples):
+    labels = arrays[1]
+    rng = np.random.default_rng(1)
+    beside = (
+        rng.normal(size=(N, K)).astype(np.float32),
+        rng.integers(0, K, N).astype(np.int32),
+        rng.normal(size=(N, D)).astype(np.float32),
+    )
+    seen = Examples(jnp.asarray(beside[0]), jnp.asarray(beside[2]), beside[1], K)
+    rate = {"learning_rate": 0.3}
+    chosen = choose("glister", examples, 9, per_class=True, validation=seen, **rate)
+    for label in range(K):
+        rows = np.flatnonzero(labels == label)
+        same = np.flatnonzero(beside[1] == label)
+        mine = chosen.indices[labels[chosen.indices] == label]
+        validation = Validation(*(jnp.asarray(array[same]) for array in beside))
+        expected = glister(gradients_of(arrays, rows), validation, mine.size, **rate)
+        np.testing.assert_array_equal(mine, rows[expected.indices])
+    other = choose("glister", examples, 9, validation=seen, learning_rate=9.0)
+    slow = choose("glister", examples, 9, validation=seen, learning_rate=0.0)
+    assert other.indices.tolist() != slow.indices.tolist()
+
+
+def test_badge_has_no_need_of_labels(examples):
+    wrong = examples._replace(labels=np.roll(examples.labels, 7))
+    a, b = (choose("badge", some, 9, seed=2).indices for some in (examples, wrong))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_stratified_gives_each_predicted_class_its_share(arrays, examples):
+    chosen = choose("stratified", examples, 20, seed=1)
+    predicted = arrays[0].argmax(1)
+    got = np.bincount(predicted[chosen.indices], minlength=K)
+    assert np.all(np.abs(got - np.bincount(predicted) * 20 / N) < 1)
+    # within a class the second is the one farthest from the first, nearly
+    features = arrays[2]
+    mine = chosen.indices[predicted[chosen.indices] == 0]
+    rows = np.flatnonzero(predicted == 0)
+    apart = np.linalg.norm(features[rows] - features[mine[0]], axis=1)
+    second = np.linalg.norm(features[mine[1]] - features[mine[0]])
+    assert second > np.quantile(apart, 0.6)
+
+
+def test_classes_of_any_size_share_their_programs():
+    rng = np.random.default_rng(2)
+    # the arrays of grad_match have the budget's length, rounded up to a power of two
+    names = sorted(SELECTORS.keys() - {"grad_match"})
+
+    def run(labels):
+        logits = jnp.asarray(rng.normal(size=(PADDED, K)).astype(np.float32))
+        features = jnp.asarray(rng.normal(size=(PADDED, D)).astype(np.float32))
+        some = Examples(logits, features, labels, K)
+        for name in names:
+            choose(name, some, 7, per_class=True, validation=some)
+
+    run(np.repeat(np.arange(K, dtype=np.int32), 20))
+    events = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: events.append(event)
+    )
+    run(np.repeat(np.arange(K, dtype=np.int32), (9, 17, 34)))
+    assert not [event for event in events if "backend_compile" in event]
+
+
+def test_k_center_in_each_class_starts_elsewhere(examples, arrays):
+    chosen = choose("k_center", examples, 9, per_class=True, seed=0)
+    labels, features = arrays[1], jnp.asarray(arrays[2])
+    rows = np.flatnonzero(labels == 1)
+    mine = chosen.indices[labels[chosen.indices] == 1]
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    padded = jnp.zeros((128, D), jnp.float32).at[: rows.size].set(features[rows])
+    expected = k_center(padded, mine.size, key=key, allowed=jnp.arange(128) < rows.size)
+    np.testing.assert_array_equal(mine, rows[expected.indices])
