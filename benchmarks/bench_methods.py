@@ -5,7 +5,7 @@ methods at each share of the data that they keep, beside a random coreset, RS2 o
 same share and full training; the dynamic methods as their papers have them. The costs
 hold everything: pre-training and scoring are `epochs` too.
 
-    python benchmarks/bench_methods.py configs/cifar10_small.yaml \\
+    python benchmarks/bench_methods.py configs/cifar10_small_one_shot.yaml \\
         --set data.path=DIR --out=benchmarks/results/bench_methods_cpu.json
 """
 
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("config", type=Path, help="data, model and training")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.1, 0.3])
-    parser.add_argument("--passes", type=int, default=20, help="of every method")
-    parser.add_argument("--pretrain-passes", type=int, default=5)
+    parser.add_argument("--passes", type=int, default=12, help="of every method")
+    parser.add_argument("--pretrain-passes", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the methods")
     parser.add_argument("--out", type=Path)

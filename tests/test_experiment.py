@@ -17,6 +17,7 @@ from dpet_jax.errors import UserError
 from dpet_jax.interrupt import Interrupt
 from dpet_jax.loading import load_run
 from dpet_jax.models import ResNetSpec, forward_flops
+from dpet_jax.parts import build_data
 from dpet_jax.record import Recorder, read_events, read_json
 
 DPET = {
@@ -581,3 +582,76 @@ def test_the_checkpoint_holds_plain_numbers(whole):
     checkpoints = sorted((whole.folder / "checkpoints").iterdir())
     meta = json.loads((checkpoints[-1] / "meta" / "metadata").read_text())
     assert meta["meta"]["position"]["counters"]["visits"] == whole.summary["visits"]
+
+
+# methods that choose once, or in every pass
+
+ONE_SHOT = {"kind": "one_shot", "keep_fraction": 0.2, "passes": 3}
+ONE_SHOT |= {"pretrain_passes": 2}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ONE_SHOT | {"by": "craig"},
+        ONE_SHOT | {"by": "el2n", "networks": 2, "proxy": {"width_multiplier": 0.5}},
+        ONE_SHOT | {"by": "forgetting", "per_class": True},
+        ONE_SHOT | {"by": "glister", "choose_every": 2},
+        DPET | {"max_rounds": 1, "diversity": {"kind": "stratified"}},
+        {"kind": "infobatch", "passes": 4, "annealing_start": 0.75},
+        {"kind": "loss_threshold", "passes": 3},
+        {"kind": "selective_backprop", "passes": 2, "look_ahead": 300},
+    ],
+    ids=lambda method: method.get("by", method["kind"]),
+)
+def test_methods_run_from_a_config_and_tell_their_cost(tmp_path, method):
+    model = {"kind": "resnet", "stem": 16, "channels": [16], "blocks": [1]}
+    result = experiment.run(config(method=method, model=model), tmp_path)
+    summary = result.summary
+    assert result.stopped_by == "finished"
+    events = read_events(result.folder / "events.jsonl")
+    selected = [event for event in events if event["event"] == "select"]
+    for key in ("select_flops", "selection_visits"):
+        assert summary[key] == sum(event[key] for event in selected)
+    assert summary["flops"] > summary["select_flops"]
+    plans = [event for event in events if event["event"] == "plan"]
+    visits = sum(plan["size"] * plan["passes"] for plan in plans)
+    assert summary["visits"] == visits
+    if method["kind"] == "one_shot":
+        assert summary["coreset_size"] == 291
+        assert summary["visits"] == 3 * 291
+        networks = method.get("networks", 1)
+        if "choose_every" in method:
+            assert summary["selection_visits"] == 0
+        else:
+            assert summary["selection_visits"] == networks * 2 * 1455
+    if method["kind"] == "infobatch":
+        # full, pruned twice, annealed
+        sizes = [plan["size"] for plan in plans]
+        assert sizes[0] == sizes[3] == 1455
+        assert all(1455 / 2 < size < 1455 for size in sizes[1:3])
+
+
+@pytest.mark.parametrize("chunks", [2, 12])
+def test_a_choice_that_was_interrupted_is_made_again(
+    tmp_path, monkeypatch, chunks, assert_same_run
+):
+    run = config(method=ONE_SHOT | {"by": "k_center", "pretrain_passes": 9})
+    whole = experiment.run(run, tmp_path / "whole")
+    monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
+    stopped = experiment.run(run, tmp_path / "cut")
+    assert stopped.stopped_by == "interrupted"
+    monkeypatch.undo()
+    resumed = experiment.run(run, tmp_path / "cut", resume=True)
+    assert resumed.stopped_by == "finished"
+    assert_same_run(whole.folder, resumed.folder)
+    assert resumed.summary["flops"] == whole.summary["flops"]
+
+
+def test_data_that_were_read_before_give_the_same_run(whole, tmp_path, assert_same_run):
+    data = build_data(config())
+    again = experiment.run(config(), tmp_path, data=data)
+    assert_same_run(whole.folder, again.folder)
+    wrong = config(train={"batch_size": 2000})
+    with pytest.raises(UserError, match=r"train\.batch_size: 2000 is more"):
+        experiment.run(wrong, tmp_path / "wrong", data=data)

@@ -153,3 +153,34 @@ def test_candidates_are_drawn_anew_each_round_and_repeatably(learner):
     drawn = [tuple(pool.tolist()) for _, pool, _, _ in learner.asked]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) == 3
+
+
+# spread out among the best
+
+
+def test_a_spread_round_chooses_among_the_best_by_score(learner):
+    query = Query("margin", 4, diversity="badge", shortlist=2.5)
+    query.select(learner, N, NOTHING, 0, 1)
+    (first, second) = learner.asked
+    assert (first[0], first[2]) == ("top_k", 10)
+    assert (second[0], second[2]) == ("badge", 4)
+    assert sorted(learner.scores[second[1]]) == list(range(10, 20))
+    assert query.asks == ("margin", "logits", "features")
+    assert Query("margin", 4).asks == ("margin",)
+
+
+def test_spreading_draws_anew_in_every_round_and_for_every_seed(learner):
+    query = Query("margin", 2, diversity="k_center", shortlist=2.0)
+    seeds = set()
+    for seed, round_index in ((0, 1), (0, 2), (1, 1), (0, 1)):
+        query.select(learner, N, NOTHING, seed, round_index)
+        seeds.add(learner.asked[-1][3]["seed"])
+    assert len(seeds) == 3
+
+
+def test_a_shortlist_that_is_all_that_is_left_is_not_spread(learner):
+    query = Query("margin", 4, diversity="badge", shortlist=3.0)
+    selected = np.arange(16, dtype=np.int32)
+    chosen = query.select(learner, N, selected, 0, 1)
+    assert chosen.indices.size == 4
+    assert [asked[0] for asked in learner.asked] == ["top_k"]
