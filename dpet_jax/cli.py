@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,10 +176,9 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
         console=console,
     )
     if result.summary is None:
-        console.out(
-            f"interrupted; go on with: dpet run {options.config} --resume",
-            highlight=False,
-        )
+        again = ["dpet", "run", str(options.config), *overrides]
+        again += [f"--out={options.out}", "--resume"]
+        console.out(f"interrupted; go on with: {shlex.join(again)}", highlight=False)
     else:
         for line in summary_lines(result.summary):
             console.out(line, highlight=False)

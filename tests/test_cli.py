@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from dpet_jax.cli import main
+from dpet_jax.interrupt import Interrupt
 
 TINY = """
 name: tiny
@@ -92,6 +95,20 @@ def test_kills_and_signals_at_random_moments_change_nothing(
     assert (
         summary["visits"] == json.loads((whole / "summary.json").read_text())["visits"]
     )
+
+
+def test_an_interrupted_run_says_how_to_go_on_with_the_same_config(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    pressed = Interrupt()
+    pressed.requested = True
+    monkeypatch.setattr("dpet_jax.experiment.Interrupt", lambda: pressed)
+    given = ["run", str(tiny), "--seed=3", f"--out={tmp_path / 'a folder'}"]
+    assert main(given) == 75
+    (told,) = re.findall(r"go on with: dpet (.*)", capsys.readouterr().out)
+    assert shlex.split(told) == [*given, "--resume"]
+    monkeypatch.undo()
+    assert main(shlex.split(told)) == 0
 
 
 WRONG = {
