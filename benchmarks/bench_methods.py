@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
             print(line(rows[-1]), flush=True)
             report(__doc__.partition("\n")[0], rows, options.out, quiet=True)
     print(table(rows))
+    if options.out is not None:
+        print(f"written to {options.out}")
     return rows
 
 

@@ -23,6 +23,7 @@ TOY = {
         *("model.channels=[8]", "model.blocks=[1]", "--keep=0.2", "--passes=2"),
         *("--pretrain-passes=1", "--seeds=0", "--only", "herding", "infobatch"),
     ],
+    "bench_submodular": ["--toy"],
     "bench_conv": ["--batch=2", "--shapes", "4x8", "2x32", "--loops=2", "--repeats=1"],
 }
 
