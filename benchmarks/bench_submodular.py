@@ -119,7 +119,7 @@ def compared(function, size, select, ways, value, cold, options) -> dict:
     best = max(values.values())
     for name, reached in values.items():
         # what is drawn need not reach what is searched
-        assert "stochastic" in name or reached >= (1 - 1e-5) * best, values
+        assert "stochastic" in name or reached >= (1 - 1e-6) * best, values
     seconds = interleaved(ways, options.repeats)
     ours = next(name for name in ways if name.startswith("ours"))
     largest = (size, select) == (max(options.sizes), max(options.selects))
