@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 	$(BIN)/dpet run configs/quickstart.yaml --overwrite
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(TESTABLE)
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""The command line: run, energy, predict, show, list, doctor, data."""
+"""The command line: run, compare, report, energy, predict, show, list, doctor, data."""
 
 import argparse
 import json
@@ -7,18 +7,24 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from dpet_jax.config import load
+from dpet_jax.digest import summary_lines
 from dpet_jax.errors import UserError
 from dpet_jax.interrupt import EXIT_RESUMABLE
+from dpet_jax.report.comparison import read_comparison
+from dpet_jax.report.page import write_report
+from dpet_jax.report.runs import By
+from dpet_jax.suite import load_suite
 
 EXIT_MISTAKE = 2
 EXIT_DIVERGED = 1
+EXIT_FAILED = 1
 
 _DESCRIPTION = """\
 Train image classifiers on the fewest joules: choose the data, measure the cost.
@@ -89,6 +95,44 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--overwrite", action="store_true", help="replace the run in the folder"
+    )
+
+    compare = add(
+        "compare",
+        _compare,
+        "Run what a suite lacks, and write its report; start it again to go on.",
+        takes_overrides=True,
+        epilog="Any key of the configs can be given as --section.key=value, such as\n"
+        "--data.path=DIR; it holds for every run.",
+    )
+    compare.add_argument("suite", type=Path, help="a YAML file")
+    compare.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
+    compare.add_argument(
+        "--seeds", type=_seeds, metavar="A,B,...", help="instead of the suite's"
+    )
+    compare.add_argument(
+        "--by", choices=get_args(By), help="what the report tells costs in"
+    )
+    compare.add_argument(
+        "--minutes", type=float, help="stop after so long; start again to go on"
+    )
+    compare.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="tell what would be run, and for how long",
+    )
+
+    report = add(
+        "report",
+        _report,
+        "Write page, tables and plots about the runs in some folders.",
+    )
+    report.add_argument(
+        "runs", type=Path, nargs="+", help="folders of suites or runs, or above such"
+    )
+    report.add_argument("--by", choices=get_args(By), help="what costs are told in")
+    report.add_argument(
+        "--out", type=Path, metavar="DIR", help="by default the first of the folders"
     )
 
     energy = add(
@@ -195,57 +239,48 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
     return 0
 
 
-def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """Return the table that ends a run, a name and a value a line."""
-    size, validation = summary["coreset_size"], summary["validation_accuracy"]
-    phases = {name: phase["s"] for name, phase in summary["phases"].items()}
-    rows = {
-        "test accuracy": _accuracy(summary["test_accuracy"])
-        + (f"   (validation {_accuracy(validation)})" if validation else ""),
-        "coreset": "none (this method trains on all data)"
-        if size is None
-        else f"{size:,} of {summary['num_train']:,} "
-        f"(pruned {100 * summary['pruning_ratio']:.0f} %)",
-        "epochs": f"{summary['epochs']:.2f} full-pass equivalents",
-        "examples": f"{summary['visits']:,} visited   "
-        f"{summary['scored_examples']:,} scored",
-        "seconds": "   ".join(f"{name} {took:.1f}" for name, took in phases.items()),
-        "": f"{summary['wall_s']:.1f} in all, "
-        f"{summary['wall_s_without_eval']:.1f} without evaluation",
-    } | _energy_rows(summary)
-    rows["stopped by"] = summary["stopped_by"]
-    for target in summary["targets"]:
-        cost = "not reached"
-        if target["reached"]:
-            cost = f"{target['epochs']:.2f} epochs"
-            if target["wh"] is not None:
-                cost += f", {target['wh']:.4g} Wh"
-        rows[f"to {target['target']:g}"] = f"{cost} ({summary['targets_on']})"
-    lost = summary["lost"]
-    if lost["seconds"]:
-        wh = "" if lost["wh"] is None else f", {lost['wh']:.4g} Wh"
-        rows["lost to crashes"] = f"{lost['seconds']:.1f} s{wh}"
-    return [f"{name:<18}{text}" for name, text in rows.items()]
+def _seeds(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
-def _energy_rows(summary: dict[str, Any]) -> dict[str, str]:
-    energy, budget = summary["energy"], summary["budget"]
-    rows = {"energy": energy["headline"]}
-    if energy["wh"] is None:
-        rows["energy"] += " - see dpet doctor"
-        return rows
-    phases = {name: phase["wh"] for name, phase in summary["phases"].items()}
-    rows["Wh"] = "   ".join(f"{name} {wh:.4g}" for name, wh in phases.items() if wh)
-    if budget["wh"] is not None:
-        rows["Wh budget"] = (
-            f"{budget['spent_wh']:.4g} of {budget['wh']:g} Wh, evaluation excluded; "
-            f"overshot by {budget['overshoot_wh']:.4g}"
-        )
-    return rows
+def _compare(options: Any, overrides: list[str], console: Console) -> int:
+    suite = load_suite(options.suite, overrides, options.seeds)
+    use_compilation_cache()
+    from dpet_jax.compare import Comparing
+
+    comparing = Comparing(suite, options.out, console)
+    if options.dry_run:
+        for line in comparing.plan_lines():
+            console.out(line, highlight=False)
+        return EXIT_MISTAKE if suite.problems else 0
+    outcome = comparing.run(minutes=options.minutes)
+    for problem in outcome.problems:
+        print(problem, file=sys.stderr)  # noqa: T201
+    if outcome.interrupted:
+        again = ["dpet", "compare", str(options.suite), *overrides]
+        again += [f"--out={options.out}"]
+        console.out(f"interrupted; go on with: {shlex.join(again)}", highlight=False)
+    _write_report([outcome.folder], options.by, outcome.folder, console)
+    if outcome.interrupted:
+        return EXIT_RESUMABLE
+    if suite.problems:
+        return EXIT_MISTAKE
+    return 0 if outcome.finished else EXIT_FAILED
 
 
-def _accuracy(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"
+def _report(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    _write_report(options.runs, options.by, options.out or options.runs[0], console)
+    return 0
+
+
+def _write_report(
+    folders: list[Path], by: By | None, out: Path, console: Console
+) -> None:
+    comparison = read_comparison(folders, by)
+    written = write_report(comparison, by or comparison.natural_cost(), out)
+    for path in written:
+        console.out(f"written     {path}", highlight=False)
 
 
 def _energy(options: Any, rest: list[str], console: Console) -> int:

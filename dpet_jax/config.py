@@ -6,9 +6,9 @@ key, the value and what would be right.
 
 import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,13 +17,13 @@ from pydantic_core import ErrorDetails
 from dpet_jax.errors import UserError
 from dpet_jax.schema import Config
 
+COMMAND_LINE = "command line"
+
+Model = TypeVar("Model", bound=BaseModel)
+
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file and apply dotted overrides, first to last.
-
-    An override that changes the `kind` of a section starts that section anew from the
-    kind's defaults, since the file's other keys belong to the old kind; overrides of
-    kinds come first.
 
     Args:
         path: A YAML file.
@@ -31,6 +31,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         UserError: With every problem at once, one a line.
+    """
+    tree = read_tree(path)
+    changes = [parse_override(override) for override in overrides]
+    change(tree, changes, COMMAND_LINE)
+    return validate(tree, str(path), {key: COMMAND_LINE for key, _ in changes})
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that a user wrote as nested plain data.
+
+    Raises:
+        UserError: If it cannot be read, or is not a mapping.
     """
     path = Path(path)
     try:
@@ -50,33 +62,91 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"{path}: needs sections like 'train:' at the top, found "
             f"{type(tree).__name__}"
         )
-    given = set()
-    kinds_first = sorted(overrides, key=lambda text: ".kind=" not in text)
-    for override in kinds_first:
-        given.add(_apply_override(tree, override))
-    return validate(tree, str(path), given)
+    return tree
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """Split `--a.b=value` into its dotted key and its value, which is read as YAML.
+
+    Raises:
+        UserError: If it is none.
+    """
+    key, equals, text = override.removeprefix("--").partition("=")
+    if not override.startswith("--") or not equals or not all(key.split(".")):
+        raise UserError(
+            f"{COMMAND_LINE}: {override!r} is no override; write --section.key=value, "
+            "such as --train.batch_size=256"
+        )
+    try:
+        return key, yaml.load(text, _Yaml)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"{COMMAND_LINE}: {key}: not YAML: {_one_line(error)}"
+        ) from error
+
+
+def change(
+    tree: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str
+) -> None:
+    """Set dotted keys of a tree, those of kinds first.
+
+    One that changes the `kind` of a section starts that section anew from the kind's
+    defaults, since the other keys belong to the old kind.
+
+    Args:
+        tree: Nested plain data; changed in place.
+        changes: Dotted keys and their values.
+        origin: Who asks, for messages.
+
+    Raises:
+        UserError: If a key leads into a value.
+    """
+    for key, value in sorted(changes, key=lambda one: not one[0].endswith(".kind")):
+        *sections, last = key.split(".")
+        node = tree
+        for section in sections:
+            child = node.setdefault(section, {})
+            if not isinstance(child, dict):
+                raise UserError(
+                    f"{origin}: {key}: {section} holds the value {child!r}, not keys"
+                )
+            node = child
+        if last == "kind" and node.get("kind", _default_kind(sections)) != value:
+            node.clear()
+        node[last] = value
 
 
 def validate(
-    tree: dict[str, Any], where: str, overridden: Collection[str] = ()
+    tree: dict[str, Any], where: str, origins: Mapping[str, str] | None = None
 ) -> Config:
-    """Turn plain data into a `Config`, or raise one `UserError` with all problems.
+    """Turn plain data into a `Config`; see `validate_as`."""
+    return validate_as(Config, tree, where, origins)
+
+
+def validate_as(
+    model: type[Model],
+    tree: dict[str, Any],
+    where: str,
+    origins: Mapping[str, str] | None = None,
+) -> Model:
+    """Turn plain data into a section, or raise one `UserError` with all problems.
 
     Args:
+        model: The section.
         tree: Nested plain data.
         where: What the messages call the origin, such as the file's path.
-        overridden: Dotted keys that came from the command line instead.
+        origins: Where dotted keys came from instead.
     """
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
         messages: dict[str, list[str]] = {}
         for problem in error.errors():
-            key, message = _explain(problem)
+            key, message = _explain(problem, model)
             messages.setdefault(key, []).append(message)
         lines = []
         for key, texts in messages.items():
-            origin = "command line" if _is_overridden(key, overridden) else where
+            origin = _origin(key, origins or {}) or where
             text = " or ".join(dict.fromkeys(texts))
             lines.append(f"{origin}: {key + ': ' if key else ''}{text}")
         raise UserError("\n".join(lines)) from error
@@ -121,44 +191,21 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> str:
-    key, equals, text = override.removeprefix("--").partition("=")
-    if not override.startswith("--") or not equals or not all(key.split(".")):
-        raise UserError(
-            f"command line: {override!r} is no override; write --section.key=value, "
-            "such as --train.batch_size=256"
-        )
-    try:
-        value = yaml.load(text, _Yaml)
-    except yaml.YAMLError as error:
-        raise UserError(f"command line: {key}: not YAML: {_one_line(error)}") from error
-    *sections, last = key.split(".")
-    node = tree
-    for section in sections:
-        child = node.setdefault(section, {})
-        if not isinstance(child, dict):
-            raise UserError(
-                f"command line: {key}: {section} holds the value {child!r}, not keys"
-            )
-        node = child
-    if last == "kind" and node.get("kind", _default_kind(sections)) != value:
-        node.clear()
-    node[last] = value
-    return key
+def _origin(key: str, origins: Mapping[str, str]) -> str | None:
+    """Return where a key, a part of it or what it is part of came from, if known."""
+    for other, origin in origins.items():
+        if (
+            key == other
+            or key.startswith(f"{other}.")
+            or (key and other.startswith(f"{key}."))
+        ):
+            return origin
+    return None
 
 
-def _is_overridden(key: str, overridden: Collection[str]) -> bool:
-    """Tell whether a key, a part of it or what it is part of came from an override."""
-    return any(
-        key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
-        for other in overridden
-        if key
-    )
-
-
-def _explain(problem: ErrorDetails) -> tuple[str, str]:
+def _explain(problem: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str]:
     """Return the dotted key of a problem, and what to say about it."""
-    steps, model = _locate(problem["loc"])
+    steps, model = _locate(problem["loc"], schema)
     key = ".".join(map(str, steps))
     value = problem["input"]
     match problem["type"]:
@@ -184,7 +231,7 @@ def _explain(problem: ErrorDetails) -> tuple[str, str]:
 
 
 def _locate(
-    location: tuple[int | str, ...],
+    location: tuple[int | str, ...], schema: type[BaseModel]
 ) -> tuple[list[int | str], type[BaseModel] | None]:
     """Follow a location of pydantic's through the schema.
 
@@ -195,7 +242,7 @@ def _locate(
         itself: that section, if its kind is known).
     """
     steps: list[int | str] = []
-    model: type[BaseModel] | None = Config
+    model: type[BaseModel] | None = schema
     owner: type[BaseModel] | None = None
     rest = iter(location)
     for step in rest:
@@ -209,8 +256,10 @@ def _locate(
         if field is not None and field.discriminator:
             model = _members(field.annotation).get(str(next(rest, None)))
         elif field is not None:
-            # a section, or a section or null
+            # a section, a section or null, or sections by name
             kinds = get_args(field.annotation) or (field.annotation,)
+            if get_origin(field.annotation) is dict:
+                steps += [name for name in (next(rest, None),) if name is not None]
             sections = [k for k in kinds if isinstance(k, type)]
             model = next((k for k in sections if issubclass(k, BaseModel)), None)
     return steps, model or owner

@@ -13,7 +13,7 @@ from dpet_jax.methods.base import Plan, Span, TrainResult
 from dpet_jax.models import forward_flops
 from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.scores.dynamics import forgetting
-from dpet_jax.scores.grand import GRAND, gradient_norm_flops, gradient_norms_of_data
+from dpet_jax.scores.grand import GRAND, gradient_norms_of_data, scoring_flops
 from dpet_jax.scores.pool import ScoreSpec, score_data
 from dpet_jax.training import (
     ChunkStats,
@@ -118,14 +118,10 @@ class DeviceModel:
         All scores but "grand" come from one forward pass.
         """
         height, width = self._data.images.shape[1:3]
-        total = 0
-        if set(names) != {GRAND}:
-            rows = -(-num_examples // self._score_spec.batch_size)
-            total += rows * self._score_spec.batch_size * self.forward_flops
-        if GRAND in names:
-            rows = -(-num_examples // self._step.batch_size) * self._step.batch_size
-            total += rows * gradient_norm_flops(self._step.model, height, width)
-        return total
+        batches = (self._score_spec.batch_size, self._step.batch_size)
+        return scoring_flops(
+            self._step.model, (height, width), batches, num_examples, names
+        )
 
     def compile(self) -> Iterator[Compilation]:
         """Draw the network and make every program ready; yields each as it is done."""

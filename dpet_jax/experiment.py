@@ -1,11 +1,12 @@
 """The composition root: config in, parts wired, a run folder out."""
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from rich.console import Console
 
 from dpet_jax import parts as build
@@ -64,6 +65,7 @@ def run(
     console: Console | None = None,
     meters: Sequence[Probe] = (),
     data: Data | None = None,
+    interrupt: Interrupt | None = None,
 ) -> Result:
     """Run an experiment from its first or its latest checkpoint to its end.
 
@@ -76,6 +78,8 @@ def run(
         meters: Meters of the user's own, such as a `CallableProbe` of a power strip.
         data: What `parts.build_data` made of an equal `config.data`, for many runs on
             one data set; by default it is read.
+        interrupt: A flag of the caller's that ends the run so that it can be resumed;
+            by default the run listens to signals itself.
 
     Raises:
         UserError: For every mistake in config, data or folder, before training starts
@@ -98,8 +102,12 @@ def run(
                 folder.clear()
             display = Display(console or Console(quiet=True))
             display.line(_headline(config, data, model))
-            with closing(Segment(config, folder)) as segment:
-                return _run_segment(config, data, spec, method, segment, meter, display)
+            asked = interrupt or Interrupt()
+            listening = nullcontext() if interrupt else asked.listening()
+            with closing(Segment(config, folder)) as segment, listening:
+                return _run_segment(
+                    config, data, spec, method, segment, meter, display, asked
+                )
 
 
 def _run_segment(
@@ -110,63 +118,64 @@ def _run_segment(
     segment: Segment,
     meter: EnergyMeter,
     display: Display,
+    interrupt: Interrupt,
 ) -> Result:
     """Run what one process adds to a run, in a folder that it holds."""
-    path, interrupt = segment.folder.path, Interrupt()
-    with interrupt.listening():
-        if segment.energy is not None:
-            meter.take_up(segment.energy)
-        meter.keep_journal(path / ENERGY)
-        with meter.window("data"):
-            learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
-        meter.accelerator = replace(meter.accelerator, barrier=learner.barrier)
-        flops_per_step = learner.batch_size * learner.train_flops
-        segment.start(config, data, flops_per_step, meter)
-        with meter.window("compile"):
-            for compilation in learner.compile():
-                segment.compiled(compilation, meter)
-        if config.energy.idle_s:
-            display.line(f"  measuring what idling costs, {config.energy.idle_s:g} s")
-            meter.measure_idle(config.energy.idle_s)
-        loop = Loop(
-            Parts(
-                method=method,
-                pool=Pool(
-                    data.num_train,
-                    data.labels[: data.num_train],
-                    data.num_classes,
-                ),
-                trainer=learner,
-                proxy=spec.proxy is not None,
-                limits=build.build_limits(config),
-                horizon=getattr(config.train.schedule, "horizon", "plan"),
-                meter=meter,
-                recorder=segment.recorder,
-                display=display,
-                saver=segment.checkpoints,
-                checkpoint_every_s=config.checkpoint.every_s,
-                facts=_facts(config, data, spec.step.model),
-                interrupt=interrupt,
-                seed=config.seed,
-            )
+    path = segment.folder.path
+    if segment.energy is not None:
+        meter.take_up(segment.energy)
+    meter.keep_journal(path / ENERGY)
+    with meter.window("data"):
+        learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
+    meter.accelerator = replace(meter.accelerator, barrier=learner.barrier)
+    flops_per_step = learner.batch_size * learner.train_flops
+    segment.start(config, data, flops_per_step, meter)
+    with meter.window("compile"):
+        for compilation in learner.compile():
+            segment.compiled(compilation, meter)
+    if config.energy.idle_s:
+        display.line(f"  measuring what idling costs, {config.energy.idle_s:g} s")
+        meter.measure_idle(config.energy.idle_s)
+    loop = Loop(
+        Parts(
+            method=method,
+            pool=Pool(
+                data.num_train,
+                data.labels[: data.num_train],
+                data.num_classes,
+            ),
+            trainer=learner,
+            proxy=spec.proxy is not None,
+            limits=build.build_limits(config),
+            horizon=getattr(config.train.schedule, "horizon", "plan"),
+            meter=meter,
+            recorder=segment.recorder,
+            display=display,
+            saver=segment.checkpoints,
+            checkpoint_every_s=config.checkpoint.every_s,
+            facts=_facts(config, data, spec.step.model),
+            interrupt=interrupt,
+            seed=config.seed,
         )
-        if segment.checkpoints.latest is not None:
-            with meter.window("checkpoint"):
-                loop.restore()
-        stopped_by = loop.run()
-        segment.recorder.write(
-            "stop",
-            time_s=meter.total_s,
-            wh=meter.wh(),
-            **loop.at.counters.shown(),
-            reason=stopped_by,
-        )
-        if stopped_by == "interrupted":
-            meter.stop()
-            run_report(path, finished=False).write(path / ENERGY_REPORT)
-            return Result(path, stopped_by, None)
-        summary = finish(config, data, loop, segment, stopped_by)
-        return Result(path, stopped_by, summary)
+    )
+    if segment.checkpoints.latest is not None:
+        with meter.window("checkpoint"):
+            loop.restore()
+    stopped_by = loop.run()
+    segment.recorder.write(
+        "stop",
+        time_s=meter.total_s,
+        seconds=meter.seconds(),
+        wh=meter.wh(),
+        **loop.at.counters.shown(),
+        reason=stopped_by,
+    )
+    if stopped_by == "interrupted":
+        meter.stop()
+        run_report(path, finished=False).write(path / ENERGY_REPORT)
+        return Result(path, stopped_by, None)
+    summary = finish(config, data, loop, segment, stopped_by)
+    return Result(path, stopped_by, summary)
 
 
 def _check_folder(config: Config, path: Path, *, resume: bool, overwrite: bool) -> None:
@@ -184,11 +193,26 @@ def _check_folder(config: Config, path: Path, *, resume: bool, overwrite: bool) 
             f"{path}: holds no run to resume; leave --resume away to start one"
         )
     if resume:
-        _check_same_config(config, path / CONFIG)
+        check_same_config(config, path / CONFIG)
 
 
-def _check_same_config(config: Config, path: Path) -> None:
-    saved = validate(read_yaml(path), str(path))
+def check_same_config(config: Config, path: Path) -> None:
+    """Refuse a config that differs from the one that a run began with.
+
+    Args:
+        config: What is to be run.
+        path: The config.yaml of the run's folder.
+
+    Raises:
+        UserError: With every key that differs.
+    """
+    try:
+        saved = validate(read_yaml(path), str(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); delete the "
+            "folder, or choose another place with --out=DIR"
+        ) from error
     old, new = (
         _flat(saved.model_dump(mode="json")),
         _flat(config.model_dump(mode="json")),

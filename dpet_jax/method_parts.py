@@ -148,6 +148,9 @@ def coreset_arrays(chosen: Coreset, data: Data) -> dict[str, np.ndarray]:
         "labels": data.labels[chosen.indices],
         "round": chosen.round_index,
         "score": chosen.scores,
+        "pool_class_counts": np.bincount(
+            data.labels[data.train_rows], minlength=data.num_classes
+        ),
         "fingerprint": np.array(data.fingerprint),
         "dataset": np.array(data.name),
     }

@@ -343,5 +343,9 @@ class Loop:
     ) -> None:
         counted = counters or self.at.counters.shown()
         meter = self.parts.meter
-        common = {"time_s": meter.total_s, "wh": meter.wh()}
+        common = {
+            "time_s": meter.total_s,
+            "seconds": meter.seconds(),
+            "wh": meter.wh(),
+        }
         self.parts.recorder.write(event, **(common | counted | values))

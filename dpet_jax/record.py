@@ -120,8 +120,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file so that it is whole or absent, whatever happens."""
-        with _replacing(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_whole(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write JSON so that the file is whole or absent."""
@@ -131,6 +130,12 @@ class RunFolder:
         """Write an .npz so that the file is whole or absent."""
         with _replacing(self.path / name) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
+
+
+def write_whole(path: Path, held: str | bytes) -> None:
+    """Write a file so that it is whole or absent, whatever happens."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(held.encode() if isinstance(held, str) else held)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,9 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    cache = Path(__file__).parents[1] / ".cache" / "xla"
+    # one for each worker: entries are not written in one go
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    cache = Path(__file__).parents[1] / ".cache" / "xla" / worker
     jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 

@@ -104,3 +104,29 @@ def _reader(
         return outputs.logits[0]
 
     return Reader(logits, params, image)
+
+
+def scoring_flops(
+    model: ResNetSpec,
+    shape: tuple[int, int],
+    batch_sizes: tuple[int, int],
+    num_examples: int,
+    names: tuple[str, ...],
+) -> int:
+    """Count the FLOPs of scoring some examples, fill rows included.
+
+    Args:
+        model: Shape of the network that scores.
+        shape: Height and width of the images.
+        batch_sizes: Rows of a forward pass, and of a batch of gradient norms.
+        num_examples: How many are scored.
+        names: Of the scores; all but "grand" come from one forward pass.
+    """
+    height, width = shape
+    rows = [-(-num_examples // batch) * batch for batch in batch_sizes]
+    total = 0
+    if {*names} != {GRAND}:
+        total += rows[0] * forward_flops(model, height, width)
+    if GRAND in names:
+        total += rows[1] * gradient_norm_flops(model, height, width)
+    return total

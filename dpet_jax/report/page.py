@@ -1,0 +1,193 @@
+"""A report on disk: one page that needs nothing else, and its parts for papers."""
+
+import html
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from dpet_jax.errors import UserError
+from dpet_jax.record import write_whole
+from dpet_jax.report.facts import (
+    deviations,
+    setting,
+    sources_sheet,
+    statistics_sheets,
+    tuning_sheet,
+)
+from dpet_jax.report.formats import escape_markdown, to_csv, to_latex, to_markdown
+from dpet_jax.report.paired import paired_differences
+from dpet_jax.report.rows import Comparison
+from dpet_jax.report.runs import COST_NAMES, By
+from dpet_jax.report.sheets import (
+    Sheet,
+    cost_sheet,
+    ends_sheet,
+    paper_sheet,
+    present,
+    savings_sheet,
+)
+from dpet_jax.report.table import CostTable, cost_table
+
+_TEMPLATE = Path(__file__).with_name("page.html.jinja")
+
+
+class _Shown(NamedTuple):
+    """A picture as the page shows it."""
+
+    name: str
+    title: str
+    caption: str
+    of: str
+    svg: Any
+
+
+class _Content(NamedTuple):
+    comparison: Comparison
+    by: By
+    results: list[Sheet]
+    checks: list[Sheet]
+    sources: Sheet
+    setting: list[tuple[str, str]]
+    deviations: list[str]
+    missing: list[str]
+
+
+def write_report(comparison: Comparison, by: By, out: Path) -> list[Path]:
+    """Write a report: page, Markdown, CSV, LaTeX and plots, each whole or not at all.
+
+    Args:
+        comparison: Which runs stand for which method.
+        by: What costs are told in.
+        out: The folder, made if missing; files of an earlier report are replaced.
+
+    Returns:
+        The files: the page first.
+
+    Raises:
+        UserError: If a package that draws is missing, or a file cannot be written.
+    """
+    jinja2, style, drawn = _drawing()
+    table = cost_table(comparison, by)
+    pictures = drawn.pictures(comparison, table)
+    shown = [picture for picture in pictures if picture.figure is not None]
+    content = _content(comparison, by, table, out, drawn.missing(pictures))
+    for picture in shown:
+        style.settle(picture.figure)
+    svgs = {picture.name: style.to_svg(picture.figure) for picture in shown}
+    files: dict[str, str | bytes] = {
+        "report.html": _page(
+            jinja2,
+            content,
+            [
+                _Shown(
+                    p.name,
+                    p.heading,
+                    p.caption,
+                    p.of,
+                    style.inline(svgs[p.name], p.name, html.escape(p.heading)),
+                )
+                for p in shown
+            ],
+        ),
+        "report.md": _markdown(content, [(p.heading, p.name) for p in shown]),
+        "table.csv": to_csv(comparison, out),
+        "table.tex": to_latex(content.results[0]),
+        **{f"plots/{name}.svg": svg for name, svg in svgs.items()},
+        **{f"plots/{p.name}.png": style.to_png(p.figure) for p in shown},
+    }
+    try:
+        return [_write(out / name, held) for name, held in files.items()]
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot write the report ({error.strerror}: {error.filename}); "
+            "choose another folder with --out=DIR"
+        ) from error
+
+
+def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
+    try:
+        import jinja2
+
+        from dpet_jax.report import pictures, plot_style
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"a report needs the package {error.name}, which is not installed; run "
+            "pip install 'dpet-jax[plot]'"
+        ) from error
+    return jinja2, plot_style, pictures
+
+
+def _content(
+    comparison: Comparison, by: By, table: CostTable, out: Path, missing: list[str]
+) -> _Content:
+    return _Content(
+        comparison=comparison,
+        by=by,
+        results=present(
+            [
+                cost_sheet(table),
+                savings_sheet(table, comparison),
+                paper_sheet(table),
+                ends_sheet(table),
+            ]
+        ),
+        checks=present(
+            [
+                *statistics_sheets(paired_differences(comparison, by), by),
+                tuning_sheet(comparison, by),
+            ]
+        ),
+        sources=sources_sheet(comparison, out),
+        setting=setting(comparison, by),
+        deviations=deviations(comparison),
+        missing=missing,
+    )
+
+
+def _page(jinja2: ModuleType, content: _Content, shown: list[_Shown]) -> str:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return str(
+        template.render(
+            content=content,
+            comparison=content.comparison,
+            cost_name=COST_NAMES[content.by],
+            pictures=shown,
+        )
+    )
+
+
+def _markdown(content: _Content, pictures: Iterable[tuple[str, str]]) -> str:
+    comparison = content.comparison
+    lines = [f"# {escape_markdown(comparison.name)}", ""]
+    for title, sentences in (
+        ("Problems", comparison.problems),
+        ("Departures from the protocol", content.deviations),
+        ("What the suite says", comparison.statements),
+    ):
+        if sentences:
+            lines += [f"## {title}", "", *_bullets(sentences), ""]
+    lines += map(to_markdown, content.results)
+    lines += ["## Setting", ""]
+    lines += _bullets(f"{name}: {text}" for name, text in content.setting)
+    lines += ["", "## Pictures", ""]
+    lines += [f"![{escape_markdown(t)}](plots/{name}.svg)\n" for t, name in pictures]
+    lines += [*_bullets(f"left out: {text}" for text in content.missing), ""]
+    lines += map(to_markdown, [*content.checks, content.sources])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _bullets(sentences: Iterable[str]) -> list[str]:
+    return [f"- {escape_markdown(sentence)}" for sentence in sentences]
+
+
+def _write(path: Path, held: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, held)
+    return path

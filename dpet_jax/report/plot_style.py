@@ -1,0 +1,206 @@
+"""How plots look: one width, colours for every eye, and the same bytes every time."""
+
+import functools
+import io
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+#: Inches; a column of a paper.
+WIDTH = 3.4
+INK = "#1f2428"
+GRID = "#d7dce1"
+PAPER = "#fefefe"
+
+#: Okabe and Ito's, without their yellow, which white paper swallows.
+COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    "#6b7278",
+)
+_MARKERS = "osD^vPX<>phd*8"
+_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+_LONGEST = 30
+#: Characters of a label that fit twice beside each other; labels beyond which a list of
+#: one column is longer than its plot.
+_HALF, _MANY = 24, 6
+
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.4,
+    "legend.labelspacing": 0.3,
+    "legend.columnspacing": 1.2,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "patch.linewidth": 0.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "text.parse_math": False,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "dpet-jax",
+    "hatch.linewidth": 0.5,
+}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Look(NamedTuple):
+    """How one method is drawn in every plot."""
+
+    colour: str
+    marker: str
+    dashes: Any
+
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Let a function draw in the style of the report, and leave no trace of it."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def look(number: int) -> Look:
+    """Return how the method of a comparison with this number is drawn."""
+    return Look(
+        COLOURS[number % len(COLOURS)],
+        _MARKERS[number % len(_MARKERS)],
+        _DASHES[number // len(COLOURS) % len(_DASHES)],
+    )
+
+
+def new_figure(height: float) -> Figure:
+    """Return an empty figure of a column's width, which arranges its parts itself."""
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def short(label: str, longest: int = _LONGEST) -> str:
+    """Return a label that fits into a plot."""
+    return label if len(label) <= longest else f"{label[: longest - 1].rstrip()}…"
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Put the legend below a plot, and make the figure higher by that much."""
+    handles, labels = axes.get_legend_handles_labels()
+    shorter = [short(label, _HALF) for label in labels]
+    if len(labels) > _MANY and len({*shorter}) == len(labels):
+        labels = shorter
+    columns = 2 if max(map(len, labels), default=0) <= _HALF else 1
+    lines = -(-len(labels) // columns)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.14 * lines + 0.06)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """Make an axis logarithmic, with plain numbers on it, also on short ranges."""
+    getattr(axes, f"set_{which}scale")("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    wide = high > 30 * low
+    subs = (1.0,) if high > 1000 * low else (1.0, 3.0) if wide else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(_plain))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plain_axis(axes: Axes, which: str) -> None:
+    """Print an axis's numbers with thousands and no exponent."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(_plain))
+
+
+def percent_axis(axes: Axes, which: str) -> None:
+    """Print an axis's fractions in percent."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}"))
+
+
+def _plain(value: float, place: int | None = None) -> str:
+    del place
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+
+
+@styled
+def settle(figure: Figure) -> None:
+    """Arrange a figure's parts for good; every drawing would do it again otherwise."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+@styled
+def to_svg(figure: Figure) -> str:
+    """Return a figure as SVG: its text as paths, no date, the same every time."""
+    held = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(held, format="svg", metadata=nothing)
+    return held.getvalue()
+
+
+@styled
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as PNG with 200 pixels an inch."""
+    held = io.BytesIO()
+    figure.savefig(held, format="png", dpi=200, metadata={"Software": None})
+    return held.getvalue()
+
+
+def inline(svg: str, prefix: str, title: str) -> str:
+    """Turn an SVG file into an element of a page.
+
+    It takes its ink from the page, so that it is legible on light and dark ground, and
+    names nothing that another element or a place outside could answer to.
+
+    Args:
+        svg: As `to_svg` returns it.
+        prefix: Of all its ids, unique on the page.
+        title: For people who do not see it; must be escaped.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body)
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(
+        r' id="([^"]*)"',
+        lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "",
+        body,
+    )
+    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", body)
+    body = re.sub(
+        r'<svg ([^>]*?)width="[^"]*"( [^>]*?)?height="[^"]*"', r"<svg \1\2", body
+    )
+    body = body.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    for colour, of_page in (
+        (INK, "currentColor"),
+        (GRID, "var(--grid)"),
+        (PAPER, "none"),
+    ):
+        body = body.replace(colour, of_page)
+    return body

@@ -1,0 +1,61 @@
+"""Numbers as a report prints them: three digits, and a dash where there is none."""
+
+import math
+
+NONE = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+_MINUS = "\N{MINUS SIGN}"
+
+
+def significant(value: float | None) -> str:
+    """Return a number with three significant digits and without an exponent.
+
+    Args:
+        value: None gives a dash; a whole number from 1,000 on keeps its thousands.
+    """
+    if value is None:
+        return NONE
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) < 1e-4:
+        return f"{value:.2e}"
+    # rounding may add a digit before the point, as in 9.996
+    exponent = int(f"{value:.2e}".partition("e")[2])
+    return f"{round(value, 2 - exponent):,.{max(0, 2 - exponent)}f}"
+
+
+def signed(value: float | None) -> str:
+    """Return a number with three significant digits and its sign."""
+    if value is None:
+        return NONE
+    return ("+" if value > 0 else "") + significant(value).replace("-", _MINUS)
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction in percent with one decimal."""
+    return NONE if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def points(fraction: float | None) -> str:
+    """Return a difference of fractions in percentage points with its sign."""
+    if fraction is None:
+        return NONE
+    text = f"{100 * fraction:+.1f}".replace("-", _MINUS)
+    return "0.0" if text in ("+0.0", f"{_MINUS}0.0") else text
+
+
+def times(ratio: float | None) -> str:
+    """Return a ratio as so many times."""
+    return NONE if ratio is None else f"{significant(ratio)}{TIMES}"
+
+
+def target_name(target: float) -> str:
+    """Return an accuracy to be reached in percent, without needless decimals."""
+    return f"{100 * target:.6g} %"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """Return a range, or that there is none."""
+    if low is None or high is None:
+        return NONE
+    return f"{significant(low)} to {significant(high)}" if low != high else "no spread"

@@ -1,0 +1,191 @@
+import html.parser
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from fake_runs import fake_run, fake_suite, small_suite, variant
+
+from dpet_jax.errors import UserError
+from dpet_jax.report.comparison import read_comparison
+from dpet_jax.report.page import write_report
+
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+EVIL = "<b>bold</b> & \"quoted\" 'x' | a_b %"
+
+
+class Reader(html.parser.HTMLParser):
+    """Check that tags close in order, and collect texts, attributes and ids."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.attributes, self.text, self.tags = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = small_suite(tmp_path_factory.mktemp("suite"), wh_per_epoch=0.3)
+    record = json.loads((folder / "suite.json").read_text())
+    record["variants"][3]["label"] = EVIL
+    record["problems"] = [f"A problem with {EVIL}"]
+    (folder / "suite.json").write_text(json.dumps(record))
+    out = folder / "out"
+    files = write_report(read_comparison([folder], "wh"), "wh", out)
+    return files, out, (out / "report.html").read_text()
+
+
+def test_every_file_that_is_returned_is_there_and_no_other(report):
+    files, out, _ = report
+    assert files[0] == out / "report.html"
+    assert {*files} == {path for path in out.rglob("*") if path.is_file()}
+    names = {path.relative_to(out).as_posix() for path in files}
+    assert names >= {
+        *("report.html", "report.md", "table.csv", "table.tex"),
+        *("plots/accuracy.svg", "plots/accuracy.png", "plots/pareto.svg"),
+    }
+
+
+def test_page_is_whole(report):
+    reader = Reader(report[2])
+    assert reader.open == []
+    ids = [value for name, value in reader.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_page_refers_to_nothing_outside_itself(report):
+    text = report[2]
+    assert "http" not in text
+    assert "@import" not in text
+    assert not re.findall(r"url\((?!#)", text)
+    reader = Reader(text)
+    assert not {"script", "link", "iframe", "object"} & {*reader.tags}
+    for name, value in reader.attributes:
+        if name in ("src", "href", "xlink:href", "srcset", "data"):
+            assert value.startswith(("#", "data:image/png;base64,"))
+
+
+def test_page_shows_markup_in_labels_as_text(report):
+    reader = Reader(report[2])
+    assert EVIL in reader.text
+    assert f"A problem with {EVIL}" in reader.text
+    assert "b" not in reader.tags
+
+
+def test_page_tells_what_a_reader_needs(report):
+    text = " ".join(Reader(report[2]).text)
+    for told in (
+        "Made small.",
+        "energy (Wh)",
+        "measured, gpu included",
+        "f00df00d",
+        "every 1 full-pass equivalents on 100 validation examples",
+        "peak 0.2, 4 epochs",
+        "not testable",
+        "../margin/seed1",
+        "paper 0.401",
+    ):
+        assert told in text, told
+
+
+def test_pictures_are_on_the_page(report):
+    assert report[2].count("<svg") == len(list((report[1] / "plots").glob("*.svg")))
+
+
+def test_markdown_tells_the_same(report):
+    text = (report[1] / "report.md").read_text()
+    assert text.startswith("# a suite\n\n## Problems\n")
+    assert "](plots/accuracy.svg)" in text
+    assert "Made small." in text
+    assert "<b>" not in text
+    assert "not testable" in text
+
+
+def test_writing_it_again_gives_the_same_bytes(report):
+    _, out, _ = report
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    write_report(read_comparison([out.parent], "wh"), "wh", out)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_page_of_runs_with_nothing_to_draw_says_so(tmp_path):
+    fake_run(tmp_path / "m" / "seed0", [(1.0, 0.5)], targets_on="test")
+    write_report(read_comparison([tmp_path]), "epochs", tmp_path / "out")
+    text = " ".join(Reader((tmp_path / "out" / "report.html").read_text()).text)
+    assert "Left out: Growth of the coreset: no run chose a coreset" in text
+    assert "targets were looked for on the test split" in text
+
+
+def test_method_without_a_single_run_is_on_the_page(tmp_path):
+    fake_run(tmp_path / "a")
+    variants = [variant("a", {"0.6": ["a"]}), variant("gone", {"0.6": ["gone"]})]
+    suite = fake_suite(tmp_path, variants, {"tuned": "a", "random": "gone"})
+    write_report(read_comparison([suite]), "epochs", tmp_path / "out")
+    text = " ".join(Reader((tmp_path / "out" / "report.html").read_text()).text)
+    assert "holds no run; it is left out" in text
+    assert "no run" in text
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_missing_package_is_told_with_its_remedy(tmp_path, package):
+    fake_run(tmp_path / "a")
+    code = f"""
+import sys
+from pathlib import Path
+sys.modules[{package!r}] = None
+from dpet_jax.errors import UserError
+from dpet_jax.report.comparison import read_comparison
+from dpet_jax.report.page import write_report
+folder = Path({str(tmp_path)!r})
+try:
+    write_report(read_comparison([folder]), "epochs", folder / "out")
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"needs the package {package}" in done.stdout
+    assert "pip install 'dpet-jax[plot]'" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_cannot_be_written_is_told(tmp_path):
+    fake_run(tmp_path / "a")
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write the report.*--out=DIR"):
+        write_report(read_comparison([tmp_path]), "epochs", tmp_path / "out")
+
+
+def test_broken_off_writing_leaves_the_earlier_page(tmp_path, monkeypatch):
+    fake_run(tmp_path / "a")
+    comparison = read_comparison([tmp_path])
+    page = write_report(comparison, "epochs", tmp_path / "out")[0]
+    before = page.read_bytes()
+
+    def failing(self, *_, **__):
+        with self.open("wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", failing)
+    with pytest.raises(UserError, match="No space left"):
+        write_report(comparison, "epochs", tmp_path / "out")
+    assert page.read_bytes() == before
+    assert not list((tmp_path / "out").glob(".*"))

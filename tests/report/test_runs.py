@@ -1,0 +1,96 @@
+import json
+
+import pytest
+from fake_runs import events_of, fake_run
+
+from dpet_jax.errors import UserError
+from dpet_jax.report.runs import cost_of, find_runs, read_run
+
+
+def rewrite(folder, name, change):
+    path = folder / name
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_cost_leaves_out_compiling_and_evaluating_and_counts_choosing(tmp_path):
+    run = read_run(fake_run(tmp_path / "a", wh_per_epoch=2.0, choosing_epochs=0.5))
+    # three epochs of ten seconds, half a second of data; 4 s of compiling and 3 s of
+    # evaluating apart
+    assert cost_of(run.end, "seconds") == pytest.approx(30.5)
+    assert cost_of(run.end, "wh") == pytest.approx(6.1)
+    assert cost_of(run.end, "epochs") == 3.0
+    assert cost_of(run.end, "visits") == 2500.0
+
+
+def test_cost_that_was_not_measured_is_none_and_not_nought(tmp_path):
+    run = read_run(fake_run(tmp_path / "a"))
+    assert cost_of(run.end, "wh") is None
+    assert cost_of({"epochs": 1.0}, "seconds") is None
+
+
+def test_crossing_is_the_recorded_one_with_its_test_accuracy(tmp_path):
+    run = read_run(fake_run(tmp_path / "a", targets=(0.6, 0.95)))
+    crossing = run.crossing(0.6)
+    assert crossing.event["epochs"] == 2.0
+    assert crossing.test_accuracy == pytest.approx(0.69)
+    assert run.crossing(0.95) is None
+    assert run.targets == (0.6, 0.95)
+
+
+def test_evaluations_without_an_accuracy_are_no_points(tmp_path):
+    folder = fake_run(tmp_path / "a")
+    events = events_of(folder)
+    next(e for e in events if e["event"] == "evaluate")["accuracy"] = None
+    (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    assert [point.accuracy for point in read_run(folder).points()] == [0.7, 0.9]
+
+
+def test_run_that_has_not_ended_says_so(tmp_path):
+    folder = fake_run(tmp_path / "a")
+    (folder / "summary.json").unlink()
+    with pytest.raises(UserError, match="not come to its end; it is left out"):
+        read_run(folder)
+
+
+def test_folder_without_a_run_says_so(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        read_run(tmp_path / "nothing")
+
+
+def test_missing_file_is_named(tmp_path):
+    folder = fake_run(tmp_path / "a")
+    (folder / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"No such file.*config\.yaml"):
+        read_run(folder)
+
+
+def test_events_torn_before_the_stop_are_told(tmp_path):
+    folder = fake_run(tmp_path / "a")
+    events = folder / "events.jsonl"
+    events.write_text(events.read_text()[:-40])
+    with pytest.raises(UserError, match=r"events\.jsonl holds no stop event"):
+        read_run(folder)
+
+
+def test_torn_summary_is_told(tmp_path):
+    folder = fake_run(tmp_path / "a")
+    (folder / "summary.json").write_text('{"seed": 0, "te')
+    with pytest.raises(UserError, match="cannot be read"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("key", ["select_flops", "energy", "targets", "phases"])
+def test_summary_without_something_that_a_report_needs_is_told(tmp_path, key):
+    folder = fake_run(tmp_path / "a")
+    rewrite(folder, "summary.json", lambda data: data.pop(key))
+    with pytest.raises(UserError, match="written by another version"):
+        read_run(folder)
+
+
+def test_runs_are_found_finished_or_not_at_and_below_a_folder(tmp_path):
+    one, two = fake_run(tmp_path / "m" / "seed0"), fake_run(tmp_path / "m" / "seed1")
+    (two / "summary.json").unlink()
+    assert find_runs(tmp_path) == [one, two]
+    assert find_runs(one) == [one]
