@@ -1,18 +1,18 @@
 """The command line: run, compare, report, energy, predict, show, list, doctor, data."""
 
-import argparse
 import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dpet_jax.arguments import build_parser
 from dpet_jax.config import load
 from dpet_jax.digest import summary_lines
 from dpet_jax.errors import UserError
@@ -26,14 +26,6 @@ EXIT_MISTAKE = 2
 EXIT_DIVERGED = 1
 EXIT_FAILED = 1
 
-_DESCRIPTION = """\
-Train image classifiers on the fewest joules: choose the data, measure the cost.
-
-  dpet run configs/quickstart.yaml                       a first run, under 90 seconds
-  dpet run configs/quickstart.yaml --method.kind=rs2     any key can be overridden
-  dpet show configs/quickstart.yaml                      every key there is
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -42,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if training diverged; 2 for a user's mistake; 75 if a signal interrupted a
         run that can be resumed.
     """
-    parser = _parser()
+    parser = build_parser(_COMMANDS)
     options, rest = parser.parse_known_args(arguments)
 
     console = Console()
@@ -57,149 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # whoever read our output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dpet",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(name: str, command: Any, text: str, **defaults: Any) -> Any:
-        sub = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog=defaults.pop("epilog", None),
-        )
-        sub.set_defaults(command=command, **defaults)
-        return sub
-
-    run = add(
-        "run",
-        _run,
-        "Run one experiment; its folder is DIR/<name>/seed<k>/ and is printed last.",
-        takes_overrides=True,
-        epilog="Any key of the config can be given as --section.key=value, such as\n"
-        "--train.batch_size=256 or --method.kind=rs2; `dpet show` prints them all.",
-    )
-    run.add_argument("config", type=Path, help="a YAML file")
-    run.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
-    run.add_argument(
-        "--resume", action="store_true", help="go on from the latest checkpoint"
-    )
-    run.add_argument(
-        "--overwrite", action="store_true", help="replace the run in the folder"
-    )
-
-    compare = add(
-        "compare",
-        _compare,
-        "Run what a suite lacks, and write its report; start it again to go on.",
-        takes_overrides=True,
-        epilog="Any key of the configs can be given as --section.key=value, such as\n"
-        "--data.path=DIR; it holds for every run.",
-    )
-    compare.add_argument("suite", type=Path, help="a YAML file")
-    compare.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
-    compare.add_argument(
-        "--seeds", type=_seeds, metavar="A,B,...", help="instead of the suite's"
-    )
-    compare.add_argument(
-        "--by", choices=get_args(By), help="what the report tells costs in"
-    )
-    compare.add_argument(
-        "--minutes", type=float, help="stop after so long; start again to go on"
-    )
-    compare.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="tell what would be run, and for how long",
-    )
-
-    report = add(
-        "report",
-        _report,
-        "Write page, tables and plots about the runs in some folders.",
-    )
-    report.add_argument(
-        "runs", type=Path, nargs="+", help="folders of suites or runs, or above such"
-    )
-    report.add_argument("--by", choices=get_args(By), help="what costs are told in")
-    report.add_argument(
-        "--out", type=Path, metavar="DIR", help="by default the first of the folders"
-    )
-
-    energy = add(
-        "energy",
-        _energy,
-        "Show what a run cost, also one that was killed or still goes on.",
-    )
-    energy.add_argument("run", type=Path, help="a run folder")
-    energy.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the whole report here"
-    )
-    energy.add_argument(
-        "--csv", type=Path, metavar="FILE", help="append one row to this table"
-    )
-    energy.add_argument(
-        "--boamps", type=Path, metavar="FILE", help="write a BoAmps report here"
-    )
-
-    predict = add(
-        "predict", _predict, "Classify new images with the model of a finished run."
-    )
-    predict.add_argument("run", type=Path, help="a run folder")
-    predict.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        help="an .npz with images, and labels if known, or a folder of "
-        "images, whose class sub-folders, if any, are the labels",
-    )
-    predict.add_argument(
-        "--csv", type=Path, help="write the table here instead of printing it"
-    )
-
-    show = add(
-        "show",
-        _show,
-        "Print the resolved config, or its JSON schema.",
-        takes_overrides=True,
-    )
-    show.add_argument("config", type=Path, nargs="?", help="a YAML file")
-    show.add_argument(
-        "--schema", action="store_true", help="print the JSON schema instead"
-    )
-
-    add("list", _list, "List methods, scores, models, sources and other choices.")
-    add("doctor", _doctor, "Tell devices, versions, caches and what can be measured.")
-
-    data = add("data", _no_action, "Prepare data sets.")
-    actions = data.add_subparsers(metavar="ACTION", required=True)
-    importer = actions.add_parser(
-        "import",
-        help="turn an archive or a folder of class folders into the TFDS layout",
-        description="Turn the official archive (python or binary, packed or unpacked) "
-        "or a folder train/<class>/*.png, test/<class>/*.png into the prepared TFDS "
-        "layout, without TensorFlow or network.",
-        allow_abbrev=False,
-    )
-    importer.add_argument("name", choices=("cifar10", "cifar100"))
-    importer.add_argument(
-        "--from", dest="source", type=Path, required=True, metavar="PATH"
-    )
-    importer.add_argument(
-        "--to", dest="target", type=Path, required=True, metavar="DIR"
-    )
-    importer.add_argument("--overwrite", action="store_true")
-    importer.set_defaults(command=_import)
-    return parser
 
 
 def _no_action(options: Any, rest: list[str], console: Console) -> int:
@@ -240,11 +89,18 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
 
 
 def _seeds(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(
+            f"command line: --seeds: {text!r} is no list of numbers; write it like "
+            "0,1,2"
+        ) from error
 
 
 def _compare(options: Any, overrides: list[str], console: Console) -> int:
-    suite = load_suite(options.suite, overrides, options.seeds)
+    seeds = None if options.seeds is None else _seeds(options.seeds)
+    suite = load_suite(options.suite, overrides, seeds)
     use_compilation_cache()
     from dpet_jax.compare import Comparing
 
@@ -258,6 +114,7 @@ def _compare(options: Any, overrides: list[str], console: Console) -> int:
         print(problem, file=sys.stderr)  # noqa: T201
     if outcome.interrupted:
         again = ["dpet", "compare", str(options.suite), *overrides]
+        again += [f"--seeds={options.seeds}"] if options.seeds else []
         again += [f"--out={options.out}"]
         console.out(f"interrupted; go on with: {shlex.join(again)}", highlight=False)
     _write_report([outcome.folder], options.by, outcome.folder, console)
@@ -390,6 +247,20 @@ def use_compilation_cache() -> Path | None:
         jax.config.update("jax_compilation_cache_dir", chosen)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return Path(chosen) if chosen else None
+
+
+_COMMANDS = {
+    "run": _run,
+    "compare": _compare,
+    "report": _report,
+    "energy": _energy,
+    "predict": _predict,
+    "show": _show,
+    "list": _list,
+    "doctor": _doctor,
+    "data": _no_action,
+    "import": _import,
+}
 
 
 if __name__ == "__main__":

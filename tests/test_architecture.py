@@ -86,6 +86,7 @@ MAY_IMPORT = {
     "foresight": _PARTS | {"parts", "method_parts", "proxy", "choosing"},
     "compare": _EXPERIMENT | {"experiment", "foresight", "suite", "suite_folder"},
     "digest": set(),
+    "arguments": {"report.runs"},
     "loading": _EXPERIMENT,
     "predict": _EXPERIMENT | {"loading"},
     "catalogue": {"schema", "sections", "method_sections", "scores", "selection"},
@@ -93,7 +94,7 @@ MAY_IMPORT = {
     "report": {"record", "errors"},
     "cli": {
         *("experiment", "suite", "compare", "report", "loading", "predict"),
-        *("catalogue", "digest"),
+        *("catalogue", "digest", "arguments"),
         *("doctor", "config", "schema", "errors", "interrupt", "data.importers"),
         *("footprint", "energy"),
     },
@@ -110,7 +111,7 @@ NO_JAX = {
         "stopping",
     ),
     *("orchestrator", "trainer", "proxy", "pace", "record", "position", "interrupt"),
-    *("batches", "progress", "errors", "footprint", "report", "digest"),
+    *("batches", "progress", "errors", "footprint", "report", "digest", "arguments"),
     *("suite", "suite_schema", "suite_folder"),
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}

@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, messages, kills."""
 
+import csv
 import json
 import os
 import random
@@ -152,6 +153,19 @@ WRONG = {
     ),
     "no run to account for": (["energy", "DIR"], "holds no run"),
     "nothing to show": (["show"], "give a config file"),
+    "no suite": (["compare", "nowhere.yaml"], "nowhere.yaml: cannot read"),
+    "a config is no suite": (
+        ["compare", "TINY"],
+        "tiny.yaml: base: missing; this kind needs it",
+    ),
+    "no numbers of seeds": (
+        ["compare", "TINY", "--seeds=0,x"],
+        "--seeds: '0,x' is no list of numbers; write it like 0,1,2",
+    ),
+    "nothing to report on": (
+        ["report", "DIR"],
+        "no finished run to report on; give a folder that `dpet run` or",
+    ),
 }
 
 
@@ -228,3 +242,53 @@ def test_a_diverged_run_exits_with_1(tiny, tmp_path, capsys):
     wild = ["--train.optimizer.learning_rate=1e30", f"--out={tmp_path}"]
     assert main(["run", str(tiny), *wild]) == 1
     assert "learning_rate" in capsys.readouterr().err
+
+
+SUITE = """
+name: pair
+base: tiny.yaml
+set: {method: {kind: standard, passes: 12}, checkpoint.every_s: 0.2}
+seeds: [0, 1]
+targets: [0.5, 0.9]
+variants:
+  full: {role: standard}
+  less: {label: two thirds, set: {method.passes: 8}}
+"""
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_comparison_survives_a_kill_and_ends_with_the_same_table(tmp_path, capsys):
+    suite = tmp_path / "pair.yaml"
+    suite.write_text(SUITE)
+    assert main(["compare", str(suite), f"--out={tmp_path / 'whole'}"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "[  4/4] less seed 1" in told.out
+    whole, cut = tmp_path / "whole" / "pair", tmp_path / "cut" / "pair"
+    for name in ("report.html", "report.md", "table.csv", "table.tex"):
+        assert f"written     {whole / name}" in told.out
+        assert (whole / name).stat().st_size > 0
+
+    process = dpet("compare", suite, f"--out={tmp_path / 'cut'}")
+    wait_for(process, cut / "less" / "seed0" / "events.jsonl", '"event": "train"')
+    process.kill()
+    process.communicate()
+    done = cut / "full" / "seed0" / "summary.json"
+    finished = done.stat().st_mtime_ns
+    assert main(["compare", str(suite), f"--out={tmp_path / 'cut'}"]) == 0
+    assert "full seed 0" not in capsys.readouterr().out
+    assert done.stat().st_mtime_ns == finished
+    assert table_without_times(cut) == table_without_times(whole)
+
+
+def table_without_times(folder):
+    lines = (folder / "table.csv").read_text().splitlines()
+    rows = list(csv.DictReader(lines))
+    assert len(rows) == 8
+    return [
+        {name: value for name, value in row.items() if not timed(name)} for row in rows
+    ]
+
+
+def timed(name):
+    return name.endswith(("_s", "seconds", "wh")) or name == "wall_s"
