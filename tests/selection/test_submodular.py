@@ -277,6 +277,7 @@ def test_graph_cut_lowers_for_accelerators_without_the_host(
         assert "callback" not in text
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the peers' imports
 @pytest.mark.parametrize("peer", ["submodlib", "apricot"])
 def test_a_peer_reaches_the_same_value(peer, gradients):
     module = pytest.importorskip(peer, reason="a peer, installed by hand")
