@@ -110,8 +110,6 @@ def _compare(options: Any, overrides: list[str], console: Console) -> int:
             console.out(line, highlight=False)
         return EXIT_MISTAKE if suite.problems else 0
     outcome = comparing.run(minutes=options.minutes)
-    for problem in outcome.problems:
-        print(problem, file=sys.stderr)  # noqa: T201
     if outcome.interrupted:
         again = ["dpet", "compare", str(options.suite), *overrides]
         again += [f"--seeds={options.seeds}"] if options.seeds else []
@@ -135,9 +133,10 @@ def _write_report(
     folders: list[Path], by: By | None, out: Path, console: Console
 ) -> None:
     comparison = read_comparison(folders, by)
-    written = write_report(comparison, by or comparison.natural_cost(), out)
-    for path in written:
-        console.out(f"written     {path}", highlight=False)
+    page, *_ = write_report(comparison, by or comparison.natural_cost(), out)
+    for problem in comparison.problems:
+        print(problem, file=sys.stderr)  # noqa: T201
+    console.out(f"report      {page}", highlight=False)
 
 
 def _energy(options: Any, rest: list[str], console: Console) -> int:
