@@ -34,6 +34,16 @@ variants:
       method: {kind: dpet, warmup_passes: 2, query_size: 50, passes_per_round: 1}
       method.max_rounds: 1
 """
+# as small as a suite can be cut into two
+PAIR = """
+name: some
+base: base.yaml
+seeds: [0]
+targets: [0.2, 0.99]
+variants:
+  full: {role: standard}
+  less: {set: {method.passes: 1}}
+"""
 
 
 @pytest.fixture
@@ -88,6 +98,7 @@ def test_a_suite_is_tuned_then_run_seed_by_seed_and_never_twice(comparing, ran):
     assert rest[: len(firsts)] == firsts
     before = numbers(outcome.folder)
     assert len(before) == 3
+    told_of_progress(comparing.told.getvalue().splitlines(), len(ran))
     ran.clear()
     again = comparing().run()
     assert ran == []
@@ -95,53 +106,50 @@ def test_a_suite_is_tuned_then_run_seed_by_seed_and_never_twice(comparing, ran):
     assert numbers(outcome.folder) == before
 
 
-def test_progress_counts_every_run_and_foresees_the_rest(comparing):
-    comparing().run()
-    lines = comparing.told.getvalue().splitlines()
-    total = int(lines[-1].partition("/")[2].partition("]")[0])
+def told_of_progress(lines, total):
+    assert len(lines) == total
     assert lines[-1].startswith(f"[{total:>3}/{total}] ")
     assert lines[0].startswith("[  1/")
     assert "tuning tried passes_1 seed 90" in lines[0]
     assert "min left" in lines[0] or "under a minute left" in lines[0]
     assert "left" not in lines[-1]
-    assert len(lines) == total
 
 
 def test_a_suite_that_was_cut_goes_on_and_ends_as_if_it_had_not_been(
     comparing, ran, monkeypatch
 ):
-    whole = numbers(comparing().run().folder)
-    folder = comparing().folder.path
-    folder.rename(folder.with_name("elsewhere"))
+    whole = comparing(PAIR).run().folder
+    expected = numbers(whole)
+    whole.rename(whole.with_name("elsewhere"))
     ran.clear()
-    cut = comparing()
+    cut = comparing(PAIR)
     noting, calls = experiment.run, 0
 
     def interrupted(config, out, **options):
         nonlocal calls
         calls += 1
-        options["interrupt"].requested = calls == 4
+        options["interrupt"].requested = calls == 2
         return noting(config, out, **options)
 
     monkeypatch.setattr(experiment, "run", interrupted)
     outcome = cut.run()
     assert outcome.interrupted
     assert not outcome.finished
-    assert len(ran) == 4
+    assert len(ran) == 2
     monkeypatch.setattr(experiment, "run", noting)
-    before, done = [*ran], {*ran[:3]}
+    ended, begun = ran
     ran.clear()
-    outcome = comparing().run()
+    outcome = comparing(PAIR).run()
     assert outcome.finished
-    # the run that was cut is taken up, those that had ended are left alone
-    assert ran[0] == before[3]
-    assert not done & {*ran}
-    assert numbers(outcome.folder) == whole
+    # the run that was cut is taken up, the one that had ended is left alone
+    assert ran == [begun]
+    assert ended != begun
+    assert numbers(outcome.folder) == expected
 
 
 def test_a_suite_stops_when_its_time_is_up(comparing, ran):
     threads = threading.active_count()
-    outcome = comparing().run(minutes=0.0)
+    outcome = comparing(PAIR).run(minutes=0.0)
     assert outcome.interrupted
     assert len(ran) <= 1
     assert threading.active_count() == threads
@@ -187,13 +195,12 @@ def test_one_that_cannot_be_run_does_not_stop_the_others(comparing, monkeypatch)
 
 
 def test_a_run_of_another_config_is_not_mistaken_for_one_of_the_suite(comparing):
-    comparing().run()
+    folder = comparing(PAIR).run().folder
     with pytest.raises(UserError, match=r"train\.batch_size was 64, is now 32"):
-        comparing(overrides=["--train.batch_size=32"])
-    config = comparing().folder.path / "full" / "seed0" / "config.yaml"
-    config.write_text("{")
+        comparing(PAIR, overrides=["--train.batch_size=32"])
+    (folder / "full" / "seed0" / "config.yaml").write_text("{")
     with pytest.raises(UserError, match=r"seed0/config\.yaml: cannot be read"):
-        comparing()
+        comparing(PAIR)
 
 
 def test_a_plan_tells_what_is_there_and_how_long_the_rest_takes(comparing, ran):
@@ -205,16 +212,16 @@ def test_a_plan_tells_what_is_there_and_how_long_the_rest_takes(comparing, ran):
     assert lines[1].split()[-3:] == ["missing", "3.00", "epochs"]
     assert lines[-2].startswith("8 runs, 8 of them to do: ")
     assert "dearest setting alone" in lines[-1]
-    comparing().run()
+    comparing(PAIR).run()
     ran.clear()
-    done = comparing().plan_lines()
+    done = comparing(PAIR).plan_lines()
     assert ran == []
     assert "finished" in done[0]
-    assert " 0 of them to do: 0.0 epochs" in done[-2]
+    assert done[-1].startswith("2 runs, 0 of them to do: 0.0 epochs")
 
 
 def test_a_plan_names_what_does_not_fit(comparing):
-    lines = comparing(SUITE + "  large: {set: {train.batch_size: 5000}}\n").plan_lines()
+    lines = comparing(PAIR + "  large: {set: {train.batch_size: 5000}}\n").plan_lines()
     assert any("some/large/seed0: train.batch_size: 5000" in line for line in lines)
 
 
@@ -226,6 +233,6 @@ def test_a_data_set_is_read_once(comparing, monkeypatch):
         return build(config)
 
     monkeypatch.setattr(compare.parts, "build_data", noting)
-    text = SUITE + "  noisy: {set: {data.label_noise: 0.1}}\n"
+    text = PAIR + "  noisy: {set: {data.label_noise: 0.1}}\n"
     comparing(text).run()
     assert [data.label_noise for data in reads] == [0.0, 0.1]
