@@ -56,8 +56,8 @@ class Variant:
     Attributes:
         key: Its name.
         section: As the suite has it.
-        settings: By name, the config of each setting that may answer for it, with the
-            first seed.
+        settings: By name, the config of each setting that may answer for it, whatever
+            its seed.
         texts: By name, the setting for people.
     """
 
@@ -180,7 +180,6 @@ def _resolved(
             change(tree, layer, origin)
         tree |= {
             "name": "/".join(part for part in (suite.name, key, name) if part),
-            "seed": suite.seeds[0],
             "targets": [*suite.targets],
         }
         settings[name] = validate(tree, f"{where} (with {base})", origins)
