@@ -152,6 +152,8 @@ def test_a_suite_stops_when_its_time_is_up(comparing, ran):
     outcome = comparing(PAIR).run(minutes=0.0)
     assert outcome.interrupted
     assert len(ran) <= 1
+    # with time to spare it ends by itself, and so does the clock
+    assert comparing(PAIR).run(minutes=60.0).finished
     assert threading.active_count() == threads
 
 
