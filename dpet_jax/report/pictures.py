@@ -7,12 +7,8 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from dpet_jax.report.plots_coreset import class_balance, coreset_growth, gallery
-from dpet_jax.report.plots_cost import (
-    accuracy_over_cost,
-    cost_by_part,
-    cost_to_accuracy,
-    pareto,
-)
+from dpet_jax.report.plots_cost import cost_by_part, cost_to_accuracy, pareto
+from dpet_jax.report.plots_course import accuracy_over_cost
 from dpet_jax.report.plots_power import power_trace
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import By

@@ -3,13 +3,15 @@
 import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from dpet_jax.report.runs import COST_NAMES, By
 
 #: Inches; a column of a paper.
 WIDTH = 3.4
@@ -64,6 +66,9 @@ _STYLE: Any = {
     "svg.hashsalt": "dpet-jax",
     "hatch.linewidth": 0.5,
 }
+
+#: A linear axis would squeeze the shorter ones into a corner.
+_LOG_FROM = 3.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -204,3 +209,13 @@ def inline(svg: str, prefix: str, title: str) -> str:
     ):
         body = body.replace(colour, of_page)
     return body
+
+
+def cost_axis(axes: Axes, which: str, costs: Sequence[float], by: By) -> None:
+    """Name an axis of costs, and make it logarithmic where they are far apart."""
+    known = [cost for cost in costs if cost > 0]
+    if known and max(known) > _LOG_FROM * min(known):
+        log_axis(axes, which)
+    else:
+        plain_axis(axes, which)
+    getattr(axes, f"set_{which}label")(COST_NAMES[by])

@@ -1,15 +1,12 @@
 """Plots of what accuracy costs."""
 
-from collections.abc import Sequence
-
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dpet_jax.report.curves import APART, PARTS, accuracy_curve, front, mean_parts
+from dpet_jax.report.curves import APART, PARTS, front, mean_parts
 from dpet_jax.report.plot_style import (
     INK,
+    cost_axis,
     legend_below,
-    log_axis,
     look,
     new_figure,
     percent_axis,
@@ -21,9 +18,6 @@ from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES, By
 from dpet_jax.report.table import CostTable
 
-#: A linear axis would squeeze the shorter ones into a corner.
-_LOG_FROM = 3.0
-
 _PART_COLOURS = {
     "data": "#cc79a7",
     "choosing": "#d55e00",
@@ -34,63 +28,6 @@ _PART_COLOURS = {
     "compiling": "#9aa1a8",
     "rest": "#c9ced3",
 }
-
-
-@styled
-def accuracy_over_cost(comparison: Comparison, by: By) -> Figure | None:
-    """Draw the accuracy that targets are reached on over what had been spent.
-
-    Args:
-        comparison: Which runs stand for which method.
-        by: What costs are told in.
-
-    Returns:
-        None if no method has a curve.
-    """
-    found = [
-        (number, row, curve)
-        for number, row in enumerate(comparison.rows)
-        if (curve := accuracy_curve(row.runs, by)) is not None
-    ]
-    if not found:
-        return None
-    figure = new_figure(2.3)
-    axes = figure.add_subplot()
-    for number, row, curve in found:
-        colour, marker, dashes = look(number)
-        axes.step(
-            curve.cost,
-            curve.median,
-            where="post",
-            color=colour,
-            linestyle=dashes,
-            marker=marker,
-            markevery=max(1, len(curve.cost) // 6),
-            markersize=2.8,
-            label=short(row.label),
-        )
-        if len(row.runs) > 1:
-            axes.fill_between(
-                curve.cost,
-                curve.low,
-                curve.high,
-                step="post",
-                color=colour,
-                alpha=0.18,
-                linewidth=0,
-            )
-    _cost_axis(axes, "x", [float(curve.cost[-1]) for *_, curve in found], by)
-    axes.set_ylabel("accuracy, %")
-    percent_axis(axes, "y")
-    bottom = _below_targets(comparison.targets)
-    seen = [curve.cost[curve.median >= bottom] for *_, curve in found]
-    firsts = [float(costs[0]) for costs in seen if costs.size]
-    if firsts and bottom > axes.get_ylim()[0]:
-        axes.set_ylim(bottom=bottom)
-        if axes.get_xscale() == "log":
-            axes.set_xlim(left=0.8 * min(firsts))
-    legend_below(figure, axes)
-    return figure
 
 
 @styled
@@ -137,7 +74,7 @@ def cost_to_accuracy(table: CostTable) -> Figure | None:
     axes.set_xticks(table.targets)
     percent_axis(axes, "x")
     axes.set_xlabel("accuracy to be reached, %")
-    _cost_axis(axes, "y", drawn, table.by)
+    cost_axis(axes, "y", drawn, table.by)
     legend_below(figure, axes)
     return figure
 
@@ -228,25 +165,9 @@ def pareto(table: CostTable) -> Figure | None:
         label="front of the medians",
         zorder=1,
     )
-    _cost_axis(axes, "x", [cost for cost, _ in points], table.by)
+    cost_axis(axes, "x", [cost for cost, _ in points], table.by)
     axes.set_xlabel(f"{COST_NAMES[table.by]}, whole run")
     axes.set_ylabel("test accuracy at the end, %")
     percent_axis(axes, "y")
     legend_below(figure, axes)
     return figure
-
-
-def _below_targets(targets: Sequence[float]) -> float:
-    """Return where an axis may start, for the targets to lie well apart."""
-    if not targets:
-        return 0.0
-    return max(0.0, targets[0] - max(0.1, targets[-1] - targets[0]))
-
-
-def _cost_axis(axes: Axes, which: str, costs: Sequence[float], by: By) -> None:
-    known = [cost for cost in costs if cost > 0]
-    if known and max(known) > _LOG_FROM * min(known):
-        log_axis(axes, which)
-    else:
-        plain_axis(axes, which)
-    getattr(axes, f"set_{which}label")(COST_NAMES[by])

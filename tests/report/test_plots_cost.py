@@ -3,12 +3,7 @@ import pytest
 from fake_runs import fake_run, small_suite
 
 from dpet_jax.report.comparison import read_comparison
-from dpet_jax.report.plots_cost import (
-    accuracy_over_cost,
-    cost_by_part,
-    cost_to_accuracy,
-    pareto,
-)
+from dpet_jax.report.plots_cost import cost_by_part, cost_to_accuracy, pareto
 from dpet_jax.report.table import cost_table
 
 
@@ -37,33 +32,6 @@ def labels_of(figure):
 
 
 METHODS = ["standard", "tuned", "random", "margin"]
-
-
-def test_accuracy_has_a_line_and_a_band_for_each_method(suite):
-    axes = accuracy_over_cost(suite, "epochs").axes[0]
-    line = lines_of(axes)["margin"]
-    np.testing.assert_allclose(line.get_xdata(), [0.55, 1.0, 1.1, 1.5, 1.65, 2.0, 2.2])
-    np.testing.assert_allclose(line.get_ydata()[-1], 0.92)
-    assert line.get_drawstyle() == "steps-post"
-    assert len(axes.collections) == 4
-
-
-def test_long_course_beside_short_ones_has_a_logarithmic_axis(suite, tmp_path):
-    figure = accuracy_over_cost(suite, "epochs")
-    assert figure.axes[0].get_xscale() == "log"
-    for name, end in (("a", 2.0), ("b", 3.0)):
-        fake_run(tmp_path / name / "seed0", [(1.0, 0.7), (end, 0.9)])
-    short = accuracy_over_cost(read_comparison([tmp_path]), "epochs")
-    assert short.axes[0].get_xscale() == "linear"
-
-
-def test_axis_of_accuracies_starts_below_the_lowest_target(tmp_path):
-    fake_run(tmp_path / "a" / "seed0", [(1.0, 0.01), (2.0, 0.9)])
-    axes = accuracy_over_cost(read_comparison([tmp_path]), "epochs").axes[0]
-    assert axes.get_ylim()[0] == pytest.approx(0.4)
-    fake_run(tmp_path / "a" / "seed0", [(1.0, 0.01), (2.0, 0.02)])
-    axes = accuracy_over_cost(read_comparison([tmp_path]), "epochs").axes[0]
-    assert axes.get_ylim()[0] < 0.02
 
 
 def test_cost_of_each_target_is_that_of_the_table(suite):
@@ -126,7 +94,6 @@ def test_pareto_shows_medians_and_the_front(suite):
 
 
 def test_plot_without_anything_to_show_is_none(nothing):
-    assert accuracy_over_cost(nothing, "wh") is None
     assert cost_to_accuracy(cost_table(nothing, "epochs")) is None
     assert cost_by_part(nothing, "wh") is None
     assert pareto(cost_table(nothing, "wh")) is None
