@@ -25,7 +25,7 @@ from dpet_jax.report.runs import COST_NAMES, By
 #: More lines than this in one plot are a tangle.
 _TOGETHER = 7
 _COLUMNS = 3
-_TITLE = 19
+_TITLE = 17
 
 
 class Course(NamedTuple):
@@ -113,8 +113,9 @@ def _apart(found: list[Course], baseline: int | None, by: By) -> Figure:
         axes.set_title(short(mine.label, _TITLE), loc="left")
         axes.tick_params(labelbottom=place + _COLUMNS >= len(found))
         axes.grid(visible=False)
-    figure.supxlabel(COST_NAMES[by])
-    figure.supylabel("accuracy, %")
+    size = axes.xaxis.label.get_size()
+    figure.supxlabel(COST_NAMES[by], fontsize=size)
+    figure.supylabel("accuracy, %", fontsize=size)
     return figure
 
 
