@@ -2,8 +2,8 @@
 
 #: Wh to first reach 60, 65, ... 90 % test accuracy with a ResNet-18 on CIFAR-10, whole
 #: machine by CodeCarbon, one seed. Only ratios can be compared between machines.
-#: Source: Scala, Pontieri & Flesca (2024), "DPET: A Data and Parameter Efficient Training
-#: Framework for Green AI", the table of energy to target accuracy.
+#: Source: Scala, Pontieri & Flesca (2024), "DPET: A Data and Parameter Efficient
+#: Training Framework for Green AI", the table of energy to accuracy.
 PAPER_WH: dict[str, tuple[float | None, ...]] = {
     "standard": (20, 39, 59, 78, 157, 626, 1018),
     "active_learning_margin": (135, 218, 288, 357, 711, 1167, 2421),
