@@ -184,7 +184,7 @@ def _resolved(
         }
         settings[name] = validate(tree, f"{where} (with {base})", origins)
         texts[name] = ", ".join(
-            f"{dotted.rpartition('.')[2]} {value}"
+            f"{dotted.rpartition('.')[2].replace('_', ' ')} {value}"
             for dotted, value in zip(grid, values, strict=True)
         )
     return Variant(key, variant, settings, texts)

@@ -85,7 +85,7 @@ def test_a_grid_is_every_combination_in_a_folder_of_its_own(load):
     assert [job.config.seed for job in trials] == [90] * 4 + [91] * 4
     assert len({job.folder for job in trials}) == 8
     assert trials[1].folder == "some/tuning/tried/learning_rate_0.1-passes_2/seed90"
-    assert tried.texts["learning_rate_0.1-passes_2"] == "learning_rate 0.1, passes 2"
+    assert tried.texts["learning_rate_0.1-passes_2"] == "learning rate 0.1, passes 2"
     (reported,) = tried.jobs(["learning_rate_0.2-passes_1"] * 2, 3)
     assert reported.folder == "some/tried/learning_rate_0.2-passes_1/seed3"
     assert not reported.trial

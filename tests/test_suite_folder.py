@@ -121,12 +121,12 @@ def test_the_record_is_what_a_report_reads(folder):
     assert tried.tuning.seeds == (90,)
     assert tried.tuning.cost["epochs"] == pytest.approx(2.0 + 5.0)
     assert tried.tuning.cost["wh"] is None
-    assert tried.tuning.chosen == {0.6: "warmup_passes 1", 0.8: "warmup_passes 2"}
+    assert tried.tuning.chosen == {0.6: "warmup passes 1", 0.8: "warmup passes 2"}
 
 
 def test_a_target_that_no_trial_reached_is_answered_and_said(folder):
     finish(folder, "tuning/tried/warmup_passes_1/seed90", accuracies=FAST, seed=90)
     finish(folder, "tried/warmup_passes_1/seed0", accuracies=FAST)
     told = record(folder)["variants"][1]
-    assert told["tuning"]["chosen"] == {"0.6": "warmup_passes 1", "0.8": None}
+    assert told["tuning"]["chosen"] == {"0.6": "warmup passes 1", "0.8": None}
     assert told["by_target"]["0.8"] == ["tried/warmup_passes_1/seed0"]
