@@ -115,9 +115,11 @@ class EnergyMeter:
                 (self._sleep or time.sleep)(self.period_s)
                 self.sensors.read()
             self.sensors.admit()
+        self.sensors.read()
         self.sensors.begin()
         self._insist()
-        first = self._edge()
+        # not read again: what a counter gained since it began would be in no phase
+        first = Edge(self._clock(), self.sensors.totals(), self.accelerator.compile_s())
         self._ledger = Ledger(first, self.sensors.edge_j2)
         self._asked_facts = self._sampled = first.t
         self._ticks = Ticks(self.period_s, self._clock())

@@ -955,3 +955,17 @@ def test_state_of_a_running_meter_is_json(clock):
         meter._pass(2.0)
         state = meter.state()
         assert json.loads(json.dumps(state)) == state
+
+
+def test_every_joule_since_the_start_is_in_some_phase():
+    # a probe that takes its time: between two readings its counter moves on
+    clock = FakeClock()
+    probe = FakeProbe(clock, counter(lambda t: 700.0 * t))
+    probe.took_s = 0.1
+    meter = EnergyMeter(Found((probe,), ()), clock=clock, sleep=clock.wait)
+    with meter, meter.window("train"):
+        clock.wait(1.0)
+    data = meter.report().data
+    phases = sum(phase["wh"] for phase in data["phases"].values())
+    (source,) = data["energy"]["by_source"]
+    assert source["wh"] == pytest.approx(phases, rel=1e-12)
