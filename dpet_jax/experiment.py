@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 from dpet_jax import parts as build
-from dpet_jax.config import validate
+from dpet_jax.config import flat, validate
 from dpet_jax.data import Data
 from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
@@ -214,8 +214,8 @@ def check_same_config(config: Config, path: Path) -> None:
             "folder, or choose another place with --out=DIR"
         ) from error
     old, new = (
-        _flat(saved.model_dump(mode="json")),
-        _flat(config.model_dump(mode="json")),
+        dict(flat(saved.model_dump(mode="json"))),
+        dict(flat(config.model_dump(mode="json"))),
     )
     different = [
         f"{key} was {old.get(key)!r}, is now {new.get(key)!r}"
@@ -227,16 +227,6 @@ def check_same_config(config: Config, path: Path) -> None:
             f"{path}: cannot resume with another config: {'; '.join(different)}; "
             "resume with the config it began with, or choose another --out=DIR"
         )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _headline(config: Config, data: Data, model: ResNetSpec) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from dpet_jax.config import (
     COMMAND_LINE,
     change,
+    flat,
     parse_override,
     read_tree,
     validate,
@@ -162,8 +163,8 @@ def _resolved(
     settings: dict[str, Config] = {}
     for name, values in names.items():
         layers = [
-            (f"{path}: set", [*_flat(suite.set)]),
-            (f"{where}.set", [*_flat(variant.set)]),
+            (f"{path}: set", [*flat(suite.set)]),
+            (f"{where}.set", [*flat(variant.set)]),
             (f"{where}.tune.grid", [*zip(grid, values, strict=True)]),
             (COMMAND_LINE, [*changes]),
         ]
@@ -203,14 +204,6 @@ def setting_names(grid: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...
             name += "_"
         named[name] = values
     return named
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 class Answer(NamedTuple):
