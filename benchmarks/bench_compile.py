@@ -72,10 +72,10 @@ def measure(options: argparse.Namespace) -> list[dict]:
     # here, so that the process that only starts others needs no JAX of its own
     from bench_overhead import random_images
 
-    from dpet_jax import parts
-    from dpet_jax.config import validate
-    from dpet_jax.learner import DeviceLearner
-    from dpet_jax.training.programs import compile_counts
+    from dpet_jax.config.load import validate
+    from dpet_jax.run import build as parts
+    from dpet_jax.training.compilation import compile_counts
+    from dpet_jax.training.learner import DeviceLearner
 
     model = {"kind": "resnet18", "width_multiplier": options.width}
     if options.toy:
@@ -135,8 +135,8 @@ def work(learner, options: argparse.Namespace) -> int:
     """Train on growing sets and query shrinking pools; return how many sizes."""
     import numpy as np
 
-    from dpet_jax.batches import Batches
     from dpet_jax.methods.base import Plan, Span
+    from dpet_jax.training.batches import Batches
 
     sizes = [options.examples * share // 8 for share in range(1, 8)]
     for index, size in enumerate(sizes):

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from timing import report
 
-from dpet_jax import experiment
-from dpet_jax.config import load
-from dpet_jax.record import ENERGY_REPORT, read_json
+from dpet_jax.config.load import load
+from dpet_jax.run import experiment
+from dpet_jax.run.folder import ENERGY_REPORT, read_json
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 

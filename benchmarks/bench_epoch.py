@@ -32,11 +32,9 @@ import numpy as np
 from jax import lax
 from timing import interleaved, network, ratios, report, spread
 
-from dpet_jax import parts
-from dpet_jax.config import validate
+from dpet_jax.config.load import validate
 from dpet_jax.data.augment import normalise
 from dpet_jax.data.device import DeviceData
-from dpet_jax.learner import data_mesh
 from dpet_jax.models import (
     ResNetSpec,
     apply_folded,
@@ -46,8 +44,10 @@ from dpet_jax.models import (
 )
 from dpet_jax.models.conv import native_convolution
 from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
+from dpet_jax.run import build as parts
 from dpet_jax.training import ChunkStats, StepSpec, init_state, train_steps
 from dpet_jax.training import steps as program
+from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.steps import train_step
 
 #: Side of the matrices whose product gives the peak.

@@ -27,15 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 from timing import interleaved, network, ratios, report, spread
 
-from dpet_jax import parts
-from dpet_jax.config import validate
+from dpet_jax.config.load import validate
 from dpet_jax.data.augment import normalise
 from dpet_jax.data.device import DeviceData
 from dpet_jax.data.sources import digits
-from dpet_jax.learner import data_mesh
 from dpet_jax.models import ResNetSpec, apply, bind
+from dpet_jax.run import build as parts
 from dpet_jax.scores import cross_entropy, gradient_norms, grand_last_layer
 from dpet_jax.training import StepSpec, init_state, train_steps
+from dpet_jax.training.learner import data_mesh
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from timing import report, spread
 
-from dpet_jax import parts
-from dpet_jax.config import load, validate
+from dpet_jax.config.load import load, validate
 from dpet_jax.energy import EnergyMeter, Found
 from dpet_jax.energy.probes import rapl
-from dpet_jax.learner import DeviceLearner
 from dpet_jax.methods.base import Plan, Span
+from dpet_jax.run import build as parts
+from dpet_jax.training.learner import DeviceLearner
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 

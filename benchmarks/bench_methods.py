@@ -18,12 +18,13 @@ from typing import get_args
 
 from timing import report
 
-from dpet_jax import experiment, parts
-from dpet_jax.config import load
+from dpet_jax.config.experiment import Config
+from dpet_jax.config.load import load
 from dpet_jax.data import Data
 from dpet_jax.errors import UserError
-from dpet_jax.method_sections import ChosenBy
-from dpet_jax.schema import Config
+from dpet_jax.methods.sections import ChosenBy
+from dpet_jax.run import build as parts
+from dpet_jax.run import experiment
 
 ONE_SHOT = get_args(ChosenBy)
 DYNAMIC = (

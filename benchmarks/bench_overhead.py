@@ -23,15 +23,15 @@ import jax
 import numpy as np
 from timing import report, spread
 
-from dpet_jax import parts
-from dpet_jax.batches import Batches
-from dpet_jax.config import validate
+from dpet_jax.config.load import validate
 from dpet_jax.data import Data, prepare
 from dpet_jax.data.source import ImageSet, make_source
 from dpet_jax.energy import EnergyMeter, discover
-from dpet_jax.learner import DeviceLearner
 from dpet_jax.methods.base import PROXY, Plan, Span
 from dpet_jax.methods.query import Query
+from dpet_jax.run import build as parts
+from dpet_jax.training.batches import Batches
+from dpet_jax.training.learner import DeviceLearner
 
 RANKINGS = (
     *("random", "margin", "entropy", "least_confidence", "cross_entropy", "el2n"),

@@ -36,19 +36,19 @@ from timing import interleaved, network, ratios, report, spread
 
 from dpet_jax.data.device import DeviceData
 from dpet_jax.data.sources import parquet
-from dpet_jax.learner import data_mesh
 from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import Gradients, last_layer_gradients
 from dpet_jax.scores.pool import ScoreSpec, score_data
+from dpet_jax.selection.badge import badge
 from dpet_jax.selection.craig import craig
-from dpet_jax.selection.diverse import badge
 from dpet_jax.selection.geometry import herding, k_center
 from dpet_jax.selection.glister import Validation, glister
-from dpet_jax.selection.matching import grad_match, grad_match_batches
+from dpet_jax.selection.grad_match import grad_match, grad_match_batches
 from dpet_jax.selection.submodular import (
     facility_location_of_gradients,
     graph_cut_of_gradients,
 )
+from dpet_jax.training.learner import data_mesh
 
 MIB = 2**20
 BATCH = 64

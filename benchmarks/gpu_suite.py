@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpet_jax.energy.wall import utc_now
-from dpet_jax.machine import device_facts, versions
+from dpet_jax.energy.accounts.wall import utc_now
+from dpet_jax.run.machine import device_facts, versions
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"

@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 from timing import report
 
-from dpet_jax.energy.probes.nvml import find
-from dpet_jax.energy.probes.nvml_queries import field_number, reason
+from dpet_jax.energy.probes.nvml.probe import find
+from dpet_jax.energy.probes.nvml.queries import field_number, reason
 
 QUESTION = "What does NVML tell of this GPU's energy, how often, and does it agree?"
 SCOPES = {

@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 
-from dpet_jax.energy.wall import utc_now
-from dpet_jax.machine import device_facts, versions
+from dpet_jax.energy.accounts.wall import utc_now
 from dpet_jax.models import ResNetSpec, resnet18
+from dpet_jax.run.machine import device_facts, versions
 
 RESULTS = Path(__file__).parent / "results"
 

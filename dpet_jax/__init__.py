@@ -23,7 +23,7 @@ __version__ = version("dpet-jax")
 def __getattr__(name: str) -> Any:
     """Import `load_run` when it is asked for, so that importing this stays light."""
     if name == "load_run":
-        from dpet_jax.loading import load_run
+        from dpet_jax.run.load import load_run
 
         return load_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

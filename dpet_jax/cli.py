@@ -13,14 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from dpet_jax.arguments import build_parser
-from dpet_jax.config import load
-from dpet_jax.digest import summary_lines
+from dpet_jax.config.load import load
 from dpet_jax.errors import UserError
-from dpet_jax.interrupt import EXIT_RESUMABLE
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.page import write_report
 from dpet_jax.report.runs import By
-from dpet_jax.suite import load_suite
+from dpet_jax.run.digest import summary_lines
+from dpet_jax.run.interrupt import EXIT_RESUMABLE
+from dpet_jax.suite.variants import load_suite
 
 EXIT_MISTAKE = 2
 EXIT_DIVERGED = 1
@@ -59,7 +59,7 @@ def _no_action(options: Any, rest: list[str], console: Console) -> int:
 def _run(options: Any, overrides: list[str], console: Console) -> int:
     config = load(options.config, overrides)
     use_compilation_cache()
-    from dpet_jax import experiment
+    from dpet_jax.run import experiment
 
     result = experiment.run(
         config,
@@ -102,7 +102,7 @@ def _compare(options: Any, overrides: list[str], console: Console) -> int:
     seeds = None if options.seeds is None else _seeds(options.seeds)
     suite = load_suite(options.suite, overrides, seeds)
     use_compilation_cache()
-    from dpet_jax.compare import Comparing
+    from dpet_jax.suite.compare import Comparing
 
     comparing = Comparing(suite, options.out, console)
     if options.dry_run:
@@ -141,8 +141,8 @@ def _write_report(
 
 def _energy(options: Any, rest: list[str], console: Console) -> int:
     del rest
-    from dpet_jax.energy.export import boamps, write_csv
-    from dpet_jax.footprint import run_report
+    from dpet_jax.energy.report.table import boamps, write_csv
+    from dpet_jax.run.energy_report import run_report
 
     report = run_report(options.run)
     console.out(str(report), highlight=False)
@@ -166,7 +166,7 @@ def _energy(options: Any, rest: list[str], console: Console) -> int:
 def _predict(options: Any, rest: list[str], console: Console) -> int:
     del rest
     use_compilation_cache()
-    from dpet_jax.predict import predict
+    from dpet_jax.run.predict import predict
 
     prediction = predict(options.run, options.data)
     if options.csv is None:
@@ -181,7 +181,7 @@ def _predict(options: Any, rest: list[str], console: Console) -> int:
 
 def _show(options: Any, overrides: list[str], console: Console) -> int:
     if options.schema:
-        from dpet_jax.schema import Config
+        from dpet_jax.config.experiment import Config
 
         text = json.dumps(Config.model_json_schema(), indent=2)
     elif options.config is None:
@@ -194,7 +194,7 @@ def _show(options: Any, overrides: list[str], console: Console) -> int:
 
 def _list(options: Any, rest: list[str], console: Console) -> int:
     del options, rest
-    from dpet_jax.catalogue import choices
+    from dpet_jax.config.choices import choices
 
     for title, entries in choices().items():
         table = Table(title=title, title_justify="left", box=None, show_header=False)
@@ -207,7 +207,7 @@ def _list(options: Any, rest: list[str], console: Console) -> int:
 def _doctor(options: Any, rest: list[str], console: Console) -> int:
     del options, rest
     folder = use_compilation_cache()
-    from dpet_jax.doctor import findings
+    from dpet_jax.run.doctor import findings
 
     table = Table(box=None, show_header=False, padding=(0, 3, 0, 0))
     for name, text in findings(folder):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dpet_jax.cli import main
-from dpet_jax.interrupt import Interrupt
+from dpet_jax.run.interrupt import Interrupt
 
 TINY = """
 name: tiny
@@ -103,7 +103,7 @@ def test_an_interrupted_run_says_how_to_go_on_with_the_same_config(
 ):
     pressed = Interrupt()
     pressed.requested = True
-    monkeypatch.setattr("dpet_jax.experiment.Interrupt", lambda: pressed)
+    monkeypatch.setattr("dpet_jax.run.experiment.Interrupt", lambda: pressed)
     given = ["run", str(tiny), "--seed=3", f"--out={tmp_path / 'a folder'}"]
     assert main(given) == 75
     (told,) = re.findall(r"go on with: dpet (.*)", capsys.readouterr().out)

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import pynvml
 import pytest
-from fake_clock import FakeClock
-from fake_nvml import GPU, MODULE, FakeGpu, FakeNVML
+from fakes.clock import FakeClock
+from fakes.nvml import GPU, MODULE, FakeGpu, FakeNVML
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 IDLE_W, BUSY_W = 100.0, 400.0

@@ -10,11 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dpet_jax.energy.discover import discover
-from dpet_jax.energy.journal import State
-from dpet_jax.energy.ledger import RESOLUTION_S, Edge, Ledger, Row, mean_watts
-from dpet_jax.energy.logbook import Logbook
-from dpet_jax.energy.meter_state import (
+from dpet_jax.energy.accounts.journal import State
+from dpet_jax.energy.accounts.ledger import RESOLUTION_S, Edge, Ledger, Row, mean_watts
+from dpet_jax.energy.accounts.logbook import Logbook
+from dpet_jax.energy.accounts.state import (
     SCHEMA,
     combine,
     counted,
@@ -23,11 +22,12 @@ from dpet_jax.energy.meter_state import (
     seconds_by_phase,
     wh_of,
 )
-from dpet_jax.energy.report import Report, build_report, row_energy
-from dpet_jax.energy.sampler import Sampler, Ticks, reading_period_s
-from dpet_jax.energy.sensors import Sensors
-from dpet_jax.energy.source import JOULES_PER_WH, Found, Quality
-from dpet_jax.energy.wall import suspended_s, utc_now
+from dpet_jax.energy.accounts.wall import suspended_s, utc_now
+from dpet_jax.energy.probes.discover import discover
+from dpet_jax.energy.probes.source import JOULES_PER_WH, Found, Quality
+from dpet_jax.energy.report.report import Report, build_report, row_energy
+from dpet_jax.energy.sensing.sampler import Sampler, Ticks, reading_period_s
+from dpet_jax.energy.sensing.sensors import Sensors
 from dpet_jax.energy.window import Accelerator, Window
 
 _ADMISSION_S = 0.6

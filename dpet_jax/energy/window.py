@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dpet_jax.energy import idle_device
-from dpet_jax.energy.quantity import Energy
+from dpet_jax.energy.accounts.quantity import Energy
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dpet_jax.errors import UserError
-from dpet_jax.record import read_json
 from dpet_jax.report.alike import comparable, mixed_settings
 from dpet_jax.report.paper import PAPER_WH
 from dpet_jax.report.rows import ROLES, Comparison, Row, Tuning
 from dpet_jax.report.runs import By, Run, find_runs, read_run
+from dpet_jax.run.folder import read_json
 
 SUITE = "suite.json"
 

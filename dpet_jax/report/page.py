@@ -7,7 +7,6 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from dpet_jax.errors import UserError
-from dpet_jax.record import write_whole
 from dpet_jax.report.facts import (
     deviations,
     setting,
@@ -28,6 +27,7 @@ from dpet_jax.report.sheets import (
     savings_sheet,
 )
 from dpet_jax.report.table import CostTable, cost_table
+from dpet_jax.run.folder import write_whole
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
@@ -109,7 +109,8 @@ def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
     try:
         import jinja2
 
-        from dpet_jax.report import pictures, plot_style
+        from dpet_jax.report.plots import pictures
+        from dpet_jax.report.plots import style as plot_style
     except ModuleNotFoundError as error:
         raise UserError(
             f"a report needs the package {error.name}, which is not installed; run "

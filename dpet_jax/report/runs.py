@@ -8,7 +8,14 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from dpet_jax.errors import UserError
-from dpet_jax.record import CONFIG, EVENTS, SUMMARY, read_events, read_json, read_yaml
+from dpet_jax.run.folder import (
+    CONFIG,
+    EVENTS,
+    SUMMARY,
+    read_events,
+    read_json,
+    read_yaml,
+)
 
 By = Literal["wh", "epochs", "visits", "seconds"]
 

@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dpet_jax.arrays import Label, Logits, Score, ScoreFn
+from dpet_jax.scores.arrays import Label, Logits, Score, ScoreFn
 
 
 def artifact_importance(

@@ -6,7 +6,7 @@ The signature and the direction are those of `dpet_jax.scores.uncertainty`.
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from dpet_jax.arrays import Label, Logits, Score
+from dpet_jax.scores.arrays import Label, Logits, Score
 from dpet_jax.scores.softmax import gaps_below_best, weights_beside
 
 

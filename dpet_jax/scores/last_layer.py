@@ -8,7 +8,7 @@ such gradients need only h and p - y: d + k numbers instead of (d + 1) k.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
-from dpet_jax.arrays import Features, Label, Logits, Score
+from dpet_jax.scores.arrays import Features, Label, Logits, Score
 from dpet_jax.scores.error import el2n
 from dpet_jax.scores.factors import inner_products, last_layer_gradients
 

@@ -18,10 +18,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Int, Int32, Num
 
-from dpet_jax.arrays import FeatureScoreFn, ScoreFn
 from dpet_jax.data.augment import normalise
 from dpet_jax.data.device import DeviceData
 from dpet_jax.models import ResNetSpec, apply_folded, fold
+from dpet_jax.scores.arrays import FeatureScoreFn, ScoreFn
 from dpet_jax.scores.artifact import ARTIFACT_SCORES
 from dpet_jax.scores.error import cross_entropy, el2n, zero_one
 from dpet_jax.scores.last_layer import grand_last_layer

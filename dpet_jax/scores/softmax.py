@@ -7,7 +7,7 @@ and the last bit of a logit decides which. Sums over the other classes cancel no
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
-from dpet_jax.arrays import Logits, Score
+from dpet_jax.scores.arrays import Logits, Score
 
 
 def gaps_below_best(logits: Logits) -> Float32[Array, " k"]:

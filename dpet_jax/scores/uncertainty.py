@@ -6,7 +6,7 @@ For every kernel larger means more informative.
 
 import jax.numpy as jnp
 
-from dpet_jax.arrays import Label, Logits, Score
+from dpet_jax.scores.arrays import Label, Logits, Score
 from dpet_jax.scores.softmax import gaps_below_best, weights_beside
 
 

@@ -1,13 +1,13 @@
 """Selectors: from scores or features of a pool to an index set."""
 
+from dpet_jax.selection.badge import badge as badge
 from dpet_jax.selection.craig import craig as craig
-from dpet_jax.selection.diverse import badge as badge
 from dpet_jax.selection.geometry import herding as herding
 from dpet_jax.selection.geometry import k_center as k_center
 from dpet_jax.selection.glister import Validation as Validation
 from dpet_jax.selection.glister import glister as glister
-from dpet_jax.selection.matching import grad_match as grad_match
-from dpet_jax.selection.matching import grad_match_batches as grad_match_batches
+from dpet_jax.selection.grad_match import grad_match as grad_match
+from dpet_jax.selection.grad_match import grad_match_batches as grad_match_batches
 from dpet_jax.selection.ranking import blend as blend
 from dpet_jax.selection.ranking import descending as descending
 from dpet_jax.selection.ranking import top_k as top_k

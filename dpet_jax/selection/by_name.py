@@ -10,12 +10,12 @@ from jaxtyping import Array, Bool, Float32, Int32, Key
 
 from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import Gradients, last_layer_gradients
+from dpet_jax.selection.badge import badge
 from dpet_jax.selection.craig import craig
-from dpet_jax.selection.diverse import badge
 from dpet_jax.selection.geometry import herding, k_center
 from dpet_jax.selection.glister import Validation, glister
-from dpet_jax.selection.matching import grad_match
-from dpet_jax.selection.quotas import per_class as of_each_class
+from dpet_jax.selection.grad_match import grad_match
+from dpet_jax.selection.per_class import per_class as of_each_class
 from dpet_jax.selection.submodular import (
     facility_location_of_gradients,
     graph_cut_of_gradients,

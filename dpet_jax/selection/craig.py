@@ -11,9 +11,9 @@ from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import Gradients, distances, squared_lengths
 from dpet_jax.selection.coverage import similarity_matrix
 from dpet_jax.selection.greedy import Greedy, check_greedy, cover, exact_cover
+from dpet_jax.selection.per_class import class_quotas, interleaved
+from dpet_jax.selection.per_class import per_class as of_each_class
 from dpet_jax.selection.picks import candidates, selection
-from dpet_jax.selection.quotas import class_quotas, interleaved
-from dpet_jax.selection.quotas import per_class as of_each_class
 
 # classes whose sizes differ by few share a program
 _CAPACITY_STEP = 256

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float32, Int32, Key
 
-from dpet_jax.arrays import Scores
+from dpet_jax.scores.arrays import Scores
 
 
 def top_k(

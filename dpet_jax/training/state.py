@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, Key
 
 from dpet_jax.models import ResNetSpec, init
-from dpet_jax.scores.dynamics import NEVER_LEARNED
+from dpet_jax.scores.forgetting import NEVER_LEARNED
 from dpet_jax.training.optimizer import Family, init_optimizer
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float32, Int32
 from dpet_jax.data.augment import gather_augmented, normalise
 from dpet_jax.data.device import DeviceData
 from dpet_jax.models import apply_train
-from dpet_jax.scores.dynamics import count_forgetting
+from dpet_jax.scores.forgetting import count_forgetting
 from dpet_jax.training.optimizer import Hyper, learning_rate, update
 from dpet_jax.training.state import StepSpec, TrainState
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
-from dpet_jax.training.programs import compile_counts
+from dpet_jax.training.compilation import compile_counts
 
 N, HEIGHT, WIDTH = 5, 5, 7
 BATCH = 400

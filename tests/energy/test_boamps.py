@@ -4,9 +4,9 @@ import copy
 import json
 
 import pytest
-from energy_report import REPORT, a_source, energy_report, nothing_measured
+from fakes.energy_report import REPORT, a_source, energy_report, nothing_measured
 
-from dpet_jax.energy.boamps import boamps
+from dpet_jax.energy.report.boamps import boamps
 
 #: What each part must have, may have, and which words it may use, as of April 2026:
 #: model/*.json of Boavizta/BoAmps.

@@ -4,12 +4,12 @@ import itertools
 from dataclasses import astuple
 
 import pytest
-from fake_clock import FakeClock
-from fake_probe import FakeProbe, counter, power
+from fakes.clock import FakeClock
+from fakes.probe import FakeProbe, counter, power
 
 from dpet_jax.energy import Source
-from dpet_jax.energy.channel import Channel, Sample, ask, edge_j2
-from dpet_jax.energy.curve import Totals
+from dpet_jax.energy.sensing.channel import Channel, Sample, ask, edge_j2
+from dpet_jax.energy.sensing.curve import Totals
 
 
 class Watched:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpet_jax.energy.curve import Curve
-from dpet_jax.energy.quantity import measured
-from dpet_jax.energy.source import Source
+from dpet_jax.energy.accounts.quantity import measured
+from dpet_jax.energy.probes.source import Source
+from dpet_jax.energy.sensing.curve import Curve
 
 WATTS = Source("watts", "power")
 JOULES = Source("joules", "counter", update_period_s=0.1)

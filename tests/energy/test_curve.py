@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from dpet_jax.energy.curve import Curve, Totals
-from dpet_jax.energy.source import Source
+from dpet_jax.energy.probes.source import Source
+from dpet_jax.energy.sensing.curve import Curve, Totals
 
 
 def power(**known):

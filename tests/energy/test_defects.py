@@ -18,11 +18,11 @@ from types import SimpleNamespace
 
 import pynvml
 import pytest
-from fake_clock import FakeClock
-from fake_nvml import COUNTER, FakeGpu, FakeNVML, no_libcuda
-from fake_probe import FakeProbe, counter, power
-from fake_rapl import FakePowercap, server, two_dies
-from fake_work import slow_program
+from fakes.clock import FakeClock
+from fakes.nvml import COUNTER, FakeGpu, FakeNVML, no_libcuda
+from fakes.probe import FakeProbe, counter, power
+from fakes.rapl import FakePowercap, server, two_dies
+from fakes.work import slow_program
 
 import dpet_jax.energy
 from dpet_jax.energy import (
@@ -315,7 +315,7 @@ def test_p5_counter_that_stands_still_is_put_aside_before_it_counts_0(
 )
 def test_p6_gpu_is_found_by_its_uuid_whatever_letters_it_has(uuid, monkeypatch, clock):
     gpus(monkeypatch, {"power": 700.0}, {"power": 250.0, "uuid": uuid}, clock=clock)
-    monkeypatch.setattr("dpet_jax.energy.probes.identity.load_libcuda", no_libcuda)
+    monkeypatch.setattr("dpet_jax.energy.probes.nvml.identity.load_libcuda", no_libcuda)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", uuid)
     meter = meter_found(discover(host=False), clock)
     assert joules_in(meter, 10.0) == pytest.approx(2500.0, rel=0.02)

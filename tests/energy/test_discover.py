@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pynvml
 import pytest
-from fake_clock import FakeClock
-from fake_nvml import FakeGpu, FakeNVML
-from fake_probe import FakeProbe, power
-from fake_rapl import server
+from fakes.clock import FakeClock
+from fakes.nvml import FakeGpu, FakeNVML
+from fakes.probe import FakeProbe, power
+from fakes.rapl import server
 
-from dpet_jax.energy import CpuPowerModel, EnergyMeter, discover
-from dpet_jax.energy.probes import rapl
+from dpet_jax.energy import CpuPowerModel, EnergyMeter
+from dpet_jax.energy.probes import discover, rapl
 
 
 def device(platform, number=0):

@@ -7,7 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from fake_work import slow_program
+from fakes.work import slow_program
 
 from dpet_jax.energy import idle_device
 

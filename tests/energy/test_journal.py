@@ -10,14 +10,15 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
-from fake_clock import FakeClock
-from fake_probe import FakeProbe, counter, power
+from fakes.clock import FakeClock
+from fakes.probe import FakeProbe, counter, power
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpet_jax.energy import EnergyMeter, Found, journal, report_from_journal
-from dpet_jax.energy.journal import Journal, apply, changes, read, read_until
-from dpet_jax.energy.meter_state import empty_state, losing
+from dpet_jax.energy import EnergyMeter, Found, report_from_journal
+from dpet_jax.energy.accounts import journal
+from dpet_jax.energy.accounts.journal import Journal, apply, changes, read, read_until
+from dpet_jax.energy.accounts.state import empty_state, losing
 
 KEYS = st.sampled_from(["a", "b", "c", ""])
 PLAIN = st.none() | st.booleans() | st.integers(-2, 2) | st.floats(-1, 1) | st.text()

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dpet_jax.energy import PHASES
-from dpet_jax.energy.curve import Totals
-from dpet_jax.energy.ledger import Edge, Ledger, Row
+from dpet_jax.energy.accounts.ledger import Edge, Ledger, Row
+from dpet_jax.energy.sensing.curve import Totals
 
 
 class Book:

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from fake_clock import FakeClock
-from fake_probe import FakeProbe, power
+from fakes.clock import FakeClock
+from fakes.probe import FakeProbe, power
 
 from dpet_jax.energy import EnergyMeter, Found
-from dpet_jax.energy.journal import Journal, read
-from dpet_jax.energy.logbook import Logbook
+from dpet_jax.energy.accounts.journal import Journal, read
+from dpet_jax.energy.accounts.logbook import Logbook
 
 
 @pytest.fixture

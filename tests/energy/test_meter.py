@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 import jax
 import jax.numpy as jnp
 import pytest
-from fake_clock import FakeClock
-from fake_probe import FakeProbe, counter, power
+from fakes.clock import FakeClock
+from fakes.probe import FakeProbe, counter, power
 
 from dpet_jax.energy import (
     PHASES,
@@ -24,8 +24,8 @@ from dpet_jax.energy import (
     NoSourceError,
     Unavailable,
 )
-from dpet_jax.energy.journal import read
-from dpet_jax.energy.meter_state import empty_state
+from dpet_jax.energy.accounts.journal import read
+from dpet_jax.energy.accounts.state import empty_state
 
 MODEL = {"quality": "modelled", "rel_uncertainty": 0.0}
 NO_CPU = Unavailable("cpu", "powercap: permission denied", "as root, chgrp")

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dpet_jax.energy.power_trace import Trace
+from dpet_jax.energy.accounts.power_trace import Trace
 
 
 def joules(trace, channel="gpu"):

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from dpet_jax.energy import Energy, QualityError, Source
-from dpet_jax.energy.curve import Totals
-from dpet_jax.energy.quantity import measured, modelled
+from dpet_jax.energy.accounts.quantity import measured, modelled
+from dpet_jax.energy.sensing.curve import Totals
 
 GPU = Source("counter", "counter", rel_uncertainty=0.05)
 CPU = Source("rapl", "counter", rel_uncertainty=0.10)

@@ -4,9 +4,9 @@ import json
 from importlib.metadata import version
 
 import pytest
-from fake_clock import FakeClock
-from fake_nvml import FakeGpu, FakeNVML
-from fake_probe import FakeProbe, counter, power
+from fakes.clock import FakeClock
+from fakes.nvml import FakeGpu, FakeNVML
+from fakes.probe import FakeProbe, counter, power
 
 from dpet_jax.energy import (
     EnergyMeter,
@@ -16,11 +16,11 @@ from dpet_jax.energy import (
     discover,
     report_from_journal,
 )
-from dpet_jax.energy.journal import Journal
-from dpet_jax.energy.ledger import PHASES
-from dpet_jax.energy.meter_state import empty_state
-from dpet_jax.energy.power_trace import Trace
-from dpet_jax.energy.report import build_report, headline, row_energy
+from dpet_jax.energy.accounts.journal import Journal
+from dpet_jax.energy.accounts.ledger import PHASES
+from dpet_jax.energy.accounts.power_trace import Trace
+from dpet_jax.energy.accounts.state import empty_state
+from dpet_jax.energy.report.report import build_report, headline, row_energy
 
 NO_CPU = Unavailable("cpu", "powercap: permission denied", "as root, chgrp")
 NO_GPU = Unavailable("gpu", "there is no NVIDIA driver here", "install it")

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from dpet_jax.energy import Source
-from dpet_jax.energy.sampler import Sampler, Ticks, reading_period_s
+from dpet_jax.energy.sensing.sampler import Sampler, Ticks, reading_period_s
 
 COUNTER = Source("counter", "counter")
 POWER = Source("power", "power")

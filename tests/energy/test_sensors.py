@@ -5,11 +5,11 @@ import json
 import threading
 
 import pytest
-from fake_clock import FakeClock
-from fake_probe import FakeProbe, counter, power
+from fakes.clock import FakeClock
+from fakes.probe import FakeProbe, counter, power
 
 from dpet_jax.energy import Unavailable
-from dpet_jax.energy.sensors import Sensors
+from dpet_jax.energy.sensing.sensors import Sensors
 
 
 def always(value):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dpet_jax.energy.curve import Totals
-from dpet_jax.energy.ledger import Row
-from dpet_jax.energy.validity import doubts, exclusive, warnings
+from dpet_jax.energy.accounts.ledger import Row
+from dpet_jax.energy.accounts.validity import doubts, exclusive, warnings
+from dpet_jax.energy.sensing.curve import Totals
 
 
 def channel(*, kind="power", scope="gpu", quality="measured", **known):

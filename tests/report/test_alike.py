@@ -1,5 +1,5 @@
 import pytest
-from fake_runs import fake_run
+from fakes.runs import fake_run
 
 from dpet_jax.errors import UserError
 from dpet_jax.report.alike import comparable, mixed_settings

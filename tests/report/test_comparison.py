@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from fake_runs import fake_run, fake_suite, small_suite, variant
+from fakes.runs import fake_run, fake_suite, small_suite, variant
 
 from dpet_jax.errors import UserError
 from dpet_jax.report.comparison import read_comparison

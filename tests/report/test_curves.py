@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_runs import fake_run
+from fakes.runs import fake_run
 
-from dpet_jax.report.curves import accuracy_curve, front, mean_parts, parts_of
+from dpet_jax.report.plots.curves import accuracy_curve, front, mean_parts, parts_of
 from dpet_jax.report.runs import read_run
 
 

@@ -1,7 +1,7 @@
 import csv
 import io
 
-from fake_runs import fake_run, small_suite
+from fakes.runs import fake_run, small_suite
 
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.formats import (

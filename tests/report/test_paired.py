@@ -1,5 +1,5 @@
 import pytest
-from fake_runs import fake_run, fake_suite, small_suite, variant
+from fakes.runs import fake_run, fake_suite, small_suite, variant
 
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.paired import holm, paired_differences

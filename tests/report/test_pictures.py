@@ -1,7 +1,7 @@
-from fake_runs import fake_run, small_suite
+from fakes.runs import fake_run, small_suite
 
 from dpet_jax.report.comparison import read_comparison
-from dpet_jax.report.pictures import missing, pictures
+from dpet_jax.report.plots.pictures import missing, pictures
 from dpet_jax.report.table import cost_table
 
 

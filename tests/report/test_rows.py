@@ -1,5 +1,5 @@
 import pytest
-from fake_runs import fake_run
+from fakes.runs import fake_run
 
 from dpet_jax.report.rows import Comparison, Row, setting_of
 from dpet_jax.report.runs import read_run

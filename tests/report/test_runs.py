@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from fake_runs import events_of, fake_run
+from fakes.runs import events_of, fake_run
 
 from dpet_jax.errors import UserError
 from dpet_jax.report.runs import cost_of, find_runs, read_run

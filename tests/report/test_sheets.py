@@ -1,5 +1,5 @@
 import pytest
-from fake_runs import fake_run, small_suite
+from fakes.runs import fake_run, small_suite
 
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.printed import NONE

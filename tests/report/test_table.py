@@ -1,7 +1,7 @@
 import statistics
 
 import pytest
-from fake_runs import events_of, fake_run, fake_suite, small_suite, variant
+from fakes.runs import events_of, fake_run, fake_suite, small_suite, variant
 
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.runs import read_run

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpet_jax.scores.layer_norms import (
+from dpet_jax.scores.gradient.layer_norms import (
     Window,
     choose_convolution,
     choose_dense,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dpet_jax.scores.one_pass import NoRuleError, Reader
+from dpet_jax.scores.gradient.one_pass import NoRuleError, Reader
 
 
 def normal(*shape, seed=0, scale=0.5):

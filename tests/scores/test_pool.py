@@ -15,7 +15,7 @@ from dpet_jax.scores import (
 )
 from dpet_jax.scores.artifact import ARTIFACT_SCORES
 from dpet_jax.scores.pool import ScoreSpec, score_data, score_fn, score_rows
-from dpet_jax.training.programs import compile_counts
+from dpet_jax.training.compilation import compile_counts
 
 NAMES = tuple(SCORES)
 EVERYTHING = (*SCORES, *FEATURE_SCORES, "logits", "features")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpet_jax.scores.rows_apart import refuse_mixed_rows
+from dpet_jax.scores.gradient.rows_apart import refuse_mixed_rows
 
 IMAGE = jax.ShapeDtypeStruct((4, 4, 2), jnp.float32)
 PARAMS = jax.ShapeDtypeStruct((2, 3), jnp.float32)

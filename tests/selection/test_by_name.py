@@ -10,7 +10,7 @@ from dpet_jax.selection.by_name import SELECTORS, Examples, choose
 from dpet_jax.selection.craig import craig
 from dpet_jax.selection.geometry import herding, k_center
 from dpet_jax.selection.glister import Validation, glister
-from dpet_jax.selection.matching import grad_match
+from dpet_jax.selection.grad_match import grad_match
 from dpet_jax.selection.submodular import facility_location_of_gradients
 
 N, PADDED, K, D = 60, 70, 3, 5

@@ -8,7 +8,7 @@ import pytest
 from dpet_jax.scores.factors import Gradients, last_layer_gradients
 from dpet_jax.selection import lazy
 from dpet_jax.selection.craig import Closeness, closeness_rows, craig
-from dpet_jax.selection.quotas import class_quotas
+from dpet_jax.selection.per_class import class_quotas
 
 SIZES = (90, 60, 50, 40)
 LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(4), SIZES))

@@ -17,7 +17,7 @@ from dpet_jax.scores import grand_last_layer, least_confidence, score_pool
 from dpet_jax.scores.factors import last_layer_gradients
 from dpet_jax.selection import craig, herding, top_k
 from dpet_jax.selection.greedy import sample_size
-from dpet_jax.selection.quotas import per_class
+from dpet_jax.selection.per_class import per_class
 
 
 def must_fail(check, formula):

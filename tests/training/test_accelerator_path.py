@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dpet_jax import parts
-from dpet_jax.config import validate
+from dpet_jax.config.load import validate
 from dpet_jax.data.device import DeviceData
-from dpet_jax.learner import data_mesh
 from dpet_jax.models import ResNetSpec, resnet18
+from dpet_jax.run import build as parts
 from dpet_jax.training import StepSpec, init_state, train_steps
+from dpet_jax.training.learner import data_mesh
 
 MODEL = resnet18(10, width_multiplier=0.125)
 CONVOLUTIONS = 20  # 17 of 3x3 and 3 shortcuts

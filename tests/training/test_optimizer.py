@@ -6,8 +6,8 @@ import pytest
 
 from dpet_jax.data.augment import Augmentation
 from dpet_jax.training import SCHEDULES, Hyper, Schedule
+from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.optimizer import init_optimizer, learning_rate, update
-from dpet_jax.training.programs import compile_counts
 
 PEAK, FINAL, START, PEAK_AT, HORIZON = 0.8, 0.2, 0.1, 0.25, 80
 PARAMS = {"a": jnp.array([1.0, -2.0, 3.0]), "b": {"c": jnp.array([[0.5, -0.25]])}}

@@ -10,7 +10,6 @@ import pytest
 
 from dpet_jax.data.augment import Augmentation
 from dpet_jax.data.device import DeviceData
-from dpet_jax.learner import data_mesh
 from dpet_jax.models import ResNetSpec, apply_train
 from dpet_jax.training import (
     SCHEDULES,
@@ -20,7 +19,8 @@ from dpet_jax.training import (
     init_state,
     train_steps,
 )
-from dpet_jax.training.programs import compile_counts, compiled
+from dpet_jax.training.compilation import compile_counts, compiled
+from dpet_jax.training.learner import data_mesh
 
 MODEL = ResNetSpec(stem=8, channels=(8,), blocks=(1,), num_classes=3, in_channels=1)
 BATCH, N = 4, 12

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
-from dpet_jax.energy.source import JOULES_PER_WH, Kind, Source
+from dpet_jax.energy.probes.source import JOULES_PER_WH, Kind, Source
 
 Unit = Literal["W", "mW", "kW", "J", "mJ", "Wh", "kWh"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpet_jax.energy.source import Source
+from dpet_jax.energy.probes.source import Source
 
 STAT = Path("/proc/stat")
 

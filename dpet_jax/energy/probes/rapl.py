@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpet_jax.energy.source import Found, Source, Unavailable
+from dpet_jax.energy.probes.source import Found, Source, Unavailable
 
 ROOT = Path("/sys/class/powercap")
 METHOD = "RAPL powercap energy_uj"

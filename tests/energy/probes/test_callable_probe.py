@@ -5,7 +5,7 @@ import math
 import pytest
 
 from dpet_jax.energy.probes.callable_probe import CallableProbe
-from dpet_jax.energy.source import Probe, Source
+from dpet_jax.energy.probes.source import Probe, Source
 
 PLUG = {
     "name": "plug",

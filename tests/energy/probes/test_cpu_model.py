@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
-from fake_clock import FakeClock
+from fakes.clock import FakeClock
 
 from dpet_jax.energy.probes.cpu_model import CpuPowerModel
-from dpet_jax.energy.source import Probe
+from dpet_jax.energy.probes.source import Probe
 
 HERTZ = 100
 COLUMNS = [

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_clock import FakeClock
-from fake_rapl import (
+from fakes.clock import FakeClock
+from fakes.rapl import (
     DRAM_RANGE_J,
     SERVER_RANGE_J,
     FakePowercap,
@@ -15,7 +15,7 @@ from fake_rapl import (
 )
 
 from dpet_jax.energy.probes.rapl import METHOD, RaplProbe, find
-from dpet_jax.energy.source import Probe
+from dpet_jax.energy.probes.source import Probe
 
 
 @pytest.fixture

@@ -1,0 +1,227 @@
+"""Every key of an experiment, its default and its range.
+
+Reading these classes tells what a config file may hold; `dpet show` prints the same.
+Unknown keys are errors, so a mistyped one cannot be ignored. Defaults live here and in
+`sections`, and nowhere else; the resolved config is written into every run folder.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from dpet_jax.methods.sections import (
+    ActiveLearningMethod,
+    CoresetMethod,
+    DpetMethod,
+    EpsilonGreedyMethod,
+    InfoBatchMethod,
+    LossThresholdMethod,
+    MethodSection,
+    OneShotMethod,
+    Rs2Method,
+    SelectiveBackpropMethod,
+    StaleSelectiveBackpropMethod,
+    StandardMethod,
+)
+from dpet_jax.section import (
+    Count,
+    DataSection,
+    DigitsData,
+    Fraction,
+    ModelSection,
+    NonNegative,
+    NpzData,
+    Number,
+    OneOf,
+    ParquetData,
+    Positive,
+    ResNet18Model,
+    ResNet20Model,
+    ResNetModel,
+    Section,
+    Seed,
+    TfdsData,
+    TrainConfig,
+)
+
+#: Methods whose plans say where on the schedule they lie.
+PACED_METHODS = (
+    *("infobatch", "loss_threshold", "stale_selective_backprop"),
+    *("selective_backprop", "epsilon_greedy"),
+)
+
+
+class EvaluateConfig(Section):
+    """The evaluation grid, the same for every method of a comparison."""
+
+    every: Positive = Field(1.0, description="epochs (full-pass equivalents)")
+    batch_size: Count = Field(500, description="rows per step of scoring as well")
+
+
+class StopConfig(Section):
+    """When the target ends a run."""
+
+    target: Fraction | None = None
+    on: Literal["validation", "test"] = Field(
+        "validation", description="test only repeats papers that did, and marks the run"
+    )
+
+
+class BudgetConfig(Section):
+    """Limits; the first that is reached ends the run."""
+
+    epochs: Positive | None = Field(None, description="full-pass equivalents")
+    visits: Count | None = None
+    seconds: Positive | None = Field(None, description="evaluation excluded")
+    wh: Positive | None = Field(None, description="gross, evaluation excluded")
+
+
+class CheckpointConfig(Section):
+    """How often the run can be taken up again."""
+
+    every_s: NonNegative = 30.0
+
+
+class CpuModelConfig(Section):
+    """Stands in for the CPU's energy counters; what it gives is labelled a model."""
+
+    idle_w: NonNegative = Field(description="watts of the CPU doing nothing")
+    max_w: Positive = Field(description="watts of the CPU fully loaded")
+    source: str = Field(min_length=1, description="where these watts come from")
+
+    @model_validator(mode="after")
+    def _more_under_load(self) -> "CpuModelConfig":
+        if self.idle_w >= self.max_w:
+            raise ValueError(
+                f"idle_w is {self.idle_w:g} but max_w is {self.max_w:g}; a CPU draws "
+                "more under load"
+            )
+        return self
+
+
+class CarbonConfig(Section):
+    """Turns energy into CO2-equivalents; nothing is guessed from where you are."""
+
+    intensity_g_per_kwh: NonNegative
+    intensity_source: str = Field(min_length=1, description="who says so, and when")
+    kind: Literal["average", "marginal"] = "average"
+    pue: Annotated[float, Field(ge=1), Number] = Field(
+        1.0, description="power usage effectiveness; kept apart from the energy"
+    )
+    pue_source: str = "default"
+    embodied_g: NonNegative | None = Field(None, description="of the hardware, a run")
+
+
+class EnergyConfig(Section):
+    """How energy is measured, and what may stand in where it cannot be."""
+
+    period_s: Annotated[float, Field(ge=0.02, le=5), Number] | None = Field(
+        None, description="between readings; 0.1 for counters, 0.05 for power"
+    )
+    include: Literal["used", "visible"] = Field(
+        "used", description="visible: GPUs held but not computed on as well"
+    )
+    idle_s: NonNegative = Field(
+        0.0, description="measure the idle baseline so long first; 10 is good"
+    )
+    allow_modelled: bool = False
+    cpu_model: CpuModelConfig | None = None
+    carbon: CarbonConfig | None = None
+
+    @model_validator(mode="after")
+    def _model_is_wanted(self) -> "EnergyConfig":
+        if self.cpu_model is not None and not self.allow_modelled:
+            raise ValueError(
+                "cpu_model is given but allow_modelled is false; set it to true to "
+                "accept modelled energy, or drop cpu_model"
+            )
+        if self.allow_modelled and self.cpu_model is None:
+            raise ValueError(
+                "allow_modelled is true but there is no model; give energy.cpu_model "
+                "with idle_w, max_w and source"
+            )
+        if 0 < self.idle_s < 3:
+            raise ValueError(
+                f"idle_s is {self.idle_s:g}, of which 2 s are for settling; give at "
+                "least 3, or 0 for no baseline"
+            )
+        return self
+
+
+class Config(Section):
+    """One experiment; an empty file is DPET on the digits."""
+
+    name: str = Field("dpet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+    seed: Seed = 0
+    data: Annotated[
+        DataSection, OneOf(DataSection, (DigitsData, TfdsData, ParquetData, NpzData))
+    ] = DigitsData()
+    model: Annotated[
+        ModelSection, OneOf(ModelSection, (ResNet18Model, ResNet20Model, ResNetModel))
+    ] = ResNet18Model()
+    train: TrainConfig = TrainConfig()
+    method: Annotated[
+        MethodSection,
+        OneOf(
+            MethodSection,
+            (
+                DpetMethod,
+                StandardMethod,
+                Rs2Method,
+                ActiveLearningMethod,
+                OneShotMethod,
+                InfoBatchMethod,
+                LossThresholdMethod,
+                StaleSelectiveBackpropMethod,
+                SelectiveBackpropMethod,
+                EpsilonGreedyMethod,
+                CoresetMethod,
+            ),
+        ),
+    ] = DpetMethod()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    targets: tuple[Fraction, ...] = ()
+    stop: StopConfig = StopConfig()
+    budget: BudgetConfig = BudgetConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    energy: EnergyConfig = EnergyConfig()
+
+    @model_validator(mode="after")
+    def _stop_has_its_split(self) -> "Config":
+        needs = self.stop.target is not None or self.targets
+        if (
+            self.data.validation_fraction == 0
+            and needs
+            and self.stop.on == "validation"
+        ):
+            raise ValueError(
+                "data.validation_fraction is 0 but targets are reached on validation; "
+                "give it a share such as 0.1, or set stop.on: test to repeat a paper"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _horizon_is_heard(self) -> "Config":
+        horizon = getattr(self.train.schedule, "horizon", "plan")
+        paced = self.method.kind in PACED_METHODS or getattr(
+            self.method, "choose_every", None
+        )
+        if paced and not isinstance(horizon, str):
+            raise ValueError(
+                f"train.schedule.horizon is {horizon:g} epochs, but {self.method.kind} "
+                "puts its passes on one schedule itself, however many examples they "
+                "visit; leave it at plan"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _name_stays_inside(self) -> "Config":
+        if ".." in Path(self.name).parts:
+            raise ValueError(f"name: {self.name!r} leaves the output folder; drop '..'")
+        return self
+
+    def to_yaml(self) -> str:
+        """Return the resolved config as YAML that loads back to an equal config."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,293 @@
+"""From a YAML file and dotted overrides to a validated `Config`.
+
+Errors are collected, not met one by one; each names the file (or the command line), the
+key, the value and what would be right.
+"""
+
+import contextlib
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from dpet_jax.config.experiment import Config
+from dpet_jax.errors import UserError
+from dpet_jax.section import one_of
+
+COMMAND_LINE = "command line"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file and apply dotted overrides, first to last.
+
+    Args:
+        path: A YAML file.
+        overrides: `--a.b=value` each; the value is read as YAML.
+
+    Raises:
+        UserError: With every problem at once, one a line.
+    """
+    tree = read_tree(path)
+    changes = [parse_override(override) for override in overrides]
+    change(tree, changes, COMMAND_LINE)
+    return validate(tree, str(path), {key: COMMAND_LINE for key, _ in changes})
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that a user wrote as nested plain data.
+
+    Raises:
+        UserError: If it cannot be read, or is not a mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot read the config ({_reason(error)}); give the path of a "
+            "YAML file such as configs/quickstart.yaml"
+        ) from error
+    try:
+        tree = yaml.load(text, _Yaml)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {_one_line(error)}") from error
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"{path}: needs sections like 'train:' at the top, found "
+            f"{type(tree).__name__}"
+        )
+    return tree
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """Split `--a.b=value` into its dotted key and its value, which is read as YAML.
+
+    Raises:
+        UserError: If it is none.
+    """
+    key, equals, text = override.removeprefix("--").partition("=")
+    if not override.startswith("--") or not equals or not all(key.split(".")):
+        raise UserError(
+            f"{COMMAND_LINE}: {override!r} is no override; write --section.key=value, "
+            "such as --train.batch_size=256"
+        )
+    try:
+        return key, yaml.load(text, _Yaml)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"{COMMAND_LINE}: {key}: not YAML: {_one_line(error)}"
+        ) from error
+
+
+def change(
+    tree: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str
+) -> None:
+    """Set dotted keys of a tree, those of kinds first.
+
+    One that changes the `kind` of a section starts that section anew from the kind's
+    defaults, since the other keys belong to the old kind.
+
+    Args:
+        tree: Nested plain data; changed in place.
+        changes: Dotted keys and their values.
+        origin: Who asks, for messages.
+
+    Raises:
+        UserError: If a key leads into a value.
+    """
+    for key, value in sorted(changes, key=lambda one: not one[0].endswith(".kind")):
+        *sections, last = key.split(".")
+        node = tree
+        for section in sections:
+            child = node.setdefault(section, {})
+            if not isinstance(child, dict):
+                raise UserError(
+                    f"{origin}: {key}: {section} holds the value {child!r}, not keys"
+                )
+            node = child
+        if last == "kind" and node.get("kind", _default_kind(sections)) != value:
+            node.clear()
+        node[last] = value
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of every leaf; empty sections are leaves."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def validate(
+    tree: dict[str, Any], where: str, origins: Mapping[str, str] | None = None
+) -> Config:
+    """Turn plain data into a `Config`; see `validate_as`."""
+    return validate_as(Config, tree, where, origins)
+
+
+def validate_as(
+    model: type[Model],
+    tree: dict[str, Any],
+    where: str,
+    origins: Mapping[str, str] | None = None,
+) -> Model:
+    """Turn plain data into a section, or raise one `UserError` with all problems.
+
+    Args:
+        model: The section.
+        tree: Nested plain data.
+        where: What the messages call the origin, such as the file's path.
+        origins: Where dotted keys came from instead.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        messages: dict[str, list[str]] = {}
+        for problem in error.errors():
+            key, message = _explain(problem, model, tree)
+            messages.setdefault(key, []).append(message)
+        lines = []
+        for key, texts in messages.items():
+            origin = _origin(key, origins or {}) or where
+            text = " or ".join(dict.fromkeys(texts))
+            lines.append(f"{origin}: {key + ': ' if key else ''}{text}")
+        raise UserError("\n".join(lines)) from error
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2's scalars (`on`, `010` and dates are words), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """Refuse what PyYAML would settle silently in favour of the last."""
+        keys = [key.value for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                problem=f"{', '.join(twice)} is given twice; keep one",
+                problem_mark=node.start_mark,
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag.rpartition(":")[2] not in ("bool", "int", "timestamp")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), "tTfF"
+)
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile("^[-+]?(0|[1-9][0-9]*)$"), "-+0123456789"
+)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str | None:
+    """Return where a key, a part of it or what it is part of came from, if known."""
+    for other, origin in origins.items():
+        if (
+            key == other
+            or key.startswith(f"{other}.")
+            or (key and other.startswith(f"{key}."))
+        ):
+            return origin
+    return None
+
+
+def _explain(
+    problem: ErrorDetails, schema: type[BaseModel], tree: Any
+) -> tuple[str, str]:
+    """Return the dotted key of a problem, and what to say about it."""
+    steps, owner, section = _locate(problem["loc"], schema, tree)
+    key, value = ".".join(map(str, steps)), problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            return key, f"unknown key{_nearest(steps, owner)}"
+        case "missing":
+            return key, "missing; this kind needs it"
+        case "kind_unknown":
+            return f"{key}.kind", problem["ctx"]["reason"]
+        case "kind_keys":
+            return key, f"holds the value {value!r} where keys are needed: kind, ..."
+        case "model_type":
+            known = ", ".join(section.model_fields) if section else "none"
+            return key, f"holds the value {value!r} where keys are needed: {known}"
+        case "path_type":
+            return key, f"must be a path (got {value!r})"
+        case "value_error":
+            return key, str(problem["ctx"]["error"])
+        case _:
+            text = problem["msg"].replace("Input should be", "must be")
+            return key, f"{text.replace('Input', 'it')} (got {value!r})"
+
+
+def _locate(
+    location: Sequence[int | str], schema: type[BaseModel], tree: Any
+) -> tuple[list[int | str], type[BaseModel] | None, type[BaseModel] | None]:
+    """Follow a location of pydantic's down the schema, and the keys that were given.
+
+    Returns:
+        Its keys, without what pydantic adds below a value of several types; the section
+        that the last key is one of; and the section that it holds, if any.
+    """
+    steps: list[int | str] = []
+    owner: type[BaseModel] | None = None
+    section: type[BaseModel] | None = schema
+    by_name = False  # whether the next key is a name of the user's
+    for step in location:
+        if not (section or by_name or isinstance(step, int)):
+            continue
+        steps.append(step)
+        tree = tree.get(step) if isinstance(tree, dict) else None
+        if by_name or section is None:
+            by_name = False
+            continue
+        owner, field = section, section.model_fields.get(str(step))
+        kinds = one_of(section, str(step))
+        if kinds is not None:
+            kind = tree.get("kind") if isinstance(tree, dict) else None
+            section = None
+            with contextlib.suppress(ValueError):  # an unknown kind is told as such
+                section = kinds.member(str(kind or kinds.default))
+        else:  # a section, a section or null, or sections by name
+            of = field.annotation if field else None
+            by_name = get_origin(of) is dict
+            types = [one for one in get_args(of) or (of,) if isinstance(one, type)]
+            section = next((one for one in types if issubclass(one, BaseModel)), None)
+    return steps, owner, section
+
+
+def _default_kind(sections: Sequence[str]) -> str | None:
+    """Return the kind that a section is of if none is given, or None."""
+    _, _, section = _locate(sections, Config, {})
+    kind = section.model_fields.get("kind") if section else None
+    return kind.default if kind else None
+
+
+def _nearest(steps: Sequence[int | str], model: type[BaseModel] | None) -> str:
+    *sections, last = map(str, steps)
+    known = list(model.model_fields) if model else []
+    close = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
+    if close:
+        return f", did you mean {'.'.join([*sections, close[0]])}?"
+    return f"; known here: {', '.join(known)}"

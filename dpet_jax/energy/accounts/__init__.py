@@ -1,0 +1,1 @@
+"""Who used how much: records, journals and their states."""

@@ -1,0 +1,160 @@
+"""An amount of energy: the number, its quality and its interval, never one alone."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dpet_jax.energy.probes.source import JOULES_PER_WH, Quality, Source
+from dpet_jax.energy.sensing.curve import Totals
+
+
+class QualityError(ValueError):
+    """Energies of different quality were to be added or compared."""
+
+
+@dataclass(frozen=True)
+class Energy:
+    """An amount of energy and how well it is known.
+
+    Attributes:
+        wh: Watt-hours; None if unavailable.
+        quality: Whether sensors, a model or nothing stands behind it.
+        gain_wh: Half width of the k=2 interval that all measurements with the same
+            sensors share; it cancels in their ratios.
+        low_wh: Lower end of the k=2 interval without that share.
+        high_wh: Its upper end.
+        channels: What was measured.
+        reasons: Why nothing was.
+    """
+
+    wh: float | None
+    quality: Quality
+    gain_wh: float = 0.0
+    low_wh: float = 0.0
+    high_wh: float = 0.0
+    channels: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def interval_wh(self) -> tuple[float, float] | None:
+        """The k=2 interval; for a model, its lowest and highest assumption."""
+        if self.wh is None:
+            return None
+        return (
+            max(0.0, self.wh - math.hypot(self.gain_wh, self.wh - self.low_wh)),
+            self.wh + math.hypot(self.gain_wh, self.high_wh - self.wh),
+        )
+
+    def __add__(self, other: "Energy") -> "Energy":
+        """Add another stretch of time of the same measurement.
+
+        Raises:
+            QualityError: If one is measured and the other is not.
+        """
+        if self.quality != other.quality:
+            raise QualityError(
+                f"cannot add {self.quality} and {other.quality} energy; report each"
+            )
+        if self.wh is None or other.wh is None:
+            return self
+        wh = self.wh + other.wh
+        low = math.hypot(self.wh - self.low_wh, other.wh - other.low_wh)
+        high = math.hypot(self.high_wh - self.wh, other.high_wh - other.wh)
+        if self.quality == "modelled":  # assumptions do not average out
+            low = self.wh - self.low_wh + other.wh - other.low_wh
+            high = self.high_wh - self.wh + other.high_wh - other.wh
+        return Energy(
+            wh,
+            self.quality,
+            self.gain_wh + other.gain_wh,
+            wh - low,
+            wh + high,
+            tuple(dict.fromkeys(self.channels + other.channels)),
+        )
+
+    def ratio(self, other: "Energy") -> tuple[float, float, float]:
+        """Return this over another energy, and the k=2 interval of that.
+
+        What the same sensors get wrong by the same factor cancels.
+
+        Raises:
+            QualityError: If they differ in quality, or one is not available or zero.
+        """
+        if self.quality != other.quality or not self.wh or not other.wh:
+            raise QualityError(
+                f"cannot compare {self.quality} ({self.wh} Wh) with {other.quality} "
+                f"({other.wh} Wh) energy"
+            )
+        shared = set(self.channels) == set(other.channels)
+        relative = math.hypot(
+            (self.high_wh - self.low_wh) / (2 * self.wh),
+            (other.high_wh - other.low_wh) / (2 * other.wh),
+            0.0 if shared else self.gain_wh / self.wh,
+            0.0 if shared else other.gain_wh / other.wh,
+        )
+        ratio = self.wh / other.wh
+        return ratio, max(0.0, ratio * (1 - relative)), ratio * (1 + relative)
+
+    def __str__(self) -> str:
+        """Return it as a person would write it, with quality and interval."""
+        interval = self.interval_wh
+        if self.wh is None or interval is None:
+            return f"not measurable here ({'; '.join(self.reasons) or 'no source'})"
+        low, high = interval
+        text = f"{self.wh:.4g} Wh [{low:.4g}, {high:.4g}]"
+        return text if self.quality == "measured" else f"≈ {text} MODELLED"
+
+
+def measured(parts: Iterable[tuple[str, Source, Totals, float, float]]) -> Energy:
+    """Turn what channels have added up into an energy.
+
+    Args:
+        parts: For each channel its name, the source that counts, what it added up, in
+            how many seconds, and the variance of the edges in J².
+    """
+    energy_j = gain_j = variance_j2 = missed_j = 0.0
+    channels = []
+    for name, source, totals, seconds, edge_j2 in parts:
+        channels.append(name)
+        energy_j += totals.energy_j
+        gain_j += source.rel_uncertainty * totals.energy_j
+        variance_j2 += totals.variance_j2 + edge_j2
+        variance_j2 += _unseen_j2(source, totals, seconds)
+        # in seconds that were not measured it may have drawn all that it can
+        missed_j += source.max_w * max(0.0, totals.unmeasured_s)
+    wh, random_wh = energy_j / JOULES_PER_WH, 2 * math.sqrt(variance_j2) / JOULES_PER_WH
+    return Energy(
+        wh,
+        "measured",
+        gain_j / JOULES_PER_WH,
+        wh - random_wh,
+        wh + random_wh + missed_j / JOULES_PER_WH,
+        tuple(channels),
+    )
+
+
+def modelled(parts: Iterable[tuple[str, Totals]]) -> Energy:
+    """Turn what models have added up into an energy; the interval is of assumptions.
+
+    Args:
+        parts: For each channel its name and what it added up.
+    """
+    named = list(parts)
+    wh, low, high = (
+        sum(getattr(totals, key) for _, totals in named) / JOULES_PER_WH
+        for key in ("energy_j", "low_j", "high_j")
+    )
+    channels = tuple(name for name, _ in named)
+    return Energy(wh, "modelled", 0.0, low, high, channels)
+
+
+def _unseen_j2(source: Source, totals: Totals, seconds: float) -> float:
+    """Return the variance from what a sensor does not look at between its updates."""
+    window_s, period_s = source.sensor_window_s, source.update_period_s
+    if source.kind == "counter" or not window_s or not period_s or totals.samples < 2:
+        return 0.0
+    seen = min(1.0, window_s / period_s)
+    mean_w = totals.sum_w / totals.samples
+    variance_w2 = max(0.0, totals.sum_w2 / totals.samples - mean_w**2)
+    updates = max(1.0, min(totals.samples, seconds / period_s))
+    return variance_w2 * (1 - seen) / updates * seconds**2

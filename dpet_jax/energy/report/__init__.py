@@ -1,0 +1,1 @@
+"""The energy report and its export formats."""

@@ -1,0 +1,198 @@
+"""E(t): the joules of one source since its first reading, as one function of time.
+
+Every window is a difference of this function, so windows add up and nest by
+construction, whatever happens to single readings.
+"""
+
+import bisect
+import math
+from dataclasses import dataclass
+from operator import add, attrgetter, sub
+
+from dpet_jax.energy.probes.source import Source
+
+_KEEP_S = 1200.0
+_UNKNOWN_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a curve has added up until some moment; a difference describes a window.
+
+    Attributes:
+        energy_j: Joules.
+        samples: Readings that gave a knot.
+        gap_s: Seconds between readings that lay too far apart.
+        unmeasured_s: Seconds of which the energy is not known and not counted.
+        variance_j2: Sum of the squared standard errors of the linear interpolation.
+        sum_w: Sum of the power readings, and
+        sum_w2: of their squares; 0 for counters.
+        low_j: Joules under a model's lowest assumption, and
+        high_j: under its highest; 0 for what is measured.
+    """
+
+    energy_j: float = 0.0
+    samples: int = 0
+    gap_s: float = 0.0
+    unmeasured_s: float = 0.0
+    variance_j2: float = 0.0
+    sum_w: float = 0.0
+    sum_w2: float = 0.0
+    low_j: float = 0.0
+    high_j: float = 0.0
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(*map(add, _values(self), _values(other)))
+
+    def __sub__(self, other: "Totals") -> "Totals":
+        return Totals(*map(sub, _values(self), _values(other)))
+
+    def to_json(self) -> list[float | int]:
+        """Return the numbers in order, from which `Totals` is made again."""
+        return list(_values(self))
+
+
+# dataclasses.astuple copies deeply, which was most of the work of a reading
+_values = attrgetter(*Totals.__slots__)
+
+
+class Curve:
+    """Cumulative energy of one source.
+
+    Power is integrated by the trapezoid rule, which is the exact integral of the
+    linear interpolant; counters are interpolated linearly. A reading that failed adds
+    no knot: the next one bridges it. Energy that is not known (a counter that was
+    reset) is never invented: it comes from `fill_j` or is told as unmeasured seconds.
+
+    Args:
+        source: What is read.
+        max_gap_s: Seconds between two readings beyond which they count as a gap.
+        keep_s: How far back `energy_j` can look.
+    """
+
+    def __init__(
+        self, source: Source, max_gap_s: float = 1.0, keep_s: float = _KEEP_S
+    ) -> None:
+        self.source = source
+        self.totals = Totals()
+        self.max_w = 0.0
+        self._max_gap_s = max_gap_s
+        self._keep_s = keep_s
+        self._times: list[float] = []
+        self._energies: list[float] = []
+        self._values: list[float] = []
+        self._moved_t = 0.0
+
+    @property
+    def last_t(self) -> float | None:
+        """Time of the latest knot."""
+        return self._times[-1] if self._times else None
+
+    def add(
+        self, t: float, value: float | None, fill_j: float | None = None
+    ) -> str | None:
+        """Add a reading.
+
+        Args:
+            t: When it was taken, in seconds of a monotonic clock.
+            value: Joules or watts; None if the reading failed.
+            fill_j: What another source measured since the latest knot, for the case
+                that this one cannot tell.
+
+        Returns:
+            What was remarkable about it: "read_failed", "implausible_power", "wrap",
+            "counter_reset" or "wrap_ambiguous"; else None.
+        """
+        if value is None or not math.isfinite(value) or value < 0:
+            return "read_failed"
+        if self.source.kind == "power" and value > self.source.max_w:
+            return "implausible_power"
+        if not self._times:
+            self._append(t, value, Totals(samples=1, **_moments(self.source, value)))
+            return None
+        dt = t - self._times[-1]
+        if dt <= 0:
+            # a reading at a window's edge overtook this one; both are true
+            return None
+        if self.source.kind == "power":
+            change, event = self._trapezoid(dt, value), None
+        else:
+            change, event = self._count(t, value, fill_j)
+        self._append(t, value, change)
+        return event
+
+    def energy_j(self, t: float) -> float:
+        """Return the joules at some time between the oldest kept knot and the latest.
+
+        Earlier and later times give the energy of the nearest knot: what has not been
+        read is not counted yet.
+        """
+        times, energies = self._times, self._energies
+        after = bisect.bisect_right(times, t)
+        if after == 0:
+            return energies[0] if energies else 0.0
+        if after == len(times):
+            return energies[-1]
+        before = after - 1
+        dt = times[after] - times[before]
+        share = (t - times[before]) / dt
+        if self.source.kind == "counter":
+            return energies[before] + share * (energies[after] - energies[before])
+        p0, p1 = self._values[before], self._values[after]
+        return energies[before] + dt * share * (p0 + 0.5 * (p1 - p0) * share)
+
+    def _trapezoid(self, dt: float, power: float) -> Totals:
+        before = self._values[-1]
+        # wherever between two readings the power changed, the error is at most this
+        half_step_j = 0.5 * abs(power - before) * dt
+        return Totals(
+            energy_j=0.5 * (before + power) * dt,
+            samples=1,
+            gap_s=dt if dt > self._max_gap_s else 0.0,
+            variance_j2=half_step_j**2 / 3,
+            **_moments(self.source, power),
+        )
+
+    def _count(
+        self, t: float, raw: float, fill_j: float | None
+    ) -> tuple[Totals, str | None]:
+        dt, change = t - self._times[-1], raw - self._values[-1]
+        wrap_j = self.source.wrap_j
+        # a counter that moves in steps may show at once what it held back so long
+        step_s = self.source.update_period_s or _UNKNOWN_PERIOD_S
+        most_j = self.source.max_w * (t - self._moved_t + step_s) + 1.0
+        gap_s = dt if dt > self._max_gap_s else 0.0
+        event = None
+        if change < 0 and wrap_j and change + wrap_j <= most_j:
+            change, event = change + wrap_j, "wrap"
+        if not 0 <= change <= most_j:
+            known = fill_j is not None
+            return Totals(
+                energy_j=fill_j or 0.0,
+                samples=1,
+                gap_s=gap_s,
+                unmeasured_s=0.0 if known else dt,
+            ), "counter_reset"
+        if wrap_j and self.source.max_w * dt >= wrap_j:
+            # it may have gone round once more: what is known is a lower bound
+            return Totals(change, 1, gap_s, unmeasured_s=dt), "wrap_ambiguous"
+        return Totals(change, 1, gap_s), event
+
+    def _append(self, t: float, value: float, change: Totals) -> None:
+        if self.source.kind == "power":
+            self.max_w = max(self.max_w, value)
+        if not self._values or value != self._values[-1]:
+            self._moved_t = t
+        self.totals += change
+        self._times.append(t)
+        self._energies.append(self.totals.energy_j)
+        self._values.append(value)
+        if t - self._times[0] > 2 * self._keep_s:
+            old = bisect.bisect_right(self._times, t - self._keep_s) - 1
+            del self._times[:old], self._energies[:old], self._values[:old]
+
+
+def _moments(source: Source, value: float) -> dict[str, float]:
+    if source.kind == "counter":
+        return {}
+    return {"sum_w": value, "sum_w2": value * value}

@@ -1,0 +1,148 @@
+"""The pictures of a report, and why one is missing."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from dpet_jax.report.plots.coreset import class_balance, coreset_growth, gallery
+from dpet_jax.report.plots.cost import cost_by_part, cost_to_accuracy, pareto
+from dpet_jax.report.plots.course import accuracy_over_cost
+from dpet_jax.report.plots.power import power_trace
+from dpet_jax.report.rows import Comparison
+from dpet_jax.report.runs import By
+from dpet_jax.report.table import CostTable
+
+
+class Picture(NamedTuple):
+    """A picture of a report.
+
+    Attributes:
+        name: Of its files.
+        title: What it shows.
+        of: Whose, where there is one for each method; else empty.
+        caption: How to read it.
+        figure: None where there is nothing to show.
+        without: Why there is nothing to show.
+    """
+
+    name: str
+    title: str
+    of: str
+    caption: str
+    figure: Figure | None
+    without: str
+
+    @property
+    def heading(self) -> str:
+        """What it shows, and whose."""
+        return f"{self.title}: {self.of}" if self.of else self.title
+
+
+def missing(drawn: Iterable[Picture]) -> list[str]:
+    """Return what has nothing to show and why, alike ones together."""
+    found: dict[str, list[str]] = {}
+    for picture in drawn:
+        if picture.figure is None:
+            owners = found.setdefault(f"{picture.title}: {picture.without}", [])
+            owners += [picture.of] if picture.of else []
+    return [f"{t} ({'; '.join(o)})" if o else t for t, o in found.items()]
+
+
+def pictures(comparison: Comparison, table: CostTable) -> list[Picture]:
+    """Draw everything that the runs hold something for."""
+    by = table.by
+    return [
+        Picture(
+            "accuracy",
+            "Accuracy over cost",
+            "",
+            "Median over seeds, and from the smallest to the largest. At each cost a "
+            "seed counts with its latest evaluation up to there; one that has ended "
+            "keeps its last. The axis starts a little below the lowest target.",
+            accuracy_over_cost(comparison, by),
+            "no run holds evaluations with this cost",
+        ),
+        Picture(
+            "cost_to_accuracy",
+            "Cost to reach an accuracy",
+            "",
+            "Median over seeds and range of those that got there; drawn side by side. "
+            "Nothing where the median seed did not get there.",
+            cost_to_accuracy(table),
+            "no method's median seed reached a target",
+        ),
+        Picture(
+            "parts",
+            "What the cost was spent on",
+            "",
+            _PARTS_READ[by],
+            cost_by_part(comparison, by),
+            "no method's runs all measured this cost",
+        ),
+        Picture(
+            "pareto",
+            "Cost and accuracy at the end",
+            "",
+            "Medians and ranges over seeds. On the dashed front lie the methods that "
+            "no other beats in both.",
+            pareto(table),
+            "no method's runs all have cost and accuracy",
+        ),
+        Picture(
+            "growth",
+            "Growth of the coreset",
+            "",
+            "Of the first seed of each method.",
+            coreset_growth(comparison),
+            "no run chose a coreset",
+        ),
+        Picture(
+            "balance",
+            "Class balance of the coreset",
+            "",
+            "Of the first seed of each method, at its end.",
+            class_balance(comparison),
+            "no run chose a coreset",
+        ),
+        *_of_rows(comparison),
+    ]
+
+
+_PARTS_READ: dict[By, str] = {
+    "epochs": "Means over seeds. Training is divided by what the plans are called.",
+    "visits": "Means over seeds, by what the plans are called; choosing is not in it.",
+    **dict.fromkeys(
+        ("wh", "seconds"),
+        "Means over seeds. Hatched: told apart, and in no cost of the tables. Training "
+        "is divided by what the plans are called.",
+    ),
+}
+
+
+def _of_rows(comparison: Comparison) -> list[Picture]:
+    found = []
+    for number, row in enumerate(comparison.rows):
+        for run in row.runs[:1]:
+            name = f"{number + 1:02}_{re.sub(r'[^A-Za-z0-9]+', '_', row.key)[:40]}"
+            found += [
+                Picture(
+                    f"gallery_{name}",
+                    "First and last examples chosen",
+                    row.label,
+                    f"Seed {run.seed}; class and score at which each entered.",
+                    gallery(run),
+                    "the run chose no coreset",
+                ),
+                Picture(
+                    f"power_{name}",
+                    "Power",
+                    row.label,
+                    f"Seed {run.seed}; shaded by the phase that took most of the time "
+                    "between two events.",
+                    power_trace(run),
+                    "the run recorded no power",
+                ),
+            ]
+    return found

@@ -1,0 +1,98 @@
+"""The plot of a run's power over time."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dpet_jax.report.plots.style import legend_below, look, new_figure, short, styled
+from dpet_jax.report.runs import Run
+from dpet_jax.run.folder import ENERGY_REPORT, read_json
+
+_SHADES = {
+    "compile": "#9aa1a8",
+    "data": "#cc79a7",
+    "select": "#d55e00",
+    "train": "#56b4e9",
+    "eval": "#e69f00",
+    "checkpoint": "#009e73",
+}
+
+
+class Stretch(NamedTuple):
+    """A time between two events, and the phase that took most of it."""
+
+    start_s: float
+    end_s: float
+    phase: str
+
+
+@styled
+def power_trace(run: Run) -> Figure | None:
+    """Draw the power of every channel over time, with phases shaded.
+
+    Returns:
+        None if no power was recorded.
+    """
+    bins = _bins(run)
+    names = sorted({name for one in bins for name in one["w"]})
+    if not names:
+        return None
+    figure = new_figure(1.9)
+    axes = figure.add_subplot()
+    shaded: set[str] = set()
+    for start_s, end_s, phase in stretches(run):
+        if phase in _SHADES:
+            axes.axvspan(
+                start_s,
+                end_s,
+                color=_SHADES[phase],
+                alpha=0.25,
+                linewidth=0,
+                label=None if phase in shaded else phase,
+            )
+            shaded.add(phase)
+    edges = np.array([one["start_s"] for one in bins] + [bins[-1]["end_s"]])
+    for number, name in enumerate(names):
+        watts = np.array([one["w"].get(name, np.nan) for one in bins])
+        axes.stairs(
+            watts,
+            edges,
+            baseline=None,
+            color=look(number)[0],
+            label=short(name),
+            linewidth=0.9,
+        )
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("power, W")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(edges[0], edges[-1])
+    legend_below(figure, axes)
+    return figure
+
+
+def stretches(run: Run) -> list[Stretch]:
+    """Return which phase took most of each time between two events, joined."""
+    marks = [e for e in run.events if isinstance(e.get("seconds"), dict)]
+    found: list[Stretch] = []
+    nothing: dict[str, Any] = {"time_s": 0.0, "seconds": {}}
+    for before, after in zip([nothing, *marks], marks, strict=False):
+        spent = {
+            phase: s - before["seconds"].get(phase, 0.0)
+            for phase, s in after["seconds"].items()
+        }
+        if not any(spent.values()):
+            continue
+        phase = max(spent, key=spent.__getitem__)
+        if found and found[-1].phase == phase:
+            found[-1] = found[-1]._replace(end_s=after["time_s"])
+        else:
+            found.append(Stretch(before["time_s"], after["time_s"], phase))
+    return found
+
+
+def _bins(run: Run) -> list[dict[str, Any]]:
+    try:
+        return list(read_json(run.folder / ENERGY_REPORT)["power_trace"] or [])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -1,0 +1,267 @@
+"""What a run cost, from its folder alone, whether it ended or was killed."""
+
+from pathlib import Path
+from typing import Any
+
+from dpet_jax.energy import Report, report_from_journal
+from dpet_jax.errors import UserError
+from dpet_jax.run.folder import CONFIG, ENERGY, EVENTS, SUMMARY, read_events, read_yaml
+
+#: Phases whose energy buys accuracy; evaluation is told apart, and checkpoints, idling
+#: and set-up are part of the whole only.
+_SPENT_ON_ACCURACY = ("compile", "data", "select", "train")
+
+_WH = ("wh", "wh_warm", "wh_cold", "wh_eval", "wh_incl_eval")
+
+Event = dict[str, Any]
+
+
+def run_report(folder: Path, *, finished: bool | None = None) -> Report:
+    """Build the energy report of a run from what its folder holds.
+
+    A run that was killed, or is still running, has a report too; it is marked
+    incomplete.
+
+    Args:
+        folder: The run's.
+        finished: Whether the run came to its end; by default what the folder says.
+
+    Raises:
+        UserError: If the folder holds no run, or none that began to measure.
+    """
+    try:
+        events = read_events(folder / EVENTS)
+        config = read_yaml(folder / CONFIG)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: holds no run ({error.strerror}: {error.filename}); give the "
+            "folder of one, such as runs/quickstart/seed0"
+        ) from error
+    begun = next((e for e in reversed(events) if e["event"] == "start"), None)
+    if begun is None or not (folder / ENERGY).exists():
+        raise UserError(f"{folder}: this run was ended before it began to measure")
+    report = report_from_journal(folder / ENERGY)
+    data = report.data
+    stopped = [e for e in events if e["event"] == "stop"]
+    reason = stopped[-1]["reason"] if stopped else None
+    data["run_id"] = f"{config['name']}/seed{config['seed']}"
+    ended = (folder / SUMMARY).exists() if finished is None else finished
+    data["complete"] = data["complete"] and ended
+    data["energy_to_accuracy"] = energy_to_accuracy(
+        events, _targets(config), reason, data["energy"]["quality"]
+    )
+    data["budget"] = budget(config["budget"], data, reason)
+    data["proxies"] = proxies(events, begun, data["phases"])
+    data["carbon"] = carbon(config["energy"]["carbon"], data["energy"])
+    device, versions = begun["device"], begun["versions"]
+    data["system"] |= {
+        "device": device,
+        "os": device["os"],
+        **{name: versions[name] for name in ("python", "jax", "jaxlib")},
+        "versions": versions,
+    }
+    _tell_aliasing(data)
+    return report
+
+
+def energy_to_accuracy(
+    events: list[Event], targets: list[float], stopped_by: str | None, quality: str
+) -> list[dict[str, Any]]:
+    """Return what it took to reach each accuracy, at the evaluation that found it so.
+
+    Nothing is interpolated: the true cost lies in the bracket between the evaluation
+    before and the one at or above the target. Work that a crash lost is not in it.
+    `wh` is what this run spent, compiling included; `wh_warm` leaves compiling out, and
+    `wh_cold` is null where programs came from a cache, since their first compilation
+    was not measured here.
+
+    Args:
+        events: A run's events without superseded ones.
+        targets: Accuracies.
+        stopped_by: What ended the run; None if it has not ended.
+        quality: Of the run's energy.
+    """
+    evaluations = [e for e in events if e["event"] == "evaluate"]
+    cached = any(
+        e["cache_hits"]
+        for e in events
+        if e["event"] == "compile" and e["segment"] == events[0]["segment"]
+    )
+    best = max((e["accuracy"] for e in evaluations), default=None)
+    spent = _total(evaluations[-1]["wh"]) if evaluations else None
+    costs = []
+    for target in targets:
+        number = next(
+            (n for n, e in enumerate(evaluations) if e["accuracy"] >= target), None
+        )
+        entry: dict[str, Any] = {"target": target, "reached": number is not None}
+        if number is None:
+            costs.append(
+                entry
+                | dict.fromkeys(_WH)
+                | {
+                    "quality": quality,
+                    "bracket_wh": None,
+                    "best_accuracy": best,
+                    "spent_wh": spent,
+                    "stopped_by": stopped_by,
+                }
+            )
+            continue
+        event = evaluations[number]
+        before = evaluations[number - 1]["wh"] if number else _nothing(event["wh"])
+        reached = next(
+            e for e in events if e["event"] == "target" and e["target"] == target
+        )
+        wh = _spent(event["wh"])
+        costs.append(
+            entry
+            | {
+                "wh": wh,
+                "wh_warm": _spent(event["wh"], without=("compile",)),
+                "wh_cold": None if cached else wh,
+                "wh_eval": None if wh is None else event["wh"]["eval"],
+                "wh_incl_eval": None if wh is None else wh + event["wh"]["eval"],
+                "quality": quality,
+                "bracket_wh": None if wh is None else [_spent(before), wh],
+                "spent_wh": _total(event["wh"]),
+                "compile_cached": cached,
+                "accuracy": event["accuracy"],
+                "test_accuracy": reached["test_accuracy"],
+                "epochs": event["epochs"],
+                "visits": event["visits"],
+                "wall_s": event["time_s"],
+            }
+        )
+    return costs
+
+
+def budget(
+    limits: dict[str, Any], data: dict[str, Any], stopped_by: str | None
+) -> dict[str, Any]:
+    """Return the budgets, which of them ended the run, and by how much Wh overshot.
+
+    Args:
+        limits: The config's budgets.
+        data: The energy report.
+        stopped_by: What ended the run; None if it has not ended.
+    """
+    phases = data["phases"]
+    wh = [phase["wh"] for name, phase in phases.items() if name != "eval"]
+    known = data["energy"]["quality"] != "unavailable"
+    spent = sum(w for w in wh if w is not None) if known else None
+    over = limits["wh"] is not None and spent is not None
+    return limits | {
+        "stopped_by": stopped_by,
+        "spent_wh": spent,
+        "quality": data["energy"]["quality"],
+        "overshoot_wh": max(0.0, spent - limits["wh"]) if over else None,
+    }
+
+
+def proxies(
+    events: list[Event], begun: Event, phases: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the costs that do not depend on a power sensor.
+
+    Args:
+        events: A run's events without superseded ones.
+        begun: The latest start event.
+        phases: Of the energy report.
+    """
+    last = next((e for e in reversed(events) if "visits" in e), {})
+    selections = [e for e in events if e["event"] == "select"]
+    step = next(
+        (e for e in reversed(events) if e.get("what") == "train_steps"), {}
+    ).get("xla_flops")
+    analytic = begun["flops_per_step"]
+    computing = ("select", "train", "eval")
+    return {
+        "visits": last.get("visits", 0),
+        "executed_visits": last.get("executed_visits", 0),
+        "scored_examples": last.get("scored_examples", 0),
+        "selection_visits": sum(e["selection_visits"] for e in selections),
+        "select_flops": sum(e["select_flops"] for e in selections),
+        "updates": last.get("executed_visits", 0) // begun["batch_size"],
+        "epochs": last.get("epochs", 0.0),
+        "flops": last.get("flops", 0),
+        "flops_method": "analytic: 2 x multiply-adds of convolutions and the last "
+        "layer; a training visit is three forward passes",
+        "flops_check": {
+            "analytic_step": analytic,
+            "xla_step": step,
+            "rel_diff": None if step is None else analytic / step - 1,
+        },
+        "device_seconds": begun["device"]["count"]
+        * sum(phases[name]["s"] for name in computing),
+        "bytes_loaded": begun["data_bytes"],
+    }
+
+
+def carbon(
+    config: dict[str, Any] | None, energy: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Turn energy into CO2-equivalents by what the user has given; None without it.
+
+    Args:
+        config: The config's carbon section.
+        energy: Of the energy report.
+    """
+    if config is None:
+        return None
+    wh = energy["measured_wh"] if energy["quality"] == "measured" else None
+    if energy["quality"] == "modelled":
+        wh = energy["modelled_wh"]
+    facility_wh = None if wh is None else wh * config["pue"]
+    operational = (
+        None
+        if facility_wh is None
+        else facility_wh / 1000 * config["intensity_g_per_kwh"]
+    )
+    embodied = config["embodied_g"]
+    return config | {
+        "quality": energy["quality"],
+        "facility_wh": facility_wh,
+        "g_co2e": operational,
+        "sci_g_per_run": None
+        if operational is None or embodied is None
+        else operational + embodied,
+        "functional_unit": "one run",
+    }
+
+
+def _targets(config: dict[str, Any]) -> list[float]:
+    goal = config["stop"]["target"]
+    return sorted({*config["targets"], *([] if goal is None else [goal])})
+
+
+def _spent(wh: dict[str, float] | None, without: tuple[str, ...] = ()) -> float | None:
+    if wh is None:
+        return None
+    return sum(wh[phase] for phase in _SPENT_ON_ACCURACY if phase not in without)
+
+
+def _total(wh: dict[str, float] | None) -> float | None:
+    return None if wh is None else sum(wh.values())
+
+
+def _nothing(wh: dict[str, float] | None) -> dict[str, float] | None:
+    return None if wh is None else dict.fromkeys(wh, 0.0)
+
+
+def _tell_aliasing(data: dict[str, Any]) -> None:
+    """Say where the pace of training may hide from a sensor that looks now and then."""
+    updates = data["proxies"]["updates"]
+    step_s = data["phases"]["train"]["s"] / updates if updates else 0.0
+    for source in data["energy"]["by_source"]:
+        period_s, window_s = source["update_period_s"], source["sensor_window_s"]
+        blinks = source["kind"] == "power" and window_s and period_s
+        source["aliasing_risk"] = bool(
+            blinks and window_s < period_s and step_s and _locked(step_s / period_s)
+        )
+
+
+def _locked(ratio: float) -> bool:
+    """Tell whether two periods are within 5 % of a small whole ratio."""
+    larger = max(ratio, 1 / ratio)
+    return abs(larger / max(1, round(larger)) - 1) < 0.05

@@ -1,0 +1,263 @@
+"""The composition root: config in, parts wired, a run folder out."""
+
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from rich.console import Console
+
+from dpet_jax.config.experiment import Config
+from dpet_jax.config.load import flat, validate
+from dpet_jax.data import Data
+from dpet_jax.energy import EnergyMeter, Probe
+from dpet_jax.errors import UserError
+from dpet_jax.methods.base import Method, Pool
+from dpet_jax.models import ResNetSpec
+from dpet_jax.run import build
+from dpet_jax.run.energy_report import run_report
+from dpet_jax.run.folder import (
+    CONFIG,
+    ENERGY,
+    ENERGY_REPORT,
+    SUMMARY,
+    RunFolder,
+    read_json,
+    read_yaml,
+)
+from dpet_jax.run.interrupt import Interrupt
+from dpet_jax.run.loop import Loop
+from dpet_jax.run.method_parts import build_method
+from dpet_jax.run.progress import Display
+from dpet_jax.run.segment import Segment
+from dpet_jax.run.summary import finish
+from dpet_jax.run.trainer import Parts
+from dpet_jax.training.learner import DeviceLearner, LearnerSpec
+
+
+class Result(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        folder: Where everything about it is.
+        stopped_by: What ended it; "interrupted" can be resumed.
+        summary: What summary.json holds; None after an interruption.
+    """
+
+    folder: Path
+    stopped_by: str
+    summary: dict[str, Any] | None
+
+
+def run_folder(config: Config, out: Path) -> Path:
+    """Return where a config's run goes."""
+    return out / config.name / f"seed{config.seed}"
+
+
+def run(
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+    meters: Sequence[Probe] = (),
+    data: Data | None = None,
+    interrupt: Interrupt | None = None,
+) -> Result:
+    """Run an experiment from its first or its latest checkpoint to its end.
+
+    Args:
+        config: What to run.
+        out: Parent of the run folder.
+        resume: Go on with what the folder holds.
+        overwrite: Replace what the folder holds.
+        console: Where to show progress; nowhere by default.
+        meters: Meters of the user's own, such as a `CallableProbe` of a power strip.
+        data: What `parts.build_data` made of an equal `config.data`, for many runs on
+            one data set; by default it is read.
+        interrupt: A flag of the caller's that ends the run so that it can be resumed;
+            by default the run listens to signals itself.
+
+    Raises:
+        UserError: For every mistake in config, data or folder, before training starts
+            and before anything on disk changes.
+    """
+    path = run_folder(config, out)
+    _check_folder(config, path, resume=resume, overwrite=overwrite)
+    with build.build_meter(config, meters) as meter:
+        with meter.window("data"):
+            data = build.build_data(config) if data is None else data
+            build.check_fit(config, data)
+            model = build.build_model(config, data)
+            method = build_method(config, data)
+        spec = build.build_learner_spec(config, model, method.scores)
+        with closing(RunFolder(path)) as folder:
+            if resume and folder.finished:
+                summary = read_json(path / SUMMARY)
+                return Result(path, summary["stopped_by"], summary)
+            if overwrite:
+                folder.clear()
+            display = Display(console or Console(quiet=True))
+            display.line(_headline(config, data, model))
+            asked = interrupt or Interrupt()
+            listening = nullcontext() if interrupt else asked.listening()
+            with closing(Segment(config, folder)) as segment, listening:
+                return _run_segment(
+                    config, data, spec, method, segment, meter, display, asked
+                )
+
+
+def _run_segment(
+    config: Config,
+    data: Data,
+    spec: LearnerSpec,
+    method: Method,
+    segment: Segment,
+    meter: EnergyMeter,
+    display: Display,
+    interrupt: Interrupt,
+) -> Result:
+    """Run what one process adds to a run, in a folder that it holds."""
+    path = segment.folder.path
+    if segment.energy is not None:
+        meter.take_up(segment.energy)
+    meter.keep_journal(path / ENERGY)
+    with meter.window("data"):
+        learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
+    meter.accelerator = replace(meter.accelerator, barrier=learner.barrier)
+    flops_per_step = learner.batch_size * learner.train_flops
+    segment.start(config, data, flops_per_step, meter)
+    with meter.window("compile"):
+        for compilation in learner.compile():
+            segment.compiled(compilation, meter)
+    if config.energy.idle_s:
+        display.line(f"  measuring what idling costs, {config.energy.idle_s:g} s")
+        meter.measure_idle(config.energy.idle_s)
+    loop = Loop(
+        Parts(
+            method=method,
+            pool=Pool(
+                data.num_train,
+                data.labels[: data.num_train],
+                data.num_classes,
+            ),
+            trainer=learner,
+            proxy=spec.proxy is not None,
+            limits=build.build_limits(config),
+            horizon=getattr(config.train.schedule, "horizon", "plan"),
+            meter=meter,
+            recorder=segment.recorder,
+            display=display,
+            saver=segment.checkpoints,
+            checkpoint_every_s=config.checkpoint.every_s,
+            facts=_facts(config, data, spec.step.model),
+            interrupt=interrupt,
+            seed=config.seed,
+        )
+    )
+    if segment.checkpoints.latest is not None:
+        with meter.window("checkpoint"):
+            loop.restore()
+    stopped_by = loop.run()
+    segment.recorder.write(
+        "stop",
+        time_s=meter.total_s,
+        seconds=meter.seconds(),
+        wh=meter.wh(),
+        **loop.at.counters.shown(),
+        reason=stopped_by,
+    )
+    if stopped_by == "interrupted":
+        meter.stop()
+        run_report(path, finished=False).write(path / ENERGY_REPORT)
+        return Result(path, stopped_by, None)
+    summary = finish(config, data, loop, segment, stopped_by)
+    return Result(path, stopped_by, summary)
+
+
+def _check_folder(config: Config, path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that this run must not touch, before the data are read."""
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other; give one of them")
+    begun = (path / CONFIG).exists()
+    if begun and not (resume or overwrite):
+        raise UserError(
+            f"{path}: holds a run already; go on with --resume, replace it with "
+            "--overwrite, or choose another place with --out=DIR"
+        )
+    if resume and not begun:
+        raise UserError(
+            f"{path}: holds no run to resume; leave --resume away to start one"
+        )
+    if resume:
+        check_same_config(config, path / CONFIG)
+
+
+def check_same_config(config: Config, path: Path) -> None:
+    """Refuse a config that differs from the one that a run began with.
+
+    Args:
+        config: What is to be run.
+        path: The config.yaml of the run's folder.
+
+    Raises:
+        UserError: With every key that differs.
+    """
+    try:
+        saved = validate(read_yaml(path), str(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); delete the "
+            "folder, or choose another place with --out=DIR"
+        ) from error
+    old, new = (
+        dict(flat(saved.model_dump(mode="json"))),
+        dict(flat(config.model_dump(mode="json"))),
+    )
+    different = [
+        f"{key} was {old.get(key)!r}, is now {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if different:
+        raise UserError(
+            f"{path}: cannot resume with another config: {'; '.join(different)}; "
+            "resume with the config it began with, or choose another --out=DIR"
+        )
+
+
+def _headline(config: Config, data: Data, model: ResNetSpec) -> str:
+    method = (
+        config.method.kind.upper()
+        if config.method.kind in ("dpet", "rs2")
+        else (config.method.kind.replace("_", " "))
+    )
+    score = getattr(config.method, "score", None)
+    proxy = getattr(config.method, "proxy", None)
+    if proxy is not None:
+        score = f"{score} by a proxy of width {proxy.width_multiplier:g}"
+    width = getattr(config.model, "width_multiplier", 1.0)
+    return (
+        f"{method}{f' ({score})' if score else ''} on {data.name}: "
+        f"{data.num_train:,} train · {data.num_validation:,} validation · "
+        f"{data.num_test:,} test · ResNet-{model.depth}"
+        f"{f' width {width:g}' if width != 1 else ''} · seed {config.seed}"
+    )
+
+
+def _facts(config: Config, data: Data, model: ResNetSpec) -> dict[str, Any]:
+    """Return what `load_run` needs beside the parameters."""
+    return {
+        "model": model.to_json(),
+        "optimizer_family": build.optimizer_family(config),
+        "num_train": data.num_train,
+        "image_shape": list(data.image_shape),
+        "mean": data.mean.tolist(),
+        "std": data.std.tolist(),
+        "class_names": list(data.class_names),
+        "dataset": data.name,
+        "fingerprint": data.fingerprint,
+    }

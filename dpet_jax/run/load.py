@@ -1,0 +1,115 @@
+"""A finished (or interrupted) run, back in Python."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+from jaxtyping import Array, Float32, UInt8
+
+from dpet_jax.data.augment import normalise
+from dpet_jax.errors import UserError
+from dpet_jax.methods.base import MAIN
+from dpet_jax.models import ResNetSpec, apply
+from dpet_jax.run.folder import CHECKPOINTS, CORESET
+from dpet_jax.training import init_state
+from dpet_jax.training.checkpoint import Checkpoints
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """The model of a run and the examples it chose.
+
+    Attributes:
+        apply_fn: `apply_fn(params, images) -> logits`, float32[b k], in evaluation
+            mode. Images are raw pixels, uint8[b h w c]; it normalises them itself.
+        params: Parameters, for `apply_fn` and for gradients.
+        batch_stats: Running statistics, which `apply_fn` closes over.
+        model: Shape of the network.
+        image_shape: Height, width and channels that the run trained on.
+        class_names: One name a class, in label order.
+        dataset: Name of the data set.
+        coreset: What coreset.npz holds (source_rows, labels, round, score, …); None for
+            a method that chooses no coreset or a run that did not end.
+    """
+
+    apply_fn: Callable[[Any, UInt8[Array, "b h w c"]], Float32[Array, "b k"]]
+    params: Any
+    batch_stats: Any
+    model: ResNetSpec
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    dataset: str
+    coreset: dict[str, np.ndarray] | None
+
+
+def load_run(folder: str | Path) -> LoadedRun:
+    """Load the latest checkpoint of a run.
+
+    Args:
+        folder: A run folder, such as runs/quickstart/seed0.
+
+    Raises:
+        UserError: If the folder holds no checkpoint.
+    """
+    folder = Path(folder)
+    if not (folder / CHECKPOINTS).is_dir():
+        raise UserError(
+            f"{folder}: holds no run; give a run folder such as runs/quickstart/seed0"
+        )
+    checkpoints = Checkpoints(folder / CHECKPOINTS, read_only=True)
+    try:
+        if checkpoints.latest is None:
+            raise UserError(
+                f"{folder}: the run has no checkpoint yet; let it run on, with --resume"
+            )
+        facts = checkpoints.read_meta()["facts"]
+        model = ResNetSpec.from_json(facts["model"])
+        like = _like(model, facts["optimizer_family"], facts["num_train"])
+        state = checkpoints.restore({MAIN: like}).models[MAIN]
+    finally:
+        checkpoints.close()
+    mean, std = (jnp.array(facts[key], jnp.float32) for key in ("mean", "std"))
+    batch_stats = state["batch_stats"]
+
+    def apply_fn(params, images):
+        normalised = normalise(jnp.asarray(images), mean, std)
+        return apply(model, params, batch_stats, normalised).logits
+
+    height, width, channels = facts["image_shape"]
+    return LoadedRun(
+        apply_fn=apply_fn,
+        params=state["params"],
+        batch_stats=batch_stats,
+        model=model,
+        image_shape=(height, width, channels),
+        class_names=tuple(facts["class_names"]),
+        dataset=facts["dataset"],
+        coreset=_coreset(folder / CORESET),
+    )
+
+
+def _like(model: ResNetSpec, family: Any, num_train: int) -> dict[str, Any]:
+    """Return the shapes of a snapshot, placed on the default device."""
+    state = jax.eval_shape(
+        partial(init_state, model, family, num_train), jax.random.key(0)
+    )
+    key_data = jax.eval_shape(jax.random.key_data, state.key)
+    plans = jax.ShapeDtypeStruct((), np.int32)
+    place = SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        state._asdict() | {"key": key_data, "plans": plans},
+    )
+
+
+def _coreset(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)

@@ -1,0 +1,110 @@
+"""Where a run stands, as far as the host knows it, and how a checkpoint keeps that."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dpet_jax.methods.base import Plan, Span
+from dpet_jax.run.folder import Counters
+
+
+@dataclass
+class Position:
+    """Everything the loop changes, beside what is on the device.
+
+    Attributes:
+        state: The method's state, a NamedTuple of arrays and numbers.
+        counters: Work done so far.
+        plan: What is being trained on, its schedule settled; None between plans.
+        plan_index: How many plans came before.
+        cursor: Steps of the plan that are done.
+        targets: What was reached, and when.
+        evaluated_visits: Visits at the last evaluation, or None before the first.
+        pending: Plans, trained on since the proxy was last asked, that it has yet to
+            catch up on; none without a proxy.
+    """
+
+    state: Any
+    counters: Counters
+    plan: Plan | None = None
+    plan_index: int = 0
+    cursor: int = 0
+    targets: list[dict[str, Any]] = field(default_factory=list)
+    evaluated_visits: int | None = None
+    pending: list[Plan] = field(default_factory=list)
+
+    def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and plain values from which `take_up` rebuilds it."""
+        fields = self.state._asdict()
+        arrays = {
+            f"method.{name}": value
+            for name, value in fields.items()
+            if isinstance(value, np.ndarray)
+        }
+        plain = {
+            name: value
+            for name, value in fields.items()
+            if not isinstance(value, np.ndarray)
+        }
+        if self.plan is not None:
+            arrays |= _arrays("plan", self.plan)
+        for number, plan in enumerate(self.pending):
+            arrays |= _arrays(f"pending.{number}", plan)
+        return arrays, {
+            "method": plain,
+            "plan": self.plan and _header(self.plan),
+            "pending": [_header(plan) for plan in self.pending],
+            "plan_index": self.plan_index,
+            "cursor": self.cursor,
+            "counters": asdict(self.counters),
+            "targets": self.targets,
+            "evaluated_visits": self.evaluated_visits,
+        }
+
+    def take_up(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+        """Become what `saved` returned; the present method state gives its type."""
+        state = {
+            name.removeprefix("method."): value
+            for name, value in arrays.items()
+            if name.startswith("method.")
+        }
+        self.state = type(self.state)(**(state | plain["method"]))
+        self.counters = Counters(**plain["counters"])
+        self.plan_index = plain["plan_index"]
+        self.cursor = plain["cursor"]
+        self.targets = plain["targets"]
+        self.evaluated_visits = plain["evaluated_visits"]
+        header = plain["plan"]
+        self.plan = header and _plan("plan", arrays, header)
+        self.pending = [
+            _plan(f"pending.{number}", arrays, header)
+            for number, header in enumerate(plain["pending"])
+        ]
+
+
+def _arrays(name: str, plan: Plan) -> dict[str, np.ndarray]:
+    arrays = {f"{name}.index_set": plan.index_set}
+    if plan.weights is not None:
+        arrays[f"{name}.weights"] = plan.weights
+    return arrays
+
+
+def _header(plan: Plan) -> dict[str, Any]:
+    return {
+        "label": plan.label,
+        "passes": plan.passes,
+        "schedule": list(plan.schedule or ()),
+        "reset": plan.reset,
+    }
+
+
+def _plan(name: str, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Plan:
+    return Plan(
+        arrays[f"{name}.index_set"],
+        label=header["label"],
+        passes=header["passes"],
+        weights=arrays.get(f"{name}.weights"),
+        schedule=Span(*header["schedule"]),
+        reset=header["reset"],
+    )

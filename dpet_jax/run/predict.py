@@ -1,0 +1,90 @@
+"""Labels and probabilities for new images, from a run's model."""
+
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dpet_jax.data.new_images import NewImages, read_new_images
+from dpet_jax.errors import UserError
+from dpet_jax.run.load import LoadedRun, load_run
+
+_BATCH = 500
+
+
+class Prediction(NamedTuple):
+    """What the model says about each image.
+
+    Attributes:
+        names: What each image is called: its file, or its row.
+        labels: int32[n], the likeliest class.
+        probabilities: float32[n k].
+        class_names: One name a class.
+        accuracy: Share that agrees with the given labels; None without labels.
+    """
+
+    names: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    class_names: tuple[str, ...]
+    accuracy: float | None
+
+    def to_csv(self) -> str:
+        """Return a table: image, label, name of the class, one probability a class."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(
+            ["image", "label", "class", *(f"p_{name}" for name in self.class_names)]
+        )
+        rows = zip(self.names, self.labels, self.probabilities, strict=True)
+        for name, label, probabilities in rows:
+            shares = (f"{share:.6f}" for share in probabilities)
+            table.writerow([name, label, self.class_names[label], *shares])
+        return text.getvalue()
+
+    def write_csv(self, path: Path) -> None:
+        """Write the table.
+
+        Raises:
+            UserError: If the file cannot be written.
+        """
+        try:
+            path.write_text(self.to_csv(), encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"--csv: {path}: cannot be written ({error.strerror}); choose another "
+                "place"
+            ) from error
+
+
+def predict(folder: Path, source: Path) -> Prediction:
+    """Classify new images with the model of a run.
+
+    Args:
+        folder: A run folder.
+        source: An .npz file or a folder of pictures; see `read_new_images`.
+
+    Raises:
+        UserError: If the run or the images cannot be read.
+    """
+    run = load_run(folder)
+    new = read_new_images(source, run.image_shape, run.class_names)
+    probabilities = _probabilities(run, new)
+    labels = probabilities.argmax(axis=1).astype(np.int32)
+    accuracy = None if new.labels is None else float(np.mean(labels == new.labels))
+    return Prediction(new.names, labels, probabilities, run.class_names, accuracy)
+
+
+def _probabilities(run: LoadedRun, new: NewImages) -> np.ndarray:
+    """Run the model in batches of one size, so that it compiles once."""
+    classify = jax.jit(
+        lambda params, images: jax.nn.softmax(run.apply_fn(params, images))
+    )
+    count = len(new.images)
+    padded = np.resize(np.arange(count), -(-count // _BATCH) * _BATCH)
+    batches = padded.reshape(-1, _BATCH)
+    parts = [np.asarray(classify(run.params, new.images[batch])) for batch in batches]
+    return np.concatenate(parts)[:count]

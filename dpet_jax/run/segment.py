@@ -1,0 +1,155 @@
+"""One process' share of a run: its recorder, its checkpoints, its compilations."""
+
+from typing import Any
+
+from dpet_jax.config.experiment import Config
+from dpet_jax.data import Data
+from dpet_jax.energy import EnergyMeter
+from dpet_jax.energy.accounts import journal
+from dpet_jax.energy.accounts.state import empty_state, losing, seconds_by_phase
+from dpet_jax.energy.accounts.wall import utc_now
+from dpet_jax.run.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    ENERGY,
+    EVENTS,
+    Recorder,
+    RunFolder,
+    read_events,
+)
+from dpet_jax.run.machine import device_facts, versions
+from dpet_jax.training.checkpoint import Checkpoints
+from dpet_jax.training.compilation import CompileCounts, compile_counts
+from dpet_jax.training.learner import Compilation
+
+
+class Segment:
+    """What one process adds to a run, from its start or a resume to its end.
+
+    Args:
+        config: What is run; written into the folder.
+        folder: The run folder, held by this process.
+
+    Attributes:
+        energy: State of the meter at the checkpoint that is taken up, with what was
+            lost since; None in a first segment.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        folder.write_text(CONFIG, config.to_yaml())
+        self.folder = folder
+        self.checkpoints = Checkpoints(folder.path / CHECKPOINTS)
+        self.recorder = Recorder(folder.path / EVENTS)
+        self.compilations: list[Compilation] = []
+        self.counts_before = compile_counts()
+        self.energy: dict[str, Any] | None = None
+        earlier = read_events(folder.path / EVENTS, superseded=True)
+        if earlier:
+            self._supersede(earlier)
+
+    def _supersede(self, earlier: list[dict[str, Any]]) -> None:
+        """Go on after earlier segments; what they did past the checkpoint is lost."""
+        self.recorder.segment = earlier[-1]["segment"] + 1
+        self.recorder.next_id = earlier[-1]["event_id"] + 1
+        after, kept = -1, dict.fromkeys(("visits", "scored_examples"), 0)
+        energy = empty_state()
+        recorded = journal.read(self.folder.path / ENERGY).state
+        if self.checkpoints.latest is not None:
+            meta = self.checkpoints.read_meta()
+            after = meta["last_event_id"]
+            counters = meta["position"]["counters"]
+            kept = {key: counters[key] for key in kept}
+            energy = self._as_saved(meta)
+            saved = next((e for e in earlier if e["event_id"] == after + 1), None)
+            if saved is not None and saved["event"] == "checkpoint":
+                after += 1
+        # what an earlier resume has counted as lost already is not lost again
+        current = read_events(self.recorder.path)
+        done = [event for event in current if event["event_id"] > after]
+        last = {
+            key: max((event.get(key) or 0 for event in done), default=kept[key])
+            for key in kept
+        }
+        lost_before = energy["lost"] if recorded is None else recorded["lost"]
+        self.energy = losing(energy, recorded or energy)
+        lost_wh = self.energy["lost"]["wh"]
+        self.recorder.write(
+            "lost",
+            time_s=sum(seconds_by_phase(energy).values()),
+            after_event_id=after,
+            seconds=self.energy["lost"]["s"] - lost_before["s"],
+            wh=None if lost_wh is None else lost_wh - (lost_before["wh"] or 0.0),
+            **{key: max(0, last[key] - kept[key]) for key in kept},
+        )
+
+    def _as_saved(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Return the meter's state right after a checkpoint was written.
+
+        The checkpoint itself holds the state from before: it could not know what
+        writing it would cost.
+        """
+        path = self.folder.path / ENERGY
+        return (
+            journal.read_until(path, "checkpoint", meta["journal_lines"])
+            or (meta["energy"])
+        )
+
+    def start(
+        self, config: Config, data: Data, flops_per_step: int, meter: EnergyMeter
+    ) -> None:
+        """Record what this segment runs on."""
+        self.recorder.write(
+            "start",
+            time_s=meter.total_s,
+            when=utc_now(),
+            name=config.name,
+            seed=config.seed,
+            dataset=data.name,
+            fingerprint=data.fingerprint,
+            train=data.num_train,
+            validation=data.num_validation,
+            test=data.num_test,
+            noisy_labels=data.noisy_rows.size,
+            batch_size=config.train.batch_size,
+            flops_per_step=flops_per_step,
+            data_bytes=data.images.nbytes + data.labels.nbytes,
+            versions=versions(),
+            device=device_facts(),
+        )
+
+    def compiled(self, compilation: Compilation, meter: EnergyMeter) -> None:
+        """Record that a program is ready."""
+        self.compilations.append(compilation)
+        self.recorder.write("compile", time_s=meter.total_s, **compilation._asdict())
+
+    def compile_summary(self) -> dict[str, Any]:
+        """Return how often this segment's programs were compiled, and all others."""
+        others: CompileCounts = compile_counts().since(self.counts_before)
+        summary = {}
+        for compilation in self.compilations:
+            values = compilation._asdict()
+            summary[values.pop("what")] = values
+            others.programs -= compilation.programs
+            others.cache_hits -= compilation.cache_hits
+            others.seconds -= compilation.seconds
+        summary["others"] = {
+            "seconds": others.seconds,
+            "programs": others.programs,
+            "cache_hits": others.cache_hits,
+        }
+        return summary
+
+    def lost(self) -> dict[str, Any]:
+        """Add up what crashes made the run do again."""
+        events = read_events(self.folder.path / EVENTS, superseded=True)
+        lost = [event for event in events if event["event"] == "lost"]
+        known = [event["wh"] for event in lost if event["wh"] is not None]
+        return {
+            key: sum(event[key] for event in lost)
+            for key in ("seconds", "visits", "scored_examples")
+        } | {"wh": sum(known) if known or not lost else None}
+
+    def close(self) -> None:
+        """Release the files."""
+        self.recorder.close()
+        self.checkpoints.close()

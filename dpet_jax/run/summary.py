@@ -1,0 +1,160 @@
+"""The end of a run: the final model measured; coreset, gallery and summary written."""
+
+from typing import Any
+
+import numpy as np
+
+from dpet_jax.config.experiment import Config
+from dpet_jax.data import Data
+from dpet_jax.energy.report.report import headline
+from dpet_jax.methods.base import Coreset
+from dpet_jax.run.energy_report import run_report
+from dpet_jax.run.folder import (
+    CORESET,
+    ENERGY_REPORT,
+    GALLERY,
+    LABEL_NOISE,
+    SUMMARY,
+    read_json,
+)
+from dpet_jax.run.loop import Loop
+from dpet_jax.run.machine import device_facts, versions
+from dpet_jax.run.method_parts import coreset_arrays
+from dpet_jax.run.segment import Segment
+
+_GALLERY_SIZE = 32
+
+
+def finish(
+    config: Config, data: Data, loop: Loop, segment: Segment, stopped_by: str
+) -> dict[str, Any]:
+    """Measure the final model, and write coreset, gallery and summary.
+
+    Returns:
+        What summary.json holds.
+    """
+    parts, at, folder = loop.parts, loop.at, segment.folder
+    learner, meter = parts.trainer, parts.meter
+    with meter.window("eval"):
+        test = learner.evaluate("test")
+        validation = learner.evaluate("validation") if data.num_validation else None
+    chosen = parts.method.coreset(at.state)
+    if chosen is not None:
+        folder.write_arrays(CORESET, coreset_arrays(chosen, data))
+        folder.write_arrays(GALLERY, _gallery(chosen, data))
+    if data.noisy_rows.size:
+        folder.write_arrays(
+            LABEL_NOISE,
+            {
+                "source_rows": data.source_rows[data.noisy_rows],
+                "clean_labels": data.clean_labels,
+                "noisy_labels": data.labels[data.noisy_rows],
+            },
+        )
+    meter.stop()
+    report = run_report(folder.path, finished=True)
+    report.write(folder.path / ENERGY_REPORT)
+    seconds, phases = meter.seconds(), report.data["phases"]
+    counters = at.counters
+    summary = {
+        "name": config.name,
+        "seed": config.seed,
+        "method": config.method.kind,
+        "dataset": data.name,
+        "fingerprint": data.fingerprint,
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "validation_accuracy": validation and validation.accuracy,
+        "per_class_accuracy": dict(
+            zip(data.class_names, test.per_class_accuracy, strict=True)
+        ),
+        "num_train": data.num_train,
+        "coreset_size": None if chosen is None else chosen.indices.size,
+        "pruning_ratio": None
+        if chosen is None
+        else 1 - chosen.indices.size / data.num_train,
+        **counters.shown(),
+        **{
+            key: report.data["proxies"][key]
+            for key in ("select_flops", "selection_visits")
+        },
+        "wall_s": sum(seconds.values()),
+        "wall_s_without_eval": sum(seconds.values()) - seconds["eval"],
+        "phases": {
+            name: {key: phase[key] for key in ("s", "wh", "quality")}
+            for name, phase in phases.items()
+        },
+        "energy": _energy(report.data),
+        "budget": report.data["budget"],
+        "compile_s_outside_window": report.data["compile_s_outside_window"],
+        "targets": _targets(
+            at.targets, parts.limits.all_targets, report.data["energy_to_accuracy"]
+        ),
+        "targets_on": parts.limits.split,
+        "lost": segment.lost(),
+        "segments": segment.recorder.segment + 1,
+        "compilations": segment.compile_summary(),
+        "label_noise": config.data.label_noise,
+        "compat": getattr(config.method, "compat", "none"),
+        "stopped_by": stopped_by,
+        "versions": versions(),
+        "device": device_facts(),
+        "memory": learner.memory(),
+    }
+    folder.write_json(SUMMARY, summary)
+    return read_json(folder.path / SUMMARY)
+
+
+def _energy(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the energy of a report as a summary tells it."""
+    energy = data["energy"]
+    modelled = energy["quality"] == "modelled"
+    return {
+        "wh": energy["modelled_wh" if modelled else "measured_wh"],
+        "wh_k2": energy["modelled_interval_wh" if modelled else "measured_wh_k2"],
+        "quality": energy["quality"],
+        "net_of_idle_wh": energy["net_of_idle_wh"],
+        "lost_wh": energy["lost"]["wh"],
+        "included": data["boundary"]["included"],
+        "valid": data["valid"],
+        "reason_codes": data["reason_codes"],
+        "unavailable": energy["unavailable"],
+        "headline": headline(data),
+    }
+
+
+def _targets(
+    reached: list[dict[str, Any]],
+    targets: tuple[float, ...],
+    costs: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return one entry for each target, reached or not, with its energy."""
+    by_target = {entry["target"]: entry for entry in reached}
+    blank = dict.fromkeys(("accuracy", "epochs", "visits", "wall_s", "test_accuracy"))
+    energy = {entry["target"]: entry for entry in costs}
+    return [
+        by_target.get(target, {"target": target, "reached": False, **blank})
+        | {
+            key: energy[target].get(key)
+            for key in ("wh", "wh_warm", "wh_cold", "wh_incl_eval", "bracket_wh")
+        }
+        for target in targets
+    ]
+
+
+def _gallery(chosen: Coreset, data: Data) -> dict[str, np.ndarray]:
+    """Return the first and the last examples that entered, with their images."""
+    size = chosen.indices.size
+    shown = np.unique(
+        np.r_[: min(size, _GALLERY_SIZE), max(0, size - _GALLERY_SIZE) : size]
+    )
+    rows = chosen.indices[shown]
+    return {
+        "entered": shown,
+        "images": data.images[rows],
+        "labels": data.labels[rows],
+        "source_rows": data.source_rows[rows],
+        "round": chosen.round_index[shown],
+        "score": chosen.scores[shown],
+        "class_names": np.array(data.class_names),
+    }

@@ -1,0 +1,91 @@
+"""What the loop works with: the accelerator and the disk as it sees them, and more."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from dpet_jax.energy import EnergyMeter
+from dpet_jax.methods.base import Learner, Method, Plan, Pool, Span, TrainResult
+from dpet_jax.run.folder import Recorder
+from dpet_jax.run.interrupt import Interrupt
+from dpet_jax.run.limits import Limits
+from dpet_jax.run.progress import Display
+
+
+@runtime_checkable
+class Trainer(Learner, Protocol):
+    """What the loop makes the accelerator do; `DeviceLearner` documents each."""
+
+    scored_examples: int
+    selection_visits: int
+    select_flops: int
+    between_chunks: Callable[[Plan, int, float, float], None]
+
+    @property
+    def max_steps(self) -> int: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def train_flops(self) -> int: ...  # noqa: D102
+    def begin(  # noqa: D102
+        self, plan: Plan, plan_index: int
+    ) -> None: ...
+    def set_weights(self, plan: Plan) -> None: ...  # noqa: D102
+    def train_chunk(  # noqa: D102
+        self, rows: np.ndarray, num_steps: int, span: Span, visits: int
+    ) -> Any: ...
+    def wait(self, handle: Any) -> tuple[float, int, int]: ...  # noqa: D102
+    def result(self, index_set: np.ndarray) -> TrainResult: ...  # noqa: D102
+    def evaluate(self, split: Any) -> Any: ...  # noqa: D102
+    def memory(self) -> dict[str, float | None]: ...  # noqa: D102
+    def snapshot(self) -> Any: ...  # noqa: D102
+    def restore(self, snapshot: Any) -> None: ...  # noqa: D102
+
+
+@runtime_checkable
+class Saver(Protocol):
+    """Where checkpoints go; `Checkpoints` documents each."""
+
+    def save(  # noqa: D102
+        self, models: Any, host: dict[str, np.ndarray], meta: dict[str, Any]
+    ) -> None: ...
+    def restore(self, like: Any) -> Any: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything the loop works with.
+
+    Attributes:
+        method: Decides.
+        pool: The training split as the method sees it.
+        trainer: The accelerator.
+        proxy: Whether the trainer keeps a proxy that scores for the main model.
+        limits: Targets, budgets and the evaluation grid.
+        horizon: "plan", "method" or a number of epochs: how long a schedule runs.
+        meter: Attributes seconds and energy to phases.
+        recorder: Writes events.
+        display: Shows them.
+        saver: Keeps checkpoints.
+        checkpoint_every_s: Least seconds between two of them.
+        facts: What a checkpoint tells about the run beside its position.
+        interrupt: Whether someone asked the run to stop.
+        seed: The run's seed.
+    """
+
+    method: Method
+    pool: Pool
+    trainer: Trainer
+    proxy: bool
+    limits: Limits
+    horizon: Literal["plan", "method"] | float
+    meter: EnergyMeter
+    recorder: Recorder
+    display: Display
+    saver: Saver
+    checkpoint_every_s: float
+    facts: dict[str, Any]
+    interrupt: Interrupt
+    seed: int

@@ -1,0 +1,1 @@
+"""Per-example gradient norms in one backward pass."""

@@ -1,0 +1,320 @@
+"""Run what a suite still lacks, and write down which runs belong together."""
+
+import contextlib
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Timer
+from typing import NamedTuple
+
+from rich.console import Console
+
+from dpet_jax.config.experiment import BudgetConfig, Config
+from dpet_jax.data import Data
+from dpet_jax.errors import UserError
+from dpet_jax.run import build as parts
+from dpet_jax.run import experiment
+from dpet_jax.run.folder import CONFIG
+from dpet_jax.run.interrupt import Interrupt
+from dpet_jax.suite.dry_run import foresee
+from dpet_jax.suite.folder import State, SuiteFolder
+from dpet_jax.suite.variants import Job, Suite, Variant
+
+ERROR = "error.txt"
+
+_PACE_S = 3.0
+
+
+class Outcome(NamedTuple):
+    """How a comparison ended.
+
+    Attributes:
+        folder: Of the suite.
+        finished: Whether every run that could be run has come to its end.
+        interrupted: Whether it was asked to stop, and goes on when started again.
+        problems: What went wrong, a sentence each.
+    """
+
+    folder: Path
+    finished: bool
+    interrupted: bool
+    problems: tuple[str, ...]
+
+
+class Foreseen(NamedTuple):
+    """What a job is expected to cost.
+
+    Attributes:
+        job: The run.
+        state: What there is of it.
+        epochs: Full-pass equivalents; None if its config does not fit the data.
+        problem: Why not.
+    """
+
+    job: Job
+    state: State
+    epochs: float | None
+    problem: str | None = None
+
+
+class Comparing:
+    """A suite being run in a folder.
+
+    Args:
+        suite: What to run.
+        out: Parent of the suite's folder.
+        console: Where to tell of progress.
+
+    Attributes:
+        folder: The suite's.
+        problems: What went wrong so far.
+
+    Raises:
+        UserError: If a run in the folder was made with another config.
+    """
+
+    def __init__(self, suite: Suite, out: Path, console: Console) -> None:
+        self.suite = suite
+        self.folder = SuiteFolder(suite, out)
+        self.problems = [*suite.problems]
+        self._out = out
+        self._console = console
+        self._interrupt = Interrupt()
+        self._data: dict[str, Data] = {}
+        self._epochs: dict[str, float] = {}
+        self._done_s = self._done_epochs = 0.0
+        self._counted: set[str] = set()
+        self._failed: set[str] = set()
+        for job in self.folder.every_job():
+            config = self.folder.of(job) / CONFIG
+            if config.exists():
+                experiment.check_same_config(job.config, config)
+
+    # what there is to do
+
+    def reported(self) -> list[Job]:
+        """Return the runs that the settings chosen so far ask for, seed by seed.
+
+        Every method has its first seed before any has its second. Before there is any
+        answer a tuned variant is there with its dearest setting alone.
+        """
+        return [
+            job
+            for seed in self.suite.section.seeds
+            for variant in self.suite.variants
+            for job in variant.jobs(self._settings(variant), seed)
+        ]
+
+    def _settings(self, variant: Variant) -> list[str]:
+        chosen = [one.setting for one in self.folder.answers(variant).values()]
+        if chosen:
+            return chosen
+        settings = variant.settings
+        return [max(settings, key=lambda name: self._foresee(settings[name]))]
+
+    def foreseen(self) -> list[Foreseen]:
+        """Play every run that there will be, at most one setting for each tuned row."""
+        found = []
+        for job in (*self.folder.trials(), *self.reported()):
+            try:
+                epochs, problem = self._foresee(job.config), None
+            except UserError as error:
+                epochs, problem = None, f"{job.folder}: {error}"
+            found.append(Foreseen(job, self.folder.state(job), epochs, problem))
+        return found
+
+    def seconds_per_epoch(self) -> float:
+        """Return the pace of the runs finished so far, or else of a short trial run."""
+        for job in self.folder.every_job():
+            if self.folder.state(job) == "finished":
+                self._count(job)
+        if self._done_epochs:
+            return self._done_s / self._done_epochs
+        base = next(self.folder.every_job()).config
+        with tempfile.TemporaryDirectory() as folder:
+            # once to compile, and once to measure
+            for budget_s in (0.1, _PACE_S):
+                budget = BudgetConfig(seconds=budget_s)
+                config = base.model_copy(update={"budget": budget})
+                result = experiment.run(
+                    config, Path(folder), overwrite=True, data=self._data_of(config)
+                )
+        assert result.summary is not None
+        phases = result.summary["phases"]
+        busy = sum(phases[name]["s"] for name in ("select", "train"))
+        return busy / max(result.summary["epochs"], 1e-9)
+
+    def plan_lines(self) -> list[str]:
+        """Return what would be run, a line each, and how long that would take."""
+        runs = self.foreseen()
+        pace = self.seconds_per_epoch()
+        lines = [
+            f"{_name(one.job):<58} {one.state:<9}"
+            + (one.problem or f"{one.epochs:8.2f} epochs")
+            for one in runs
+        ]
+        left = sum(one.epochs or 0.0 for one in runs if one.state != "finished")
+        lines.append(
+            f"{len(runs)} runs, {sum(one.state != 'finished' for one in runs)} of them "
+            f"to do: {left:.1f} epochs of full-pass equivalents, at {pace:.3g} s each "
+            f"about {left * pace / 60:.0f} min"
+        )
+        if any(variant.tuned for variant in self.suite.variants):
+            lines.append(
+                "until it is tuned, a row is planned with its dearest setting alone; "
+                "it may need one for each target"
+            )
+        return [*self.problems, *lines]
+
+    # doing it
+
+    def run(self, *, minutes: float | None = None) -> Outcome:
+        """Run everything that is missing, tuning first.
+
+        A finished run is not repeated and a begun one goes on. A run that fails is a
+        problem of its own: the others are run all the same.
+
+        Args:
+            minutes: Stop, so that it can go on later, after so long.
+        """
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        with self._interrupt.listening(), self._stopping_after(minutes):
+            ended = self._run_all(self.folder.trials) and self._run_all(self.reported)
+        self.folder.write(self.problems)
+        jobs = [*self.folder.trials(), *self.reported()]
+        return Outcome(
+            self.folder.path,
+            all(self.folder.state(job) == "finished" for job in jobs),
+            not ended,
+            tuple(dict.fromkeys(self.problems)),
+        )
+
+    @contextlib.contextmanager
+    def _stopping_after(self, minutes: float | None) -> Iterator[None]:
+        if minutes is None:
+            yield
+            return
+
+        def stop() -> None:
+            self._interrupt.requested = True
+
+        timer = Timer(60 * minutes, stop)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _run_all(self, wanted: Callable[[], Sequence[Job]]) -> bool:
+        """Run some jobs; False if that was interrupted."""
+        for job in wanted():
+            if self.folder.state(job) == "finished":
+                self._count(job)
+                continue
+            if self._interrupt.requested or not self._run(job):
+                return False
+            self.folder.write(self.problems)
+            self._tell(job)
+        return True
+
+    def _run(self, job: Job) -> bool:
+        """Run one job; False if it was interrupted."""
+        folder = self.folder.of(job)
+        begun = self.folder.state(job) == "begun"
+        # on a terminal a bar follows the run; a log gets one line when it is done
+        inner = self._console if self._console.is_terminal else None
+        try:
+            result = experiment.run(
+                job.config,
+                self._out,
+                resume=begun,
+                console=inner,
+                data=self._data_of(job.config),
+                interrupt=self._interrupt,
+            )
+        except UserError as error:
+            self._failed.add(job.folder)
+            self.problems.append(f"{job.folder}: not run: {error}")
+        except Exception as error:
+            self._failed.add(job.folder)
+            # one broken run must not cost the others; everything about it is kept
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+            self.problems.append(
+                f"{job.folder}: failed: {type(error).__name__}: {_first_line(error)} "
+                f"(see {ERROR} in its folder)"
+            )
+        else:
+            if result.stopped_by == "interrupted":
+                return False
+            (folder / ERROR).unlink(missing_ok=True)
+            self._count(job)
+        return True
+
+    def _tell(self, job: Job) -> None:
+        jobs = [*self.folder.trials(), *self.reported()]
+        left = [
+            one
+            for one in jobs
+            if self.folder.state(one) != "finished" and one.folder not in self._failed
+        ]
+        place, name = f"[{len(jobs) - len(left):>3}/{len(jobs)}]", _name(job)
+        if job.folder in self._failed:
+            self._console.out(f"{place} {name}: {self.problems[-1]}", highlight=False)
+            return
+        summary = self.folder.read(job).summary
+        test = summary["test_accuracy"]
+        accuracy = "diverged" if test is None else f"test {test:.4f}"
+        self._console.out(
+            f"{place} {name:<44} {accuracy}  {summary['epochs']:7.2f} epochs "
+            f"{summary['wall_s']:8.1f} s   {self._left(left)}",
+            highlight=False,
+        )
+
+    def _left(self, jobs: Sequence[Job]) -> str:
+        if not jobs or not self._done_epochs:
+            return ""
+        epochs = 0.0
+        for job in jobs:
+            # one that does not fit its data will take no time
+            with contextlib.suppress(UserError):
+                epochs += self._foresee(job.config)
+        minutes = epochs * self._done_s / self._done_epochs / 60
+        return (
+            f"about {minutes:.0f} min left" if minutes >= 1 else "under a minute left"
+        )
+
+    def _count(self, job: Job) -> None:
+        if job.folder in self._counted:
+            return
+        self._counted.add(job.folder)
+        try:
+            summary = self.folder.read(job).summary
+        except UserError as error:
+            self.problems.append(str(error))
+            return
+        self._done_s += summary["wall_s"] - summary["phases"]["compile"]["s"]
+        self._done_epochs += summary["epochs"]
+
+    def _foresee(self, config: Config) -> float:
+        # seeds cost alike
+        key = config.model_copy(update={"seed": 0, "name": "any"}).model_dump_json()
+        if key not in self._epochs:
+            self._epochs[key] = foresee(config, self._data_of(config)).epochs
+        return self._epochs[key]
+
+    def _data_of(self, config: Config) -> Data:
+        key = config.data.model_dump_json()
+        if key not in self._data:
+            self._data[key] = parts.build_data(config)
+        return self._data[key]
+
+
+def _name(job: Job) -> str:
+    what = f"tuning {job.variant}" if job.trial else job.variant
+    return " ".join(filter(None, (what, job.setting, f"seed {job.config.seed}")))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,351 @@
+"""What a method may ask of the accelerator, and what the loop makes it do."""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dpet_jax.data import Data
+from dpet_jax.data.device import DeviceData
+from dpet_jax.errors import DivergedError
+from dpet_jax.methods.base import (
+    FRESH,
+    MAIN,
+    PROXY,
+    ModelHandle,
+    Plan,
+    Selection,
+    Span,
+    TrainResult,
+)
+from dpet_jax.models import ResNetSpec
+from dpet_jax.scores.pool import FEATURE_SCORES, SCORES, ScoreSpec
+from dpet_jax.training import Hyper, StepSpec
+from dpet_jax.training.batches import Batches
+from dpet_jax.training.compilation import compile_counts
+from dpet_jax.training.network import Compilation, DeviceModel, compilation
+from dpet_jax.training.pace import Pace
+from dpet_jax.training.selection import READ_OUT, Chooser
+
+
+class Evaluation(NamedTuple):
+    """How the model does on a split.
+
+    Attributes:
+        accuracy: Share predicted right, in [0, 1].
+        loss: Mean cross-entropy in nats.
+        per_class_accuracy: float64[k], NaN for a class without examples.
+    """
+
+    accuracy: float
+    loss: float
+    per_class_accuracy: np.ndarray
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """How a learner computes.
+
+    Attributes:
+        step: What the main model's training program is specialised to.
+        score_batch_size: Rows of one forward pass when scoring and evaluating.
+        scores: Scores that the method will ask for.
+        proxy: Shape of the narrow network that scores for the main one; None if it
+            scores itself.
+        fresh: Shape of the networks that `fresh` draws; None if there are none.
+    """
+
+    step: StepSpec
+    score_batch_size: int
+    scores: tuple[str, ...]
+    proxy: ResNetSpec | None = None
+    fresh: ResNetSpec | None = None
+
+
+def data_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
+    """Put devices in a row that shares each batch; all local ones by default."""
+    devices = jax.local_devices()[:num_devices]
+    return jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+class _Queued(NamedTuple):
+    handle: Any
+    num_steps: int
+    dispatched: float
+
+
+class DeviceLearner:
+    """The networks of a run on the accelerator, with the data set beside them.
+
+    Args:
+        data: The data set; copied to the device once.
+        spec: How to compute.
+        hyper: Traced numbers of training, the same for every network; each plan sets
+            the schedule's horizon.
+        seed: Decides parameters, augmentation and batches.
+
+    Attributes:
+        scored_examples: Examples scored for selection.
+        selection_visits: Visits of training other models than the main one.
+        select_flops: FLOPs of both, fill rows included.
+        between_chunks: Called while another model trains, with the plan, its visits
+            done, the loss and the accuracy of the last chunk; it may raise.
+    """
+
+    def __init__(self, data: Data, spec: LearnerSpec, hyper: Hyper, seed: int) -> None:
+        self._data = data
+        self._spec = spec
+        self._seed = seed
+        self._replicated = NamedSharding(spec.step.mesh, PartitionSpec())
+        self._device_data = DeviceData(
+            *self._put((data.images, data.labels, data.mean, data.std))
+        )
+        self._splits = {
+            "train": data.train_rows,
+            "validation": data.validation_rows,
+            "test": data.test_rows,
+        }
+        self._models = {MAIN: self._network(spec.step.model, hyper)}
+        if spec.proxy is not None:
+            self._models[PROXY] = self._network(spec.proxy, hyper)
+        if spec.fresh is not None:
+            self._models[FRESH] = self._network(spec.fresh, hyper)
+        self._main = self._models[MAIN]
+        self._chooser = Chooser(
+            self._count_and_score,
+            self._put,
+            labels=data.labels,
+            num_classes=data.num_classes,
+            validation_rows=data.validation_rows,
+            capacity=self._main.score_capacity,
+            stretch_size=spec.score_batch_size,
+            learning_rate=float(hyper.schedule.peak),
+        )
+        self.scored_examples = 0
+        self.selection_visits = 0
+        self.select_flops = 0
+        self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
+
+    def _network(self, model: ResNetSpec, hyper: Hyper) -> DeviceModel:
+        step = replace(self._spec.step, model=model)
+        # every score at once costs nothing more, and one program serves all methods
+        names = tuple(dict.fromkeys((*SCORES, *FEATURE_SCORES, *self._spec.scores)))
+        batch = self._spec.score_batch_size
+        score = ScoreSpec(model, names, batch, step.dtype, step.mesh)
+        return DeviceModel(
+            step, score, self._device_data, self._data.num_train, hyper, self._seed
+        )
+
+    # what the loop needs to know
+
+    @property
+    def max_steps(self) -> int:
+        """Most steps of one chunk."""
+        return self._main.max_steps
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a step."""
+        return self._spec.step.batch_size
+
+    @property
+    def train_flops(self) -> int:
+        """FLOPs of one example's training visit by the main model."""
+        return self._main.train_flops
+
+    def compile(self) -> Iterator[Compilation]:
+        """Draw the networks and make every program ready; yields each as it is done."""
+        for handle, network in self._models.items():
+            for done in network.compile():
+                yield (
+                    done
+                    if handle == MAIN
+                    else done._replace(what=f"{handle} {done.what}")
+                )
+        names = tuple(name for name in self._spec.scores if name not in READ_OUT)
+        if names:
+            before = compile_counts()
+            for network in self._models.values():
+                # of an empty index set, to make the programs ready that rank it
+                scores = network.score(np.zeros(0, np.int32), names)
+                for some in (names[:1], names):
+                    self._chooser.best(self._chooser.importance(scores, some, 0.0), 0)
+            yield compilation("ranking", compile_counts().since(before))
+
+    # training the main model
+
+    def begin(self, plan: Plan, plan_index: int) -> None:
+        """Get ready for a plan: its loss weights, and what starts anew."""
+        self._main.begin(plan, plan_index)
+
+    def set_weights(self, plan: Plan) -> None:
+        """Set the loss weights of a plan."""
+        self._main.set_weights(plan)
+
+    def train_chunk(
+        self, rows: np.ndarray, num_steps: int, span: Span, visits: int
+    ) -> Any:
+        """Start a chunk of training; see `DeviceModel.train`."""
+        return self._main.train(rows, num_steps, span, visits)
+
+    def wait(self, handle: Any) -> tuple[float, int, int]:
+        """Wait for a chunk; return its summed loss, correct predictions and visits."""
+        return self._main.wait(handle)
+
+    def barrier(self) -> None:
+        """Wait until the device has nothing left to do for any network."""
+        for network in self._models.values():
+            network.barrier()
+
+    def result(self, index_set: np.ndarray) -> TrainResult:
+        """Read what training taught about the examples of a plan."""
+        return self._main.result(index_set)
+
+    # what a method asks
+
+    def fresh(self, seed: int) -> ModelHandle:
+        """Draw a network other than the main one anew; see `Learner.fresh`."""
+        self._model(FRESH).redraw(seed)
+        return FRESH
+
+    def train(self, plan: Plan, model: ModelHandle) -> TrainResult:
+        """Train a model other than the main one on a whole plan; see `Learner.train`.
+
+        A plan without a place on a schedule has one to itself. What `between_chunks`
+        raises leaves the model half-trained.
+
+        Raises:
+            ValueError: If the model is the main one, which the loop trains, or unknown.
+            DivergedError: If its loss is no number.
+        """
+        if model == MAIN:
+            raise ValueError("the loop alone trains the main model")
+        network = self._model(model)
+        index = network.plans
+        network.begin(plan, index)
+        batches = Batches(plan, self.batch_size, network.seed, index)
+        span = plan.schedule or Span(0, plan.visits)
+        pace, first = Pace(), 0
+        queued: _Queued | None = None
+        while first < batches.num_steps:
+            left = batches.num_steps - first
+            num_steps = min(pace.steps, network.max_steps, left)
+            visits = batches.visits_before(first)
+            rows = batches.rows(first, num_steps)
+            handle = network.train(rows, num_steps, span, visits)
+            chunk = _Queued(handle, num_steps, time.monotonic())
+            first += num_steps
+            self.selection_visits += batches.visits_before(first) - visits
+            executed = num_steps * self.batch_size
+            self.select_flops += executed * network.train_flops
+            # one chunk runs while the next one queues, as in the loop
+            if queued is not None:
+                loss, accuracy = self._waited(queued, network, model, pace)
+                self.between_chunks(plan, visits, loss, accuracy)
+            queued = chunk
+        if queued is not None:
+            self._waited(queued, network, model, pace)
+        return network.result(plan.index_set)
+
+    def score(
+        self, names: tuple[str, ...], index_set: np.ndarray, model: ModelHandle = MAIN
+    ) -> dict[str, np.ndarray]:
+        """Score examples of the training split; see `Learner.score`."""
+        scores = self._count_and_score(names, index_set, model)
+        read = jax.device_get([scores[name] for name in names])
+        cut = (values[: index_set.size] for values in read)
+        return dict(zip(names, cut, strict=True))
+
+    def select(
+        self,
+        selector: str,
+        index_set: np.ndarray,
+        num_select: int,
+        model: ModelHandle = MAIN,
+        **options: Any,
+    ) -> Selection:
+        """Run a selector over candidates; see `Learner.select`.
+
+        "top_k" takes `scores`, one name or two to blend, and the blend's `weight`, or
+        `values`, an importance for each candidate; the other selectors, names of
+        `SELECTORS`, take a `seed`. With `per_class` each class gets its share.
+
+        Raises:
+            ValueError: If the selector is unknown, or takes more than there is.
+            DivergedError: If a score or what a selector reads is not finite.
+        """
+        return self._chooser.select(selector, index_set, num_select, model, **options)
+
+    # looking at the main model
+
+    def evaluate(self, split: Literal["train", "validation", "test"]) -> Evaluation:
+        """Evaluate the model on a whole split, without augmentation."""
+        rows = self._splits[split]
+        names = ("zero_one", "cross_entropy")
+        scores = self._main.score(rows, names)
+        read = jax.device_get([scores[name] for name in names])
+        wrong, losses = (np.asarray(values, np.float64)[: rows.size] for values in read)
+        labels = self._data.labels[rows]
+        counts = np.bincount(labels, minlength=self._data.num_classes)
+        errors = np.bincount(labels, wrong, minlength=self._data.num_classes)
+        with np.errstate(invalid="ignore"):
+            per_class = 1.0 - errors / counts
+        return Evaluation(float(1.0 - wrong.mean()), float(losses.mean()), per_class)
+
+    # surviving
+
+    def snapshot(self) -> dict[ModelHandle, Any]:
+        """Return everything on the device that a checkpoint needs, by model.
+
+        A fresh network is not among it: a selection that is taken up draws it again.
+        """
+        return {
+            handle: model.snapshot()
+            for handle, model in self._models.items()
+            if handle != FRESH
+        }
+
+    def restore(self, snapshot: dict[ModelHandle, Any]) -> None:
+        """Take up a snapshot, on this learner's devices."""
+        for handle, saved in snapshot.items():
+            self._models[handle].restore(saved)
+
+    def memory(self) -> dict[str, float | None]:
+        """Return the peak memory of process and device in MiB; None where unknown."""
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        stats = self._spec.step.mesh.devices.flat[0].memory_stats() or {}
+        peak = stats.get("peak_bytes_in_use")
+        return {"host_mib": host, "device_mib": peak and peak / 2**20}
+
+    def _put(self, tree: Any) -> Any:
+        return jax.device_put(tree, self._replicated)
+
+    def _model(self, handle: ModelHandle) -> DeviceModel:
+        if handle not in self._models:
+            there = ", ".join(self._models)
+            raise ValueError(f"no model called {handle!r}; there is {there}")
+        return self._models[handle]
+
+    @staticmethod
+    def _waited(
+        chunk: _Queued, network: DeviceModel, model: ModelHandle, pace: Pace
+    ) -> tuple[float, float]:
+        loss, correct, visits = network.wait(chunk.handle)
+        pace.waited(chunk.num_steps, chunk.dispatched, None)
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss of the {model} model is no number")
+        return loss / visits, correct / visits
+
+    def _count_and_score(
+        self, names: tuple[str, ...], index_set: np.ndarray, handle: ModelHandle
+    ) -> dict[str, jax.Array]:
+        network = self._model(handle)
+        self.scored_examples += index_set.size
+        self.select_flops += network.score_flops(index_set.size, names)
+        return network.score(index_set, names)

@@ -1,0 +1,297 @@
+"""One network on the accelerator: its training state and its compiled programs."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dpet_jax.data.device import DeviceData
+from dpet_jax.methods.base import Plan, Span, TrainResult
+from dpet_jax.models import forward_flops
+from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
+from dpet_jax.scores.forgetting import forgetting
+from dpet_jax.scores.pool import ScoreSpec, score_data
+from dpet_jax.training import (
+    ChunkStats,
+    Hyper,
+    StepSpec,
+    TrainState,
+    init_state,
+    train_steps,
+)
+from dpet_jax.training.compilation import CompileCounts, compile_counts, compiled
+from dpet_jax.training.grand import GRAND, gradient_norms_of_data, scoring_flops
+
+
+class Compilation(NamedTuple):
+    """One program made ready.
+
+    Attributes:
+        what: Its name.
+        seconds: Time the compiler took; 0 when it was there already.
+        programs: Backend compilations, persistent-cache hits included.
+        cache_hits: Of those, how many the persistent cache answered.
+        xla_flops: FLOPs of one batch by XLA's own count; None if not known.
+    """
+
+    what: str
+    seconds: float
+    programs: int
+    cache_hits: int
+    xla_flops: float | None = None
+
+
+class DeviceModel:
+    """One network with everything that training and scoring it needs.
+
+    Several share one data set. Every array goes to the device and comes back by an
+    explicit transfer, so that `jax.transfer_guard("disallow")` finds nothing to refuse.
+
+    Args:
+        step: What its training program is specialised to.
+        score: What its scoring program is specialised to; with "grand" among the names
+            there is a second one, which goes through the network in training batches.
+        data: The data set on the device.
+        num_train: Rows of the training split, which come first in the data.
+        hyper: Traced numbers of training; each plan sets the schedule's horizon.
+        seed: Decides the parameters and the augmentation.
+
+    Attributes:
+        plans: Plans begun so far.
+        seed: As given, or as last redrawn.
+    """
+
+    def __init__(
+        self,
+        step: StepSpec,
+        score: ScoreSpec,
+        data: DeviceData,
+        num_train: int,
+        hyper: Hyper,
+        seed: int,
+    ) -> None:
+        self.plans, self.seed = 0, seed
+        self._step = step
+        forward = tuple(name for name in score.names if name != GRAND)
+        self._score_spec = replace(score, names=forward)
+        self._grand_spec = None
+        if GRAND in score.names:
+            self._grand_spec = replace(score, names=(), batch_size=step.batch_size)
+        self._data = data
+        self._num_train = num_train
+        self._hyper = hyper
+        self._replicated = NamedSharding(step.mesh, PartitionSpec())
+        self._key = self._put(jax.random.key(seed))
+        self._row_capacity = -(-num_train // step.batch_size) * step.batch_size
+        rows = data.labels.shape[0]
+        self._score_capacity = -(-rows // score.batch_size) * score.batch_size
+        self._weights = self._put(np.ones(num_train, np.float32))
+        self._state: Any = None  # drawn when the programs are compiled
+
+    @property
+    def max_steps(self) -> int:
+        """Most steps of one chunk."""
+        return self._row_capacity // self._step.batch_size
+
+    @property
+    def score_capacity(self) -> int:
+        """Length of the arrays that `score` returns."""
+        return self._score_capacity
+
+    @property
+    def forward_flops(self) -> int:
+        """FLOPs of one example's forward pass."""
+        height, width = self._data.images.shape[1:3]
+        return forward_flops(self._step.model, height, width)
+
+    @property
+    def train_flops(self) -> int:
+        """FLOPs of one example's training visit."""
+        return TRAIN_FLOPS_PER_FORWARD * self.forward_flops
+
+    def score_flops(self, num_examples: int, names: tuple[str, ...]) -> int:
+        """Count the FLOPs of `score`, fill rows included.
+
+        All scores but "grand" come from one forward pass.
+        """
+        height, width = self._data.images.shape[1:3]
+        batches = (self._score_spec.batch_size, self._step.batch_size)
+        return scoring_flops(
+            self._step.model, (height, width), batches, num_examples, names
+        )
+
+    def compile(self) -> Iterator[Compilation]:
+        """Draw the network and make every program ready; yields each as it is done."""
+        before = compile_counts()
+        self._state = self._fresh(self._key)
+        # used by plans that start anew and by results, and small enough to be forgotten
+        self._plan_key(0)
+        _forgetting(self._state.forgetting)
+        yield compilation("init", compile_counts().since(before))
+        rows = np.zeros(self._row_capacity, np.int32)
+        program, counts = compiled(
+            train_steps, self._step, *self._train_arguments(rows, 0, 0)
+        )
+        self._train = program.run
+        yield compilation("train_steps", counts, program.flops)
+        rows = np.zeros(self._score_capacity, np.int32)
+        program, counts = compiled(
+            score_data, self._score_spec, *self._score_arguments(rows, 0)
+        )
+        self._score = program.run
+        yield compilation("score_pool", counts, program.flops)
+        if self._grand_spec is not None:
+            program, counts = compiled(
+                gradient_norms_of_data,
+                self._grand_spec,
+                *self._score_arguments(rows, 0),
+            )
+            self._grand = program.run
+            yield compilation("gradient_norms", counts, program.flops)
+
+    def redraw(self, seed: int) -> None:
+        """Become the network of another seed, before its first plan."""
+        self.plans, self.seed = 0, seed
+        self._key = self._put(jax.random.key(seed))
+        self._state = self._fresh(self._key)
+
+    # training
+
+    def begin(self, plan: Plan, plan_index: int) -> None:
+        """Get ready for a plan: its loss weights, and what starts anew."""
+        self.plans = plan_index + 1
+        self.set_weights(plan)
+        if plan.reset == "none":
+            return
+        fresh = self._fresh(self._plan_key(plan_index))
+        if plan.reset == "optimizer":
+            self._state = self._state._replace(opt_state=fresh.opt_state)
+        else:
+            # the augmentation draws on; what the tables tell is of the old network
+            self._state = fresh._replace(step=self._state.step, key=self._state.key)
+
+    def set_weights(self, plan: Plan) -> None:
+        """Set the loss weights of a plan."""
+        table = np.ones(self._num_train, np.float32)
+        if plan.weights is not None:
+            table[plan.index_set] = plan.weights
+        self._weights = self._put(table)
+
+    def train(self, rows: np.ndarray, num_steps: int, span: Span, visits: int) -> Any:
+        """Start a chunk of training and return a handle to wait for.
+
+        Args:
+            rows: int32[num_steps * batch size], fill rows as their complement.
+            num_steps: Steps of the chunk.
+            span: Where the plan lies on the schedule.
+            visits: Visits of the plan before the chunk.
+        """
+        padded = np.zeros(self._row_capacity, np.int32)
+        padded[: rows.size] = rows
+        horizon, cyclic = self._put((np.float32(span.horizon), np.bool_(span.cyclic)))
+        schedule = self._hyper.schedule._replace(horizon=horizon, cyclic=cyclic)
+        self._hyper = self._hyper._replace(schedule=schedule)
+        first_visit = span.start + visits
+        self._state, stats = self._train(
+            *self._train_arguments(padded, num_steps, first_visit)
+        )
+        return stats
+
+    @staticmethod
+    def wait(handle: ChunkStats) -> tuple[float, int, int]:
+        """Wait for a chunk; return its summed loss, correct predictions and visits."""
+        loss, correct, visits = jax.device_get(handle)
+        return float(loss), int(correct), int(visits)
+
+    def barrier(self) -> None:
+        """Wait until the device has nothing left to do for the network."""
+        jax.block_until_ready((self._state, self._weights))
+
+    def result(self, index_set: np.ndarray) -> TrainResult:
+        """Read what training taught about the examples of a plan."""
+        distinct = np.unique(index_set)
+        state = self._state
+        tables = (state.losses, state.correct, _forgetting(state.forgetting))
+        losses, correct, counts = jax.device_get(tables)
+        return TrainResult(
+            distinct, losses[distinct], correct[distinct], counts[distinct]
+        )
+
+    # looking at it
+
+    def score(self, rows: np.ndarray, names: tuple[str, ...]) -> dict[str, jax.Array]:
+        """Score rows of the data set.
+
+        Returns:
+            At least the scores named, on the device, aligned with `rows` and longer:
+            minus infinity past their end.
+        """
+        padded = np.zeros(self._score_capacity, np.int32)
+        padded[: rows.size] = rows
+        arguments = self._score_arguments(padded, rows.size)
+        scores = {} if set(names) == {GRAND} else self._score(*arguments)
+        if GRAND in names:
+            scores = scores | {GRAND: self._grand(*arguments)}
+        return scores
+
+    # surviving
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything on the device that a checkpoint needs."""
+        state = self._state._asdict()
+        key = jax.random.key_data(self._state.key)
+        return state | {"key": key, "plans": self._put(np.int32(self.plans))}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Take up a snapshot, on this network's devices."""
+        placed = self._put(snapshot)
+        self.plans = int(jax.device_get(placed.pop("plans")))
+        key = jax.random.wrap_key_data(placed["key"])
+        self._state = self._state._replace(**(placed | {"key": key}))
+        # wrapping a key may leave it off the mesh, and then training compiles again
+        self._state = self._put(self._state)
+
+    def _plan_key(self, plan_index: int) -> jax.Array:
+        return jax.random.fold_in(self._key, self._put(np.uint32(plan_index)))
+
+    def _fresh(self, key: jax.Array) -> TrainState:
+        step = self._step
+        return self._put(_init_state(step.model, step.family, self._num_train, key))
+
+    def _put(self, tree: Any) -> Any:
+        return jax.device_put(tree, self._replicated)
+
+    def _train_arguments(self, rows, num_steps, first_visit):
+        return (
+            self._state,
+            self._data,
+            *self._put((rows, np.int32(num_steps), np.int32(first_visit))),
+            self._weights,
+            self._put(self._hyper),
+        )
+
+    def _score_arguments(self, rows, count):
+        return (
+            self._state.params,
+            self._state.batch_stats,
+            self._data,
+            *self._put((rows, np.int32(count))),
+        )
+
+
+# one jitted function each for all networks of a process, so that they share programs
+_init_state = jax.jit(init_state, static_argnums=(0, 1, 2))
+_forgetting = jax.jit(jax.vmap(forgetting))
+
+
+def compilation(
+    what: str, counts: CompileCounts | None, xla_flops: float | None = None
+) -> Compilation:
+    """Tell of a program made ready; without counts it was there already."""
+    counts = counts or CompileCounts()
+    return Compilation(
+        what, counts.seconds, counts.programs, counts.cache_hits, xla_flops
+    )

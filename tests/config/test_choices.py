@@ -1,0 +1,23 @@
+from dpet_jax.config.choices import choices
+
+
+def test_every_choice_has_a_line_of_its_own():
+    lines = [line for entries in choices().values() for line in entries.values()]
+    assert all(
+        line.endswith((".", "?")) or ":" in line or len(line) > 10 for line in lines
+    )
+    assert len(set(lines)) == len(lines)
+
+
+def test_choices_are_what_configs_accept():
+    found = {title.split()[0]: set(entries) for title, entries in choices().items()}
+    assert found["methods"] == {
+        *("standard", "rs2", "active_learning", "dpet", "coreset", "one_shot"),
+        *("infobatch", "loss_threshold", "epsilon_greedy"),
+        *("selective_backprop", "stale_selective_backprop"),
+    }
+    assert found["data"] == {"digits", "tfds", "parquet", "npz"}
+    assert found["schedules"] == {"constant", "linear", "cosine", "triangular"}
+    assert found["and"] >= {"craig", "forgetting", "k_center"}
+    assert not found["and"] & found["scores"]
+    assert "random" in found["scores"]

@@ -1,0 +1,371 @@
+"""From YAML and overrides to a config, and what people read when that fails."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from dpet_jax import section as sections
+from dpet_jax.config import experiment as schema
+from dpet_jax.config.load import load
+from dpet_jax.errors import UserError
+from dpet_jax.methods import sections as method_sections
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "suites" not in path.parts)
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def refused(config_file):
+    """Load a wrong config and return the message, the file's path as FILE."""
+
+    def message(text, *overrides):
+        path = config_file(text)
+        with pytest.raises(UserError) as caught:
+            load(path, overrides)
+        return str(caught.value).replace(str(path), "FILE")
+
+    return message
+
+
+# what loads
+
+
+def test_there_are_configs_to_check():
+    assert len(FILES) >= 4
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_config_file_loads_is_named_like_its_file_and_survives_a_round_trip(
+    path, config_file
+):
+    config = load(path)
+    assert config.name == path.stem
+    assert load(config_file(config.to_yaml())) == config
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "method: {kind: standard}",
+        "data: {kind: npz, path: x/y.npz}\nstop: {'on': test, target: 0.5}",
+        "model: {kind: resnet, stem: 8, channels: [8, 16], blocks: [1, 2]}",
+        "train: {schedule: {kind: linear, horizon: 12.5}}\nbudget: {epochs: 0.1}",
+        "train: {schedule: {kind: constant}, optimizer: {kind: adamw}}",
+        "method: {kind: coreset, path: c.npz}\ntargets: [0.1, 0.3]",
+        "name: '1e3'",
+        "name: 'on'",
+    ],
+)
+def test_resolved_config_loads_back_equal(text, config_file):
+    config = load(config_file(text))
+    assert load(config_file(config.to_yaml())) == config
+
+
+def test_config_that_the_readme_explains_loads(config_file):
+    readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+    _, _, rest = readme.partition("## A config explained\n")
+    block = [line for line in rest.partition("\n## ")[0].splitlines() if line]
+    block = [line for line in block if line.startswith("    ")]
+    config = load(config_file("\n".join(line[4:] for line in block)))
+    assert config.stop.on == "validation"
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "{}"])
+def test_empty_file_is_dpet_on_the_digits(text, config_file):
+    config = load(config_file(text))
+    assert config == schema.Config()
+    assert (config.method.kind, config.data.kind) == ("dpet", "digits")
+
+
+def test_kind_standard_needs_no_other_keys(config_file):
+    method = load(config_file("method: {kind: standard}")).method
+    assert method == schema.StandardMethod(kind="standard", passes=200)
+
+
+def test_section_without_kind_is_the_default_kind(config_file):
+    config = load(config_file("method: {query_size: 7}\ndata: {split_seed: 3}"))
+    assert config.method == schema.DpetMethod(query_size=7)
+    assert config.data == schema.DigitsData(split_seed=3)
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1.0e-3", "0.001", "1E-3", "+1e-3"])
+def test_scientific_notation_reads_as_a_float(number, config_file):
+    path = config_file(f"train: {{optimizer: {{learning_rate: {number}}}}}")
+    assert load(path).train.optimizer.learning_rate == 1e-3
+    path = config_file("")
+    config = load(path, [f"--train.optimizer.learning_rate={number}"])
+    assert config.train.optimizer.learning_rate == 1e-3
+
+
+def test_key_on_is_a_key_and_no_boolean(config_file):
+    assert load(config_file("stop: {target: 0.9, on: test}")).stop.on == "test"
+
+
+@pytest.mark.parametrize("name", ["on", "no", "2020-01-31", "2020-13-45"])
+def test_name_that_old_yaml_takes_for_something_else_stays_a_name(name, config_file):
+    assert load(config_file(f"name: {name}")).name == name
+    assert load(config_file(""), [f"--name={name}"]).name == name
+
+
+# overrides
+
+
+def test_override_beats_the_file_and_the_last_one_wins(config_file):
+    path = config_file("seed: 1\ntrain: {batch_size: 8, label_smoothing: 0.1}")
+    config = load(path, ["--seed=2", "--train.batch_size=16", "--seed=3"])
+    assert config.seed == 3
+    assert config.train.batch_size == 16
+    assert config.train.label_smoothing == 0.1
+
+
+def test_override_makes_sections_that_the_file_lacks(config_file):
+    config = load(config_file(""), ["--train.augment.flip=true", "--targets=[0.5]"])
+    assert config.train.augment.flip is True
+    assert config.targets == (0.5,)
+
+
+def test_override_of_null_takes_a_budget_away(config_file):
+    path = config_file("budget: {epochs: 3}")
+    assert load(path, ["--budget.epochs=null"]).budget.epochs is None
+
+
+@pytest.mark.parametrize(
+    "text", ["method: {kind: dpet, score: entropy}", "method: {score: entropy}"]
+)
+def test_override_of_a_kind_starts_its_section_anew(text, config_file):
+    config = load(config_file(text), ["--method.kind=rs2", "--method.passes=4"])
+    assert config.method == schema.Rs2Method(kind="rs2", passes=4)
+
+
+@pytest.mark.parametrize(
+    "text", ["method: {kind: dpet, score: entropy}", "method: {score: entropy}"]
+)
+def test_override_of_a_kind_by_itself_keeps_the_section(text, config_file):
+    assert load(config_file(text), ["--method.kind=dpet"]).method.score == "entropy"
+
+
+def test_override_of_a_nested_kind_leaves_the_sections_around_it(config_file):
+    path = config_file("train: {batch_size: 8, optimizer: {kind: sgd, momentum: 0.5}}")
+    train = load(path, ["--train.optimizer.kind=adam"]).train
+    assert train.optimizer == sections.AdamOptimizer(kind="adam")
+    assert train.batch_size == 8
+
+
+# what is refused: file text, overrides, and all that the one line must say
+
+WRONG = {
+    "top key": ("trane: {}", [], "FILE: trane: unknown key, did you mean train?"),
+    "nested key": (
+        "train: {batch_siz: 64}",
+        [],
+        "FILE: train.batch_siz: unknown key, did you mean train.batch_size?",
+    ),
+    "deep key": (
+        "train: {optimizer: {kind: adam, learning_rte: 1}}",
+        [],
+        "FILE: train.optimizer.learning_rte: train.optimizer.learning_rate?",
+    ),
+    "key of the default kind": (
+        "method: {query_sice: 9}",
+        [],
+        "FILE: method.query_sice: unknown key, did you mean method.query_size?",
+    ),
+    "deep key under a default kind": (
+        "method: {dissimilarity: {kind: kl, wieght: 1}}",
+        [],
+        "FILE: method.dissimilarity.wieght: method.dissimilarity.weight?",
+    ),
+    "key of another kind": (
+        "method: {kind: standard, score: margin}",
+        [],
+        "FILE: method.score: unknown key; known here: passes",
+    ),
+    "key on the command line": (
+        "",
+        ["--train.batch_siz=3"],
+        "command line: train.batch_siz: unknown key, did you mean train.batch_size?",
+    ),
+    "kind": ("method: {kind: rs3}", [], "FILE: method 'rs3' standard, rs2, dpet"),
+    "kind on the command line": (
+        "",
+        ["--method.kind=rs3"],
+        "command line: method.kind 'rs3' standard, rs2, dpet",
+    ),
+    "value in place of a section": ("method: rs2", [], "FILE: method: 'rs2' kind"),
+    "missing": ("data: {kind: npz}", [], "FILE: data.path: missing"),
+    "too small": ("train: {batch_size: 0}", [], "FILE: train.batch_size: equal to 1 0"),
+    "too large": ("targets: [0.5, 1.5]", [], "FILE: targets.1: equal to 1 1.5"),
+    "no integer": ("seed: many", [], "FILE: seed: integer 'many'"),
+    "no list": ("", ["--targets=0.5"], "command line: targets: 0.5"),
+    "entry of a list on the command line": (
+        "",
+        ["--targets=[0.5, 1.5]"],
+        "command line: targets.1: equal to 1 1.5",
+    ),
+    "not finite": (
+        "train: {optimizer: {learning_rate: .nan}}",
+        [],
+        "FILE: train.optimizer.learning_rate: finite nan",
+    ),
+    "default kind's value": (
+        "method: {score: bald}",
+        [],
+        "FILE: method.score: 'bald' 'margin' 'random'",
+    ),
+    "default kind's value on the command line": (
+        "",
+        ["--method.score=bald"],
+        "command line: method.score: 'bald' 'margin' 'random'",
+    ),
+    "value below a number": ("", ["--seed.x=3"], "command line: seed: 3"),
+    "value below a number of the file": (
+        "seed: 4",
+        ["--seed.x=3"],
+        "command line: seed.x: 4",
+    ),
+    "horizon": (
+        "train: {schedule: {kind: cosine, horizon: later}}",
+        [],
+        "FILE: train.schedule.horizon: 'plan' 'method' number 'later'",
+    ),
+    "path": ("data: {kind: tfds, path: 3}", [], "FILE: data.path: 3 path"),
+    "dangling stages": (
+        "model: {kind: resnet, stem: 8, channels: [8, 16], blocks: [1]}",
+        [],
+        "FILE: model: channels has 2 stages blocks has 1; give",
+    ),
+    "scale twice": (
+        "model: {kind: resnet20, scale: 2, width_multiplier: 2}",
+        [],
+        "FILE: model: scale leave width_multiplier",
+    ),
+    "target without validation": (
+        "data: {validation_fraction: 0}\ntargets: [0.5]",
+        [],
+        "FILE: data.validation_fraction is 0 0.1 stop.on: test",
+    ),
+    "name outside": ("name: a/../b", [], "FILE: name: 'a/../b' drop '..'"),
+    "artifact score": (
+        "method: {kind: dpet, compat: artifact, score: el2n}",
+        [],
+        "FILE: method: artifact margin, entropy least_confidence el2n",
+    ),
+    "no override": (
+        "",
+        ["train.batch_size=3"],
+        "command line: 'train.batch_size=3' --",
+    ),
+    "override without value": (
+        "",
+        ["--train.batch_size"],
+        "command line: '--train.batch_size' --train.batch_size=256",
+    ),
+    "override that is no YAML": ("", ["--targets=[1"], "command line: targets: YAML"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_config_is_refused_in_one_line_with_origin_key_value_and_remedy(
+    name, refused
+):
+    text, overrides, words = WRONG[name]
+    message = refused(text, *overrides)
+    assert "\n" not in message
+    origin = "command line: " if words.startswith("command line:") else "FILE: "
+    assert message.startswith(origin)
+    for word in words.split():
+        assert word in message
+    for jargon in ("pydantic", "https://", "<class", "instance of", "Input"):
+        assert jargon not in message
+
+
+def test_all_problems_are_told_at_once_each_with_its_origin(refused):
+    message = refused(
+        "sed: 3\ntrain: {batch_size: x}\nmodel: {kind: resnet20, width: 1}",
+        "--evaluate.every=0",
+    )
+    starts = {": ".join(line.split(": ")[:2]) for line in message.splitlines()}
+    assert starts == {
+        "FILE: sed",
+        "FILE: train.batch_size",
+        "FILE: model.width",
+        "command line: evaluate.every",
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"- a\n- b\n",
+        b"just words",
+        b"train: [unclosed",
+        b"a: b: c",
+        b"\xff\xfe\x00binary\x9c",
+        b"\x00\x01\x02",
+        b"!!python/object/apply:os.getcwd []",
+        b"? [a]\n: b\n",
+    ],
+)
+def test_file_that_is_no_config_is_refused_by_name(content, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder_are_refused_with_an_example(tmp_path):
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(UserError, match=r"configs/quickstart\.yaml") as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{path}: cannot read")
+
+
+# one list of names
+
+
+def test_configs_can_name_every_score_there_is_and_random():
+    from dpet_jax.scores import FEATURE_SCORES, SCORES
+
+    there = {*SCORES, *FEATURE_SCORES, "grand", "random"}
+    assert set(get_args(method_sections.Score)) == there - {"zero_one"}
+
+
+@pytest.mark.parametrize("word", ["0x_", "1:30"])
+def test_numbers_of_old_yaml_are_words(word, refused):
+    assert f"(got '{word}')" in refused(f"seed: '{word}'")
+    assert f"(got '{word}')" in refused(f"seed: {word}")
+
+
+def test_a_leading_zero_is_no_octal(config_file):
+    assert load(config_file("seed: 010")).seed == 10
+
+
+def test_key_given_twice_is_refused(refused):
+    message = refused("train: {batch_size: 8}\ntrain: {batch_size: 9}")
+    assert "train is given twice" in message
+
+
+@pytest.mark.parametrize("key", ["seed", "train.batch_size", "train.label_smoothing"])
+def test_true_is_no_number(key, refused):
+    assert refused("", f"--{key}=true") == (
+        f"command line: {key}: must be a number (got true)"
+    )
+
+
+def test_order_of_an_override_and_its_kind_does_not_matter(config_file):
+    overrides = ["--method.passes=3", "--method.kind=rs2"]
+    for order in (overrides, overrides[::-1]):
+        assert load(config_file(""), order).method.passes == 3

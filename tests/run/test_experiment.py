@@ -1,0 +1,657 @@
+"""Whole runs on the digits with a tiny network: folders, resumption, comparison."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from dpet_jax.config.load import validate
+from dpet_jax.data.importers import import_dataset
+from dpet_jax.errors import UserError
+from dpet_jax.models import ResNetSpec, forward_flops
+from dpet_jax.run import experiment
+from dpet_jax.run.build import build_data
+from dpet_jax.run.folder import Recorder, read_events, read_json
+from dpet_jax.run.interrupt import Interrupt
+from dpet_jax.run.load import load_run
+from dpet_jax.training.network import DeviceModel
+
+DPET = {
+    "kind": "dpet",
+    "warmup_passes": 2,
+    "query_size": 50,
+    "passes_per_round": 2,
+    "max_rounds": 2,
+}
+
+
+def config(**changes):
+    tree = {
+        "name": "tiny",
+        "model": {"kind": "resnet", "stem": 8, "channels": [8, 8], "blocks": [1, 1]},
+        "train": {"batch_size": 32, "augment": {"translate": 1}},
+        "method": DPET,
+        "evaluate": {"every": 0.5},
+        "targets": [0.2, 0.99],
+        "checkpoint": {"every_s": 1000},
+    } | changes
+    return validate(tree, "test")
+
+
+class AfterChunks(Interrupt):
+    """An interrupt that comes before the given chunk of a run."""
+
+    def __init__(self, chunks):
+        self.left = chunks
+
+    @property
+    def requested(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def rows_of(result):
+    with np.load(result.folder / "coreset.npz") as saved:
+        return saved["source_rows"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return experiment.run(config(), tmp_path_factory.mktemp("whole"))
+
+
+def test_a_run_leaves_every_file(whole):
+    names = {path.name for path in whole.folder.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "events.jsonl",
+        "summary.json",
+        "coreset.npz",
+        "gallery.npz",
+        "checkpoints",
+    }
+    assert not [name for name in names if name.endswith(".part")]
+
+
+def test_the_summary_adds_up(whole):
+    summary = read_json(whole.folder / "summary.json")
+    assert summary["stopped_by"] == "finished"
+    assert summary["coreset_size"] == 100
+    assert summary["pruning_ratio"] == pytest.approx(1 - 100 / 1455)
+    assert summary["visits"] == 2 * 485 + 2 * (50 + 100)
+    # round 1 scores 1,455 examples and round 2 scores 1,405
+    assert summary["scored_examples"] == 1455 + 1405
+    steps = 2 * 16 + 2 * (2 + 4)
+    assert summary["executed_visits"] == 32 * steps
+    scored_rows = 2 * 3 * 500
+    assert summary["epochs"] == pytest.approx(
+        (32 * steps + scored_rows / 3) / (46 * 32)
+    )
+    assert summary["selection_visits"] == 0
+    full_pass_flops = summary["flops"] / summary["epochs"]
+    assert summary["select_flops"] / full_pass_flops == pytest.approx(
+        scored_rows / 3 / (46 * 32)
+    )
+    phases = {name: phase["s"] for name, phase in summary["phases"].items()}
+    assert sum(phases.values()) == pytest.approx(summary["wall_s"])
+    assert summary["wall_s_without_eval"] == pytest.approx(
+        summary["wall_s"] - phases["eval"]
+    )
+    assert min(phases[name] for name in ("train", "select", "eval", "data")) > 0
+    per_class = summary["per_class_accuracy"]
+    assert np.mean(list(per_class.values())) == pytest.approx(
+        summary["test_accuracy"], abs=1e-9
+    )
+    reached, missed = summary["targets"]
+    assert reached["reached"]
+    assert reached["test_accuracy"] is not None
+    assert (missed["reached"], missed["epochs"]) == (False, None)
+
+
+def test_events_tell_the_plans_in_order(whole):
+    events = read_events(whole.folder / "events.jsonl")
+    plans = [
+        (event["label"], event["size"]) for event in events if event["event"] == "plan"
+    ]
+    assert plans == [("warm-up", 485), ("round 1", 50), ("round 2", 100)]
+    assert [event["event_id"] for event in events] == list(range(len(events)))
+    assert events[-1]["event"] == "stop"
+    counted = [event["flops"] for event in events if "flops" in event]
+    assert counted == sorted(counted)
+
+
+def test_the_coreset_names_rows_of_the_source(whole):
+    data = experiment.build.build_data(config())
+    with np.load(whole.folder / "coreset.npz") as saved:
+        rows, labels = saved["source_rows"], saved["labels"]
+        np.testing.assert_array_equal(np.bincount(saved["round"]), [0, 50, 50])
+        assert (np.diff(saved["score"][:50]) <= 0).all()
+    from dpet_jax.data.sources import digits
+
+    np.testing.assert_array_equal(labels, digits.read().train.labels[rows])
+    assert len(set(rows)) == 100
+    assert set(rows) <= set(data.source_rows[: data.num_train])
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3, 6])
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    whole, tmp_path, monkeypatch, chunks, assert_same_run
+):
+    monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
+    stopped = experiment.run(config(), tmp_path)
+    assert (stopped.stopped_by, stopped.summary) == ("interrupted", None)
+    monkeypatch.undo()
+    resumed = experiment.run(config(), tmp_path, resume=True)
+    assert_same_run(whole.folder, resumed.folder)
+    assert resumed.summary["segments"] == 2
+    assert resumed.summary["lost"]["visits"] == 0
+    for key in ("visits", "flops", "scored_examples", "test_accuracy"):
+        assert resumed.summary[key] == whole.summary[key]
+
+
+def test_work_after_the_last_checkpoint_is_lost_and_counted(
+    whole, tmp_path, monkeypatch, assert_same_run
+):
+    write = Recorder.write
+    seen = []
+
+    def crash(self, event, **values):
+        seen.append(event)
+        if seen.count("plan") == 2:
+            raise KeyboardInterrupt
+        return write(self, event, **values)
+
+    monkeypatch.setattr(Recorder, "write", crash)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(config(), tmp_path)
+    monkeypatch.undo()
+    resumed = experiment.run(config(), tmp_path, resume=True)
+    assert_same_run(whole.folder, resumed.folder)
+    # no checkpoint came before the crash, so the warm-up is done again
+    assert resumed.summary["lost"]["visits"] == 970
+    assert resumed.summary["lost"]["seconds"] > 0
+    assert resumed.summary["visits"] == whole.summary["visits"]
+    kept = read_events(resumed.folder / "events.jsonl")
+    assert [e["label"] for e in kept if e["event"] == "plan"] == [
+        "warm-up",
+        "round 1",
+        "round 2",
+    ]
+
+
+def test_resuming_a_finished_run_returns_what_it_found(whole):
+    out = whole.folder.parent.parent
+    before = (whole.folder / "events.jsonl").read_bytes()
+    again = experiment.run(config(), out, resume=True)
+    assert again.summary == whole.summary
+    assert (whole.folder / "events.jsonl").read_bytes() == before
+
+
+def test_two_runs_with_other_hyper_parameters_compile_nothing_twice(whole, tmp_path):
+    other = config(
+        seed=3,
+        train={
+            "batch_size": 32,
+            "optimizer": {"learning_rate": 0.03, "momentum": 0.5, "nesterov": False},
+            "schedule": {"kind": "triangular", "horizon": "method"},
+            "augment": {"translate": 2, "flip": True, "cutout": 3},
+            "label_smoothing": 0.1,
+        },
+        method={"kind": "rs2", "keep_fraction": 0.2, "passes": 3},
+    )
+    summary = experiment.run(other, tmp_path).summary
+    assert summary["compilations"]["train_steps"]["programs"] == 0
+    assert summary["compilations"]["score_pool"]["programs"] == 0
+    assert whole.summary["compilations"]["train_steps"]["programs"] <= 1
+
+
+# a proxy that scores
+
+WIDE = {"kind": "resnet", "stem": 16, "channels": [16], "blocks": [1]}
+NARROW = ResNetSpec(8, (8,), (1,), 10, 1)
+
+
+def with_proxy(share, **changes):
+    method = DPET | {"proxy": {"width_multiplier": share}}
+    return config(model=WIDE, method=method | changes)
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory):
+    return experiment.run(with_proxy(0.5), tmp_path_factory.mktemp("proxied"))
+
+
+def test_a_proxy_costs_exactly_its_training_and_scoring(proxied):
+    summary = proxied.summary
+    wide = forward_flops(ResNetSpec(16, (16,), (1,), 10, 1), 8, 8)
+    narrow = forward_flops(NARROW, 8, 8)
+    # it follows the warm-up and round 1; after round 2 nobody asks
+    steps, followed = 2 * 16 + 2 * (2 + 4), 2 * 16 + 2 * 2
+    selecting = 3 * narrow * 32 * followed + 2 * 1500 * narrow
+    assert summary["select_flops"] == selecting
+    assert summary["flops"] == 3 * wide * 32 * steps + selecting
+    assert summary["epochs"] == summary["flops"] / (3 * wide * 46 * 32)
+    assert summary["selection_visits"] == 2 * 485 + 2 * 50
+    assert summary["visits"] == 2 * 485 + 2 * (50 + 100)
+    selections = [
+        (event["selection_visits"], event["select_flops"], event["scored"])
+        for event in read_events(proxied.folder / "events.jsonl")
+        if event["event"] == "select"
+    ]
+    scoring = 1500 * narrow
+    assert selections == [
+        (2 * 485, 3 * narrow * 32 * 32 + scoring, 1455),
+        (2 * 50, 3 * narrow * 32 * 4 + scoring, 1405),
+    ]
+
+
+def test_a_proxy_works_inside_the_window_of_selection(proxied):
+    events = read_events(proxied.folder / "events.jsonl")
+    spent = sum(event["seconds"] for event in events if event["event"] == "select")
+    assert proxied.summary["phases"]["select"]["s"] == pytest.approx(spent, abs=0.05)
+    compiled = [event["what"] for event in events if event["event"] == "compile"]
+    assert compiled[3:6] == ["proxy init", "proxy train_steps", "proxy score_pool"]
+    assert proxied.summary["compilations"]["others"]["programs"] == 0
+
+
+def test_a_proxy_chooses_and_only_the_main_model_is_what_a_run_leaves(
+    proxied, tmp_path
+):
+    alone = experiment.run(config(model=WIDE), tmp_path)
+    assert set(rows_of(alone)) != set(rows_of(proxied))
+    run = load_run(proxied.folder)
+    assert run.model.channels == (16,)
+    stem = jax.tree.leaves(run.params["stem"])
+    assert max(leaf.shape[-1] for leaf in stem) == 16
+
+
+def test_a_proxy_as_wide_as_the_model_chooses_what_the_model_would(
+    tmp_path, assert_same_run
+):
+    alone = experiment.run(config(model=WIDE), tmp_path / "alone")
+    twin = experiment.run(with_proxy(1.0), tmp_path / "twin")
+    assert_same_run(alone.folder, twin.folder)
+    followed = (2 * 16 + 2 * 2) / 46
+    assert twin.summary["epochs"] == pytest.approx(alone.summary["epochs"] + followed)
+
+
+def test_a_proxy_starts_anew_with_the_model(tmp_path, assert_same_run):
+    method = {
+        "kind": "active_learning",
+        "initial_size": 40,
+        "query_size": 30,
+        "passes_per_round": 2,
+        "max_rounds": 2,
+    }
+    alone = experiment.run(config(model=WIDE, method=method), tmp_path / "alone")
+    method["proxy"] = {"width_multiplier": 1.0}
+    twin = experiment.run(config(model=WIDE, method=method), tmp_path / "twin")
+    assert_same_run(alone.folder, twin.folder)
+
+
+@pytest.mark.parametrize("chunks", [1, 5, 7])
+def test_an_interrupted_proxy_resumes_to_the_same_bits(
+    proxied, tmp_path, monkeypatch, chunks, assert_same_run
+):
+    monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
+    stopped = experiment.run(with_proxy(0.5), tmp_path)
+    assert stopped.stopped_by == "interrupted"
+    monkeypatch.undo()
+    resumed = experiment.run(with_proxy(0.5), tmp_path, resume=True)
+    assert_same_run(proxied.folder, resumed.folder)
+    for key in ("visits", "flops", "select_flops", "selection_visits"):
+        assert resumed.summary[key] == proxied.summary[key]
+
+
+def test_killing_a_proxy_while_it_catches_up_loses_nothing_but_time(
+    proxied, tmp_path, monkeypatch, assert_same_run
+):
+    result, asked = DeviceModel.result, []
+
+    def crash(self, index_set):
+        asked.append(index_set.shape)
+        # the main model's warm-up, the proxy's, then round 1 of both
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return result(self, index_set)
+
+    monkeypatch.setattr(DeviceModel, "result", crash)
+    often = with_proxy(0.5).model_copy(
+        update={"checkpoint": config(checkpoint={"every_s": 0}).checkpoint}
+    )
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(often, tmp_path)
+    monkeypatch.undo()
+    resumed = experiment.run(often, tmp_path, resume=True)
+    assert_same_run(proxied.folder, resumed.folder)
+    assert resumed.summary["selection_visits"] == proxied.summary["selection_visits"]
+    assert resumed.summary["lost"]["visits"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (DPET | {"score": "random"}, r"random asks no network.*proxy at null"),
+        (DPET | {"compat": "artifact"}, r"compat artifact.*proxy at null"),
+        ({"kind": "rs2"}, r"proxy"),
+    ],
+    ids=["random", "artifact", "rs2"],
+)
+def test_a_proxy_that_cannot_be_asked_is_refused(method, message):
+    with pytest.raises(UserError, match=message):
+        config(method=method | {"proxy": {"width_multiplier": 0.5}})
+
+
+@pytest.mark.parametrize(
+    ("method", "size"),
+    [
+        ({"kind": "standard", "passes": 1}, None),
+        ({"kind": "rs2", "keep_fraction": 0.1, "passes": 2, "replacement": True}, None),
+        (DPET | {"score": "random"}, 100),
+        (DPET | {"score": "grand_last_layer"}, 100),
+        (DPET | {"score": "grand"}, 100),
+        (DPET | {"score": "least_confidence", "compat": "artifact"}, 100),
+        (DPET | {"dissimilarity": {"kind": "kl"}, "candidate_fraction": 0.5}, 100),
+        (
+            {
+                "kind": "active_learning",
+                "initial_size": 40,
+                "query_size": 30,
+                "passes_per_round": 2,
+                "max_rounds": 1,
+            },
+            70,
+        ),
+    ],
+    ids=[
+        "standard",
+        "rs2",
+        "dpet-random",
+        "dpet-last-layer",
+        "dpet-grand",
+        "dpet-artifact",
+        "dpet-kl",
+        "al",
+    ],
+)
+def test_every_method_runs_to_its_end(tmp_path, method, size):
+    result = experiment.run(config(method=method), tmp_path)
+    assert result.stopped_by == "finished"
+    assert result.summary["coreset_size"] == size
+    assert (result.folder / "coreset.npz").exists() == (size is not None)
+
+
+def test_a_saved_coreset_is_trained_on(whole, tmp_path):
+    method = {"kind": "coreset", "path": str(whole.folder / "coreset.npz"), "passes": 2}
+    result = experiment.run(config(method=method), tmp_path)
+    assert result.summary["visits"] == 200
+    np.testing.assert_array_equal(rows_of(whole), rows_of(result))
+    other = config(method=method, data={"split_seed": 5})
+    with pytest.raises(UserError, match=r"validation split.*data\.split_seed"):
+        experiment.run(other, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"budget": {"epochs": 0.3}}, "budget.epochs"),
+        ({"budget": {"visits": 200}}, "budget.visits"),
+        ({"budget": {"seconds": 1e-3}}, "budget.seconds"),
+        ({"stop": {"target": 0.11}}, "target"),
+    ],
+)
+def test_what_ends_a_run_is_recorded(tmp_path, changes, reason):
+    method = {"kind": "standard", "passes": 3}
+    summary = experiment.run(config(method=method, **changes), tmp_path).summary
+    assert summary["stopped_by"] == reason
+    assert summary["visits"] < 3 * 1455
+    if reason == "budget.visits":
+        assert 200 <= summary["visits"] < 200 + 32
+    if reason == "budget.epochs":
+        assert 0.3 <= summary["epochs"] < 0.3 + 32 / 1455
+
+
+def test_a_diverged_run_says_so_and_keeps_no_broken_model(tmp_path):
+    wild = {"batch_size": 32, "optimizer": {"learning_rate": 1e30}}
+    result = experiment.run(config(train=wild), tmp_path)
+    assert result.stopped_by == "diverged"
+    assert result.summary["test_accuracy"] is None
+
+
+def test_a_model_without_numbers_chooses_nothing(tmp_path, monkeypatch):
+    begin = DeviceModel.begin
+
+    def spoil(self, plan, plan_index):
+        begin(self, plan, plan_index)
+        broken = jax.tree.map(lambda leaf: leaf * np.nan, self._state.params)
+        self._state = self._state._replace(params=broken)
+
+    monkeypatch.setattr(DeviceModel, "begin", spoil)
+    monkeypatch.setattr(DeviceModel, "wait", lambda *_: (1.0, 1, 1))
+    blind = config(data={"validation_fraction": 0}, targets=[])
+    result = experiment.run(blind, tmp_path)
+    assert result.stopped_by == "diverged"
+    assert result.summary["coreset_size"] == 0
+
+
+def test_training_reads_an_imported_tfds_set_without_tensorflow(tmp_path):
+    rng = np.random.default_rng(0)
+    names = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
+    for split, count in (("train", 8), ("test", 2)):
+        for name in names:
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    import_dataset("cifar10", tmp_path / "pictures", tmp_path / "tfds")
+    data = {
+        "kind": "tfds",
+        "name": "cifar10",
+        "path": str(tmp_path / "tfds"),
+        "image_size": 8,
+        "validation_fraction": 0.25,
+    }
+    result = experiment.run(
+        config(data=data, method={"kind": "standard", "passes": 1}), tmp_path / "runs"
+    )
+    assert result.summary["visits"] == 60
+    assert result.summary["dataset"] == "cifar10"
+    assert set(result.summary["per_class_accuracy"]) == set(names)
+    assert "tensorflow" not in sys.modules
+
+
+def test_label_noise_is_recorded(tmp_path):
+    noisy = config(data={"label_noise": 0.2}, method={"kind": "standard", "passes": 1})
+    result = experiment.run(noisy, tmp_path)
+    with np.load(result.folder / "label_noise.npz") as saved:
+        assert saved["source_rows"].size == round(0.2 * 1455)
+        assert (saved["clean_labels"] != saved["noisy_labels"]).all()
+    start = read_events(result.folder / "events.jsonl")[0]
+    assert start["noisy_labels"] == round(0.2 * 1455)
+
+
+def test_stopping_on_test_marks_the_run(tmp_path):
+    peeking = config(
+        data={"validation_fraction": 0}, stop={"on": "test", "target": 0.11}
+    )
+    summary = experiment.run(peeking, tmp_path).summary
+    assert summary["targets_on"] == "test"
+    assert summary["validation_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, r"holds a run already; .*--resume.*--overwrite.*--out"),
+        ({"resume": True, "overwrite": True}, "exclude each other"),
+        (
+            {"resume": True, "changes": {"train": {"batch_size": 16}}},
+            r"another config: train.augment.translate was 1, is now 0; train.batch",
+        ),
+    ],
+)
+def test_a_begun_folder_is_left_alone(whole, arguments, message):
+    changes = arguments.pop("changes", {})
+    before = {p: p.read_bytes() for p in whole.folder.glob("*.*") if p.is_file()}
+    with pytest.raises(UserError, match=message):
+        experiment.run(config(**changes), whole.folder.parent.parent, **arguments)
+    assert before == {p: p.read_bytes() for p in before}
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    with pytest.raises(UserError, match="holds no run to resume"):
+        experiment.run(config(), tmp_path, resume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwrite_replaces_the_run(tmp_path):
+    method = {"kind": "standard", "passes": 1}
+    experiment.run(config(), tmp_path)
+    result = experiment.run(config(method=method), tmp_path, overwrite=True)
+    assert not (result.folder / "coreset.npz").exists()
+    events = read_events(result.folder / "events.jsonl", superseded=True)
+    assert [e["label"] for e in events if e["event"] == "plan"] == ["standard"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_training(tmp_path):
+    (tmp_path / "tiny").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write the run folder.*--out"):
+        experiment.run(config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"batch_size": 5000}}, r"train.batch_size: 5000 .*1455 training"),
+        (
+            {"train": {"batch_size": 32, "augment": {"translate": 8}}},
+            r"train.augment.translate: 8 .*at most 7",
+        ),
+        (
+            {"method": DPET | {"proxy": {"width_multiplier": 0.5}}},
+            r"method.proxy.width_multiplier: 0.5 .*wider model",
+        ),
+        (
+            {"method": {"kind": "coreset", "path": "nowhere.npz"}},
+            r"method.path: nowhere.npz: is no coreset",
+        ),
+    ],
+)
+def test_a_set_up_that_does_not_fit_the_data_is_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        experiment.run(config(**changes), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_are_paired_on_one_split(whole, tmp_path):
+    other = experiment.run(config(seed=1), tmp_path)
+    start, twin = (
+        read_events(folder / "events.jsonl")[0]
+        for folder in (whole.folder, other.folder)
+    )
+    assert start["fingerprint"] == twin["fingerprint"]
+    assert set(rows_of(whole)) != set(rows_of(other))
+
+
+def test_the_display_shows_each_plan_once(tmp_path):
+    console = Console(record=True, width=200)
+    experiment.run(config(), tmp_path, console=console)
+    text = console.export_text()
+    assert text.count("round 1 ") == 1
+    assert "1,455 train · 162 validation · 180 test" in text
+
+
+def test_the_checkpoint_holds_plain_numbers(whole):
+    checkpoints = sorted((whole.folder / "checkpoints").iterdir())
+    meta = json.loads((checkpoints[-1] / "meta" / "metadata").read_text())
+    assert meta["meta"]["position"]["counters"]["visits"] == whole.summary["visits"]
+
+
+# methods that choose once, or in every pass
+
+ONE_SHOT = {"kind": "one_shot", "keep_fraction": 0.2, "passes": 3}
+ONE_SHOT |= {"pretrain_passes": 2}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ONE_SHOT | {"by": "craig"},
+        ONE_SHOT | {"by": "el2n", "networks": 2, "proxy": {"width_multiplier": 0.5}},
+        ONE_SHOT | {"by": "forgetting", "per_class": True},
+        ONE_SHOT | {"by": "glister", "choose_every": 2},
+        DPET | {"max_rounds": 1, "diversity": {"kind": "stratified"}},
+        {"kind": "infobatch", "passes": 4, "annealing_start": 0.75},
+        {"kind": "loss_threshold", "passes": 3},
+        {"kind": "selective_backprop", "passes": 2, "look_ahead": 300},
+    ],
+    ids=lambda method: method.get("by", method["kind"]),
+)
+def test_methods_run_from_a_config_and_tell_their_cost(tmp_path, method):
+    model = {"kind": "resnet", "stem": 16, "channels": [16], "blocks": [1]}
+    result = experiment.run(config(method=method, model=model), tmp_path)
+    summary = result.summary
+    assert result.stopped_by == "finished"
+    events = read_events(result.folder / "events.jsonl")
+    selected = [event for event in events if event["event"] == "select"]
+    for key in ("select_flops", "selection_visits"):
+        assert summary[key] == sum(event[key] for event in selected)
+    assert summary["flops"] > summary["select_flops"]
+    plans = [event for event in events if event["event"] == "plan"]
+    visits = sum(plan["size"] * plan["passes"] for plan in plans)
+    assert summary["visits"] == visits
+    if method["kind"] == "one_shot":
+        assert summary["coreset_size"] == 291
+        assert summary["visits"] == 3 * 291
+        networks = method.get("networks", 1)
+        if "choose_every" in method:
+            assert summary["selection_visits"] == 0
+        else:
+            assert summary["selection_visits"] == networks * 2 * 1455
+    if method["kind"] == "infobatch":
+        # full, pruned twice, annealed
+        sizes = [plan["size"] for plan in plans]
+        assert sizes[0] == sizes[3] == 1455
+        assert all(1455 / 2 < size < 1455 for size in sizes[1:3])
+
+
+@pytest.mark.parametrize("chunks", [2, 12])
+def test_a_choice_that_was_interrupted_is_made_again(
+    tmp_path, monkeypatch, chunks, assert_same_run
+):
+    run = config(method=ONE_SHOT | {"by": "k_center", "pretrain_passes": 9})
+    whole = experiment.run(run, tmp_path / "whole")
+    monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
+    stopped = experiment.run(run, tmp_path / "cut")
+    assert stopped.stopped_by == "interrupted"
+    monkeypatch.undo()
+    resumed = experiment.run(run, tmp_path / "cut", resume=True)
+    assert resumed.stopped_by == "finished"
+    assert_same_run(whole.folder, resumed.folder)
+    assert resumed.summary["flops"] == whole.summary["flops"]
+
+
+def test_data_that_were_read_before_give_the_same_run(whole, tmp_path, assert_same_run):
+    data = build_data(config())
+    again = experiment.run(config(), tmp_path, data=data)
+    assert_same_run(whole.folder, again.folder)
+    wrong = config(train={"batch_size": 2000})
+    with pytest.raises(UserError, match=r"train\.batch_size: 2000 is more"):
+        experiment.run(wrong, tmp_path / "wrong", data=data)

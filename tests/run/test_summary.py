@@ -1,0 +1,43 @@
+"""The gallery and the list of targets; the rest of a summary is in test_experiment."""
+
+import numpy as np
+
+from dpet_jax.config.load import validate
+from dpet_jax.methods.base import Coreset
+from dpet_jax.run import build as parts
+from dpet_jax.run import summary
+
+
+def coreset(size):
+    return Coreset(
+        np.arange(size, dtype=np.int32)[::-1].copy(),
+        np.zeros(size, np.int32),
+        np.linspace(1, 0, size).astype(np.float32),
+    )
+
+
+def test_the_gallery_holds_the_first_and_the_last_to_enter():
+    data = parts.build_data(validate({}, "test"))
+    chosen = coreset(200)
+    gallery = summary._gallery(chosen, data)
+    np.testing.assert_array_equal(gallery["entered"], [*range(32), *range(168, 200)])
+    rows = chosen.indices[gallery["entered"]]
+    np.testing.assert_array_equal(gallery["images"], data.images[rows])
+    np.testing.assert_array_equal(gallery["score"], chosen.scores[gallery["entered"]])
+
+
+def test_a_small_gallery_holds_each_example_once():
+    data = parts.build_data(validate({}, "test"))
+    for size in (0, 1, 40):
+        gallery = summary._gallery(coreset(size), data)
+        np.testing.assert_array_equal(gallery["entered"], np.arange(size))
+
+
+def test_every_target_has_an_entry():
+    reached = [{"target": 0.5, "reached": True, "epochs": 1.5}]
+    costs = [{"target": 0.5, "wh": 2.0, "wh_warm": 1.5}, {"target": 0.9, "wh": None}]
+    first, second = summary._targets(reached, (0.5, 0.9), costs)
+    assert first.items() >= reached[0].items()
+    assert (first["wh"], first["wh_warm"], first["wh_cold"]) == (2.0, 1.5, None)
+    assert second["reached"] is False
+    assert (second["epochs"], second["wh"]) == (None, None)

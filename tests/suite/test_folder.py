@@ -1,0 +1,132 @@
+"""What there is of a suite on disk."""
+
+import json
+
+import pytest
+from fakes.runs import fake_run
+
+from dpet_jax.errors import UserError
+from dpet_jax.report.comparison import read_comparison
+from dpet_jax.suite.folder import SuiteFolder
+from dpet_jax.suite.variants import Answer, load_suite
+
+SUITE = """
+name: some
+base: base.yaml
+seeds: [0, 1]
+targets: [0.6, 0.8]
+statements: [Made small.]
+variants:
+  full: {set: {method.kind: standard}, role: standard, paper: standard}
+  tried:
+    label: full data, tuned
+    role: tuned
+    tune: {seeds: [90], grid: {method.warmup_passes: [1, 2]}}
+"""
+FAST = ((1.0, 0.65), (2.0, 0.70))
+SLOW = ((2.0, 0.62), (5.0, 0.85))
+
+
+@pytest.fixture
+def suite(tmp_path):
+    (tmp_path / "base.yaml").write_text("method: {kind: dpet}\n")
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    return load_suite(tmp_path / "suite.yaml")
+
+
+@pytest.fixture
+def folder(suite, tmp_path):
+    folder = SuiteFolder(suite, tmp_path / "runs")
+    folder.path.mkdir(parents=True)
+    return folder
+
+
+def finish(folder, name, **facts):
+    return fake_run(folder.path / name, **facts)
+
+
+def record(folder, problems=()):
+    folder.write(problems)
+    return json.loads((folder.path / "suite.json").read_text())
+
+
+def test_a_run_is_missing_then_begun_then_finished(suite, folder):
+    (job, _) = suite.variants[0].jobs([""], 0), None
+    job = next(job)
+    assert folder.state(job) == "missing"
+    folder.of(job).mkdir(parents=True)
+    (folder.of(job) / "config.yaml").write_text("name: some/full\n")
+    assert folder.state(job) == "begun"
+    with pytest.raises(UserError, match="holds no run"):
+        folder.read(job)
+    finish(folder, "full/seed0")
+    assert folder.state(job) == "finished"
+    assert folder.read(job).seed == 0
+
+
+def test_every_run_there_may_be_is_one_of_these(folder):
+    assert [job.folder for job in folder.trials()] == [
+        "some/tuning/tried/warmup_passes_1/seed90",
+        "some/tuning/tried/warmup_passes_2/seed90",
+    ]
+    assert len({job.folder for job in folder.every_job()}) == 2 + 2 + 4
+
+
+def test_what_is_not_tuned_answers_as_it_is(suite, folder):
+    assert folder.answers(suite.variants[0]) == {
+        0.6: Answer("", True),
+        0.8: Answer("", True),
+    }
+
+
+def test_trials_decide_what_answers(suite, folder):
+    tried = suite.variants[1]
+    assert folder.answers(tried) == {}
+    finish(folder, "tuning/tried/warmup_passes_1/seed90", accuracies=FAST, seed=90)
+    assert folder.answers(tried)[0.8] == Answer("warmup_passes_1", False)
+    finish(folder, "tuning/tried/warmup_passes_2/seed90", accuracies=SLOW, seed=90)
+    assert folder.answers(tried) == {
+        0.6: Answer("warmup_passes_1", True),
+        0.8: Answer("warmup_passes_2", True),
+    }
+
+
+def test_a_trial_that_cannot_be_read_decides_nothing(suite, folder):
+    finish(folder, "tuning/tried/warmup_passes_1/seed90", accuracies=FAST, seed=90)
+    broken = finish(folder, "tuning/tried/warmup_passes_2/seed90", accuracies=SLOW)
+    (broken / "summary.json").write_text("{")
+    assert folder.answers(suite.variants[1])[0.8] == Answer("warmup_passes_1", False)
+
+
+def test_the_record_is_what_a_report_reads(folder):
+    for seed in (0, 1):
+        finish(folder, f"full/seed{seed}", seed=seed)
+        name = f"tried/warmup_passes_1/seed{seed}"
+        finish(folder, name, seed=seed, accuracies=FAST)
+    finish(folder, "tried/warmup_passes_2/seed0", accuracies=SLOW)
+    finish(folder, "tuning/tried/warmup_passes_1/seed90", accuracies=FAST, seed=90)
+    finish(folder, "tuning/tried/warmup_passes_2/seed90", accuracies=SLOW, seed=90)
+    told = record(folder, ["a problem", "a problem"])
+    assert told["roles"] == {"standard": "full", "tuned": "tried"}
+    assert told["problems"] == ["a problem"]
+    comparison = read_comparison([folder.path])
+    full, tried = comparison.rows
+    assert comparison.statements == ("Made small.",)
+    assert full.paper == "standard"
+    assert [run.seed for run in full.by_target[0.6]] == [0, 1]
+    assert [run.seed for run in tried.by_target[0.6]] == [0, 1]
+    assert [run.seed for run in tried.by_target[0.8]] == [0]
+    assert tried.label == "full data, tuned"
+    assert tried.tuning.trials == 2
+    assert tried.tuning.seeds == (90,)
+    assert tried.tuning.cost["epochs"] == pytest.approx(2.0 + 5.0)
+    assert tried.tuning.cost["wh"] is None
+    assert tried.tuning.chosen == {0.6: "warmup passes 1", 0.8: "warmup passes 2"}
+
+
+def test_a_target_that_no_trial_reached_is_answered_and_said(folder):
+    finish(folder, "tuning/tried/warmup_passes_1/seed90", accuracies=FAST, seed=90)
+    finish(folder, "tried/warmup_passes_1/seed0", accuracies=FAST)
+    told = record(folder)["variants"][1]
+    assert told["tuning"]["chosen"] == {"0.6": "warmup passes 1", "0.8": None}
+    assert told["by_target"]["0.8"] == ["tried/warmup_passes_1/seed0"]

@@ -1,0 +1,209 @@
+"""From a suite's file to its runs, and from trials to the settings that answer."""
+
+from pathlib import Path
+
+import pytest
+
+from dpet_jax.errors import UserError
+from dpet_jax.report.runs import Run
+from dpet_jax.suite.variants import Answer, answers, load_suite, setting_names
+
+BASE = """
+train: {batch_size: 32, optimizer: {kind: sgd, learning_rate: 0.1}}
+method: {kind: dpet, score: margin, query_size: 7}
+targets: [0.99]
+seed: 5
+"""
+SUITE = """
+name: some
+base: base.yaml
+set: {train.batch_size: 16}
+seeds: [3, 4]
+targets: [0.5, 0.6]
+variants:
+  full: {set: {method: {kind: standard, passes: 2}}, role: standard}
+  chosen:
+    label: chosen data
+    paper: dpet_margin
+    set: {method.query_size: 9}
+  tried:
+    set: {method.kind: standard}
+    tune:
+      seeds: [90, 91]
+      grid: {train.optimizer.learning_rate: [0.1, 0.2], method.passes: [1, 2]}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    (tmp_path / "base.yaml").write_text(BASE)
+
+    def load(text=SUITE, overrides=(), seeds=None):
+        (tmp_path / "suite.yaml").write_text(text)
+        return load_suite(tmp_path / "suite.yaml", overrides, seeds)
+
+    return load
+
+
+def by_key(suite):
+    return {variant.key: variant for variant in suite.variants}
+
+
+def test_layers_lie_above_each_other(load):
+    variants = by_key(load(overrides=["--train.batch_size=8"]))
+    chosen = variants["chosen"].settings[""]
+    assert chosen.train.batch_size == 8  # command line over suite over base
+    assert chosen.method.query_size == 9  # variant over base
+    assert chosen.method.score == "margin"  # base
+    assert by_key(load())["chosen"].settings[""].train.batch_size == 16
+
+
+def test_another_kind_starts_its_section_anew(load):
+    full = by_key(load())["full"].settings[""]
+    assert full.method.model_dump() == {"kind": "standard", "passes": 2}
+
+
+def test_targets_and_seeds_are_the_suites(load):
+    suite = load()
+    for variant in suite.variants:
+        for config in variant.settings.values():
+            assert config.targets == (0.5, 0.6)
+    jobs = [job for seed in (3, 4) for job in by_key(suite)["full"].jobs([""], seed)]
+    assert [job.config.seed for job in jobs] == [3, 4]
+    assert [job.folder for job in jobs] == ["some/full/seed3", "some/full/seed4"]
+    assert load(seeds=[8]).section.seeds == (8,)
+
+
+def test_a_grid_is_every_combination_in_a_folder_of_its_own(load):
+    tried = by_key(load())["tried"]
+    trials = [*tried.trials()]
+    tested = {
+        (job.config.train.optimizer.learning_rate, job.config.method.passes)
+        for job in trials
+    }
+    assert tested == {(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)}
+    assert [job.config.seed for job in trials] == [90] * 4 + [91] * 4
+    assert len({job.folder for job in trials}) == 8
+    assert trials[1].folder == "some/tuning/tried/learning_rate_0.1-passes_2/seed90"
+    assert tried.texts["learning_rate_0.1-passes_2"] == "learning rate 0.1, passes 2"
+    (reported,) = tried.jobs(["learning_rate_0.2-passes_1"] * 2, 3)
+    assert reported.folder == "some/tried/learning_rate_0.2-passes_1/seed3"
+    assert not reported.trial
+    assert all(job.trial for job in trials)
+
+
+def test_settings_that_would_share_a_name_do_not():
+    names = setting_names({"x.y": ["a b", "a_b", [1, 2]]})
+    assert [*names.values()] == [("a b",), ("a_b",), ([1, 2],)]
+
+
+def test_labels_are_for_people(load):
+    variants = by_key(load())
+    assert variants["chosen"].label == "chosen data"
+    assert variants["full"].label == "full"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "method.query_size: 9",
+            "method.query_siz: 9",
+            r"suite\.yaml: variants\.chosen\.set: method\.query_siz: unknown key, did "
+            r"you mean method\.query_size\?",
+        ),
+        (
+            "paper: dpet_margin",
+            "paper: dpet",
+            r"variants\.chosen\.paper: unknown 'dpet'; one of standard, ",
+        ),
+        (
+            "{method.query_size: 9}",
+            "{seed: 9}",
+            r"variants\.chosen\.set: seed: the suite says it for all runs",
+        ),
+        (
+            "{method.query_size: 9}",
+            "{train.batch_size.x: 9}",
+            r"variants\.chosen\.set: train\.batch_size\.x: batch_size holds the value",
+        ),
+    ],
+)
+def test_a_wrong_variant_is_a_problem_and_leaves_the_others(load, old, new, problem):
+    suite = load(SUITE.replace(old, new))
+    assert [variant.key for variant in suite.variants] == ["full", "tried"]
+    assert len(suite.problems) == 1
+    with pytest.raises(UserError, match=problem):
+        raise UserError(suite.problems[0])
+
+
+def test_a_wrong_value_of_a_grid_names_the_grid(load):
+    suite = load(SUITE.replace("[1, 2]", "[1, none]"))
+    (problem,) = suite.problems
+    assert "variants.tried.tune.grid: method.passes:" in problem
+    assert "'none'" in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            SUITE.replace("role:", "rol:"),
+            r"suite\.yaml: variants\.full\.rol: unknown key, did you mean "
+            r"variants\.full\.role\?",
+        ),
+        (SUITE.replace("base.yaml", "bas.yaml"), r"bas\.yaml: cannot read the config"),
+        (SUITE.replace("seeds: [3, 4]", "seeds: 3"), r"suite\.yaml: seeds: "),
+        ("- a\n", "found list"),
+        (
+            SUITE.replace("set: {train.batch_size: 16}", "set: {train.batch_siz: 16}"),
+            r"set: train\.batch_siz: unknown key",
+        ),
+    ],
+)
+def test_a_wrong_suite_is_refused(load, text, message):
+    with pytest.raises(UserError, match=message):
+        load(text)
+
+
+def test_a_wrong_override_is_the_command_lines(load):
+    with pytest.raises(UserError, match=r"command line: train\.batch_size"):
+        load(overrides=["--train.batch_size=none"])
+    with pytest.raises(UserError, match="is no override"):
+        load(overrides=["train.batch_size=1"])
+
+
+def run_of(epochs, accuracy):
+    """Make a run that reached targets after so many epochs."""
+    events = [
+        {"event": "target", "target": target, "epochs": cost, "test_accuracy": target}
+        for target, cost in epochs.items()
+    ]
+    return Run(Path("x"), {}, {"validation_accuracy": accuracy}, tuple(events))
+
+
+def test_the_setting_with_the_lowest_median_cost_answers():
+    trials = {
+        "short": [
+            run_of({0.5: 2.0}, 0.55),
+            run_of({0.5: 4.0}, 0.55),
+            run_of({0.5: 3.0}, 0.58),
+        ],
+        "long": [
+            run_of({0.5: 3.5, 0.6: 5.0}, 0.62),
+            run_of({0.5: 3.5, 0.6: 9.0}, 0.63),
+            run_of({0.5: 0.5}, 0.57),
+        ],
+    }
+    assert answers(trials, [0.5, 0.6]) == {
+        0.5: Answer("short", True),
+        0.6: Answer("long", True),
+    }
+
+
+def test_a_target_that_the_median_trial_misses_is_not_reached():
+    trials = {
+        "weak": [run_of({0.6: 1.0}, 0.61), run_of({}, 0.4)],
+        "strong": [run_of({}, 0.59), run_of({}, 0.58)],
+    }
+    assert answers(trials, [0.6]) == {0.6: Answer("strong", False)}
