@@ -20,9 +20,10 @@ from dpet_jax.energy.accounts.state import (
     empty_state,
     quality_of,
     seconds_by_phase,
+    suspended_s,
+    utc_now,
     wh_of,
 )
-from dpet_jax.energy.accounts.wall import suspended_s, utc_now
 from dpet_jax.energy.probes.discover import discover
 from dpet_jax.energy.probes.source import JOULES_PER_WH, Found, Quality
 from dpet_jax.energy.report.report import Report, build_report, row_energy
@@ -207,13 +208,13 @@ class EnergyMeter:
         window = Window(phase, frame.label, self.accelerator.block)
         try:
             yield window
-            if sync and window._sync == "none":
+            if sync and window.waited == "none":
                 self.accelerator.barrier()
-                window._sync = "barrier"
+                window.waited = "barrier"
         finally:
             edge = self._edge()
             with self._lock:
-                window.s, used = self._ledger.leave(edge, window._sync)
+                window.s, used = self._ledger.leave(edge, window.waited)
             window.resolution_limited = window.s < RESOLUTION_S
             window.energy = row_energy(
                 Row(window.s, used), self.sensors.state(), edges=True

@@ -6,8 +6,12 @@ from dpet_jax.config.experiment import Config
 from dpet_jax.data import Data
 from dpet_jax.energy import EnergyMeter
 from dpet_jax.energy.accounts import journal
-from dpet_jax.energy.accounts.state import empty_state, losing, seconds_by_phase
-from dpet_jax.energy.accounts.wall import utc_now
+from dpet_jax.energy.accounts.state import (
+    empty_state,
+    losing,
+    seconds_by_phase,
+    utc_now,
+)
 from dpet_jax.run.folder import (
     CHECKPOINTS,
     CONFIG,

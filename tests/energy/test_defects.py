@@ -22,7 +22,7 @@ from fakes.clock import FakeClock
 from fakes.nvml import COUNTER, FakeGpu, FakeNVML, no_libcuda
 from fakes.probe import FakeProbe, counter, power
 from fakes.rapl import FakePowercap, server, two_dies
-from fakes.work import slow_program
+from fakes.work import pending_work
 
 import dpet_jax.energy
 from dpet_jax.energy import (
@@ -126,25 +126,13 @@ def test_p1_window_between_samples_is_not_clipped_to_them(clock):
 
 @pytest.mark.parametrize("how", ["barrier", "sync"])
 def test_p2_asynchronous_work_on_a_cpu_is_waited_for(how):
-    run = slow_program()
-    windows_s, blocked_s, dispatched_s = [], [], []
     with EnergyMeter(Found((), ())) as meter:
-        for _ in range(3):  # interleaved, so that a busy machine slows both
-            with meter.window("train") as window:
-                if how == "sync":
-                    window.sync(run())
-                else:
-                    run()  # nobody holds the result
-            windows_s.append(window.s)
-            began = time.perf_counter()
-            run().block_until_ready()
-            blocked_s.append(time.perf_counter() - began)
-            with meter.window("train", sync=False) as window:
-                kept = run()
-            dispatched_s.append(window.s)
-            kept.block_until_ready()
-    assert max(windows_s) >= 0.9 * min(blocked_s)
-    assert min(dispatched_s) < 0.2 * min(blocked_s), "this program is not asynchronous"
+        with meter.window("train") as window:
+            result = pending_work()
+            if how == "sync":
+                window.sync(result)
+        assert result.is_ready()
+    assert window.s > 0
 
 
 # P3: Zeus uses the wall clock, a process per RAPL domain, and says nothing without root

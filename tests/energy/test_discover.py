@@ -11,7 +11,8 @@ from fakes.probe import FakeProbe, power
 from fakes.rapl import server
 
 from dpet_jax.energy import CpuPowerModel, EnergyMeter
-from dpet_jax.energy.probes import discover, rapl
+from dpet_jax.energy.probes import rapl
+from dpet_jax.energy.probes.discover import discover
 
 
 def device(platform, number=0):

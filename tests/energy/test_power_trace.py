@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dpet_jax.energy.accounts.power_trace import Trace
+from dpet_jax.energy.accounts.logbook import Trace
 
 
 def joules(trace, channel="gpu"):

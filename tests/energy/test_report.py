@@ -18,7 +18,7 @@ from dpet_jax.energy import (
 )
 from dpet_jax.energy.accounts.journal import Journal
 from dpet_jax.energy.accounts.ledger import PHASES
-from dpet_jax.energy.accounts.power_trace import Trace
+from dpet_jax.energy.accounts.logbook import Trace
 from dpet_jax.energy.accounts.state import empty_state
 from dpet_jax.energy.report.report import build_report, headline, row_energy
 

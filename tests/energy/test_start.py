@@ -7,7 +7,7 @@ import pynvml
 import pytest
 from fakes.nvml import FakeNVML
 
-from dpet_jax.energy.probes.nvml.start import start
+from dpet_jax.energy.probes.nvml.probe import start
 from dpet_jax.energy.probes.source import Unavailable
 
 

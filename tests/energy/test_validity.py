@@ -3,7 +3,7 @@
 import pytest
 
 from dpet_jax.energy.accounts.ledger import Row
-from dpet_jax.energy.accounts.validity import doubts, exclusive, warnings
+from dpet_jax.energy.report.report import doubts, exclusive, warnings
 from dpet_jax.energy.sensing.curve import Totals
 
 

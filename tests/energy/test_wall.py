@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from dpet_jax.energy.accounts.wall import suspended_s, utc_now
+from dpet_jax.energy.accounts.state import suspended_s, utc_now
 
 
 def test_time_of_day_is_utc_to_the_second(monkeypatch):

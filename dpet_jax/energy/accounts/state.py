@@ -1,5 +1,6 @@
 """What a meter knows, as plain values: kept in checkpoints, journals and reports."""
 
+import time
 from dataclasses import fields
 from typing import Any
 
@@ -9,6 +10,20 @@ from dpet_jax.energy.sensing.curve import Totals
 
 SCHEMA = "dpet-jax/meter-state/1"
 State = dict[str, Any]
+
+
+def utc_now() -> str:
+    """Return the time of day in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def suspended_s() -> float:
+    """Return how long this machine has slept since it was started, if it tells."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(
+        time.CLOCK_MONOTONIC
+    )
 
 
 def empty_state() -> State:
