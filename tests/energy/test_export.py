@@ -147,7 +147,7 @@ def test_empty_report_invents_nothing():
     } == {None}
 
 
-def test_modelled_energy_stands_apart_and_under_its_name():
+def test_modelled_energy_has_columns_of_its_own():
     row = csv_row(energy_report(modelled_wh=4.0, modelled_interval_wh=[1.0, 9.0]))
     assert energies(row)["measured_wh"] == (12.0, "measured")
     assert energies(row)["modelled_wh"] == (4.0, "modelled")
@@ -161,7 +161,7 @@ def test_phases_of_a_modelled_run_are_modelled():
     assert energies(row)["target_wh"] == (8.0, "modelled")
 
 
-def test_phase_that_tells_its_own_quality_is_believed():
+def test_phase_may_have_a_quality_of_its_own():
     report = energy_report()
     report["phases"]["train"]["quality"] = "modelled"
     assert energies(csv_row(report))["train_wh"] == (9.0, "modelled")

@@ -273,7 +273,9 @@ def _target(report: Mapping[str, Any], quality: Any) -> dict[str, Cell]:
         for entry in report.get("energy_to_accuracy") or []
         if _number(entry.get("target")) is not None
     ]
-    highest = max(asked, key=lambda entry: entry["target"], default={})
+    highest: Mapping[str, Any] = max(
+        asked, key=lambda entry: entry["target"], default={}
+    )
     quality = highest.get("quality") or quality
     return {
         "target": _number(highest.get("target")),

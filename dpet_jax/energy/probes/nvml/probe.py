@@ -13,7 +13,8 @@ from dpet_jax.energy.probes.nvml.queries import Query, admit, ask, generation, r
 from dpet_jax.energy.probes.source import Found, Unavailable
 
 _UNKNOWN_MAX_W = 2000.0
-_PROC = Path("/proc")
+#: Where Linux lists processes.
+PROC = Path("/proc")
 
 _START_IN_CONTAINER = "in a container, start it with the GPUs, such as by --gpus all"
 _INSTALL = "pip install nvidia-ml-py"
@@ -41,7 +42,7 @@ def find(
 
     Returns:
         One probe for each physical GPU, however many of its MIG instances are in use,
-        and what stands against measuring the others. Nothing is raised: where there is
+        and why the others cannot be measured. Nothing is raised: where there is
         no GPU, no driver or no module, there is a reason instead.
     """
     nvml = start(nvml)
@@ -52,7 +53,7 @@ def find(
         probes, unavailable = _open(session, ordinals, environ, load_cuda)
     except Exception as error:  # the meter never takes the run down
         remedy = "see whether nvidia-smi lists the GPUs"
-        why = f"NVML cannot tell the GPUs apart: {reason(error)}"
+        why = f"NVML cannot identify the GPUs: {reason(error)}"
         probes, unavailable = [], [Unavailable("gpu", why, remedy)]
     if not probes:
         session.shut_down()
@@ -178,7 +179,7 @@ class GpuProbe:
         return tuple(None if isinstance(answer, str) else answer for answer in answers)
 
     def facts(self) -> dict[str, Any]:
-        """Return what changes slowly; None for each that NVML does not tell.
+        """Return what changes slowly; None for each that NVML does not know.
 
         `errors` has the last failure of each source, by method.
         """
@@ -195,7 +196,7 @@ class GpuProbe:
         }
 
     def close(self) -> None:
-        """Let go of NVML; the last probe of a search shuts it down."""
+        """Release NVML; the last probe of a search shuts it down."""
         if not self._closed:
             self._closed = True
             self._session.leave()
@@ -211,19 +212,19 @@ class GpuProbe:
     def _ask(self, call: str, *arguments: Any) -> Any:
         try:
             answer = getattr(self._nvml, call)(*arguments)
-        except Exception:  # a fact that the driver does not tell is no fault
+        except Exception:  # a fact that the driver does not know is no fault
             return None
         return answer.decode() if isinstance(answer, bytes) else answer
 
 
 def foreign(pids: Sequence[int]) -> bool | None:
-    """Tell whether processes other than ours and our children compute on a GPU.
+    """Return whether processes other than ours and our children compute on a GPU.
 
     Args:
         pids: All that NVML lists for the GPU.
 
     Returns:
-        None if it cannot be told: a container hides processes, or lists them by the
+        None if it is not known: a container hides processes, or lists them by the
         numbers that they have outside, where we would not know our own.
     """
     others = [pid for pid in pids if not _is_ours(pid)]
@@ -246,7 +247,7 @@ def _is_ours(pid: int) -> bool:
 
 def _parent(pid: int) -> int | None:
     try:
-        line = (_PROC / str(pid) / "stat").read_text(errors="replace")
+        line = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
     # The name, in brackets, may itself hold spaces and brackets.
@@ -342,6 +343,6 @@ def _no_sensor(uuid: str, probe: GpuProbe) -> Unavailable:
     refusals = "; ".join(f"{call}: {why}" for call, why in probe.refusals.items())
     return Unavailable(
         "gpu",
-        f"{uuid} tells neither energy nor power ({refusals})",
+        f"{uuid} reports neither energy nor power ({refusals})",
         "virtual and very old GPUs have no sensor; else update the NVIDIA driver",
     )
