@@ -22,7 +22,7 @@ steady = {
     "derandomize": True,
     "suppress_health_check": [HealthCheck.too_slow],
 }
-fast = settings(**steady, max_examples=60)
+fast = settings(**steady, max_examples=30)
 
 
 def sampled(power_w, seconds=10.0, period_s=0.1, jitter=0.0, seed=0, drop=0.0):
@@ -262,7 +262,7 @@ def interval_wh(curve):
     return measured(parts).interval_wh
 
 
-@settings(**steady, max_examples=20)
+@settings(**steady, max_examples=10)
 @given(
     st.floats(0.15, 5),
     st.floats(0.1, 0.9),

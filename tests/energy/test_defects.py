@@ -43,12 +43,12 @@ def clock():
     return FakeClock()
 
 
-def meter_of(*probes, clock):
-    return EnergyMeter(Found(probes, ()), clock=clock)
+def meter_of(*probes, clock, **options):
+    return EnergyMeter(Found(probes, ()), clock=clock, **options)
 
 
 def meter_found(found, clock):
-    return EnergyMeter(found, clock=clock)
+    return EnergyMeter(found, clock=clock, period_s=0.2)
 
 
 def joules(window):

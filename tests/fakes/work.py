@@ -14,11 +14,11 @@ def _program():
 
     x = jnp.full((200, 200), 1 / 200)
     loop(x, jnp.int32(1)).block_until_ready()
-    return lambda: loop(x, jnp.int32(400))
+    return lambda: loop(x, jnp.int32(200))
 
 
 def pending_work():
-    """Return an array that is not ready yet, and will not be for some 50 ms.
+    """Return an array that is not ready yet, and will not be for some 25 ms.
 
     On a busy machine the work may be done before anyone can look; then it is started
     again.

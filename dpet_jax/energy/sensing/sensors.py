@@ -77,7 +77,7 @@ class Sensors:
         self._clock = clock
         self._lock = threading.Lock()
         self._events: list[dict[str, Any]] = []
-        self._latencies_s: deque[float] = deque(maxlen=1024)
+        self._latencies_s: deque[float] = deque(maxlen=256)
         self._facts: dict[str, Facts] = {}
         self._errors: dict[str, str] = {}
 
