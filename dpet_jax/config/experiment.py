@@ -1,8 +1,9 @@
 """Every key of an experiment, its default and its range.
 
-Reading these classes tells what a config file may hold; `dpet show` prints the same.
-Unknown keys are errors, so a mistyped one cannot be ignored. Defaults live here and in
-`sections`, and nowhere else; the resolved config is written into every run folder.
+A config file holds the fields of these classes, and of the kinds that they list;
+`dpet show` prints them. Unknown keys are errors, so a mistyped one cannot be ignored.
+A default is written in its class and nowhere else; the resolved config is saved in
+every run folder.
 """
 
 from pathlib import Path
@@ -11,20 +12,20 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from dpet_jax.methods.sections import (
-    ActiveLearningMethod,
-    CoresetMethod,
-    DpetMethod,
-    EpsilonGreedyMethod,
-    InfoBatchMethod,
-    LossThresholdMethod,
-    MethodSection,
-    OneShotMethod,
-    Rs2Method,
-    SelectiveBackpropMethod,
-    StaleSelectiveBackpropMethod,
-    StandardMethod,
+from dpet_jax.methods.active_learning import ActiveLearning
+from dpet_jax.methods.base import Method
+from dpet_jax.methods.coreset import SavedCoreset
+from dpet_jax.methods.dpet import Dpet
+from dpet_jax.methods.dynamic import (
+    EpsilonGreedy,
+    InfoBatch,
+    LossThreshold,
+    StaleSelectiveBackprop,
 )
+from dpet_jax.methods.one_shot import OneShot
+from dpet_jax.methods.rs2 import Rs2
+from dpet_jax.methods.selective_backprop import SelectiveBackprop
+from dpet_jax.methods.standard import Standard
 from dpet_jax.section import (
     Count,
     DataSection,
@@ -46,10 +47,21 @@ from dpet_jax.section import (
     TrainConfig,
 )
 
-#: Methods whose plans say where on the schedule they lie.
-PACED_METHODS = (
-    *("infobatch", "loss_threshold", "stale_selective_backprop"),
-    *("selective_backprop", "epsilon_greedy"),
+METHODS = OneOf(
+    Method,
+    (
+        Dpet,
+        Standard,
+        Rs2,
+        ActiveLearning,
+        OneShot,
+        InfoBatch,
+        LossThreshold,
+        StaleSelectiveBackprop,
+        SelectiveBackprop,
+        EpsilonGreedy,
+        SavedCoreset,
+    ),
 )
 
 
@@ -162,25 +174,7 @@ class Config(Section):
         ModelSection, OneOf(ModelSection, (ResNet18Model, ResNet20Model, ResNetModel))
     ] = ResNet18Model()
     train: TrainConfig = TrainConfig()
-    method: Annotated[
-        MethodSection,
-        OneOf(
-            MethodSection,
-            (
-                DpetMethod,
-                StandardMethod,
-                Rs2Method,
-                ActiveLearningMethod,
-                OneShotMethod,
-                InfoBatchMethod,
-                LossThresholdMethod,
-                StaleSelectiveBackpropMethod,
-                SelectiveBackpropMethod,
-                EpsilonGreedyMethod,
-                CoresetMethod,
-            ),
-        ),
-    ] = DpetMethod()
+    method: Annotated[Method, METHODS] = Dpet()
     evaluate: EvaluateConfig = EvaluateConfig()
     targets: tuple[Fraction, ...] = ()
     stop: StopConfig = StopConfig()
@@ -205,10 +199,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _horizon_is_heard(self) -> "Config":
         horizon = getattr(self.train.schedule, "horizon", "plan")
-        paced = self.method.kind in PACED_METHODS or getattr(
-            self.method, "choose_every", None
-        )
-        if paced and not isinstance(horizon, str):
+        if self.method.paced and not isinstance(horizon, str):
             raise ValueError(
                 f"train.schedule.horizon is {horizon:g} epochs, but {self.method.kind} "
                 "puts its passes on one schedule itself, however many examples they "

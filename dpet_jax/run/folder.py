@@ -1,12 +1,9 @@
 """The run folder: events while running, counters, and the summary at the end."""
 
-import contextlib
 import fcntl
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +12,7 @@ import numpy as np
 import yaml
 
 from dpet_jax.errors import UserError
+from dpet_jax.files import open_lines, read_lines, replacing, write_whole
 
 EVENTS = "events.jsonl"
 SUMMARY = "summary.json"
@@ -128,24 +126,8 @@ class RunFolder:
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write an .npz so that the file is whole or absent."""
-        with _replacing(self.path / name) as temporary, temporary.open("wb") as file:
+        with replacing(self.path / name) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
-
-
-def write_whole(path: Path, held: str | bytes) -> None:
-    """Write a file so that it is whole or absent, whatever happens."""
-    with _replacing(path) as temporary:
-        temporary.write_bytes(held.encode() if isinstance(held, str) else held)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass
@@ -164,13 +146,8 @@ class Recorder:
     _file: TextIO = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Open the file, after cutting off a line that a crash left torn."""
-        if self.path.exists():
-            whole = self.path.read_bytes()
-            end = whole.rfind(b"\n") + 1
-            if end < len(whole):
-                os.truncate(self.path, end)
-        self._file = self.path.open("a", encoding="utf-8")
+        """Open the file."""
+        self._file = open_lines(self.path)
 
     def write(self, event: str, **values: Any) -> dict[str, Any]:
         """Append one event and return it as written."""
@@ -200,10 +177,7 @@ def read_events(path: Path, *, superseded: bool = False) -> list[dict[str, Any]]
     Returns:
         The events in order.
     """
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            events.append(json.loads(line))
+    events = read_lines(path)
     if superseded:
         return events
     kept: list[dict[str, Any]] = []
