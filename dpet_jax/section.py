@@ -66,7 +66,8 @@ class Kind(Section):
     @property
     def label(self) -> str:
         """What people call it in headlines, tables and plots."""
-        return self.kind.rpartition(":")[2].replace("_", " ")
+        name = self.kind.rpartition(":")[2].rpartition(".")[2]
+        return name.replace("_", " ")
 
 
 def import_path(of: Any) -> str:
