@@ -136,7 +136,7 @@ def work(learner, options: argparse.Namespace) -> int:
     import numpy as np
 
     from dpet_jax.methods.base import Plan, Span
-    from dpet_jax.training.batches import Batches
+    from dpet_jax.training.chunks import Batches
 
     sizes = [options.examples * share // 8 for share in range(1, 8)]
     for index, size in enumerate(sizes):

@@ -30,7 +30,7 @@ from dpet_jax.energy import EnergyMeter, discover
 from dpet_jax.methods.base import PROXY, Plan, Span
 from dpet_jax.methods.query import Query
 from dpet_jax.run import build as parts
-from dpet_jax.training.batches import Batches
+from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import DeviceLearner
 
 RANKINGS = (

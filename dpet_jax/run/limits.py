@@ -5,7 +5,19 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from dpet_jax.run.folder import Counters
+from dpet_jax.run.counters import Counters
+
+#: What ends a run.
+StopReason = Literal[
+    "finished",
+    "target",
+    "budget.epochs",
+    "budget.visits",
+    "budget.seconds",
+    "budget.wh",
+    "diverged",
+    "interrupted",
+]
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ class Limits:
 
     def exhausted(
         self, counters: Counters, seconds: float, wh_steps: int = sys.maxsize
-    ) -> str | None:
+    ) -> StopReason | None:
         """Name the budget that is used up, or None.
 
         Args:

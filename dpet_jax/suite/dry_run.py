@@ -20,10 +20,10 @@ from dpet_jax.methods.proxy import ProxyLearner
 from dpet_jax.models import forward_flops
 from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.run import build as parts
-from dpet_jax.run.folder import Counters
+from dpet_jax.run.counters import Counters
 from dpet_jax.run.method_parts import build_method
 from dpet_jax.selection.by_name import USES_VALIDATION
-from dpet_jax.training.batches import Batches
+from dpet_jax.training.chunks import Batches
 from dpet_jax.training.grand import scoring_flops
 from dpet_jax.training.learner import LearnerSpec
 from dpet_jax.training.selection import READ_OUT

@@ -27,10 +27,9 @@ from dpet_jax.methods.base import (
 from dpet_jax.models import ResNetSpec
 from dpet_jax.scores.pool import FEATURE_SCORES, SCORES, ScoreSpec
 from dpet_jax.training import Hyper, StepSpec
-from dpet_jax.training.batches import Batches
+from dpet_jax.training.chunks import Batches, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.network import Compilation, DeviceModel, compilation
-from dpet_jax.training.pace import Pace
 from dpet_jax.training.selection import READ_OUT, Chooser
 
 

@@ -14,7 +14,7 @@ from dpet_jax.run.trainer import Trainer
 from dpet_jax.scores.pool import FEATURE_SCORES, SCORES
 from dpet_jax.selection.by_name import SELECTORS
 from dpet_jax.selection.ranking import blend, rank, stretch
-from dpet_jax.training.batches import Batches
+from dpet_jax.training.chunks import Batches
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import DeviceLearner
 
