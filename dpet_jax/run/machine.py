@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 
+import dpet_jax
+
 
 def versions() -> dict[str, str]:
     """Return the versions that decide a result."""
     packages = (
-        "dpet-jax",
         "jax",
         "jaxlib",
         "flax",
@@ -19,9 +20,8 @@ def versions() -> dict[str, str]:
         "orbax-checkpoint",
         "numpy",
     )
-    return {"python": platform.python_version()} | {
-        package: version(package) for package in packages
-    }
+    ours = {"python": platform.python_version(), "dpet-jax": dpet_jax.__version__}
+    return ours | {package: version(package) for package in packages}
 
 
 def device_facts() -> dict[str, Any]:
