@@ -26,8 +26,8 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 
     Args:
         commands: What carries each command out: run, compare, report, energy, predict,
-            show, list, doctor, data and import. Parsed options hold theirs as
-            `command`, and `takes_overrides` where keys of a config may follow.
+            show, list and doctor. Parsed options hold theirs as `command`, and
+            `takes_overrides` where keys of a config may follow.
     """
     parser = argparse.ArgumentParser(
         prog="dpet",
@@ -139,24 +139,4 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 
     add("list", "List methods, scores, models, sources and other choices.")
     add("doctor", "Tell devices, versions, caches and what can be measured.")
-
-    data = add("data", "Prepare data sets.")
-    actions = data.add_subparsers(metavar="ACTION", required=True)
-    importer = actions.add_parser(
-        "import",
-        help="turn an archive or a folder of class folders into the TFDS layout",
-        description="Turn the official archive (python or binary, packed or unpacked) "
-        "or a folder train/<class>/*.png, test/<class>/*.png into the prepared TFDS "
-        "layout, without TensorFlow or network.",
-        allow_abbrev=False,
-    )
-    importer.add_argument("name", choices=("cifar10", "cifar100"))
-    importer.add_argument(
-        "--from", dest="source", type=Path, required=True, metavar="PATH"
-    )
-    importer.add_argument(
-        "--to", dest="target", type=Path, required=True, metavar="DIR"
-    )
-    importer.add_argument("--overwrite", action="store_true")
-    importer.set_defaults(command=commands["import"])
     return parser

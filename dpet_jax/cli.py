@@ -1,4 +1,4 @@
-"""The command line: run, compare, report, energy, predict, show, list, doctor, data."""
+"""The command line: run, compare, report, energy, predict, show, list, doctor."""
 
 import json
 import os
@@ -49,11 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # whoever read our output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _no_action(options: Any, rest: list[str], console: Console) -> int:
-    del options, rest, console
-    raise UserError("command line: dpet data needs an action; see dpet data --help")
 
 
 def _run(options: Any, overrides: list[str], console: Console) -> int:
@@ -216,21 +211,6 @@ def _doctor(options: Any, rest: list[str], console: Console) -> int:
     return 0
 
 
-def _import(options: Any, rest: list[str], console: Console) -> int:
-    del rest
-    from dpet_jax.data.importers import import_dataset
-
-    folder = import_dataset(
-        options.name, options.source, options.target, overwrite=options.overwrite
-    )
-    console.out(
-        f"{options.name} is ready in {folder}; use it with --data.kind=tfds "
-        f"--data.name={options.name} --data.path={options.target}",
-        highlight=False,
-    )
-    return 0
-
-
 def use_compilation_cache() -> Path | None:
     """Let JAX keep compiled programs between processes, unless told where already.
 
@@ -257,8 +237,6 @@ _COMMANDS = {
     "show": _show,
     "list": _list,
     "doctor": _doctor,
-    "data": _no_action,
-    "import": _import,
 }
 
 

@@ -6,10 +6,7 @@ import pytest
 
 from dpet_jax.arguments import build_parser
 
-NAMES = (
-    *("run", "compare", "report", "energy", "predict", "show", "list", "doctor"),
-    *("data", "import"),
-)
+NAMES = (*("run", "compare", "report", "energy", "predict", "show", "list", "doctor"),)
 
 
 def command_called(name):
@@ -42,7 +39,6 @@ def parsed(parser, text):
         ("show", "show"),
         ("list", "list"),
         ("doctor", "doctor"),
-        ("data import cifar10 --from=a --to=b", "import"),
     ],
 )
 def test_each_command_is_carried_out_by_its_own(parser, text, command):
