@@ -30,7 +30,7 @@ from timing import interleaved, network, ratios, report, spread
 from dpet_jax.config.load import validate
 from dpet_jax.data.augment import normalise
 from dpet_jax.data.device import DeviceData
-from dpet_jax.data.sources import digits
+from dpet_jax.data.sources import Digits
 from dpet_jax.models import ResNetSpec, apply, bind
 from dpet_jax.run import build as parts
 from dpet_jax.scores import cross_entropy, gradient_norms, grand_last_layer
@@ -163,7 +163,7 @@ def compared(name: str, values: np.ndarray, exact: np.ndarray) -> dict[str, floa
 
 def enlarged_digits(side: int) -> DeviceData:
     """Repeat the pixels of scikit-learn's digits, in three equal channels."""
-    source = digits.read()
+    source = Digits().read()
     images, labels = source.train.images, source.train.labels
     times = side // images.shape[1]
     images = np.repeat(images.repeat(times, axis=1).repeat(times, axis=2), 3, axis=3)

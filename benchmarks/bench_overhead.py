@@ -26,6 +26,7 @@ from timing import report, spread
 from dpet_jax.config.load import validate
 from dpet_jax.data import Data, prepare
 from dpet_jax.data.source import ImageSet, make_source
+from dpet_jax.data.sources import Digits
 from dpet_jax.energy import EnergyMeter, discover
 from dpet_jax.methods.base import PROXY, Plan, Span
 from dpet_jax.methods.query import Query
@@ -159,7 +160,7 @@ def random_images(examples: int, side: int) -> Data:
 
     names = [str(label) for label in range(10)]
     source = make_source("random", drawn(examples), drawn(10), names, ("train", "test"))
-    return prepare(source, validation_fraction=0.0)
+    return prepare(source, Digits(validation_fraction=0.0))
 
 
 def epoch_of(learner: DeviceLearner, options: argparse.Namespace) -> Figure:

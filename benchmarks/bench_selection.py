@@ -35,7 +35,7 @@ from bench_gradient_norms import enlarged_digits, trained
 from timing import interleaved, network, ratios, report, spread
 
 from dpet_jax.data.device import DeviceData
-from dpet_jax.data.sources import parquet
+from dpet_jax.data.sources import Parquet
 from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import Gradients, last_layer_gradients
 from dpet_jax.scores.pool import ScoreSpec, score_data
@@ -210,7 +210,7 @@ def padded(logits, labels, features, positions, capacity) -> Pool:
 
 
 def real(folder: Path) -> DeviceData:
-    source = parquet.read(folder)
+    source = Parquet(path=folder).read()
     pixels = source.train.images[:5000].astype(np.float32).reshape(-1, 3) / 255
     return jax.device_put(
         DeviceData(

@@ -5,10 +5,10 @@ its methods what it does. A class of the user's own comes in by its import path.
 """
 
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -145,6 +145,9 @@ class OneOf:
             raise ValueError(
                 f"{kind!r} is no class that extends {import_path(self.base)}"
             )
+        if inspect.isabstract(found):
+            lacking = ", ".join(sorted(found.__abstractmethods__))
+            raise ValueError(f"{kind!r} lacks {lacking}, which a run calls")
         return found
 
     def read(self, value: Any) -> Kind:
@@ -206,52 +209,6 @@ def kind_of(member: type[Kind]) -> str:
     """Return the name by which configs call a kind."""
     names = get_args(member.model_fields["kind"].annotation)
     return names[0] if names else import_path(member)
-
-
-class DataSection(Kind):
-    """Where the images come from, and how they are split."""
-
-    image_size: Count | None = Field(None, description="area-resize to so many pixels")
-    validation_fraction: Share = 0.1
-    train_examples: Count | None = Field(
-        None, description="that the training split keeps, of all classes alike"
-    )
-    split_seed: Seed = Field(0, description="of the validation split; not the run's")
-    label_noise: Share = Field(
-        0.0, description="share of training labels replaced, for studies"
-    )
-
-
-class DigitsData(DataSection):
-    """Scikit-learn's 1,797 handwritten digits of 8x8 pixels; nothing to download."""
-
-    kind: Literal["digits"] = "digits"
-
-
-class TfdsData(DataSection):
-    """Any image-classification set prepared in TFDS' array_record layout."""
-
-    kind: Literal["tfds"] = "tfds"
-    name: str = "cifar10"
-    path: Path = Field(description="the TFDS data_dir")
-    train_split: str = "train"
-    test_split: str = "test"
-
-
-class ParquetData(DataSection):
-    """A folder in the Hugging Face hub's parquet layout."""
-
-    kind: Literal["parquet"] = "parquet"
-    path: Path = Field(description="folder with train-*.parquet and test-*.parquet")
-    image_column: str | None = None
-    label_column: str | None = None
-
-
-class NpzData(DataSection):
-    """One .npz file with train_images, train_labels, test_images and test_labels."""
-
-    kind: Literal["npz"] = "npz"
-    path: Path
 
 
 class ModelSection(Kind):
@@ -386,12 +343,8 @@ class TriangularSchedule(ScheduleSection):
     peak_at: float = Field(0.25, gt=0, lt=1, description="share of the horizon")
 
 
-class AugmentConfig(Section):
-    """Random changes to each training image, drawn anew at every visit."""
-
-    translate: CountFromZero = Field(0, description="pixels, reflected at the border")
-    flip: bool = False
-    cutout: CountFromZero = Field(0, description="side of the square, 0 for none")
+# Below the classes that it needs from here; goes when TrainConfig moves to config/.
+from dpet_jax.data.augment import AugmentConfig  # noqa: E402
 
 
 class TrainConfig(Section):

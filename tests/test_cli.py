@@ -126,7 +126,7 @@ WRONG = {
     "no override": (["run", "TINY", "batch_size=3"], "'batch_size=3' is no override"),
     "data missing": (
         ["run", "TINY", "--data.kind=tfds", "--data.name=cifar10", "--data.path=DIR/x"],
-        "dpet data import cifar10",
+        "--data.kind=cifar",
     ),
     "parquet missing": (
         ["run", "TINY", "--data.kind=parquet", "--data.path=DIR/nothing"],
@@ -139,9 +139,13 @@ WRONG = {
     "batch too large": (["run", "TINY", "--train.batch_size=2000"], "2000"),
     "stray argument": (["list", "--verbose"], "unknown argument '--verbose'"),
     "no run": (["predict", "DIR", "--data=DIR"], "holds no run"),
-    "nothing to import": (
-        ["data", "import", "cifar10", "--from=DIR/no.tar.gz", "--to=DIR/to"],
-        "no.tar.gz",
+    "archive missing": (
+        ["run", "TINY", "--data.kind=cifar", "--data.path=DIR/no.tar.gz"],
+        "no.tar.gz: no such file",
+    ),
+    "pictures missing": (
+        ["run", "TINY", "--data.kind=folder", "--data.path=DIR"],
+        "no class folders",
     ),
     "budget without a source": (
         ["run", "TINY", "--budget.wh=5"],

@@ -6,17 +6,6 @@ from pydantic import ValidationError
 from dpet_jax import section as sections
 
 
-def test_data_keeps_all_training_examples_unless_told():
-    assert sections.DigitsData().train_examples is None
-    assert sections.DigitsData(train_examples=100).train_examples == 100
-
-
-@pytest.mark.parametrize("bad", [0, -1, 1.5, True])
-def test_impossible_numbers_of_examples_are_refused(bad):
-    with pytest.raises(ValidationError):
-        sections.DigitsData(train_examples=bad)
-
-
 def test_scale_excludes_the_multipliers_that_it_stands_for():
     with pytest.raises(ValidationError, match="in tandem"):
         sections.ResNet20Model(kind="resnet20", scale=1.2, width_multiplier=1.2)

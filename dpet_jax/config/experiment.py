@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from dpet_jax.data.source import DataSection
+from dpet_jax.data.sources import Cifar, Digits, Folder, Npz, Parquet, Tfds
 from dpet_jax.methods.active_learning import ActiveLearning
 from dpet_jax.methods.base import Method
 from dpet_jax.methods.coreset import SavedCoreset
@@ -28,22 +30,17 @@ from dpet_jax.methods.selective_backprop import SelectiveBackprop
 from dpet_jax.methods.standard import Standard
 from dpet_jax.section import (
     Count,
-    DataSection,
-    DigitsData,
     Fraction,
     ModelSection,
     NonNegative,
-    NpzData,
     Number,
     OneOf,
-    ParquetData,
     Positive,
     ResNet18Model,
     ResNet20Model,
     ResNetModel,
     Section,
     Seed,
-    TfdsData,
     TrainConfig,
 )
 
@@ -168,8 +165,9 @@ class Config(Section):
     name: str = Field("dpet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     seed: Seed = 0
     data: Annotated[
-        DataSection, OneOf(DataSection, (DigitsData, TfdsData, ParquetData, NpzData))
-    ] = DigitsData()
+        DataSection,
+        OneOf(DataSection, (Digits, Folder, Cifar, Parquet, Npz, Tfds)),
+    ] = Digits()
     model: Annotated[
         ModelSection, OneOf(ModelSection, (ResNet18Model, ResNet20Model, ResNetModel))
     ] = ResNet18Model()

@@ -11,7 +11,6 @@ from dpet_jax import section as sections
 from dpet_jax.config import experiment as schema
 from dpet_jax.data import Data, prepare
 from dpet_jax.data.augment import Augmentation
-from dpet_jax.data.sources import digits, npz, parquet, tfds
 from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
 from dpet_jax.errors import UserError
 from dpet_jax.methods import sections as method_sections
@@ -24,36 +23,7 @@ from dpet_jax.training.learner import LearnerSpec, data_mesh
 
 def build_data(config: schema.Config) -> Data:
     """Read the data set and split it."""
-    section = config.data
-    match section:
-        case sections.TfdsData():
-            source = tfds.read(
-                section.name,
-                section.path,
-                train_split=section.train_split,
-                test_split=section.test_split,
-                image_size=section.image_size,
-            )
-        case sections.ParquetData():
-            source = parquet.read(
-                section.path,
-                image_column=section.image_column,
-                label_column=section.label_column,
-                image_size=section.image_size,
-            )
-        case sections.NpzData():
-            source = npz.read(section.path)
-        case _:
-            source = digits.read()
-    data = prepare(
-        source,
-        image_size=section.image_size,
-        validation_fraction=section.validation_fraction,
-        train_examples=section.train_examples,
-        split_seed=section.split_seed,
-        label_noise=section.label_noise,
-        noise_seed=section.split_seed,
-    )
+    data = prepare(config.data.read(), config.data)
     check_fit(config, data)
     return data
 

@@ -96,7 +96,7 @@ def test_kind_standard_needs_no_other_keys(config_file):
 def test_section_without_kind_is_the_default_kind(config_file):
     config = load(config_file("method: {query_size: 7}\ndata: {split_seed: 3}"))
     assert config.method == schema.DpetMethod(query_size=7)
-    assert config.data == schema.DigitsData(split_seed=3)
+    assert config.data == schema.Digits(split_seed=3)
 
 
 @pytest.mark.parametrize("number", ["1e-3", "1.0e-3", "0.001", "1E-3", "+1e-3"])

@@ -10,7 +10,6 @@ from PIL import Image
 from rich.console import Console
 
 from dpet_jax.config.load import validate
-from dpet_jax.data.importers import import_dataset
 from dpet_jax.errors import UserError
 from dpet_jax.models import ResNetSpec, forward_flops
 from dpet_jax.run import experiment
@@ -130,9 +129,9 @@ def test_the_coreset_names_rows_of_the_source(whole):
         rows, labels = saved["source_rows"], saved["labels"]
         np.testing.assert_array_equal(np.bincount(saved["round"]), [0, 50, 50])
         assert (np.diff(saved["score"][:50]) <= 0).all()
-    from dpet_jax.data.sources import digits
+    from dpet_jax.data.sources import Digits
 
-    np.testing.assert_array_equal(labels, digits.read().train.labels[rows])
+    np.testing.assert_array_equal(labels, Digits().read().train.labels[rows])
     assert len(set(rows)) == 100
     assert set(rows) <= set(data.source_rows[: data.num_train])
 
@@ -439,7 +438,7 @@ def test_a_model_without_numbers_chooses_nothing(tmp_path, monkeypatch):
     assert result.summary["coreset_size"] == 0
 
 
-def test_training_reads_an_imported_tfds_set_without_tensorflow(tmp_path):
+def test_training_reads_class_folders_of_pictures(tmp_path):
     rng = np.random.default_rng(0)
     names = (
         "airplane",
@@ -460,11 +459,9 @@ def test_training_reads_an_imported_tfds_set_without_tensorflow(tmp_path):
             for index in range(count):
                 pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
-    import_dataset("cifar10", tmp_path / "pictures", tmp_path / "tfds")
     data = {
-        "kind": "tfds",
-        "name": "cifar10",
-        "path": str(tmp_path / "tfds"),
+        "kind": "folder",
+        "path": str(tmp_path / "pictures"),
         "image_size": 8,
         "validation_fraction": 0.25,
     }
@@ -472,7 +469,7 @@ def test_training_reads_an_imported_tfds_set_without_tensorflow(tmp_path):
         config(data=data, method={"kind": "standard", "passes": 1}), tmp_path / "runs"
     )
     assert result.summary["visits"] == 60
-    assert result.summary["dataset"] == "cifar10"
+    assert result.summary["dataset"] == "pictures"
     assert set(result.summary["per_class_accuracy"]) == set(names)
     assert "tensorflow" not in sys.modules
 
