@@ -22,12 +22,16 @@ from timing import interleaved, network, ratios, report, spread
 from dpet_jax.data.augment import normalise
 from dpet_jax.data.device import DeviceData
 from dpet_jax.models import apply, apply_folded, fold, init
-from dpet_jax.scores import FEATURE_SCORES, SCORES
-from dpet_jax.scores.pool import ScoreSpec, score_data
+from dpet_jax.scores import known_scores, lookup
 from dpet_jax.selection import top_k
 from dpet_jax.training.learner import data_mesh
+from dpet_jax.training.scoring import ScoreSpec, score_data
 
-ALL = (*SCORES, *FEATURE_SCORES)
+ALL = tuple(
+    name
+    for name in known_scores()
+    if lookup(name).reads in ("logits", "features") and not name.startswith("artifact_")
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:

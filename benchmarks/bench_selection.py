@@ -38,7 +38,6 @@ from dpet_jax.data.device import DeviceData
 from dpet_jax.data.sources import Parquet
 from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import Gradients, last_layer_gradients
-from dpet_jax.scores.pool import ScoreSpec, score_data
 from dpet_jax.selection.badge import badge
 from dpet_jax.selection.craig import craig
 from dpet_jax.selection.geometry import herding, k_center
@@ -49,6 +48,7 @@ from dpet_jax.selection.submodular import (
     graph_cut_of_gradients,
 )
 from dpet_jax.training.learner import data_mesh
+from dpet_jax.training.scoring import ScoreSpec, score_data
 
 MIB = 2**20
 BATCH = 64

@@ -22,11 +22,11 @@ from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.run import build as parts
 from dpet_jax.run.counters import Counters
 from dpet_jax.run.method_parts import build_method
+from dpet_jax.scores.pool import OUTPUTS
 from dpet_jax.selection.by_name import USES_VALIDATION
 from dpet_jax.training.chunks import Batches
-from dpet_jax.training.grand import scoring_flops
 from dpet_jax.training.learner import LearnerSpec
-from dpet_jax.training.selection import READ_OUT
+from dpet_jax.training.scoring import scoring_flops
 
 
 class Foresight(NamedTuple):
@@ -101,8 +101,7 @@ class Counting:
     def __init__(self, spec: LearnerSpec, data: Data, seed: int) -> None:
         self.flops = 0
         self._spec = spec
-        height, width, _ = data.image_shape
-        self._shape = (height, width)
+        self._shape = data.image_shape
         self._validation = data.num_validation
         self._models = {MAIN: spec.step.model, PROXY: spec.proxy, FRESH: spec.fresh}
         self._draw = np.random.default_rng(seed)
@@ -110,7 +109,7 @@ class Counting:
     def train_flops(self, model: ModelHandle) -> int:
         """Return the FLOPs of one example's training visit."""
         return TRAIN_FLOPS_PER_FORWARD * forward_flops(
-            self._shape_of(model), *self._shape
+            self._shape_of(model), *self._shape[:2]
         )
 
     def score(
@@ -133,9 +132,9 @@ class Counting:
     ) -> Selection:
         """Count what the selector reads; see `Learner.select`."""
         if selector != "top_k":
-            self.score(READ_OUT, index_set, model)
+            self.score(OUTPUTS, index_set, model)
             if selector in USES_VALIDATION:
-                self.score(READ_OUT, np.zeros(self._validation, np.int32), model)
+                self.score(OUTPUTS, np.zeros(self._validation, np.int32), model)
         elif "values" not in options or options["values"] is None:
             self.score(options["scores"], index_set, model)
         chosen = self._draw.permutation(index_set)[:num_select].astype(np.int32)

@@ -25,12 +25,24 @@ from dpet_jax.methods.base import (
     TrainResult,
 )
 from dpet_jax.models import ResNetSpec
-from dpet_jax.scores.pool import FEATURE_SCORES, SCORES, ScoreSpec
+from dpet_jax.scores.pool import OUTPUTS
+from dpet_jax.selection.by_name import (
+    USES_VALIDATION,
+    Examples,
+    check_selector,
+    run_selector,
+)
 from dpet_jax.training import Hyper, StepSpec
 from dpet_jax.training.chunks import Batches, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.network import Compilation, DeviceModel, compilation
-from dpet_jax.training.selection import READ_OUT, Chooser
+from dpet_jax.training.scoring import EVALUATION, ScoreSpec
+from dpet_jax.training.selection import (
+    finite_examples,
+    importance,
+    top_k_on_device,
+    top_k_per_class,
+)
 
 
 class Evaluation(NamedTuple):
@@ -116,16 +128,7 @@ class DeviceLearner:
         if spec.fresh is not None:
             self._models[FRESH] = self._network(spec.fresh, hyper)
         self._main = self._models[MAIN]
-        self._chooser = Chooser(
-            self._count_and_score,
-            self._put,
-            labels=data.labels,
-            num_classes=data.num_classes,
-            validation_rows=data.validation_rows,
-            capacity=self._main.score_capacity,
-            stretch_size=spec.score_batch_size,
-            learning_rate=float(hyper.schedule.peak),
-        )
+        self._peak_learning_rate = float(hyper.schedule.peak)
         self.scored_examples = 0
         self.selection_visits = 0
         self.select_flops = 0
@@ -133,10 +136,8 @@ class DeviceLearner:
 
     def _network(self, model: ResNetSpec, hyper: Hyper) -> DeviceModel:
         step = replace(self._spec.step, model=model)
-        # every score at once costs nothing more, and one program serves all methods
-        names = tuple(dict.fromkeys((*SCORES, *FEATURE_SCORES, *self._spec.scores)))
         batch = self._spec.score_batch_size
-        score = ScoreSpec(model, names, batch, step.dtype, step.mesh)
+        score = ScoreSpec(model, self._compiled_scores, batch, step.dtype, step.mesh)
         return DeviceModel(
             step, score, self._device_data, self._data.num_train, hyper, self._seed
         )
@@ -167,14 +168,14 @@ class DeviceLearner:
                     if handle == MAIN
                     else done._replace(what=f"{handle} {done.what}")
                 )
-        names = tuple(name for name in self._spec.scores if name not in READ_OUT)
+        names = tuple(name for name in self._spec.scores if name not in OUTPUTS)
         if names:
             before = compile_counts()
             for network in self._models.values():
                 # of an empty index set, to make the programs ready that rank it
                 scores = network.score(np.zeros(0, np.int32), names)
-                for some in (names[:1], names):
-                    self._chooser.best(self._chooser.importance(scores, some, 0.0), 0)
+                for some in (names[:1], names[:2]):
+                    self._top_k(importance(scores, some, 0.0, self._replicated), 0)
             yield compilation("ranking", compile_counts().since(before))
 
     # training the main model
@@ -279,16 +280,67 @@ class DeviceLearner:
             ValueError: If the selector is unknown, or takes more than there is.
             DivergedError: If a score or what a selector reads is not finite.
         """
-        return self._chooser.select(selector, index_set, num_select, model, **options)
+        if selector == "top_k":
+            chosen = self._select_top_k(index_set, num_select, model, **options)
+        else:
+            check_selector(selector)
+            examples = self._examples(index_set, model)
+            validation = None
+            if selector in USES_VALIDATION and self._data.validation_rows.size:
+                validation = self._examples(self._data.validation_rows, model)
+            chosen = run_selector(
+                selector,
+                examples,
+                num_select,
+                validation=validation,
+                learning_rate=self._peak_learning_rate,
+                **options,
+            )
+        return chosen._replace(indices=index_set[chosen.indices])
+
+    def _select_top_k(
+        self,
+        index_set: np.ndarray,
+        num_select: int,
+        model: ModelHandle,
+        *,
+        scores: tuple[str, ...] = (),
+        weight: float = 0.0,
+        values: np.ndarray | None = None,
+        per_class: bool = False,
+    ) -> Selection:
+        if values is None:
+            found = self._count_and_score(scores, index_set, model)
+            ranked = importance(found, scores, weight, self._replicated)
+        else:
+            padded = np.full(self._main.score_capacity, -np.inf, np.float32)
+            padded[: values.size] = values
+            ranked = self._put(padded)
+        if not per_class:
+            return self._top_k(ranked, num_select)
+        everything = self._top_k(ranked, index_set.size)
+        labels = self._data.labels[index_set]
+        return top_k_per_class(everything, labels, self._data.num_classes, num_select)
+
+    def _top_k(self, values: jax.Array, num_select: int) -> Selection:
+        size = self._spec.score_batch_size
+        return top_k_on_device(
+            values, num_select, stretch_size=size, sharding=self._replicated
+        )
+
+    def _examples(self, rows: np.ndarray, model: ModelHandle) -> Examples:
+        """Run rows of the data set through a network, for a selector to read."""
+        outputs = self._count_and_score(OUTPUTS, rows, model)
+        labels, num_classes = self._data.labels[rows], self._data.num_classes
+        return finite_examples(outputs, labels, num_classes, self._replicated)
 
     # looking at the main model
 
     def evaluate(self, split: Literal["train", "validation", "test"]) -> Evaluation:
         """Evaluate the model on a whole split, without augmentation."""
         rows = self._splits[split]
-        names = ("zero_one", "cross_entropy")
-        scores = self._main.score(rows, names)
-        read = jax.device_get([scores[name] for name in names])
+        scores = self._main.score(rows, EVALUATION)
+        read = jax.device_get([scores[name] for name in EVALUATION])
         wrong, losses = (np.asarray(values, np.float64)[: rows.size] for values in read)
         labels = self._data.labels[rows]
         counts = np.bincount(labels, minlength=self._data.num_classes)
@@ -322,6 +374,11 @@ class DeviceLearner:
         peak = stats.get("peak_bytes_in_use")
         return {"host_mib": host, "device_mib": peak and peak / 2**20}
 
+    @property
+    def _compiled_scores(self) -> tuple[str, ...]:
+        """What the scoring programs compute: what is asked for, and to evaluate."""
+        return tuple(dict.fromkeys((*self._spec.scores, *EVALUATION)))
+
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
 
@@ -345,6 +402,12 @@ class DeviceLearner:
         self, names: tuple[str, ...], index_set: np.ndarray, handle: ModelHandle
     ) -> dict[str, jax.Array]:
         network = self._model(handle)
+        unknown = [name for name in names if name not in self._compiled_scores]
+        if unknown:
+            raise ValueError(
+                f"the method asks for {', '.join(unknown)} but does not name it in its "
+                "`scores`, so it was not compiled"
+            )
         self.scored_examples += index_set.size
         self.select_flops += network.score_flops(index_set.size, names)
         return network.score(index_set, names)

@@ -13,7 +13,6 @@ from dpet_jax.methods.base import Plan, Span, TrainResult
 from dpet_jax.models import forward_flops
 from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.scores.forgetting import forgetting
-from dpet_jax.scores.pool import ScoreSpec, score_data
 from dpet_jax.training import (
     ChunkStats,
     Hyper,
@@ -23,7 +22,13 @@ from dpet_jax.training import (
     train_steps,
 )
 from dpet_jax.training.compilation import CompileCounts, compile_counts, compiled
-from dpet_jax.training.grand import GRAND, gradient_norms_of_data, scoring_flops
+from dpet_jax.training.scoring import (
+    GRAND,
+    ScoreSpec,
+    gradient_norms_of_data,
+    score_data,
+    scoring_flops,
+)
 
 
 class Compilation(NamedTuple):
@@ -117,10 +122,10 @@ class DeviceModel:
 
         All scores but "grand" come from one forward pass.
         """
-        height, width = self._data.images.shape[1:3]
+        height, width, channels = self._data.images.shape[1:]
         batches = (self._score_spec.batch_size, self._step.batch_size)
         return scoring_flops(
-            self._step.model, (height, width), batches, num_examples, names
+            self._step.model, (height, width, channels), batches, num_examples, names
         )
 
     def compile(self) -> Iterator[Compilation]:

@@ -45,7 +45,7 @@ class Nnx(nnx.Module):
 
 
 def linen_variables():
-    variables = Linen().init(jax.random.key(0), IMAGES)
+    variables = jax.jit(Linen().init)(jax.random.key(0), IMAGES)
     stats = jax.tree.map(lambda leaf: 1.5 * leaf + 0.2, variables["batch_stats"])
     return variables | {"batch_stats": stats}
 
@@ -62,9 +62,10 @@ def one_by_one(apply_fn, params):
     def loss(params, image, label):
         return -jax.nn.log_softmax(apply_fn(params, image[None])[0])[label]
 
+    one = jax.jit(jax.grad(loss))
     squares = []
     for image, label in zip(IMAGES, LABELS, strict=True):
-        leaves = jax.tree.leaves(jax.grad(loss)(params, image, label))
+        leaves = jax.tree.leaves(one(params, image, label))
         squares.append(
             sum(np.sum(np.asarray(leaf, np.float64) ** 2) for leaf in leaves)
         )
@@ -75,7 +76,7 @@ def test_a_linen_model_gives_its_logits_and_its_gradient_norms():
     variables = linen_variables()
     apply_fn, params = from_linen(Linen(), variables, train=False)
     np.testing.assert_array_equal(
-        apply_fn(params, IMAGES), Linen().apply(variables, IMAGES)
+        jax.jit(apply_fn)(params, IMAGES), jax.jit(Linen().apply)(variables, IMAGES)
     )
     norms = gradient_norms(apply_fn, params, IMAGES, LABELS, method="one_pass")
     np.testing.assert_allclose(norms, one_by_one(apply_fn, params), rtol=1e-4)
@@ -100,7 +101,8 @@ def test_a_flax_model_is_scored_like_any_function(kind):
         else from_nnx(nnx_model())
     )
     scores = score_pool(apply_fn, params, IMAGES, LABELS, ("el2n",), batch_size=2)
-    errors = jax.nn.softmax(apply_fn(params, IMAGES)) - jax.nn.one_hot(LABELS, 4)
+    logits = jax.jit(apply_fn)(params, IMAGES)
+    errors = jax.nn.softmax(logits) - jax.nn.one_hot(LABELS, 4)
     expected = np.linalg.norm(np.asarray(errors, np.float64), axis=1)
     np.testing.assert_allclose(scores["el2n"], expected, rtol=1e-4)
 

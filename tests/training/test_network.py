@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dpet_jax.training.grand import gradient_norm_flops
 
 from dpet_jax.config.load import validate
 from dpet_jax.data.device import DeviceData
@@ -15,7 +16,6 @@ from dpet_jax.run import build as parts
 from dpet_jax.scores import SCORES, gradient_norms
 from dpet_jax.scores.pool import ScoreSpec
 from dpet_jax.training.compilation import compile_counts
-from dpet_jax.training.grand import gradient_norm_flops
 from dpet_jax.training.network import DeviceModel
 
 CONFIG = validate(

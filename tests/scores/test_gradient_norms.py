@@ -1,15 +1,16 @@
-"""Exact gradient norms: of a perceptron by hand, of residual networks by autodiff."""
+"""Exact gradient norms by hand and by autodiff, and functions that have none."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpet_jax.models import apply_train, bind, init, resnet18
-from dpet_jax.models.spec import ResNetSpec
+from dpet_jax.models.resnet import apply_train, bind, init
+from dpet_jax.models.spec import ResNetSpec, resnet18
 from dpet_jax.scores import gradient_norms, gradient_path
 from dpet_jax.scores.gradient.norms import GradientPath
 from dpet_jax.scores.gradient.one_pass import NoRuleError
+from dpet_jax.scores.gradient.rows_apart import refuse_mixed_rows
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 6))
@@ -46,8 +47,10 @@ PARAMS = {name: jnp.asarray(value, jnp.float32) for name, value in WEIGHTS.items
 ROWS, LABELS = jnp.asarray(FEATURES, jnp.float32), jnp.asarray(CLASSES, jnp.int32)
 
 
-@pytest.mark.parametrize("method", ["auto", "one_pass", "vmap"])
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
+@pytest.mark.parametrize(
+    ("method", "batch_size"),
+    [("auto", 64), ("one_pass", 1), ("one_pass", 3), ("vmap", 3), ("vmap", 7)],
+)
 def test_norms_of_a_perceptron_equal_those_derived_by_hand(method, batch_size):
     norms = gradient_norms(
         mlp, PARAMS, ROWS, LABELS, method=method, batch_size=batch_size
@@ -55,10 +58,14 @@ def test_norms_of_a_perceptron_equal_those_derived_by_hand(method, batch_size):
     np.testing.assert_allclose(norms, mlp_norms(), rtol=1e-5)
 
 
+#: Small enough for all forms of lengths, with an odd side.
+NETWORK, SIDE = ResNetSpec(8, (8, 32), (1, 1), 3, 1), 7
+
+
 def trained(spec, seed=1):
     """Draw a network, and running statistics and parameters off their start."""
     rng = np.random.default_rng(seed)
-    params, stats = init(spec, jax.random.key(seed))
+    params, stats = jax.jit(init, static_argnums=0)(spec, jax.random.key(seed))
 
     def moved(path, leaf):
         low, high = (0.5, 2.0) if path[-1].key == "var" else (-0.2, 0.2)
@@ -68,22 +75,12 @@ def trained(spec, seed=1):
     return jax.tree_util.tree_map_with_path(moved, (params, stats))
 
 
-NETWORKS = {
-    "resnet10": (resnet18(10, width_multiplier=0.125, depth_multiplier=0.5), 16),
-    "odd image": (ResNetSpec(8, (8, 32), (1, 1), 3, 1), 9),
-}
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_norms_of_a_network_equal_those_of_its_formed_gradients(name):
-    spec, side = NETWORKS[name]
+def test_norms_of_a_network_equal_those_of_its_formed_gradients():
     rng = np.random.default_rng(3)
-    images = jnp.asarray(
-        rng.normal(size=(5, side, side, spec.in_channels)), jnp.float32
-    )
-    labels = jnp.asarray(rng.integers(0, spec.num_classes, 5), jnp.int32)
-    params, stats = trained(spec)
-    apply_fn = bind(spec, stats)
+    images = jnp.asarray(rng.normal(size=(5, SIDE, SIDE, 1)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 3, 5), jnp.int32)
+    params, stats = trained(NETWORK)
+    apply_fn = bind(NETWORK, stats)
     norms = gradient_norms(
         apply_fn, params, images, labels, method="one_pass", batch_size=2
     )
@@ -99,14 +96,21 @@ def test_norms_of_a_network_equal_those_of_its_formed_gradients(name):
         np.testing.assert_allclose(norm, np.sqrt(sum(squares)), rtol=1e-4)
 
 
-def test_every_parameter_of_a_network_meets_the_example_once():
-    spec = resnet18(10, width_multiplier=0.125)
-    params, stats = init(spec, jax.random.key(0))
-    path = gradient_path(bind(spec, stats), params, jnp.zeros((1, 32, 32, 3)))
+@pytest.mark.parametrize(
+    ("spec", "side"), [(NETWORK, SIDE), (resnet18(10, width_multiplier=0.125), 32)]
+)
+def test_every_parameter_of_a_network_meets_the_example_once(spec, side):
+    params, stats = jax.jit(init, static_argnums=0)(spec, jax.random.key(0))
+    images = jnp.zeros((1, side, side, spec.in_channels))
+    path = gradient_path(bind(spec, stats), params, images)
     met = [name for layer in path.layers for name in layer.parameters]
     assert len(met) == len(set(met)) == len(jax.tree.leaves(params))
-    forms = {layer.form for layer in path.layers}
-    assert forms == {"product", "ghost", "pixel ghost", "gradient"}
+    convolutions = [x for x in path.layers if x.operation == "conv_general_dilated"]
+    assert {x.form for x in convolutions} == {"product", "ghost", "pixel ghost"}
+    # the backward pass ends at the stem
+    assert [x.parameters for x in path.layers if x.first] == [("['stem']['kernel']",)]
+    stem = side * side * 9 * spec.in_channels * spec.stem
+    assert path.layers[0].forward_multiply_adds == stem
 
 
 def test_a_wider_loss_gives_longer_gradients():
@@ -164,11 +168,11 @@ def test_batch_statistics_are_refused_with_an_explanation(method):
 
 
 def test_a_network_in_training_mode_is_refused():
-    spec, images = NETWORKS["odd image"][0], jnp.zeros((2, 9, 9, 1))
-    params, stats = init(spec, jax.random.key(0))
+    images = jnp.zeros((2, SIDE, SIDE, 1))
+    params, stats = trained(NETWORK)
 
     def in_training(params, images):
-        return apply_train(spec, params, stats, images)[0].logits
+        return apply_train(NETWORK, params, stats, images)[0].logits
 
     with pytest.raises(ValueError, match="examples of a batch influence each other"):
         gradient_norms(in_training, params, images, jnp.zeros(2, jnp.int32))
@@ -178,11 +182,86 @@ def test_an_empty_pool_has_no_norms():
     assert gradient_norms(mlp, PARAMS, ROWS[:0], LABELS[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_norms_lower_for_accelerators(platform):
-    spec, side = NETWORKS["odd image"]
-    params, stats = init(spec, jax.random.key(0))
-    arguments = (params, jnp.zeros((4, side, side, 1)), jnp.zeros(4, jnp.int32))
-    traced = gradient_norms.trace(bind(spec, stats), *arguments, method="one_pass")
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert "stablehlo.convolution" in text
+def test_norms_lower_for_accelerators():
+    params, stats = trained(NETWORK)
+    arguments = (params, jnp.zeros((4, SIDE, SIDE, 1)), jnp.zeros(4, jnp.int32))
+    traced = gradient_norms.trace(bind(NETWORK, stats), *arguments, method="one_pass")
+    for platform in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "stablehlo.convolution" in text
+
+
+# examples that influence each other
+
+
+SHAPE = jax.ShapeDtypeStruct((4, 4, 2), jnp.float32)
+WEIGHTS_SHAPE = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+
+
+def standardised(images, axes):
+    images = images - images.mean(axes, keepdims=True)
+    return images * jax.lax.rsqrt(jnp.square(images).mean(axes, keepdims=True) + 1e-5)
+
+
+def classify(params, images):
+    return images.mean((1, 2)) @ params
+
+
+@jax.custom_vjp
+def custom_mean(images):
+    return images - images.mean(0, keepdims=True)
+
+
+custom_mean.defvjp(lambda x: (custom_mean(x), None), lambda _, back: (back,))
+
+
+@jax.custom_jvp
+def custom_centre(images):
+    return images - images.mean(0, keepdims=True)
+
+
+custom_centre.defjvp(lambda x, t: (custom_centre(*x), t[0]))
+
+MIXED = {
+    "batch normalisation": lambda p, x: classify(p, standardised(x, (0, 1, 2))),
+    "inside jit": lambda p, x: classify(
+        p, jax.jit(standardised, static_argnums=1)(x, 0)
+    ),
+    "inside checkpoint": lambda p, x: classify(
+        p, jax.checkpoint(lambda x: x / x.max())(x)
+    ),
+    "inside custom_vjp": lambda p, x: classify(p, custom_mean(x)),
+    "inside custom_jvp": lambda p, x: classify(p, custom_centre(x)),
+    "the neighbour": lambda p, x: classify(p, x[1:] - x[:-1]),
+    "the first": lambda p, x: classify(p, x - x[:1]),
+    "the mean alone": lambda p, x: jnp.zeros((len(x), 3)) + classify(p, x).mean(),
+}
+
+APART = {
+    "means of an example": lambda p, x: classify(p, standardised(x, (1, 2))),
+    "flattened": lambda p, x: x.reshape(len(x) * 16, 2) @ p,
+    "channels first": lambda p, x: classify(
+        p, jnp.moveaxis(x, 0, -1).transpose(3, 0, 1, 2)
+    ),
+    "a side that nobody reads": lambda p, x: (x.mean(), classify(p, x))[1],
+    "a side in jit": lambda p, x: jax.jit(lambda x: (x.max(), x))(x)[1][:, 0, 0] @ p,
+    "parameters alone": lambda p, x: classify(p / p.sum(), x),
+    "relu": lambda p, x: jax.nn.relu(classify(p, x)),
+    "vmap": lambda p, x: jax.vmap(lambda x: classify(p, x[None])[0])(x),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_function_that_mixes_examples_is_refused(name):
+    with pytest.raises(ValueError, match="examples of a batch influence each other"):
+        refuse_mixed_rows(MIXED[name], WEIGHTS_SHAPE, SHAPE)
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_function_that_keeps_examples_apart_is_accepted(name):
+    refuse_mixed_rows(APART[name], WEIGHTS_SHAPE, SHAPE)
+
+
+def test_the_message_names_the_operation_and_the_remedy():
+    with pytest.raises(ValueError, match=r"reduce_sum reduces.*running statistics"):
+        refuse_mixed_rows(MIXED["batch normalisation"], WEIGHTS_SHAPE, SHAPE)
