@@ -13,12 +13,25 @@ from dpet_jax.data import Data, prepare
 from dpet_jax.data.augment import Augmentation
 from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
 from dpet_jax.errors import UserError
-from dpet_jax.methods import sections as method_sections
+from dpet_jax.methods.base import PROXY, Pool
 from dpet_jax.models import ResNetSpec, resnet18, resnet20
 from dpet_jax.models.spec import scaled_channels
 from dpet_jax.run.limits import Limits
 from dpet_jax.training import SCHEDULES, Family, Hyper, Schedule, StepSpec
 from dpet_jax.training.learner import LearnerSpec, data_mesh
+
+
+def build_pool(data: Data) -> Pool:
+    """Return the training split as a method sees it."""
+    count = data.num_train
+    return Pool(
+        count,
+        data.labels[:count],
+        data.num_classes,
+        data.source_rows[:count],
+        data.name,
+        data.fingerprint,
+    )
 
 
 def build_data(config: schema.Config) -> Data:

@@ -8,6 +8,7 @@ from dpet_jax.config.experiment import Config
 from dpet_jax.data import Data
 from dpet_jax.energy.report.report import headline
 from dpet_jax.methods.base import Coreset
+from dpet_jax.methods.coreset import coreset_arrays
 from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import (
     CORESET,
@@ -19,7 +20,6 @@ from dpet_jax.run.folder import (
 )
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.machine import device_facts, versions
-from dpet_jax.run.method_parts import coreset_arrays
 from dpet_jax.run.segment import Segment
 
 _GALLERY_SIZE = 32
@@ -40,7 +40,7 @@ def finish(
         validation = learner.evaluate("validation") if data.num_validation else None
     chosen = parts.method.coreset(at.state)
     if chosen is not None:
-        folder.write_arrays(CORESET, coreset_arrays(chosen, data))
+        folder.write_arrays(CORESET, coreset_arrays(chosen, parts.pool))
         folder.write_arrays(GALLERY, _gallery(chosen, data))
     if data.noisy_rows.size:
         folder.write_arrays(
@@ -60,6 +60,7 @@ def finish(
         "name": config.name,
         "seed": config.seed,
         "method": config.method.kind,
+        "method_label": config.method.label,
         "dataset": data.name,
         "fingerprint": data.fingerprint,
         "test_accuracy": test.accuracy,
@@ -95,7 +96,7 @@ def finish(
         "segments": segment.recorder.segment + 1,
         "compilations": segment.compile_summary(),
         "label_noise": config.data.label_noise,
-        "compat": getattr(config.method, "compat", "none"),
+        "compat": config.method.model_dump().get("compat", "none"),
         "stopped_by": stopped_by,
         "versions": versions(),
         "device": device_facts(),

@@ -1,8 +1,7 @@
-"""What a method may ask of the accelerator, and what the loop makes it do."""
+"""The networks of a run on the accelerator: what a method asks, and evaluation."""
 
 import math
 import resource
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -33,7 +32,7 @@ from dpet_jax.selection.by_name import (
     run_selector,
 )
 from dpet_jax.training import Hyper, StepSpec
-from dpet_jax.training.chunks import Batches, Pace
+from dpet_jax.training.chunks import Chunk, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.network import Compilation, DeviceModel, compilation
 from dpet_jax.training.scoring import EVALUATION, ScoreSpec
@@ -85,12 +84,6 @@ def data_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
-class _Queued(NamedTuple):
-    handle: Any
-    num_steps: int
-    dispatched: float
-
-
 class DeviceLearner:
     """The networks of a run on the accelerator, with the data set beside them.
 
@@ -102,6 +95,7 @@ class DeviceLearner:
         seed: Decides parameters, augmentation and batches.
 
     Attributes:
+        main: The network that the run is about; the loop alone trains it.
         scored_examples: Examples scored for selection.
         selection_visits: Visits of training other models than the main one.
         select_flops: FLOPs of both, fill rows included.
@@ -127,7 +121,7 @@ class DeviceLearner:
             self._models[PROXY] = self._network(spec.proxy, hyper)
         if spec.fresh is not None:
             self._models[FRESH] = self._network(spec.fresh, hyper)
-        self._main = self._models[MAIN]
+        self.main = self._models[MAIN]
         self._peak_learning_rate = float(hyper.schedule.peak)
         self.scored_examples = 0
         self.selection_visits = 0
@@ -142,22 +136,10 @@ class DeviceLearner:
             step, score, self._device_data, self._data.num_train, hyper, self._seed
         )
 
-    # what the loop needs to know
-
-    @property
-    def max_steps(self) -> int:
-        """Most steps of one chunk."""
-        return self._main.max_steps
-
     @property
     def batch_size(self) -> int:
         """Rows of a step."""
         return self._spec.step.batch_size
-
-    @property
-    def train_flops(self) -> int:
-        """FLOPs of one example's training visit by the main model."""
-        return self._main.train_flops
 
     def compile(self) -> Iterator[Compilation]:
         """Draw the networks and make every program ready; yields each as it is done."""
@@ -178,34 +160,10 @@ class DeviceLearner:
                     self._top_k(importance(scores, some, 0.0, self._replicated), 0)
             yield compilation("ranking", compile_counts().since(before))
 
-    # training the main model
-
-    def begin(self, plan: Plan, plan_index: int) -> None:
-        """Get ready for a plan: its loss weights, and what starts anew."""
-        self._main.begin(plan, plan_index)
-
-    def set_weights(self, plan: Plan) -> None:
-        """Set the loss weights of a plan."""
-        self._main.set_weights(plan)
-
-    def train_chunk(
-        self, rows: np.ndarray, num_steps: int, span: Span, visits: int
-    ) -> Any:
-        """Start a chunk of training; see `DeviceModel.train`."""
-        return self._main.train(rows, num_steps, span, visits)
-
-    def wait(self, handle: Any) -> tuple[float, int, int]:
-        """Wait for a chunk; return its summed loss, correct predictions and visits."""
-        return self._main.wait(handle)
-
     def barrier(self) -> None:
         """Wait until the device has nothing left to do for any network."""
         for network in self._models.values():
             network.barrier()
-
-    def result(self, index_set: np.ndarray) -> TrainResult:
-        """Read what training taught about the examples of a plan."""
-        return self._main.result(index_set)
 
     # what a method asks
 
@@ -227,30 +185,27 @@ class DeviceLearner:
         if model == MAIN:
             raise ValueError("the loop alone trains the main model")
         network = self._model(model)
+        plan = replace(plan, schedule=plan.schedule or Span(0, plan.visits))
         index = network.plans
         network.begin(plan, index)
-        batches = Batches(plan, self.batch_size, network.seed, index)
-        span = plan.schedule or Span(0, plan.visits)
-        pace, first = Pace(), 0
-        queued: _Queued | None = None
-        while first < batches.num_steps:
-            left = batches.num_steps - first
-            num_steps = min(pace.steps, network.max_steps, left)
-            visits = batches.visits_before(first)
-            rows = batches.rows(first, num_steps)
-            handle = network.train(rows, num_steps, span, visits)
-            chunk = _Queued(handle, num_steps, time.monotonic())
-            first += num_steps
-            self.selection_visits += batches.visits_before(first) - visits
-            executed = num_steps * self.batch_size
-            self.select_flops += executed * network.train_flops
-            # one chunk runs while the next one queues, as in the loop
-            if queued is not None:
-                loss, accuracy = self._waited(queued, network, model, pace)
-                self.between_chunks(plan, visits, loss, accuracy)
-            queued = chunk
-        if queued is not None:
-            self._waited(queued, network, model, pace)
+        chunks = Chunks(
+            network,
+            plan,
+            batch_size=self.batch_size,
+            seed=network.seed,
+            plan_index=index,
+            pace=Pace(),
+        )
+        while chunks.left:
+            num_steps = chunks.next_steps(chunks.left)
+            self.selection_visits += chunks.next_visits(num_steps)
+            self.select_flops += num_steps * self.batch_size * network.train_flops
+            ended = chunks.start(num_steps)
+            if ended is not None:
+                self._check_finite(ended, model)
+                self.between_chunks(plan, ended.visits, ended.loss, ended.accuracy)
+        for ended in chunks.drain():
+            self._check_finite(ended, model)
         return network.result(plan.index_set)
 
     def score(
@@ -313,7 +268,7 @@ class DeviceLearner:
             found = self._count_and_score(scores, index_set, model)
             ranked = importance(found, scores, weight, self._replicated)
         else:
-            padded = np.full(self._main.score_capacity, -np.inf, np.float32)
+            padded = np.full(self.main.score_capacity, -np.inf, np.float32)
             padded[: values.size] = values
             ranked = self._put(padded)
         if not per_class:
@@ -339,7 +294,7 @@ class DeviceLearner:
     def evaluate(self, split: Literal["train", "validation", "test"]) -> Evaluation:
         """Evaluate the model on a whole split, without augmentation."""
         rows = self._splits[split]
-        scores = self._main.score(rows, EVALUATION)
+        scores = self.main.score(rows, EVALUATION)
         read = jax.device_get([scores[name] for name in EVALUATION])
         wrong, losses = (np.asarray(values, np.float64)[: rows.size] for values in read)
         labels = self._data.labels[rows]
@@ -354,7 +309,7 @@ class DeviceLearner:
     def snapshot(self) -> dict[ModelHandle, Any]:
         """Return everything on the device that a checkpoint needs, by model.
 
-        A fresh network is not among it: a selection that is taken up draws it again.
+        A fresh network is not in it: a selection that is resumed draws it again.
         """
         return {
             handle: model.snapshot()
@@ -363,7 +318,7 @@ class DeviceLearner:
         }
 
     def restore(self, snapshot: dict[ModelHandle, Any]) -> None:
-        """Take up a snapshot, on this learner's devices."""
+        """Restore a snapshot, on this learner's devices."""
         for handle, saved in snapshot.items():
             self._models[handle].restore(saved)
 
@@ -389,14 +344,9 @@ class DeviceLearner:
         return self._models[handle]
 
     @staticmethod
-    def _waited(
-        chunk: _Queued, network: DeviceModel, model: ModelHandle, pace: Pace
-    ) -> tuple[float, float]:
-        loss, correct, visits = network.wait(chunk.handle)
-        pace.waited(chunk.num_steps, chunk.dispatched, None)
-        if not math.isfinite(loss):
+    def _check_finite(chunk: Chunk, model: ModelHandle) -> None:
+        if not math.isfinite(chunk.loss):
             raise DivergedError(f"the loss of the {model} model is no number")
-        return loss / visits, correct / visits
 
     def _count_and_score(
         self, names: tuple[str, ...], index_set: np.ndarray, handle: ModelHandle
