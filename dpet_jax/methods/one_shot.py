@@ -21,8 +21,8 @@ from dpet_jax.methods.base import (
     generator,
 )
 from dpet_jax.methods.proxy import ProxyConfig
+from dpet_jax.methods.query import score_to_rank_by
 from dpet_jax.methods.rs2 import kept
-from dpet_jax.scores.registry import lookup
 from dpet_jax.section import Count, CountFromZero, Fraction
 
 #: Selectors, by the names that configs use.
@@ -44,7 +44,7 @@ def _known(name: str) -> str:
     """Refuse a name that nothing to choose by has."""
     if name not in (*SELECTORS, FORGETTING):
         try:
-            lookup(name)
+            score_to_rank_by(name)
         except ValueError as error:
             others = ", ".join((FORGETTING, *SELECTORS))
             raise ValueError(f"{error}; or one of {others}") from error

@@ -19,13 +19,21 @@ from dpet_jax.scores.registry import lookup
 from dpet_jax.section import Count, Fraction, Number, Section
 
 
-def _known(name: str) -> str:
-    """Refuse a name that no score has."""
-    lookup(name)
+def score_to_rank_by(name: str) -> str:
+    """Return the name of a score that can rank examples, as it is.
+
+    Raises:
+        ValueError: If no score is called so, or it ranks nothing.
+    """
+    if lookup(name).name == "zero_one":
+        raise ValueError(
+            "'zero_one' says whether an example is predicted wrong, not how much; take "
+            "cross_entropy or el2n"
+        )
     return name
 
 
-ScoreName = Annotated[str, AfterValidator(_known)]
+ScoreName = Annotated[str, AfterValidator(score_to_rank_by)]
 
 
 class DiversityConfig(Section):

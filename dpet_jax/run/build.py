@@ -13,7 +13,7 @@ from dpet_jax.data import Data, prepare
 from dpet_jax.data.augment import Augmentation
 from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
 from dpet_jax.errors import UserError
-from dpet_jax.methods.base import PROXY, Pool
+from dpet_jax.methods.base import Pool
 from dpet_jax.models import ResNetSpec, resnet18, resnet20
 from dpet_jax.models.spec import scaled_channels
 from dpet_jax.run.limits import Limits
