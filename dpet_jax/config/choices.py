@@ -5,7 +5,6 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from dpet_jax import section as sections
 from dpet_jax.config import experiment as schema
 from dpet_jax.methods import sections as method_sections
 from dpet_jax.scores.gradient.norms import gradient_norms
@@ -33,8 +32,8 @@ def choices() -> dict[str, dict[str, str]]:
         },
         "models (model.kind)": _kinds(schema.Config, "model"),
         "data sources (data.kind)": _kinds(schema.Config, "data"),
-        "optimizers (train.optimizer.kind)": _kinds(sections.TrainConfig, "optimizer"),
-        "schedules (train.schedule.kind)": _kinds(sections.TrainConfig, "schedule"),
+        "optimizers (train.optimizer.kind)": _kinds(schema.TrainConfig, "optimizer"),
+        "schedules (train.schedule.kind)": _kinds(schema.TrainConfig, "schedule"),
     }
 
 

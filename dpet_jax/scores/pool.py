@@ -19,8 +19,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Int, Int32, Num
 
 from dpet_jax.data.augment import normalise
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import ResNetSpec, apply_folded, fold
 from dpet_jax.scores.arrays import FeatureScoreFn, ScoreFn
 from dpet_jax.scores.artifact import ARTIFACT_SCORES
 from dpet_jax.scores.error import cross_entropy, el2n, zero_one
@@ -160,14 +158,14 @@ class ScoreSpec:
     """What a compiled scoring program is specialised to, beside the data's shape.
 
     Attributes:
-        model: Shape of the network.
+        model: The network.
         names: Scores to compute, or "logits" and "features".
         batch_size: Rows of one forward pass.
         dtype: Name of the dtype of convolutions.
         mesh: Devices that share a batch; its one axis is called "data".
     """
 
-    model: ResNetSpec
+    model: Any
     names: tuple[str, ...]
     batch_size: int
     dtype: str
@@ -179,7 +177,7 @@ def score_data(
     spec: ScoreSpec,
     params: Any,
     batch_stats: Any,
-    data: DeviceData,
+    data: Any,
     rows: Int32[Array, " capacity"],
     count: Int32[Array, ""],
 ) -> dict[str, Float32[Array, "capacity ..."]]:
@@ -197,12 +195,12 @@ def score_data(
         As `score_rows`.
     """
     sharded = NamedSharding(spec.mesh, PartitionSpec("data"))
-    folded = fold(spec.model, params, batch_stats)
+    folded = spec.model.fold(params, batch_stats)
 
     def forward(batch):
         batch = lax.with_sharding_constraint(batch, sharded)
         images = normalise(data.images[batch], data.mean, data.std)
-        outputs = apply_folded(spec.model, folded, images, dtype=spec.dtype)
+        outputs = spec.model.apply_folded(folded, images, dtype=spec.dtype)
         return outputs.logits, data.labels[batch], outputs.features
 
     return score_rows(

@@ -10,13 +10,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
 from dpet_jax.data.augment import normalise
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import ResNetSpec, apply, forward_flops, init
-from dpet_jax.models.conv import native_convolution
+from dpet_jax.models.network import Network
 from dpet_jax.scores.error import cross_entropy
 from dpet_jax.scores.gradient.norms import LogitsOfOne, squared_norm
 from dpet_jax.scores.gradient.one_pass import Layer, Reader
 from dpet_jax.scores.pool import ScoreSpec
+from dpet_jax.training.state import DeviceData
 
 #: The name by which a config asks for gradient norms.
 GRAND = "grand"
@@ -68,13 +67,13 @@ def gradient_norms_of_data(
 
 
 @cache
-def gradient_norm_flops(model: ResNetSpec, height: int, width: int) -> int:
+def gradient_norm_flops(model: Network, height: int, width: int) -> int:
     """Count the floating-point operations of one example's gradient norm.
 
     The forward pass, the backward pass to every layer's inputs but the images, and the
     lengths of the kernels' gradients in the forms chosen; counted as `forward_flops`.
     """
-    params, stats = jax.eval_shape(partial(init, model), jax.random.key(0))
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((height, width, model.in_channels), jnp.float32)
 
     def run(params, stats, image):
@@ -85,21 +84,16 @@ def gradient_norm_flops(model: ResNetSpec, height: int, width: int) -> int:
     layers: list[Layer] = []
     jax.eval_shape(run, params, stats, image)
     lengths = sum(layer.multiply_adds or 0 for layer in layers)
-    stem = height * width * 9 * model.in_channels * model.stem
-    return 2 * forward_flops(model, height, width) + 2 * (lengths - stem)
+    passes = model.forward_flops(height, width) + model.backward_flops(height, width)
+    return passes + 2 * lengths
 
 
 def _reader(
-    model: ResNetSpec, dtype: str, params: Any, batch_stats: Any, image: Any
+    model: Network, dtype: str, params: Any, batch_stats: Any, image: Any
 ) -> Reader:
     def logits(params, image):
-        outputs = apply(
-            model,
-            params,
-            batch_stats,
-            image[None],
-            dtype=dtype,
-            convolve=native_convolution,
+        outputs = model.apply_in_primitives(
+            params, batch_stats, image[None], dtype=dtype
         )
         return outputs.logits[0]
 
@@ -107,7 +101,7 @@ def _reader(
 
 
 def scoring_flops(
-    model: ResNetSpec,
+    model: Network,
     shape: tuple[int, int],
     batch_sizes: tuple[int, int],
     num_examples: int,
@@ -116,7 +110,7 @@ def scoring_flops(
     """Count the FLOPs of scoring some examples, fill rows included.
 
     Args:
-        model: Shape of the network that scores.
+        model: The network that scores.
         shape: Height and width of the images.
         batch_sizes: Rows of a forward pass, and of a batch of gradient norms.
         num_examples: How many are scored.
@@ -126,7 +120,7 @@ def scoring_flops(
     rows = [-(-num_examples // batch) * batch for batch in batch_sizes]
     total = 0
     if {*names} != {GRAND}:
-        total += rows[0] * forward_flops(model, height, width)
+        total += rows[0] * model.forward_flops(height, width)
     if GRAND in names:
         total += rows[1] * gradient_norm_flops(model, height, width)
     return total

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpet_jax.models import apply_train, bind, init, resnet18
-from dpet_jax.models.spec import ResNetSpec
+from dpet_jax.models.families import ResNet18
+from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.scores import gradient_norms, gradient_path
 from dpet_jax.scores.gradient.norms import GradientPath
 from dpet_jax.scores.gradient.one_pass import NoRuleError
@@ -58,7 +58,7 @@ def test_norms_of_a_perceptron_equal_those_derived_by_hand(method, batch_size):
 def trained(spec, seed=1):
     """Draw a network, and running statistics and parameters off their start."""
     rng = np.random.default_rng(seed)
-    params, stats = init(spec, jax.random.key(seed))
+    params, stats = spec.init(jax.random.key(seed))
 
     def moved(path, leaf):
         low, high = (0.5, 2.0) if path[-1].key == "var" else (-0.2, 0.2)
@@ -69,8 +69,11 @@ def trained(spec, seed=1):
 
 
 NETWORKS = {
-    "resnet10": (resnet18(10, width_multiplier=0.125, depth_multiplier=0.5), 16),
-    "odd image": (ResNetSpec(8, (8, 32), (1, 1), 3, 1), 9),
+    "resnet10": (
+        ResNet18(width_multiplier=0.125, depth_multiplier=0.5).build(10, (16, 16, 3)),
+        16,
+    ),
+    "odd image": (ResidualNetwork(8, (8, 32), (1, 1), 3, 1), 9),
 }
 
 
@@ -83,7 +86,7 @@ def test_norms_of_a_network_equal_those_of_its_formed_gradients(name):
     )
     labels = jnp.asarray(rng.integers(0, spec.num_classes, 5), jnp.int32)
     params, stats = trained(spec)
-    apply_fn = bind(spec, stats)
+    apply_fn = spec.bind(stats)
     norms = gradient_norms(
         apply_fn, params, images, labels, method="one_pass", batch_size=2
     )
@@ -100,9 +103,9 @@ def test_norms_of_a_network_equal_those_of_its_formed_gradients(name):
 
 
 def test_every_parameter_of_a_network_meets_the_example_once():
-    spec = resnet18(10, width_multiplier=0.125)
-    params, stats = init(spec, jax.random.key(0))
-    path = gradient_path(bind(spec, stats), params, jnp.zeros((1, 32, 32, 3)))
+    spec = ResNet18(width_multiplier=0.125).build(10, (32, 32, 3))
+    params, stats = spec.init(jax.random.key(0))
+    path = gradient_path(spec.bind(stats), params, jnp.zeros((1, 32, 32, 3)))
     met = [name for layer in path.layers for name in layer.parameters]
     assert len(met) == len(set(met)) == len(jax.tree.leaves(params))
     forms = {layer.form for layer in path.layers}
@@ -165,10 +168,10 @@ def test_batch_statistics_are_refused_with_an_explanation(method):
 
 def test_a_network_in_training_mode_is_refused():
     spec, images = NETWORKS["odd image"][0], jnp.zeros((2, 9, 9, 1))
-    params, stats = init(spec, jax.random.key(0))
+    params, stats = spec.init(jax.random.key(0))
 
     def in_training(params, images):
-        return apply_train(spec, params, stats, images)[0].logits
+        return spec.apply_train(jax.random.key(0), params, stats, images)[0].logits
 
     with pytest.raises(ValueError, match="examples of a batch influence each other"):
         gradient_norms(in_training, params, images, jnp.zeros(2, jnp.int32))
@@ -181,8 +184,8 @@ def test_an_empty_pool_has_no_norms():
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_norms_lower_for_accelerators(platform):
     spec, side = NETWORKS["odd image"]
-    params, stats = init(spec, jax.random.key(0))
+    params, stats = spec.init(jax.random.key(0))
     arguments = (params, jnp.zeros((4, side, side, 1)), jnp.zeros(4, jnp.int32))
-    traced = gradient_norms.trace(bind(spec, stats), *arguments, method="one_pass")
+    traced = gradient_norms.trace(spec.bind(stats), *arguments, method="one_pass")
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo.convolution" in text

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import ResNetSpec, apply, init
 from dpet_jax.models.conv import native_convolution
+from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.scores import (
     FEATURE_SCORES,
     SCORES,
@@ -16,6 +15,7 @@ from dpet_jax.scores import (
 from dpet_jax.scores.artifact import ARTIFACT_SCORES
 from dpet_jax.scores.pool import ScoreSpec, score_data, score_fn, score_rows
 from dpet_jax.training.compilation import compile_counts
+from dpet_jax.training.state import DeviceData
 
 NAMES = tuple(SCORES)
 EVERYTHING = (*SCORES, *FEATURE_SCORES, "logits", "features")
@@ -248,7 +248,7 @@ def test_pixels_are_not_cast(pool):
 # the project's network and data
 
 
-NETWORK = ResNetSpec(8, (8, 16), (1, 1), num_classes=3, in_channels=1)
+NETWORK = ResidualNetwork(8, (8, 16), (1, 1), num_classes=3, in_channels=1)
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def data():
 @pytest.fixture(scope="module")
 def variables():
     """A network that is sure of some of its predictions, and wrong about others."""
-    params, stats = jax.jit(init, static_argnums=0)(NETWORK, jax.random.key(0))
+    params, stats = jax.jit(NETWORK.init)(jax.random.key(0))
     params["head"]["kernel"] = 8 * params["head"]["kernel"]
     return params, stats
 
@@ -284,7 +284,7 @@ def test_the_data_sets_rows_score_as_apply_and_the_kernels(variables, data):
     got = score_data(spec(EVERYTHING), *variables, data, padded(rows), jnp.int32(7))
 
     images = (np.asarray(data.images, np.float32) / 255 - 0.4) / 0.2
-    outputs = jax.jit(apply, static_argnums=0)(NETWORK, *variables, images)
+    outputs = jax.jit(NETWORK.apply)(*variables, images)
     expected = direct(NAMES, outputs.logits, data.labels) | {
         "logits": outputs.logits,
         "features": outputs.features,
@@ -351,7 +351,7 @@ def test_a_pool_of_any_size_gives_the_same_score_for_the_same_example(variables,
     images = data.images.astype(jnp.float32) / 255.0
 
     def network(params, images):
-        return tuple(apply(NETWORK, params, stats, images))
+        return tuple(NETWORK.apply(params, stats, images))
 
     def score(rows):
         chosen = images[rows], data.labels[rows]

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from dpet_jax.data.augment import normalise
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import ResNetSpec, bind, forward_flops, init
+from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.scores import gradient_norms
 from dpet_jax.scores.pool import ScoreSpec
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.grand import gradient_norm_flops, gradient_norms_of_data
 from dpet_jax.training.learner import data_mesh
+from dpet_jax.training.state import DeviceData
 
-MODEL = ResNetSpec(8, (8, 16), (1, 1), 3, 1)
+MODEL = ResidualNetwork(8, (8, 16), (1, 1), 3, 1)
 SPEC = ScoreSpec(MODEL, (), 4, "float32", data_mesh())
 NUM, SIDE, CAPACITY = 11, 6, 12
 
@@ -28,9 +28,9 @@ def pool():
         jnp.full(1, 0.4),
         jnp.full(1, 0.3),
     )
-    params, stats = init(MODEL, jax.random.key(0))
+    params, stats = jax.jit(MODEL.init)(jax.random.key(0))
     images = normalise(data.images, data.mean, data.std)
-    norms = gradient_norms(bind(MODEL, stats), params, images, data.labels)
+    norms = gradient_norms(MODEL.bind(stats), params, images, data.labels)
     return data, params, stats, np.asarray(norms)
 
 
@@ -71,7 +71,7 @@ def test_flops_are_two_passes_and_the_lengths():
     head = 16 + 3
     lengths = stem + 2 * same + halved + last + shortcut + head
     # no gradient goes to the images
-    passes = 2 * forward_flops(MODEL, SIDE, SIDE) - 2 * stem
+    passes = 2 * MODEL.forward_flops(SIDE, SIDE) - 2 * stem
     assert gradient_norm_flops(MODEL, SIDE, SIDE) == passes + 2 * lengths
 
 
