@@ -138,7 +138,10 @@ def test_an_object_in_python_is_as_good_as_a_path(importable):
     [
         ("nowhere.at_all:Thing", "method.kind: cannot import 'nowhere.at_all:Thing'"),
         ("mine.methods:Other", "has no 'Other'"),
-        ("mine.models:SmallVit", "is no class that extends dpet_jax.methods.base:Metho"),
+        (
+            "mine.models:SmallVit",
+            "is no class that extends dpet_jax.methods.base:Metho",
+        ),
         ("mine.broken:Thing", "cannot import 'mine.broken:Thing': ZeroDivisionError"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from dpet_jax.data.augment import AugmentConfig
 from dpet_jax.data.source import DataSection
 from dpet_jax.data.sources import Cifar, Digits, Folder, Npz, Parquet, Tfds
 from dpet_jax.methods.active_learning import ActiveLearning
@@ -28,21 +29,21 @@ from dpet_jax.methods.one_shot import OneShot
 from dpet_jax.methods.rs2 import Rs2
 from dpet_jax.methods.selective_backprop import SelectiveBackprop
 from dpet_jax.methods.standard import Standard
+from dpet_jax.models.families import MODELS, ResNet18
+from dpet_jax.models.network import ModelSection
 from dpet_jax.section import (
     Count,
     Fraction,
-    ModelSection,
     NonNegative,
     Number,
     OneOf,
     Positive,
-    ResNet18Model,
-    ResNet20Model,
-    ResNetModel,
     Section,
     Seed,
-    TrainConfig,
+    Share,
 )
+from dpet_jax.training.optimizer import OPTIMIZERS, OptimizerSection, Sgd
+from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
 
 METHODS = OneOf(
     Method,
@@ -60,6 +61,16 @@ METHODS = OneOf(
         SavedCoreset,
     ),
 )
+
+
+class TrainConfig(Section):
+    """How one step trains."""
+
+    batch_size: Count = 128
+    optimizer: Annotated[OptimizerSection, OneOf(OptimizerSection, OPTIMIZERS)] = Sgd()
+    schedule: Annotated[ScheduleSection, OneOf(ScheduleSection, SCHEDULES)] = Cosine()
+    augment: AugmentConfig = AugmentConfig()
+    label_smoothing: Share = 0.0
 
 
 class EvaluateConfig(Section):
@@ -168,9 +179,7 @@ class Config(Section):
         DataSection,
         OneOf(DataSection, (Digits, Folder, Cifar, Parquet, Npz, Tfds)),
     ] = Digits()
-    model: Annotated[
-        ModelSection, OneOf(ModelSection, (ResNet18Model, ResNet20Model, ResNetModel))
-    ] = ResNet18Model()
+    model: Annotated[ModelSection, OneOf(ModelSection, MODELS)] = ResNet18()
     train: TrainConfig = TrainConfig()
     method: Annotated[Method, METHODS] = Dpet()
     evaluate: EvaluateConfig = EvaluateConfig()

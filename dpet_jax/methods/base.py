@@ -237,6 +237,11 @@ class Method(Kind, ABC):
         return None
 
     @property
+    def proxied(self) -> bool:
+        """Whether an auxiliary network scores in place of the main one."""
+        return self.auxiliary is not None and self.auxiliary.handle == PROXY
+
+    @property
     def paced(self) -> bool:
         """Whether its plans say themselves where on the schedule they lie."""
         return False

@@ -14,7 +14,7 @@ from dpet_jax.config.load import flat, validate
 from dpet_jax.data import Data
 from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
-from dpet_jax.models import ResNetSpec
+from dpet_jax.models.network import Network
 from dpet_jax.run import build
 from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import (
@@ -104,9 +104,7 @@ def run(
             asked = interrupt or Interrupt()
             listening = nullcontext() if interrupt else asked.listening()
             with closing(Segment(config, folder)) as segment, listening:
-                return _run_segment(
-                    config, data, spec, segment, meter, display, asked
-                )
+                return _run_segment(config, data, spec, segment, meter, display, asked)
 
 
 def _run_segment(
@@ -139,7 +137,6 @@ def _run_segment(
             method=config.method,
             pool=build.build_pool(data),
             trainer=learner,
-            proxy=spec.proxy is not None,
             limits=build.build_limits(config),
             horizon=getattr(config.train.schedule, "horizon", "plan"),
             meter=meter,
@@ -147,7 +144,7 @@ def _run_segment(
             display=display,
             saver=segment.checkpoints,
             checkpoint_every_s=config.checkpoint.every_s,
-            facts=_facts(config, data, spec.step.model),
+            facts=_facts(data, spec.step.model),
             interrupt=interrupt,
             seed=config.seed,
         )
@@ -223,7 +220,7 @@ def check_same_config(config: Config, path: Path) -> None:
         )
 
 
-def _headline(config: Config, data: Data, model: ResNetSpec) -> str:
+def _headline(config: Config, data: Data, model: Network) -> str:
     return (
         f"{config.method.label} on {data.name}: "
         f"{data.num_train:,} train · {data.num_validation:,} validation · "
@@ -232,11 +229,10 @@ def _headline(config: Config, data: Data, model: ResNetSpec) -> str:
     )
 
 
-def _facts(config: Config, data: Data, model: ResNetSpec) -> dict[str, Any]:
+def _facts(data: Data, model: Network) -> dict[str, Any]:
     """Return what `load_run` needs beside the parameters."""
     return {
         "model": model.to_json(),
-        "optimizer_family": build.optimizer_family(config),
         "num_train": data.num_train,
         "image_shape": list(data.image_shape),
         "mean": data.mean.tolist(),

@@ -96,7 +96,9 @@ class Loop:
 
     def _next_plan(self) -> StopReason | None:
         parts, at, trainer = self.parts, self.at, self.parts.trainer
-        learner: Learner = ProxyLearner(trainer, at.pending) if parts.proxy else trainer
+        learner: Learner = (
+            ProxyLearner(trainer, at.pending) if parts.method.proxied else trainer
+        )
         watch = SelectionWatch(parts, at.counters, self._exhausted)
         try:
             with parts.meter.window("select"), watch.watching():
@@ -155,7 +157,7 @@ class Loop:
                 return "diverged"
             result = parts.trainer.main.result(plan.index_set)
         at.state = parts.method.observe(at.state, result)
-        if parts.proxy:
+        if parts.method.proxied:
             at.pending.append(plan)
         at.plan, at.plan_index, at.cursor = None, at.plan_index + 1, 0
         parts.display.end_plan()

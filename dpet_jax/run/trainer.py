@@ -61,7 +61,6 @@ class Parts:
         method: Decides.
         pool: The training split as the method sees it.
         trainer: The accelerator.
-        proxy: Whether the trainer keeps a proxy that scores for the main model.
         limits: Targets, budgets and the evaluation grid.
         horizon: "plan", "method" or a number of epochs: how long a schedule runs.
         meter: Attributes seconds and energy to phases.
@@ -77,7 +76,6 @@ class Parts:
     method: Method
     pool: Pool
     trainer: Trainer
-    proxy: bool
     limits: Limits
     horizon: Literal["plan", "method"] | float
     meter: EnergyMeter

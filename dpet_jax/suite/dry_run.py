@@ -9,19 +9,15 @@ from dpet_jax.data import Data
 from dpet_jax.methods.base import (
     FRESH,
     MAIN,
-    PROXY,
     ModelHandle,
     Plan,
-    Pool,
     Selection,
     TrainResult,
 )
 from dpet_jax.methods.proxy import ProxyLearner
-from dpet_jax.models import forward_flops
-from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
+from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.run import build as parts
 from dpet_jax.run.counters import Counters
-from dpet_jax.run.method_parts import build_method
 from dpet_jax.scores.pool import OUTPUTS
 from dpet_jax.selection.by_name import USES_VALIDATION
 from dpet_jax.training.chunks import Batches
@@ -55,13 +51,13 @@ def foresee(config: Config, data: Data) -> Foresight:
         UserError: If the config does not fit the data.
     """
     parts.check_fit(config, data)
-    method = build_method(config, data)
+    method = config.method
     model = parts.build_model(config, data)
-    spec = parts.build_learner_spec(config, model, method.scores)
+    spec = parts.build_learner_spec(config, model)
     counting = Counting(spec, data, config.seed)
     pending: list[Plan] = []
-    learner = ProxyLearner(counting, pending) if spec.proxy is not None else counting
-    pool = Pool(data.num_train, data.labels[: data.num_train], data.num_classes)
+    learner = ProxyLearner(counting, pending) if method.proxied else counting
+    pool = parts.build_pool(data)
     limits, batch = parts.build_limits(config), spec.step.batch_size
     step_flops = batch * counting.train_flops(MAIN)
     counters = Counters(-(-data.num_train // batch) * step_flops)
@@ -103,14 +99,18 @@ class Counting:
         self._spec = spec
         self._shape = data.image_shape
         self._validation = data.num_validation
-        self._models = {MAIN: spec.step.model, PROXY: spec.proxy, FRESH: spec.fresh}
+        self._models = dict([(MAIN, spec.step.model), *filter(None, [spec.auxiliary])])
         self._draw = np.random.default_rng(seed)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a training step."""
+        return self._spec.step.batch_size
 
     def train_flops(self, model: ModelHandle) -> int:
         """Return the FLOPs of one example's training visit."""
-        return TRAIN_FLOPS_PER_FORWARD * forward_flops(
-            self._shape_of(model), *self._shape[:2]
-        )
+        network = self._shape_of(model)
+        return TRAIN_FLOPS_PER_FORWARD * network.forward_flops(*self._shape[:2])
 
     def score(
         self, names: tuple[str, ...], index_set: np.ndarray, model: ModelHandle = MAIN

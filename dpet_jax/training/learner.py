@@ -11,19 +11,17 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dpet_jax.data import Data
-from dpet_jax.data.device import DeviceData
 from dpet_jax.errors import DivergedError
 from dpet_jax.methods.base import (
     FRESH,
     MAIN,
-    PROXY,
     ModelHandle,
     Plan,
     Selection,
     Span,
     TrainResult,
 )
-from dpet_jax.models import ResNetSpec
+from dpet_jax.models.network import Network
 from dpet_jax.scores.pool import OUTPUTS
 from dpet_jax.selection.by_name import (
     USES_VALIDATION,
@@ -31,10 +29,9 @@ from dpet_jax.selection.by_name import (
     check_selector,
     run_selector,
 )
-from dpet_jax.training import Hyper, StepSpec
 from dpet_jax.training.chunks import Chunk, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
-from dpet_jax.training.network import Compilation, DeviceModel, compilation
+from dpet_jax.training.network import Compilation, DeviceNetwork, compilation
 from dpet_jax.training.scoring import EVALUATION, ScoreSpec
 from dpet_jax.training.selection import (
     finite_examples,
@@ -42,6 +39,8 @@ from dpet_jax.training.selection import (
     top_k_on_device,
     top_k_per_class,
 )
+from dpet_jax.training.state import DeviceData, StepSpec
+from dpet_jax.training.steps import Hyper
 
 
 class Evaluation(NamedTuple):
@@ -66,16 +65,14 @@ class LearnerSpec:
         step: What the main model's training program is specialised to.
         score_batch_size: Rows of one forward pass when scoring and evaluating.
         scores: Scores that the method will ask for.
-        proxy: Shape of the narrow network that scores for the main one; None if it
-            scores itself.
-        fresh: Shape of the networks that `fresh` draws; None if there are none.
+        auxiliary: Handle and shape of the network that is trained to choose by; None
+            if there is none.
     """
 
     step: StepSpec
     score_batch_size: int
     scores: tuple[str, ...]
-    proxy: ResNetSpec | None = None
-    fresh: ResNetSpec | None = None
+    auxiliary: tuple[ModelHandle, Network] | None = None
 
 
 def data_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
@@ -117,10 +114,9 @@ class DeviceLearner:
             "test": data.test_rows,
         }
         self._models = {MAIN: self._network(spec.step.model, hyper)}
-        if spec.proxy is not None:
-            self._models[PROXY] = self._network(spec.proxy, hyper)
-        if spec.fresh is not None:
-            self._models[FRESH] = self._network(spec.fresh, hyper)
+        if spec.auxiliary is not None:
+            handle, auxiliary = spec.auxiliary
+            self._models[handle] = self._network(auxiliary, hyper)
         self.main = self._models[MAIN]
         self._peak_learning_rate = float(hyper.schedule.peak)
         self.scored_examples = 0
@@ -128,11 +124,11 @@ class DeviceLearner:
         self.select_flops = 0
         self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
 
-    def _network(self, model: ResNetSpec, hyper: Hyper) -> DeviceModel:
+    def _network(self, model: Network, hyper: Hyper) -> DeviceNetwork:
         step = replace(self._spec.step, model=model)
         batch = self._spec.score_batch_size
         score = ScoreSpec(model, self._compiled_scores, batch, step.dtype, step.mesh)
-        return DeviceModel(
+        return DeviceNetwork(
             step, score, self._device_data, self._data.num_train, hyper, self._seed
         )
 
@@ -337,7 +333,7 @@ class DeviceLearner:
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
 
-    def _model(self, handle: ModelHandle) -> DeviceModel:
+    def _model(self, handle: ModelHandle) -> DeviceNetwork:
         if handle not in self._models:
             there = ", ".join(self._models)
             raise ValueError(f"no model called {handle!r}; there is {there}")

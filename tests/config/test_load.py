@@ -1,13 +1,14 @@
 """From YAML and overrides to a config, and what people read when that fails."""
 
 from pathlib import Path
+
 import pytest
 
-from dpet_jax import section as sections
 from dpet_jax.config import experiment as schema
 from dpet_jax.config.load import load, validate
 from dpet_jax.errors import UserError
 from dpet_jax.scores.registry import known_scores
+from dpet_jax.training.optimizer import Adam
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "suites" not in path.parts)
@@ -156,7 +157,7 @@ def test_override_of_a_kind_by_itself_keeps_the_section(text, config_file):
 def test_override_of_a_nested_kind_leaves_the_sections_around_it(config_file):
     path = config_file("train: {batch_size: 8, optimizer: {kind: sgd, momentum: 0.5}}")
     train = load(path, ["--train.optimizer.kind=adam"]).train
-    assert train.optimizer == sections.AdamOptimizer(kind="adam")
+    assert train.optimizer == Adam()
     assert train.batch_size == 8
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpet_jax.models.resnet import apply_train, bind, init
-from dpet_jax.models.spec import ResNetSpec, resnet18
+from dpet_jax.models.families import ResNet18
+from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.scores import gradient_norms, gradient_path
 from dpet_jax.scores.gradient.norms import GradientPath
 from dpet_jax.scores.gradient.one_pass import NoRuleError
@@ -59,13 +59,13 @@ def test_norms_of_a_perceptron_equal_those_derived_by_hand(method, batch_size):
 
 
 #: Small enough for all forms of lengths, with an odd side.
-NETWORK, SIDE = ResNetSpec(8, (8, 32), (1, 1), 3, 1), 7
+NETWORK, SIDE = ResidualNetwork(8, (8, 32), (1, 1), 3, 1), 7
 
 
 def trained(spec, seed=1):
     """Draw a network, and running statistics and parameters off their start."""
     rng = np.random.default_rng(seed)
-    params, stats = jax.jit(init, static_argnums=0)(spec, jax.random.key(seed))
+    params, stats = jax.jit(spec.init)(jax.random.key(seed))
 
     def moved(path, leaf):
         low, high = (0.5, 2.0) if path[-1].key == "var" else (-0.2, 0.2)
@@ -80,7 +80,7 @@ def test_norms_of_a_network_equal_those_of_its_formed_gradients():
     images = jnp.asarray(rng.normal(size=(5, SIDE, SIDE, 1)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 3, 5), jnp.int32)
     params, stats = trained(NETWORK)
-    apply_fn = bind(NETWORK, stats)
+    apply_fn = NETWORK.bind(stats)
     norms = gradient_norms(
         apply_fn, params, images, labels, method="one_pass", batch_size=2
     )
@@ -97,12 +97,13 @@ def test_norms_of_a_network_equal_those_of_its_formed_gradients():
 
 
 @pytest.mark.parametrize(
-    ("spec", "side"), [(NETWORK, SIDE), (resnet18(10, width_multiplier=0.125), 32)]
+    ("spec", "side"),
+    [(NETWORK, SIDE), (ResNet18(width_multiplier=0.125).build(10, (32, 32, 3)), 32)],
 )
 def test_every_parameter_of_a_network_meets_the_example_once(spec, side):
-    params, stats = jax.jit(init, static_argnums=0)(spec, jax.random.key(0))
+    params, stats = jax.jit(spec.init)(jax.random.key(0))
     images = jnp.zeros((1, side, side, spec.in_channels))
-    path = gradient_path(bind(spec, stats), params, images)
+    path = gradient_path(spec.bind(stats), params, images)
     met = [name for layer in path.layers for name in layer.parameters]
     assert len(met) == len(set(met)) == len(jax.tree.leaves(params))
     convolutions = [x for x in path.layers if x.operation == "conv_general_dilated"]
@@ -172,7 +173,8 @@ def test_a_network_in_training_mode_is_refused():
     params, stats = trained(NETWORK)
 
     def in_training(params, images):
-        return apply_train(NETWORK, params, stats, images)[0].logits
+        key = jax.random.key(0)
+        return NETWORK.apply_train(key, params, stats, images)[0].logits
 
     with pytest.raises(ValueError, match="examples of a batch influence each other"):
         gradient_norms(in_training, params, images, jnp.zeros(2, jnp.int32))
@@ -185,7 +187,7 @@ def test_an_empty_pool_has_no_norms():
 def test_norms_lower_for_accelerators():
     params, stats = trained(NETWORK)
     arguments = (params, jnp.zeros((4, SIDE, SIDE, 1)), jnp.zeros(4, jnp.int32))
-    traced = gradient_norms.trace(bind(NETWORK, stats), *arguments, method="one_pass")
+    traced = gradient_norms.trace(NETWORK.bind(stats), *arguments, method="one_pass")
     for platform in ("cuda", "tpu"):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert "stablehlo.convolution" in text
