@@ -164,6 +164,11 @@ def test_what_a_source_of_ones_own_returns_is_checked(
         assert part in message
 
 
+def test_a_source_of_ones_own_returns_a_source(refused, toy_source, settings):
+    message = refused(prepare, tuple(toy_source), settings())
+    assert "read() returned tuple; it must return a dpet_jax.data.Source" in message
+
+
 def test_a_source_of_ones_own_may_return_floats_and_greys(toy_source, settings):
     floats = toy_source.train.images[..., 0] / 255
     train = ImageSet(floats, toy_source.train.labels.astype(np.int64))
