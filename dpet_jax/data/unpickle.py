@@ -9,7 +9,7 @@ proportion to the number of opcodes, which is limited.
 
 import codecs
 import struct
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,6 @@ _GLOBALS = {
     ("numpy.core.multiarray", "_reconstruct"),  # Python 2, NumPy 1
     ("numpy._core.multiarray", "_reconstruct"),  # NumPy 2
 }
-
-Plain: TypeAlias = Any
 
 
 class RefusedPickleError(ValueError):
@@ -46,7 +44,7 @@ class _Array:
     array: np.ndarray | None = None
 
 
-def unpickle(blob: bytes, max_opcodes: int) -> dict[str, Plain]:
+def unpickle(blob: bytes, max_opcodes: int) -> dict[str, Any]:
     """Read a pickled dictionary of plain data.
 
     Args:

@@ -118,6 +118,7 @@ def test_the_fingerprint_tells_apart_what_differs(toy_source, settings):
         toy_source,
         toy_source._replace(test=ImageSet(pixels, test.labels)),
         toy_source._replace(train=ImageSet(train.images, labels)),
+        toy_source._replace(validation=test),
         toy_source._replace(
             train=ImageSet(turned[0], train.labels),
             test=ImageSet(turned[1], test.labels),

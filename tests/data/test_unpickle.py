@@ -159,6 +159,7 @@ FORGED = {
     "a persistent id": b"Pfile\n.",
     "an extension": b"\x82\x01.",
     "an attribute of a module": b"cnumpy\nload\n.",
+    "a function for a value": b"}U\x01acos\nsystem\ns.",
     "a dotted name": b"\x80\x04\x8c\x05numpy\x8c\x09dtype.mro\x93.",
     "text said to be longer than the file": b"\x80\x02}U\x01aT\xff\xff\xff\x7fs.",
     "text of negative length": b"\x80\x02}U\x01aT\xff\xff\xff\xffs.",
