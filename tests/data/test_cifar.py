@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpet_jax.data.sources import Cifar, cifar
@@ -344,7 +344,7 @@ def test_thousands_of_members_and_doubles_are_refused(tmp_path, refused):
     assert "'b/fine_label_names.txt': occurs twice" in refused(Cifar(path=path).read)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_damaged_headers_of_an_archive_end_in_a_message(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("tar") / "a.tar"

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpet_jax.data.unpickle import RefusedPickleError, unpickle
@@ -231,7 +231,7 @@ GOOD = [
 ]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_damaged_pickles_end_in_plain_data_or_a_refusal(data):
     blob = bytearray(data.draw(st.sampled_from(GOOD)))
