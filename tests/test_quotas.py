@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpet_jax.quotas import largest_remainder
@@ -18,6 +18,7 @@ def by_hand(sizes, total):
     return quotas
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=12), st.data())
 def test_quotas_in_proportion_to_sizes_are_the_exact_ones(sizes, data):
     total = data.draw(st.integers(0, sum(sizes)))

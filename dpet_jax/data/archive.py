@@ -2,7 +2,6 @@
 
 import gzip
 import tarfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,7 +31,7 @@ def read_members(path: Path, caps: Mapping[str, int]) -> Iterator[tuple[str, byt
         Name and contents, in the order of the archive or, from a folder, of `caps`.
 
     Raises:
-        UserError: If it cannot be read, a member is larger, stands there twice, or is
+        UserError: If it cannot be read, a member is larger, occurs twice, or is
             no regular file.
     """
     if path.is_dir():
@@ -70,7 +69,9 @@ def _read_archive(path: Path, caps: Mapping[str, int]) -> Iterator[tuple[str, by
             file.seek(0)
             unpacked = gzip.GzipFile(fileobj=file) if packed else file
             yield from _read_tar(path, _Metered(unpacked, path), caps)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except UserError:
+        raise
+    except Exception as error:  # gzip, zlib and tarfile have a dozen between them
         raise UserError(
             f"{path}: cannot be read as a .tar.gz or .tar archive ({error}); it may be "
             f"cut short: {_REMEDY}, or give the folder it unpacks to."
@@ -123,7 +124,7 @@ def _read_tar(
             if name not in caps:
                 continue
             if name in seen:
-                raise UserError(f"{place}: is there twice; {_REMEDY}.")
+                raise UserError(f"{place}: occurs twice; {_REMEDY}.")
             seen.add(name)
             content = archive.extractfile(member)
             yield name, b"" if content is None else content.read(member.size)

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
@@ -82,7 +83,7 @@ class Data:
         return np.arange(start, start + self.num_test, dtype=np.int32)
 
 
-def prepare(source: Source, section: DataSection) -> Data:
+def prepare(source: Any, section: DataSection) -> Data:
     """Resize and split a source, add label noise, and measure its pixels.
 
     The validation split leaves the training data before anything else happens to it:

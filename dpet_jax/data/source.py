@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -245,12 +245,18 @@ def make_source(
     return Source(name, splits[0], splits[1], tuple(class_names), *splits[2:])
 
 
-def checked(source: Source) -> Source:
+def checked(source: Any) -> Source:
     """Check all that a source has returned, in case its `read` did not.
 
     Raises:
-        UserError: As `check_images`, `check_labels` and `make_source` do.
+        UserError: If it is no `Source`, and as `check_images`, `check_labels` and
+            `make_source` do.
     """
+    if not isinstance(source, Source):
+        raise UserError(
+            f"data.kind: read() returned {type(source).__name__}; it must return a "
+            "dpet_jax.data.Source."
+        )
     given = {
         f"{source.name} {split}": images
         for split, images in (

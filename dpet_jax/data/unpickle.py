@@ -9,7 +9,7 @@ proportion to the number of opcodes, which is limited.
 
 import codecs
 import struct
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,31 +22,29 @@ _GLOBALS = {
     ("numpy._core.multiarray", "_reconstruct"),  # NumPy 2
 }
 
-Plain: TypeAlias = Any
-
 
 class RefusedPickleError(ValueError):
     """The pickle is damaged, or asks for more than plain data."""
 
 
 class _Global(NamedTuple):
-    """Stands for a class or function that a pickle names; it is never imported."""
+    """Placeholder of a class or function that a pickle names; it is not imported."""
 
     module: str
     name: str
 
 
 class _Bytes:
-    """Stands for the type of an array; there is one type, unsigned bytes."""
+    """Placeholder of the type of an array; there is one type, unsigned bytes."""
 
 
 class _Array:
-    """Stands for an array of bytes until its shape and contents are known."""
+    """Placeholder of an array of bytes until its shape and contents are known."""
 
     array: np.ndarray | None = None
 
 
-def unpickle(blob: bytes, max_opcodes: int) -> dict[str, Plain]:
+def unpickle(blob: bytes, max_opcodes: int) -> dict[str, Any]:
     """Read a pickled dictionary of plain data.
 
     Args:
@@ -171,13 +169,13 @@ class _Reader:
         self.set_items(pairs)
 
     def push_global(self, module: str, name: str) -> None:
-        """Put the stand-in of one of the few known names on the stack."""
+        """Put the placeholder of one of the few known names on the stack."""
         if (module, name) not in _GLOBALS:
             raise RefusedPickleError(f"it asks for {module}.{name}")
         self.push(_Global(module, name))
 
     def reduce(self) -> None:
-        """Stand in for the two calls that arrays are made by."""
+        """Replace the two calls that arrays are made by with placeholders."""
         given, called = self.stack.pop(), self.stack.pop()
         match called, given:
             case _Global(name="dtype"), (b"u1" | "u1", _, _):
@@ -193,7 +191,7 @@ class _Reader:
                 raise RefusedPickleError(f"it calls {_shown(called)}")
 
     def build(self) -> None:
-        """Complete a stand-in with its state."""
+        """Complete a placeholder with its state."""
         state, built = self.stack.pop(), self.stack[-1]
         match built, state:
             case _Bytes(), (3, b"|" | "|", None, None, None, -1, -1, 0):

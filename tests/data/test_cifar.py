@@ -5,8 +5,11 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dpet_jax.data.sources import Cifar, cifar
+from dpet_jax.errors import UserError
 
 
 def assert_read(source, made, kind="fine"):
@@ -338,7 +341,31 @@ def test_thousands_of_members_and_doubles_are_refused(tmp_path, refused):
     names = b" ".join(b"%d" % i for i in range(100))
     twice = [(f"{at}/fine_label_names.txt", names) for at in ("a", "b")]
     path = write_tar(tmp_path / "a.tar.gz", twice)
-    assert "'b/fine_label_names.txt': is there twice" in refused(Cifar(path=path).read)
+    assert "'b/fine_label_names.txt': occurs twice" in refused(Cifar(path=path).read)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_damaged_headers_of_an_archive_end_in_a_message(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("tar") / "a.tar"
+    long = "d/" * 80 + "test.bin"
+    with tarfile.open(path, "w", format=data.draw(st.sampled_from([1, 2]))) as archive:
+        for name in ("meta", "data_batch_1", long, "é.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = 7
+            archive.addfile(info, io.BytesIO(b"x" * 7))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, 5999))
+        content[at : at + 2] = data.draw(st.binary(min_size=2, max_size=2))
+    for at in range(0, 6000, 512):  # tarfile believes headers with the right sum only
+        header = content[at : at + 512]
+        header[148:156] = b" " * 8
+        if any(header[:100]):
+            content[at + 148 : at + 156] = b"%06o\0 " % sum(header)
+    path.write_bytes(content)
+    with pytest.raises(UserError):
+        Cifar(path=path).read()
 
 
 def test_files_cut_short_or_of_another_kind_are_refused(make_cifar, tmp_path, refused):

@@ -118,6 +118,7 @@ def test_the_fingerprint_tells_apart_what_differs(toy_source, settings):
         toy_source,
         toy_source._replace(test=ImageSet(pixels, test.labels)),
         toy_source._replace(train=ImageSet(train.images, labels)),
+        toy_source._replace(validation=test),
         toy_source._replace(
             train=ImageSet(turned[0], train.labels),
             test=ImageSet(turned[1], test.labels),
@@ -162,6 +163,11 @@ def test_what_a_source_of_ones_own_returns_is_checked(
     message = refused(prepare, broken, settings())
     for part in parts:
         assert part in message
+
+
+def test_a_source_of_ones_own_returns_a_source(refused, toy_source, settings):
+    message = refused(prepare, tuple(toy_source), settings())
+    assert "read() returned tuple; it must return a dpet_jax.data.Source" in message
 
 
 def test_a_source_of_ones_own_may_return_floats_and_greys(toy_source, settings):

@@ -100,12 +100,13 @@ def bad_pictures(as_picture):
         "empty": b"",
         "cut short": good[: len(good) // 2],
         "damaged": good[:60] + b"\x00" * 60 + good[120:],
+        "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n",
         "16 bits": as_picture(np.full((40, 40), 40_000, np.uint16)),
     }
 
 
 @pytest.mark.parametrize(
-    "kind", ["no picture", "empty", "cut short", "damaged", "16 bits"]
+    "kind", ["no picture", "empty", "cut short", "damaged", "eps", "16 bits"]
 )
 @pytest.mark.parametrize("row", [0, 3])
 def test_a_bad_picture_is_named_with_its_row(as_picture, refused, kind, row):

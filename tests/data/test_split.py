@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpet_jax.data.split import (
@@ -18,6 +18,7 @@ def labels_of(*counts):
     return np.random.default_rng(0).permutation(labels)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     counts=st.lists(st.integers(20, 90), min_size=1, max_size=6),
     fraction=st.floats(0.05, 0.9),

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpet_jax.data.unpickle import RefusedPickleError, unpickle
@@ -159,6 +159,7 @@ FORGED = {
     "a persistent id": b"Pfile\n.",
     "an extension": b"\x82\x01.",
     "an attribute of a module": b"cnumpy\nload\n.",
+    "a function for a value": b"}U\x01acos\nsystem\ns.",
     "a dotted name": b"\x80\x04\x8c\x05numpy\x8c\x09dtype.mro\x93.",
     "text said to be longer than the file": b"\x80\x02}U\x01aT\xff\xff\xff\x7fs.",
     "text of negative length": b"\x80\x02}U\x01aT\xff\xff\xff\xffs.",
@@ -230,7 +231,7 @@ GOOD = [
 ]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_damaged_pickles_end_in_plain_data_or_a_refusal(data):
     blob = bytearray(data.draw(st.sampled_from(GOOD)))

@@ -8,6 +8,7 @@ from jaxtyping import Int32, UInt8
 from pydantic import Field
 
 from dpet_jax.data.archive import read_members
+from dpet_jax.data.class_folders import entries
 from dpet_jax.data.source import (
     DataSection,
     ImageSet,
@@ -243,7 +244,7 @@ def _folder_of_members(path: Path) -> Path:
     """Return the folder in or below `path` with CIFAR's files; an archive itself."""
     if not path.is_dir() or _known_files(path):
         return path
-    inside = [entry for entry in sorted(path.iterdir()) if entry.is_dir()]
+    inside = [entry for entry in entries(path) if entry.is_dir()]
     found = [folder for folder in inside if _known_files(folder)]
     if len(found) == 1:
         return found[0]

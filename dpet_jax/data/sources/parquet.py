@@ -193,10 +193,9 @@ def _labels(part: _Rows, class_names: list[str] | None) -> np.ndarray:
     labels = check_labels(part.labels, place, num_classes)
     if class_names is None or part.class_names in (None, class_names):
         return labels
+    # This file has the names in an order of its own.
     order = [class_names.index(name) for name in part.class_names or ()]
-    return np.array(order, np.int32)[
-        labels
-    ]  # this file has them in an order of its own
+    return np.array(order, np.int32)[labels]
 
 
 def _place(parts: Sequence[_Rows]) -> Callable[[int], str]:
