@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dpet_jax.errors import UserError
 from dpet_jax.report.rows import Row, data_of, device_of, energy_of, setting_of
-from dpet_jax.report.runs import COST_NAMES, By, Run, cost_of
+from dpet_jax.report.runs import COST_NAMES, By, Run
 
 Kind = Callable[[Run], tuple[str, ...]]
 
@@ -53,7 +53,7 @@ def mixed_settings(row: Row) -> list[str]:
 
 
 def _measured(rows: list[Row], by: By, problems: list[str]) -> list[Row]:
-    without = [run for run in _runs(rows) if cost_of(run.end, by) is None]
+    without = [run for run in _runs(rows) if run.spent(by) is None]
     if len(without) == len(_runs(rows)):
         raise UserError(
             f"no run has measured {COST_NAMES[by]}; choose another cost, such as "

@@ -9,7 +9,7 @@ from dpet_jax.errors import UserError
 from dpet_jax.report.alike import comparable, mixed_settings
 from dpet_jax.report.paper import PAPER_WH
 from dpet_jax.report.rows import ROLES, Comparison, Row, Tuning
-from dpet_jax.report.runs import By, Run, find_runs, read_run
+from dpet_jax.report.runs import COMPARED, By, Run, find_runs, read_run
 from dpet_jax.run.folder import read_json
 
 SUITE = "suite.json"
@@ -132,7 +132,11 @@ def _tuning(record: dict[str, Any] | None) -> Tuning | None:
     if record is None:
         return None
     chosen = {float(target): name for target, name in record["chosen"].items()}
-    cost = {by: None if c is None else float(c) for by, c in record["cost"].items()}
+    cost: dict[By, float | None] = {}
+    for by, name in COMPARED.items():
+        # an earlier version called wh_warm wh, and seconds_warm seconds
+        spent = record["cost"].get(name, record["cost"].get(by))
+        cost[by] = None if spent is None else float(spent)
     return Tuning(record["trials"], tuple(record["seeds"]), cost, chosen)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from dpet_jax.report.facts import relative
 from dpet_jax.report.printed import NONE, TIMES
 from dpet_jax.report.rows import Comparison
-from dpet_jax.report.runs import By, Run, cost_of
+from dpet_jax.report.runs import COMPARED, Run, compared
 from dpet_jax.report.sheets import Entry, Sheet
 
 COLUMNS = (
     *("key", "method", "target", "seed", "reached"),
-    *("epochs", "visits", "seconds", "wh"),
+    *("epochs", "visits", "seconds_warm", "wh_warm"),
     *("accuracy", "test_accuracy", "final_test_accuracy", "stopped_by"),
     *("energy_quality", "folder"),
 )
@@ -88,15 +88,13 @@ def escape_markdown(text: str) -> str:
 
 
 def _raw(run: Run, target: float, out: Path) -> dict[str, object]:
-    crossing = run.crossing(target)
-    event = None if crossing is None else crossing.event
-    kinds: tuple[By, ...] = ("epochs", "visits", "seconds", "wh")
+    cost = run.target_cost(target)
     return {
         "seed": run.seed,
-        "reached": int(event is not None),
-        **{by: None if event is None else cost_of(event, by) for by in kinds},
-        "accuracy": None if event is None else event["accuracy"],
-        "test_accuracy": None if crossing is None else crossing.test_accuracy,
+        "reached": int(cost is not None),
+        **{name: cost and compared(cost.spent, by) for by, name in COMPARED.items()},
+        "accuracy": cost and cost.accuracy,
+        "test_accuracy": cost and cost.test_accuracy,
         "final_test_accuracy": run.summary["test_accuracy"],
         "stopped_by": run.summary["stopped_by"],
         "energy_quality": run.quality,

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import By, cost_of
+from dpet_jax.report.runs import By, compared
 from dpet_jax.report.table import Spread, spread
 
 #: With fewer pairs the smallest p-value that the test can give is above 0.03.
@@ -87,10 +87,10 @@ def _values(row: Row, target: float | None, by: By) -> dict[int, float]:
     if target is None:
         found = {run.seed: run.summary["test_accuracy"] for run in row.runs}
     else:
-        crossings = {
-            run.seed: run.crossing(target) for run in row.by_target.get(target, ())
+        costs = {
+            run.seed: run.target_cost(target) for run in row.by_target.get(target, ())
         }
-        found = {seed: c and cost_of(c.event, by) for seed, c in crossings.items()}
+        found = {seed: c and compared(c.spent, by) for seed, c in costs.items()}
     return {seed: value for seed, value in found.items() if value is not None}
 
 

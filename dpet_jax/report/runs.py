@@ -3,11 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import yaml
 
 from dpet_jax.errors import UserError
+from dpet_jax.run.costs import Event, Spent, TargetCost, spent_at, target_cost
 from dpet_jax.run.folder import (
     CONFIG,
     EVENTS,
@@ -17,9 +18,9 @@ from dpet_jax.run.folder import (
     read_yaml,
 )
 
+#: What costs are compared in.
 By = Literal["wh", "epochs", "visits", "seconds"]
 
-#: What a cost is called, with its unit.
 COST_NAMES: dict[By, str] = {
     "wh": "energy (Wh)",
     "epochs": "epochs (full-pass equivalents)",
@@ -27,26 +28,20 @@ COST_NAMES: dict[By, str] = {
     "seconds": "seconds",
 }
 
-#: Phases that a cost in Wh or seconds is made of. Programs are compiled once for all
-#: runs of a process, evaluation is the same for all: both are told apart.
-COST_PHASES = ("data", "select", "train")
+#: The number of `run.costs.Spent` that is compared. Those in Wh and seconds are warm:
+#: whichever run of a process comes first compiles for all.
+COMPARED: dict[By, str] = {
+    "wh": "wh_warm",
+    "epochs": "epochs",
+    "visits": "visits",
+    "seconds": "seconds_warm",
+}
 
 
-def cost_of(event: dict[str, Any], by: By) -> float | None:
-    """Return what a run had spent at an event.
-
-    Args:
-        event: With counters, and Wh and seconds by phase.
-        by: Wh and seconds leave out compiling and evaluating; epochs count scoring and
-            pre-training; visits are rows that the main model was trained on, alone.
-
-    Returns:
-        None where it was not measured.
-    """
-    if by in ("epochs", "visits"):
-        return float(event[by])
-    phases = event.get(by)
-    return None if phases is None else float(sum(phases[p] for p in COST_PHASES))
+def compared(spent: Spent, by: By) -> float | None:
+    """Return the number that runs are compared by; None where it was not measured."""
+    value = getattr(spent, COMPARED[by])
+    return None if value is None else float(value)
 
 
 _SUMMARY = (
@@ -57,30 +52,6 @@ _STARTED = (
     *("dataset", "fingerprint", "train", "validation", "test"),
     *("device", "versions"),
 )
-
-
-class Point(NamedTuple):
-    """An evaluation on the split that targets are reached on.
-
-    Attributes:
-        event: As recorded, with everything that had been spent.
-        accuracy: A fraction.
-    """
-
-    event: dict[str, Any]
-    accuracy: float
-
-
-class Crossing(NamedTuple):
-    """The first evaluation at or above a target.
-
-    Attributes:
-        event: As recorded.
-        test_accuracy: Of the same parameters.
-    """
-
-    event: dict[str, Any]
-    test_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -97,7 +68,7 @@ class Run:
     folder: Path
     config: dict[str, Any]
     summary: dict[str, Any]
-    events: tuple[dict[str, Any], ...]
+    events: tuple[Event, ...]
 
     @property
     def seed(self) -> int:
@@ -110,12 +81,12 @@ class Run:
         return bool(self.summary["stopped_by"] == "diverged")
 
     @property
-    def started(self) -> dict[str, Any]:
+    def started(self) -> Event:
         """The last start event: versions, device, split sizes."""
         return self._last("start")
 
     @property
-    def end(self) -> dict[str, Any]:
+    def end(self) -> Event:
         """The stop event, with everything that was spent."""
         return self._last("stop")
 
@@ -129,22 +100,23 @@ class Run:
         """What it was to reach, ascending."""
         return tuple(sorted(entry["target"] for entry in self.summary["targets"]))
 
-    def points(self) -> list[Point]:
-        """Return the evaluations that decide about targets, in order."""
+    def evaluations(self) -> list[Event]:
+        """Return the evaluations on the split that targets are reached on, in order."""
         return [
-            Point(e, e["accuracy"])
-            for e in self.events
-            if e["event"] == "evaluate" and e["accuracy"] is not None
+            event
+            for event in self.events
+            if event["event"] == "evaluate" and event["accuracy"] is not None
         ]
 
-    def crossing(self, target: float) -> Crossing | None:
-        """Return where it reached a target, or None; nothing is interpolated."""
-        for event in self.events:
-            if event["event"] == "target" and event["target"] == target:
-                return Crossing(event, event["test_accuracy"])
-        return None
+    def target_cost(self, target: float) -> TargetCost | None:
+        """Return what it cost to reach a target; None if the run never did."""
+        return target_cost(self.events, target)
 
-    def _last(self, event: str) -> dict[str, Any]:
+    def spent(self, by: By) -> float | None:
+        """Return what the whole run cost; None where that was not measured."""
+        return compared(spent_at(self.end), by)
+
+    def _last(self, event: str) -> Event:
         for one in reversed(self.events):
             if one["event"] == event:
                 return one
@@ -188,11 +160,11 @@ def _check(run: Run) -> None:
         _ = run.started[name]
     _ = run.config["data"]["split_seed"], run.config["evaluate"]["every"]
     _ = run.summary["phases"]["compile"]["s"], run.summary["energy"]["included"]
+    for target in run.targets:
+        _ = run.target_cost(target)
     for event in run.events:
-        if event["event"] in ("plan", "evaluate", "target", "stop"):
-            _ = (event["epochs"], event["visits"], event["executed_visits"])
-            for by in ("wh", "seconds"):
-                cost_of(event, by)
+        if event["event"] in ("plan", "evaluate", "stop"):
+            _ = spent_at(event), event["executed_visits"]
 
 
 def find_runs(path: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dpet_jax.report.paper import paper_ratio
 from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import By, Run, cost_of
+from dpet_jax.report.runs import By, Run, compared
 
 
 class Cell(NamedTuple):
@@ -130,7 +130,7 @@ def cost_table(comparison: Comparison, by: By) -> CostTable:
                 test_accuracy=spread(
                     [run.summary["test_accuracy"] for run in row.runs]
                 ),
-                total=spread([cost_of(run.end, by) for run in row.runs]),
+                total=spread([run.spent(by) for run in row.runs]),
                 coreset_size=_median([r.summary["coreset_size"] for r in row.runs]),
                 pruning_ratio=_median([r.summary["pruning_ratio"] for r in row.runs]),
                 selection_share=_median([_selection_share(run) for run in row.runs]),
@@ -141,16 +141,16 @@ def cost_table(comparison: Comparison, by: By) -> CostTable:
 
 def cell_of(runs: Sequence[Run], target: float, by: By) -> Cell:
     """Compute one cell from the events of some runs."""
-    crossings = [run.crossing(target) for run in runs]
-    costs = tuple(None if c is None else cost_of(c.event, by) for c in crossings)
-    accuracies = [c.test_accuracy for c in crossings if c is not None]
+    found = [run.target_cost(target) for run in runs]
+    costs = tuple(None if c is None else compared(c.spent, by) for c in found)
+    reached = [c for c in found if c is not None]
     measured = sum(cost is not None for cost in costs)
     median = None
-    if costs and measured == len(accuracies):
+    if costs and measured == len(reached):
         ranked = statistics.median(math.inf if c is None else c for c in costs)
         median = ranked if math.isfinite(ranked) else None
-    accuracy = statistics.median(accuracies) if accuracies else None
-    return Cell(costs, len(accuracies), median, accuracy)
+    accuracy = _median([c.test_accuracy for c in reached])
+    return Cell(costs, len(reached), median, accuracy)
 
 
 def spread(values: Sequence[float | int | None]) -> Spread | None:

@@ -7,6 +7,20 @@ from typing import Literal
 
 from dpet_jax.run.folder import Counters
 
+#: What ends a run: its method has no more plans, it reached its target, a budget is
+#: used up, the loss is not finite, or a signal interrupted it, so that it can be
+#: resumed.
+StopReason = Literal[
+    "finished",
+    "target",
+    "budget.epochs",
+    "budget.visits",
+    "budget.seconds",
+    "budget.wh",
+    "diverged",
+    "interrupted",
+]
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -79,8 +93,8 @@ class Limits:
 
     def exhausted(
         self, counters: Counters, seconds: float, wh_steps: int = sys.maxsize
-    ) -> str | None:
-        """Name the budget that is used up, or None.
+    ) -> StopReason | None:
+        """Return the budget that is used up, or None.
 
         Args:
             counters: Work done.

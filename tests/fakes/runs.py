@@ -48,9 +48,8 @@ def fake_run(
     )
     run = _Writer(last, choosing_epochs, wh_per_epoch)
     run.event("start", 0.0, counted=False, **_start(seed, facts))
-    run.event(
-        "compile", 0.0, counted=False, what="train_steps", seconds=4.0, cache_hits=0
-    )
+    compiled = {"what": "train_steps", "seconds": 4.0, "programs": 1, "cache_hits": 0}
+    run.event("compile", 0.0, counted=False, **compiled)
     begun = choosing_epochs
     for label, share in plans:
         run.event("plan", begun, label=label, size=TRAIN, passes=1)

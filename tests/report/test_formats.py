@@ -1,7 +1,7 @@
 import csv
 import io
 
-from fakes.runs import fake_run, small_suite
+from fakes.runs import events_of, fake_run, small_suite
 
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.formats import (
@@ -66,12 +66,18 @@ def test_csv_gives_the_numbers_back_unrounded(tmp_path):
             for run in found.by_target[float(row["target"])]
             if run.seed == int(row["seed"])
         )
-        event = run.crossing(float(row["target"])).event
+        event = next(
+            event
+            for event in events_of(run.folder)
+            if event["event"] == "target" and event["target"] == float(row["target"])
+        )
         assert float(row["epochs"]) == event["epochs"]
         assert int(float(row["visits"])) == event["visits"]
         assert float(row["test_accuracy"]) == event["test_accuracy"]
-        wh = event["wh"]
-        assert float(row["wh"]) == wh["data"] + wh["select"] + wh["train"]
+        for name in ("wh", "seconds"):
+            spent = event[name]
+            warm = spent["data"] + spent["select"] + spent["train"]
+            assert float(row[f"{name}_warm"]) == warm
         assert tmp_path / row["folder"] == run.folder
 
 
@@ -81,5 +87,5 @@ def test_csv_leaves_empty_what_was_not_reached_or_measured(tmp_path):
         csv.DictReader(io.StringIO(to_csv(read_comparison([tmp_path]), tmp_path)))
     )
     assert [row["reached"] for row in rows] == ["1", "0"]
-    assert [row["wh"] for row in rows] == ["", ""]
+    assert [row["wh_warm"] for row in rows] == ["", ""]
     assert [row["epochs"] for row in rows] == ["1.0", ""]

@@ -4,7 +4,7 @@ import pytest
 from fakes.runs import events_of, fake_run
 
 from dpet_jax.errors import UserError
-from dpet_jax.report.runs import cost_of, find_runs, read_run
+from dpet_jax.report.runs import find_runs, read_run
 
 
 def rewrite(folder, name, change):
@@ -14,37 +14,29 @@ def rewrite(folder, name, change):
     path.write_text(json.dumps(data))
 
 
-def test_cost_leaves_out_compiling_and_evaluating_and_counts_choosing(tmp_path):
-    run = read_run(fake_run(tmp_path / "a", wh_per_epoch=2.0, choosing_epochs=0.5))
-    # three epochs of ten seconds, half a second of data; 4 s of compiling and 3 s of
-    # evaluating apart
-    assert cost_of(run.end, "seconds") == pytest.approx(30.5)
-    assert cost_of(run.end, "wh") == pytest.approx(6.1)
-    assert cost_of(run.end, "epochs") == 3.0
-    assert cost_of(run.end, "visits") == 2500.0
+def test_cost_of_a_target_is_at_its_evaluation_with_its_test_accuracy(tmp_path):
+    run = read_run(fake_run(tmp_path / "a", targets=(0.6, 0.95)))
+    cost = run.target_cost(0.6)
+    assert cost.spent.epochs == 2.0
+    assert cost.test_accuracy == pytest.approx(0.69)
+    assert run.target_cost(0.95) is None
+    assert run.targets == (0.6, 0.95)
 
 
 def test_cost_that_was_not_measured_is_none_and_not_nought(tmp_path):
     run = read_run(fake_run(tmp_path / "a"))
-    assert cost_of(run.end, "wh") is None
-    assert cost_of({"epochs": 1.0}, "seconds") is None
+    assert run.spent("wh") is None
+    # warm: without four seconds of compiling
+    assert run.spent("seconds") == pytest.approx(30.5)
 
 
-def test_crossing_is_the_recorded_one_with_its_test_accuracy(tmp_path):
-    run = read_run(fake_run(tmp_path / "a", targets=(0.6, 0.95)))
-    crossing = run.crossing(0.6)
-    assert crossing.event["epochs"] == 2.0
-    assert crossing.test_accuracy == pytest.approx(0.69)
-    assert run.crossing(0.95) is None
-    assert run.targets == (0.6, 0.95)
-
-
-def test_evaluations_without_an_accuracy_are_no_points(tmp_path):
+def test_evaluations_without_an_accuracy_are_left_out(tmp_path):
     folder = fake_run(tmp_path / "a")
     events = events_of(folder)
     next(e for e in events if e["event"] == "evaluate")["accuracy"] = None
     (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
-    assert [point.accuracy for point in read_run(folder).points()] == [0.7, 0.9]
+    found = read_run(folder).evaluations()
+    assert [event["accuracy"] for event in found] == [0.7, 0.9]
 
 
 def test_run_that_has_not_ended_says_so(tmp_path):

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpet_jax.report.runs import By, Run, cost_of
+from dpet_jax.report.runs import By, Run, compared
+from dpet_jax.run.costs import spent_at
 
 #: Kinds of work that a cost is divided into, in the order in which they are drawn.
 PARTS = (
@@ -66,7 +67,7 @@ def accuracy_curve(runs: Sequence[Run], by: By) -> Curve | None:
 
 def course(run: Run, by: By) -> tuple[np.ndarray, np.ndarray] | None:
     """Return costs and accuracies of a run's evaluations; None if not measured."""
-    found = [(cost_of(point.event, by), point.accuracy) for point in run.points()]
+    found = [(compared(spent_at(e), by), e["accuracy"]) for e in run.evaluations()]
     if any(cost is None for cost, _ in found):
         return None
     costs, accuracies = zip(*found, strict=True) if found else ((), ())
