@@ -1,4 +1,4 @@
-"""Differences between methods, seed by seed, and whether chance explains them."""
+"""Paired differences between methods, and their significance tests."""
 
 from typing import NamedTuple
 
@@ -11,16 +11,16 @@ TESTABLE_PAIRS = 6
 
 
 class Difference(NamedTuple):
-    """A method less a baseline, over the seeds that both have.
+    """A method minus a baseline, over the seeds that both have.
 
     Attributes:
         row: The method.
-        role: The baseline's: "tuned" or "random".
+        role: That of the baseline: "tuned" or "random".
         target: Where costs are compared; None for the accuracy at the end.
         differences: One a seed, in the order of seeds.
         of: Median and range; None without a pair.
-        p: Of the signed-rank test, corrected for all methods that are held against the
-            same baseline in the same respect; None if not testable.
+        p: Of the signed-rank test, corrected for all methods that are compared with the
+            same baseline in the same column; None if not testable.
     """
 
     row: Row
@@ -39,8 +39,8 @@ def paired_differences(comparison: Comparison, by: By) -> list[Difference]:
     from `TESTABLE_PAIRS` pairs on.
 
     Args:
-        comparison: Which runs stand for which method.
-        by: What costs are told in.
+        comparison: Which runs belong to which method.
+        by: What costs are compared in.
     """
     found: list[Difference] = []
     for role in ("tuned", "random"):
@@ -59,7 +59,7 @@ def paired_differences(comparison: Comparison, by: By) -> list[Difference]:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Correct p-values for being several, by Holm's step-down procedure.
+    """Correct p-values for multiple tests, by Holm's step-down procedure.
 
     Source:
         Holm (1979), "A Simple Sequentially Rejective Multiple Test Procedure".
@@ -105,5 +105,5 @@ def _p_value(differences: tuple[float, ...]) -> float:
     # takes a second to import, and few reports have so many seeds
     from scipy.stats import wilcoxon
 
-    # without any difference the statistic would be nought by nought
+    # without any difference the statistic would be 0/0
     return float(wilcoxon(differences).pvalue) if any(differences) else 1.0

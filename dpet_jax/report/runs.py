@@ -1,4 +1,4 @@
-"""Runs as a report sees them: what their folders hold, and nothing else."""
+"""Finished runs, read from their folders alone."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ By = Literal["wh", "epochs", "visits", "seconds"]
 COST_NAMES: dict[By, str] = {
     "wh": "energy (Wh)",
     "epochs": "epochs (full-pass equivalents)",
-    "visits": "training visits",
+    "visits": "examples seen",
     "seconds": "seconds",
 }
 
@@ -37,13 +37,7 @@ COMPARED: dict[By, str] = {
     "seconds": "seconds_warm",
 }
 
-
-def compared(spent: Spent, by: By) -> float | None:
-    """Return the number that runs are compared by; None where it was not measured."""
-    value = getattr(spent, COMPARED[by])
-    return None if value is None else float(value)
-
-
+#: What a report reads of summary.json and of the start event without asking.
 _SUMMARY = (
     *("name", "test_accuracy", "coreset_size", "pruning_ratio", "flops", "epochs"),
     *("select_flops", "targets_on", "stopped_by", "lost", "compilations"),
@@ -54,9 +48,15 @@ _STARTED = (
 )
 
 
+def compared(spent: Spent, by: By) -> float | None:
+    """Return the number that runs are compared by; None where it was not measured."""
+    value = getattr(spent, COMPARED[by])
+    return None if value is None else float(value)
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run that came to its end.
+    """A finished run.
 
     Attributes:
         folder: Where it is.
@@ -74,6 +74,14 @@ class Run:
     def seed(self) -> int:
         """The run's seed."""
         return int(self.summary["seed"])
+
+    @property
+    def method(self) -> str:
+        """Name of its method for people."""
+        # runs of an earlier version recorded the kind alone
+        kind = str(self.summary.get("method") or "a method")
+        label = self.summary.get("method_label")
+        return str(label or kind.rpartition(":")[2].replace("_", " "))
 
     @property
     def diverged(self) -> bool:
@@ -97,7 +105,7 @@ class Run:
 
     @property
     def targets(self) -> tuple[float, ...]:
-        """What it was to reach, ascending."""
+        """The accuracies it was to reach, ascending."""
         return tuple(sorted(entry["target"] for entry in self.summary["targets"]))
 
     def evaluations(self) -> list[Event]:
@@ -131,7 +139,7 @@ def read_run(folder: Path) -> Run:
     """
     if not (folder / SUMMARY).exists():
         begun = (folder / EVENTS).exists()
-        what = "this run has not come to its end" if begun else "holds no run"
+        what = "this run has not finished" if begun else "holds no run"
         raise UserError(f"{folder}: {what}; it is left out")
     try:
         events = read_events(folder / EVENTS)
@@ -152,16 +160,13 @@ def read_run(folder: Path) -> Run:
 
 
 def _check(run: Run) -> None:
-    """Ask for everything that a report reads without asking."""
-    _ = (run.seed, run.diverged, run.quality, run.targets, run.end["epochs"])
-    for name in _SUMMARY:
-        _ = run.summary[name]
-    for name in _STARTED:
-        _ = run.started[name]
+    """Read once everything that a report reads without asking."""
+    _ = (run.seed, run.diverged, run.quality, run.targets, run.end)
+    _ = [run.summary[name] for name in _SUMMARY]
+    _ = [run.started[name] for name in _STARTED]
     _ = run.config["data"]["split_seed"], run.config["evaluate"]["every"]
     _ = run.summary["phases"]["compile"]["s"], run.summary["energy"]["included"]
-    for target in run.targets:
-        _ = run.target_cost(target)
+    _ = [run.target_cost(target) for target in run.targets]
     for event in run.events:
         if event["event"] in ("plan", "evaluate", "stop"):
             _ = spent_at(event), event["executed_visits"]
