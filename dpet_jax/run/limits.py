@@ -7,7 +7,9 @@ from typing import Literal
 
 from dpet_jax.run.counters import Counters
 
-#: What ends a run.
+#: What ends a run: its method has no more plans, it reached its target, a budget is
+#: used up, the loss is not finite, or a signal interrupted it, so that it can be
+#: resumed.
 StopReason = Literal[
     "finished",
     "target",
@@ -92,7 +94,7 @@ class Limits:
     def exhausted(
         self, counters: Counters, seconds: float, wh_steps: int = sys.maxsize
     ) -> StopReason | None:
-        """Name the budget that is used up, or None.
+        """Return the budget that is used up, or None.
 
         Args:
             counters: Work done.

@@ -258,7 +258,7 @@ class Loop:
             evaluation = parts.trainer.evaluate(split)
         accuracy = evaluation.accuracy
         counted = {"split": split, "accuracy": accuracy, "loss": evaluation.loss}
-        self._event("evaluate", **counted)
+        event = self._event("evaluate", **counted)
         self._diverged = not math.isfinite(evaluation.loss)
         if self._diverged:
             return "diverged"
@@ -270,7 +270,7 @@ class Loop:
             + ("" if wh is None else f"  {sum(wh.values()):8.4g} Wh"),
             last=last,
         )
-        self._reach_targets(accuracy)
+        self._reach_targets(event)
         goal = parts.limits.stop_target
         return "target" if goal is not None and accuracy >= goal else None
 
@@ -280,8 +280,13 @@ class Loop:
             return reason
         return self._evaluate(last=True) or reason
 
-    def _reach_targets(self, accuracy: float) -> None:
-        parts, at = self.parts, self.at
+    def _reach_targets(self, event: dict[str, Any]) -> None:
+        """Record the targets that an evaluation is the first to reach.
+
+        They cost what had been spent at that evaluation; measuring the test accuracy
+        comes after it and is no part of the cost.
+        """
+        parts, at, accuracy = self.parts, self.at, event["accuracy"]
         reached = {entry["target"] for entry in at.targets}
         due = [
             target
@@ -290,8 +295,8 @@ class Loop:
         ]
         if not due:
             return
-        wall_s = parts.meter.total_s
         test_accuracy = accuracy
+        spent = {key: event[key] for key in ("time_s", "seconds", "wh")}
         if parts.limits.split != "test":
             with parts.meter.window("eval"):
                 test_accuracy = parts.trainer.evaluate("test").accuracy
@@ -300,13 +305,13 @@ class Loop:
                 "target": target,
                 "reached": True,
                 "accuracy": accuracy,
-                "epochs": at.counters.epochs,
-                "visits": at.counters.visits,
-                "wall_s": wall_s,
+                "epochs": event["epochs"],
+                "visits": event["visits"],
+                "wall_s": event["time_s"],
                 "test_accuracy": test_accuracy,
             }
             at.targets.append(entry)
-            self._event("target", **entry)
+            self._event("target", **entry, **spent)
 
     # surviving
 
@@ -332,7 +337,7 @@ class Loop:
 
     def _event(
         self, event: str, counters: dict[str, Any] | None = None, **values: Any
-    ) -> None:
+    ) -> dict[str, Any]:
         counted = counters or self.at.counters.shown()
         meter = self.parts.meter
         common = {
@@ -340,4 +345,4 @@ class Loop:
             "seconds": meter.seconds(),
             "wh": meter.wh(),
         }
-        self.parts.recorder.write(event, **(common | counted | values))
+        return self.parts.recorder.write(event, **(common | counted | values))

@@ -88,9 +88,7 @@ def finish(
         "energy": _energy(report.data),
         "budget": report.data["budget"],
         "compile_s_outside_window": report.data["compile_s_outside_window"],
-        "targets": _targets(
-            at.targets, parts.limits.all_targets, report.data["energy_to_accuracy"]
-        ),
+        "targets": report.data["energy_to_accuracy"],
         "targets_on": parts.limits.split,
         "lost": segment.lost(),
         "segments": segment.recorder.segment + 1,
@@ -107,7 +105,7 @@ def finish(
 
 
 def _energy(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the energy of a report as a summary tells it."""
+    """Return the part of an energy report that goes into the summary."""
     energy = data["energy"]
     modelled = energy["quality"] == "modelled"
     return {
@@ -122,25 +120,6 @@ def _energy(data: dict[str, Any]) -> dict[str, Any]:
         "unavailable": energy["unavailable"],
         "headline": headline(data),
     }
-
-
-def _targets(
-    reached: list[dict[str, Any]],
-    targets: tuple[float, ...],
-    costs: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """Return one entry for each target, reached or not, with its energy."""
-    by_target = {entry["target"]: entry for entry in reached}
-    blank = dict.fromkeys(("accuracy", "epochs", "visits", "wall_s", "test_accuracy"))
-    energy = {entry["target"]: entry for entry in costs}
-    return [
-        by_target.get(target, {"target": target, "reached": False, **blank})
-        | {
-            key: energy[target].get(key)
-            for key in ("wh", "wh_warm", "wh_cold", "wh_incl_eval", "bracket_wh")
-        }
-        for target in targets
-    ]
 
 
 def _gallery(chosen: Coreset, data: Data) -> dict[str, np.ndarray]:

@@ -8,13 +8,11 @@ from typing import Any, Literal
 
 from dpet_jax.errors import UserError
 from dpet_jax.report.comparison import SUITE
-from dpet_jax.report.runs import By, Run, cost_of, read_run
+from dpet_jax.report.runs import COMPARED, Run, read_run
 from dpet_jax.run.folder import CONFIG, SUMMARY, write_whole
 from dpet_jax.suite.variants import AS_IT_IS, Answer, Job, Suite, Variant, answers
 
 State = Literal["finished", "begun", "missing"]
-
-_COSTS: tuple[By, ...] = ("epochs", "visits", "seconds", "wh")
 
 
 class SuiteFolder:
@@ -126,7 +124,10 @@ class SuiteFolder:
         return {
             "trials": len(variant.settings),
             "seeds": [*variant.section.tune.seeds],
-            "cost": {by: _sum([cost_of(run.end, by) for run in runs]) for by in _COSTS},
+            "cost": {
+                name: _sum([run.spent(by) for run in runs])
+                for by, name in COMPARED.items()
+            },
             "chosen": {
                 str(target): variant.texts[answer.setting] if answer.reached else None
                 for target, answer in chosen.items()

@@ -243,8 +243,8 @@ def answers(
 
 
 def _median_epochs(runs: Sequence[Run], target: float) -> float:
-    crossings = [run.crossing(target) for run in runs]
-    costs = [math.inf if c is None else float(c.event["epochs"]) for c in crossings]
+    found = [run.target_cost(target) for run in runs]
+    costs = [math.inf if cost is None else cost.spent.epochs for cost in found]
     return statistics.median(costs) if costs else math.inf
 
 

@@ -1,4 +1,4 @@
-"""The gallery and the list of targets; the rest of a summary is in test_experiment."""
+"""The gallery of a run; the rest of a summary is in test_experiment."""
 
 import numpy as np
 
@@ -31,13 +31,3 @@ def test_a_small_gallery_holds_each_example_once():
     for size in (0, 1, 40):
         gallery = summary._gallery(coreset(size), data)
         np.testing.assert_array_equal(gallery["entered"], np.arange(size))
-
-
-def test_every_target_has_an_entry():
-    reached = [{"target": 0.5, "reached": True, "epochs": 1.5}]
-    costs = [{"target": 0.5, "wh": 2.0, "wh_warm": 1.5}, {"target": 0.9, "wh": None}]
-    first, second = summary._targets(reached, (0.5, 0.9), costs)
-    assert first.items() >= reached[0].items()
-    assert (first["wh"], first["wh_warm"], first["wh_cold"]) == (2.0, 1.5, None)
-    assert second["reached"] is False
-    assert (second["epochs"], second["wh"]) == (None, None)

@@ -175,9 +175,9 @@ def test_a_wrong_override_is_the_command_lines(load):
 
 def run_of(epochs, accuracy):
     """Make a run that reached targets after so many epochs."""
+    common = {"event": "evaluate", "loss": 0.1, "visits": 0, "time_s": 0.0}
     events = [
-        {"event": "target", "target": target, "epochs": cost, "test_accuracy": target}
-        for target, cost in epochs.items()
+        common | {"accuracy": target, "epochs": cost} for target, cost in epochs.items()
     ]
     return Run(Path("x"), {}, {"validation_accuracy": accuracy}, tuple(events))
 
