@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpet_jax.energy.accounts.wall import utc_now
+from dpet_jax.energy.accounts.state import utc_now
 from dpet_jax.run.machine import device_facts, versions
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from dpet_jax.energy.accounts.wall import utc_now
+from dpet_jax.energy.accounts.state import utc_now
 from dpet_jax.models.families import ResNet18
 from dpet_jax.models.network import Network
 from dpet_jax.models.resnet import ResidualNetwork

@@ -264,7 +264,7 @@ def _write_report(
 
 def _energy(options: Any, rest: list[str], console: Console) -> int:
     del rest
-    from dpet_jax.energy.report.table import boamps, write_csv
+    from dpet_jax.energy.report.export import boamps, write_csv
     from dpet_jax.run.energy_report import run_report
 
     report = run_report(options.run)

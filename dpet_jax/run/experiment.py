@@ -119,7 +119,7 @@ def _run_segment(
     """Run what one process adds to a run, in a folder that it holds."""
     path = segment.folder.path
     if segment.energy is not None:
-        meter.take_up(segment.energy)
+        meter.resume(segment.energy)
     meter.keep_journal(path / ENERGY)
     with meter.window("data"):
         learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)

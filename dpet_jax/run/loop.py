@@ -326,7 +326,7 @@ class Loop:
             host, position = self.at.saved()
             meta = {
                 "position": position,
-                "energy": self.parts.meter.state(),
+                "energy": self.parts.meter.accounts().to_json(),
                 "journal_lines": self.parts.meter.journal_lines,
                 "last_event_id": self.parts.recorder.next_id - 1,
                 "facts": self.parts.facts,

@@ -6,8 +6,7 @@ from dpet_jax.config.experiment import Config
 from dpet_jax.data import Data
 from dpet_jax.energy import EnergyMeter
 from dpet_jax.energy.accounts import journal
-from dpet_jax.energy.accounts.state import empty_state, losing, seconds_by_phase
-from dpet_jax.energy.accounts.wall import utc_now
+from dpet_jax.energy.accounts.state import Accounts, utc_now
 from dpet_jax.run.folder import (
     CHECKPOINTS,
     CONFIG,
@@ -31,7 +30,7 @@ class Segment:
         folder: The run folder, held by this process.
 
     Attributes:
-        energy: State of the meter at the checkpoint that is taken up, with what was
+        energy: The meter's accounts at the checkpoint that is resumed, with what was
             lost since; None in a first segment.
     """
 
@@ -42,7 +41,7 @@ class Segment:
         self.recorder = Recorder(folder.path / EVENTS)
         self.compilations: list[Compilation] = []
         self.counts_before = compile_counts()
-        self.energy: dict[str, Any] | None = None
+        self.energy: Accounts | None = None
         earlier = read_events(folder.path / EVENTS, superseded=True)
         if earlier:
             self._supersede(earlier)
@@ -52,8 +51,8 @@ class Segment:
         self.recorder.segment = earlier[-1]["segment"] + 1
         self.recorder.next_id = earlier[-1]["event_id"] + 1
         after, kept = -1, dict.fromkeys(("visits", "scored_examples"), 0)
-        energy = empty_state()
-        recorded = journal.read(self.folder.path / ENERGY).state
+        energy = Accounts()
+        recorded = journal.read(self.folder.path / ENERGY).accounts
         if self.checkpoints.latest is not None:
             meta = self.checkpoints.read_meta()
             after = meta["last_event_id"]
@@ -70,28 +69,28 @@ class Segment:
             key: max((event.get(key) or 0 for event in done), default=kept[key])
             for key in kept
         }
-        lost_before = energy["lost"] if recorded is None else recorded["lost"]
-        self.energy = losing(energy, recorded or energy)
-        lost_wh = self.energy["lost"]["wh"]
+        lost_before = (recorded or energy).lost
+        self.energy = energy.with_lost(recorded or energy)
+        lost = self.energy.lost
         self.recorder.write(
             "lost",
-            time_s=sum(seconds_by_phase(energy).values()),
+            time_s=energy.total_s,
             after_event_id=after,
-            seconds=self.energy["lost"]["s"] - lost_before["s"],
-            wh=None if lost_wh is None else lost_wh - (lost_before["wh"] or 0.0),
+            seconds=lost.s - lost_before.s,
+            wh=None if lost.wh is None else lost.wh - (lost_before.wh or 0.0),
             **{key: max(0, last[key] - kept[key]) for key in kept},
         )
 
-    def _as_saved(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """Return the meter's state right after a checkpoint was written.
+    def _as_saved(self, meta: dict[str, Any]) -> Accounts:
+        """Return the meter's accounts right after a checkpoint was written.
 
-        The checkpoint itself holds the state from before: it could not know what
+        The checkpoint itself holds the accounts from before: it could not know what
         writing it would cost.
         """
         path = self.folder.path / ENERGY
         return (
             journal.read_until(path, "checkpoint", meta["journal_lines"])
-            or (meta["energy"])
+            or Accounts.from_json(meta["energy"])
         )
 
     def start(

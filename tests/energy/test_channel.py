@@ -1,14 +1,13 @@
 """One component over its sources: the best that works counts, without a break."""
 
 import itertools
-from dataclasses import astuple
 
 import pytest
 from fakes.clock import FakeClock
 from fakes.probe import FakeProbe, counter, power
 
 from dpet_jax.energy import Source
-from dpet_jax.energy.sensing.channel import Channel, Sample, ask, edge_j2
+from dpet_jax.energy.sensing.channel import Channel, Facts, Sample, ask, edge_j2
 from dpet_jax.energy.sensing.curve import Totals
 
 
@@ -19,14 +18,20 @@ class Watched:
         self.clock = FakeClock()
         self.probe = FakeProbe(self.clock, *sources)
         self.channel = Channel(self.probe)
-        self.remarkable, self.energies_j = [], []
+        self.anomalies, self.energies_j = [], []
 
     def read(self, times=1, every_s=0.1):
         for _ in range(times):
-            self.remarkable += self.channel.add(ask(self.probe, self.clock))
+            self.anomalies += self.channel.add(ask(self.probe, self.clock))
             self.energies_j.append(self.totals.energy_j)
             self.clock.wait(every_s)
         return self
+
+    def record(self):
+        return self.channel.record(self.clock(), Facts())
+
+    def alive(self):
+        return [source.alive for source in self.record().sources]
 
     @property
     def totals(self):
@@ -37,7 +42,7 @@ class Watched:
         return self.clock() - 0.1 - 100
 
     def what(self):
-        return [event["what"] for event in self.remarkable]
+        return [event["what"] for event in self.anomalies]
 
     def never_fell(self):
         pairs = itertools.pairwise(self.energies_j)
@@ -107,7 +112,7 @@ def test_first_source_counts_and_the_others_check_it():
     assert watched.channel.source.kind == "counter"
     assert watched.totals.energy_j == pytest.approx(100)
     assert watched.channel.cross_check_j() == pytest.approx(110)
-    assert watched.remarkable == []
+    assert watched.anomalies == []
 
 
 def test_source_alone_has_nothing_to_check_it():
@@ -144,10 +149,10 @@ def test_five_failures_in_a_row_demote_a_source(raised):
         watched.probe.read = lambda: (None, 200.0)
     watched.read(4)
     assert watched.channel.source.kind == "counter"
-    assert watched.remarkable == []
+    assert watched.anomalies == []
     watched.read(1)
     assert watched.channel.source.kind == "power"
-    assert watched.remarkable == [
+    assert watched.anomalies == [
         {"what": "demoted", "source": "counter", "error": None}
     ]
     assert watched.channel.events["demoted"] == 1
@@ -209,15 +214,14 @@ def test_demoted_source_stays_demoted():
     watched.read(50)
     assert watched.channel.source.kind == "power"
     assert watched.what() == ["demoted"]
-    alive = [source["alive"] for source in watched.channel.state(0.0)["sources"]]
-    assert alive == [False, True]
+    assert watched.alive() == [False, True]
 
 
 def test_source_that_only_checks_can_be_demoted_too():
     watched = Watched(counter(lambda t: 200 * t), power(until(1.0, always(200.0))))
     watched.read(50)
     assert watched.channel.source.kind == "counter"
-    assert watched.remarkable == [{"what": "demoted", "source": "power", "error": None}]
+    assert watched.anomalies == [{"what": "demoted", "source": "power", "error": None}]
     assert watched.channel.cross_check_j() is None
     assert watched.totals.energy_j == pytest.approx(200 * 4.9)
 
@@ -235,7 +239,7 @@ def test_last_source_is_never_given_up_and_bridges_a_long_outage():
         power(lambda t: None if 3 < t < 63 else 200.0),
     ).read(700)
     assert watched.what() == ["demoted", "gap"]
-    assert watched.remarkable[1]["seconds"] == pytest.approx(60, abs=0.21)
+    assert watched.anomalies[1]["seconds"] == pytest.approx(60, abs=0.21)
     assert watched.totals.energy_j == pytest.approx(200 * 69.9)
     assert watched.totals.unmeasured_s == 0
     assert watched.totals.gap_s == pytest.approx(60, abs=0.21)
@@ -246,16 +250,16 @@ def test_sources_that_fail_together_are_all_kept():
     watched = Watched(counter(gone), counter(gone)).read(50)
     assert watched.what() == ["gap"]
     assert watched.totals.energy_j == pytest.approx(200 * 4.9)
-    assert all(source["alive"] for source in watched.channel.state(0.0)["sources"])
+    assert watched.alive() == [True, True]
 
 
-def test_error_of_the_probe_is_told_when_a_source_is_given_up():
+def test_error_of_the_probe_is_noted_when_a_source_is_given_up():
     watched = Watched(counter(lambda t: t), power(1.0)).read(1)
     failed = Sample(0.0, 0.0, (None, 1.0), "NVMLError: lost")
     for k in range(5):
         sample = failed._replace(t=101.0 + k)
-        watched.remarkable += watched.channel.add(sample)
-    (demoted,) = (e for e in watched.remarkable if e["what"] == "demoted")
+        watched.anomalies += watched.channel.add(sample)
+    (demoted,) = (e for e in watched.anomalies if e["what"] == "demoted")
     assert demoted["error"] == "NVMLError: lost"
 
 
@@ -264,7 +268,7 @@ def test_nothing_is_demoted_into_a_model(quality):
     guess = power(100.0, quality="modelled")
     watched = Watched(power(until(1.0, always(100.0)), quality=quality), guess, guess)
     watched.read(50)
-    assert watched.channel.about()["active"] == 0
+    assert watched.record().active == 0
     assert "demoted" not in watched.channel.events
 
 
@@ -324,7 +328,7 @@ def test_reset_of_a_counter_is_filled_in_from_power():
     joules = lambda t: 100 * t + (900 if t < 1.05 else 0)  # noqa: E731
     watched = Watched(counter(joules, update_period_s=0.1), power(100.0)).read(31)
     assert watched.what() == ["counter_reset"]
-    assert watched.remarkable[0]["source"] == "counter"
+    assert watched.anomalies[0]["source"] == "counter"
     assert watched.totals.energy_j == pytest.approx(300)
     assert watched.totals.unmeasured_s == 0
 
@@ -348,7 +352,7 @@ def test_reset_that_nothing_else_measured_is_unmeasured(other):
 def test_wrap_is_counted_and_not_worth_a_line():
     watched = Watched(counter(lambda t: (900 + 100 * t) % 1000, wrap_j=1000.0))
     watched.read(31)
-    assert watched.remarkable == []
+    assert watched.anomalies == []
     assert watched.channel.events == {"wrap": 1}
     assert watched.totals.energy_j == pytest.approx(300)
 
@@ -367,7 +371,7 @@ def test_wrap_is_counted_and_not_worth_a_line():
         (201.0, 100.0, False),
         (100.0, 0.0, False),
         (0.0, 0.0, True),
-        (1.6, 0.1, True),  # less than a joule of each: nothing can be told
+        (1.6, 0.1, True),  # less than a joule of each shows nothing
         (0.0, 1.6, True),
         (1.7, 0.1, False),
         (0.0, 1.7, False),
@@ -380,8 +384,7 @@ def test_counter_is_admitted_if_power_agrees(counted_w, power_w, admitted):
     reason = watched.channel.admit()
     assert (reason is None) == admitted
     assert watched.channel.source.kind == ("counter" if admitted else "power")
-    alive = [source["alive"] for source in watched.channel.state(0.0)["sources"]]
-    assert alive == [admitted, True]
+    assert watched.alive() == [admitted, True]
     assert watched.channel.events["counter_suspect"] == (not admitted)
 
 
@@ -398,7 +401,7 @@ def test_reason_names_jumps_that_power_filled_in():
     )
 
 
-def test_counter_put_aside_does_not_count_again():
+def test_counter_that_was_not_admitted_does_not_count_again():
     watched = Watched(counter(lambda t: 250 * t), power(100.0), power(90.0)).read(7)
     watched.channel.admit()
     watched.channel.begin()
@@ -414,7 +417,7 @@ def test_counter_put_aside_does_not_count_again():
 def test_what_has_no_counter_or_no_check_is_admitted(sources):
     watched = Watched(*sources).read(7)
     assert watched.channel.admit() is None
-    assert watched.channel.about()["active"] == 0
+    assert watched.record().active == 0
 
 
 # begin
@@ -427,8 +430,8 @@ def test_everything_counts_from_the_beginning_only():
     watched.read(10)
     assert watched.totals.energy_j == pytest.approx(250)
     assert watched.totals.samples == 10
-    sources = watched.channel.state(watched.clock())["sources"]
-    assert [s["energy_j"] for s in sources] == [pytest.approx(250), pytest.approx(50)]
+    joules = [source.energy_j for source in watched.record().sources]
+    assert joules == [pytest.approx(250), pytest.approx(50)]
 
 
 # models
@@ -456,28 +459,20 @@ def test_what_is_measured_has_no_assumptions():
     assert (totals.low_j, totals.high_j) == (0, 0)
 
 
-# what is told
+# the record
 
 
-def test_state_describes_component_sources_and_sums():
+def test_record_describes_component_sources_and_sums():
     watched = Watched(counter(lambda t: 100 * t, wrap_j=1e9), power(110.0)).read(11)
-    state = watched.channel.state(watched.clock())
-    assert {key: state[key] for key in ("component", "scope", "counted", "active")} == {
-        "component": "gpu",
-        "scope": "gpu",
-        "counted": True,
-        "active": 0,
-    }
-    first, second = state["sources"]
-    assert first["method"] == "counter"
-    assert first["wrap_j"] == 1e9
-    assert first["energy_j"] == pytest.approx(100)
-    assert second["energy_j"] == pytest.approx(110)
-    assert first["samples"] == second["samples"] == 11
-    assert tuple(state["totals"].values()) == astuple(watched.totals)
-    assert state["max_w"] == 110
-    assert state["events"] == {}
-    assert "energy_j" not in watched.channel.about()["sources"][0]
+    record = watched.record()
+    described = (record.component, record.scope, record.counted, record.active)
+    assert described == ("gpu", "gpu", True, 0)
+    first, second = record.sources
+    assert first.source == record.source == watched.channel.source
+    assert (first.energy_j, second.energy_j) == pytest.approx((100, 110))
+    assert first.samples == second.samples == 11
+    assert record.totals == watched.totals
+    assert (record.max_w, record.events) == (110, {})
 
 
 # edges

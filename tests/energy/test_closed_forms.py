@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpet_jax.energy.accounts.quantity import measured
@@ -16,7 +16,13 @@ WATTS = Source("watts", "power")
 JOULES = Source("joules", "counter", update_period_s=0.1)
 RANGE_J = 262143.328850
 
-fast = settings(deadline=None, derandomize=True, max_examples=60)
+# no speed of the machine is expected
+steady = {
+    "deadline": None,
+    "derandomize": True,
+    "suppress_health_check": [HealthCheck.too_slow],
+}
+fast = settings(**steady, max_examples=30)
 
 
 def sampled(power_w, seconds=10.0, period_s=0.1, jitter=0.0, seed=0, drop=0.0):
@@ -150,7 +156,7 @@ def test_reset_loses_one_interval_and_invents_nothing():
     assert curve.totals.unmeasured_s == pytest.approx(0.1)
 
 
-def test_reset_is_filled_from_what_power_tells():
+def test_reset_is_filled_from_power():
     curve = Curve(JOULES)
     for k in range(101):
         curve.add(k * 0.1, (900.0 if k < 50 else 0.0) + 5 * k, 5.25)
@@ -256,7 +262,7 @@ def interval_wh(curve):
     return measured(parts).interval_wh
 
 
-@settings(deadline=None, derandomize=True, max_examples=20)
+@settings(**steady, max_examples=10)
 @given(
     st.floats(0.15, 5),
     st.floats(0.1, 0.9),

@@ -1,4 +1,4 @@
-"""One source's E(t): what becomes a knot, what does not, and what is told about it."""
+"""The curve of one source: which readings become knots, and what they add up to."""
 
 import math
 
@@ -136,7 +136,7 @@ def test_interpolation_is_as_uncertain_as_a_step_anywhere_in_it():
 
 
 @pytest.mark.parametrize("begin", [power, counter])
-def test_gap_is_told_and_still_bridged(begin):
+def test_gap_is_counted_and_still_bridged(begin):
     curve = begin()
     for t in (0.0, 1.0, 4.0, 4.1):
         curve.add(t, 50.0 if begin is power else 50 * t)
@@ -145,7 +145,7 @@ def test_gap_is_told_and_still_bridged(begin):
     assert curve.totals.energy_j == pytest.approx(50 * 4.1)
 
 
-def test_gap_of_a_counter_that_was_reset_or_wrapped_is_told_too():
+def test_gap_of_a_counter_that_was_reset_or_wrapped_is_counted_too():
     reset = counter(wrap_j=1000.0, max_w=100.0)
     for t, value in ((0.0, 990.0), (2.0, 10.0), (2.1, 10.0), (7.1, 900.0)):
         reset.add(t, value)
@@ -164,7 +164,7 @@ def test_whole_step_of_a_counter_right_after_a_reading_is_believed():
     assert curve.totals.unmeasured_s == 0
 
 
-def test_counter_that_stood_still_may_show_all_that_was_drawn_meanwhile():
+def test_counter_that_did_not_move_may_show_all_that_was_drawn_meanwhile():
     curve = counter(update_period_s=0.1, max_w=1050.0)
     for k in range(1, 31):
         assert curve.add(k * 0.1, 5000.0) is None
@@ -212,7 +212,7 @@ def test_drop_that_cannot_be_a_wrap_is_a_reset():
     assert curve.totals.energy_j == 0
 
 
-def test_fill_is_used_only_where_the_counter_cannot_tell():
+def test_fill_is_used_only_where_the_counter_does_not_know():
     curve = counter(update_period_s=0.1)
     curve.add(0.0, 100.0, 77.0)
     curve.add(0.1, 130.0, 77.0)
@@ -231,7 +231,7 @@ def test_reset_filled_with_nothing_is_measured():
 
 
 @pytest.mark.parametrize("raw", [900.0, 100.0, 500.0, 500.5])
-def test_time_in_which_a_counter_may_have_gone_round_unseen_is_told(raw):
+def test_time_in_which_a_counter_may_have_gone_round_unseen_is_unmeasured(raw):
     curve = counter(wrap_j=1000.0, max_w=100.0)
     curve.add(0.0, 500.0)
     assert curve.add(10.0, raw) == "wrap_ambiguous"
@@ -241,7 +241,7 @@ def test_time_in_which_a_counter_may_have_gone_round_unseen_is_told(raw):
     assert curve.totals.gap_s == 10
 
 
-def test_counter_that_stands_still_for_long_has_not_gone_round():
+def test_counter_that_does_not_move_for_long_has_not_gone_round():
     curve = counter(wrap_j=1000.0, max_w=100.0)
     assert [curve.add(float(t), 500.0) for t in range(30)] == [None] * 30
     assert curve.totals.energy_j == 0
@@ -259,16 +259,15 @@ def test_time_in_which_a_counter_cannot_go_round_is_certain():
 
 def test_memory_is_bounded_and_energy_exact_afterwards():
     curve = Curve(Source("watts", "power"), keep_s=5.0)
-    for k in range(10_000):
-        curve.add(k * 0.1, 100.0 + k % 7)
     whole = Curve(Source("watts", "power"))
-    for k in range(10_000):
+    for k in range(1000):
+        curve.add(k * 0.1, 100.0 + k % 7)
         whole.add(k * 0.1, 100.0 + k % 7)
-    assert len(curve._times) == len(curve._energies) == len(curve._values) <= 102
+        assert curve.last_t - curve.first_t <= 2 * 5.0 + 0.1
     assert curve.totals == whole.totals
-    assert curve.energy_j(0.0) == whole.energy_j(curve._times[0]) > 0
+    assert curve.energy_j(0.0) == whole.energy_j(curve.first_t) > 0
     for back in (0.0, 0.05, 2.345, 4.999):
-        t = 999.9 - back
+        t = 99.9 - back
         assert curve.energy_j(t) == pytest.approx(whole.energy_j(t), abs=1e-9)
 
 
@@ -277,4 +276,4 @@ def test_energy_is_exact_as_far_back_as_asked_for():
     for t in (0.0, 3.0, 6.0, 9.0, 12.0):
         curve.add(t, 100.0)
         assert curve.energy_j(max(0.0, t - 5.0)) == max(0.0, 100 * (t - 5.0))
-    assert len(curve._times) < 5
+    assert curve.first_t > 0

@@ -56,7 +56,7 @@ def test_gain_of_all_channels_adds_up_linearly():
     assert both.channels == ("gpu", "cpu")
 
 
-def test_chance_adds_up_in_quadrature_and_twice_its_standard_error_is_told():
+def test_chance_adds_up_in_quadrature_to_twice_its_standard_error():
     both = measured(
         [
             ("gpu", GPU, Totals(energy_j=7200.0, variance_j2=1.0), 10.0, 3.0),
@@ -138,7 +138,7 @@ def test_one_reading_has_no_spread():
 # modelled
 
 
-def test_model_tells_what_it_assumes_as_its_interval():
+def test_interval_of_a_model_is_what_it_assumes():
     guess = modelled(
         (name, Totals(energy_j=mid, low_j=low, high_j=high))
         for name, low, mid, high in (

@@ -1,6 +1,7 @@
 """A report gives numbers with source, quality and interval, or reasons instead."""
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -9,18 +10,28 @@ from fakes.nvml import FakeGpu, FakeNVML
 from fakes.probe import FakeProbe, counter, power
 
 from dpet_jax.energy import (
+    Accounts,
     EnergyMeter,
     Found,
     Report,
+    Source,
     Unavailable,
     discover,
     report_from_journal,
 )
 from dpet_jax.energy.accounts.journal import Journal
-from dpet_jax.energy.accounts.ledger import PHASES
-from dpet_jax.energy.accounts.power_trace import Trace
-from dpet_jax.energy.accounts.state import empty_state
-from dpet_jax.energy.report.report import build_report, headline, row_energy
+from dpet_jax.energy.accounts.ledger import PHASES, Row
+from dpet_jax.energy.accounts.logbook import Trace
+from dpet_jax.energy.accounts.state import Idle, Lost
+from dpet_jax.energy.report.report import (
+    build_report,
+    doubts,
+    exclusive,
+    headline,
+    warnings,
+)
+from dpet_jax.energy.sensing.channel import ChannelRecord, Facts, SourceRecord
+from dpet_jax.energy.sensing.curve import Totals
 
 NO_CPU = Unavailable("cpu", "powercap: permission denied", "as root, chgrp")
 NO_GPU = Unavailable("gpu", "there is no NVIDIA driver here", "install it")
@@ -42,18 +53,18 @@ def model(clock, low=18.0, mid=36.0, high=72.0):
 
 
 def meter_of(clock, *probes, unavailable=()):
-    return EnergyMeter(Found(probes, unavailable), clock=clock, sleep=clock.wait)
+    return EnergyMeter(Found(probes, unavailable), clock=clock, period_s=0.2)
 
 
 def run(clock, *probes, unavailable=()):
     """Report ten seconds of training, five of selection and one of neither."""
     with meter_of(clock, *probes, unavailable=unavailable) as meter:
         with meter.window("train", "round 1"):
-            meter._pass(8.0)
+            clock.wait(8.0)
             with meter.window("select"):
-                meter._pass(5.0)
-            meter._pass(2.0)
-        meter._pass(1.0)
+                clock.wait(5.0)
+            clock.wait(2.0)
+        clock.wait(1.0)
     return meter.report()
 
 
@@ -117,22 +128,12 @@ def test_every_phase_is_in_it_even_without_a_second(clock):
     assert list(run(clock).data["phases"]) == list(PHASES)
 
 
-def test_what_only_the_program_knows_is_put_in(clock):
-    with meter_of(clock, gpu(clock)) as meter:
-        meter._pass(1.0)
-    facts = {
-        "run_id": "r",
-        "energy_to_accuracy": [{"target": 0.9}],
-        "budget": {"stopped_by": "wh"},
-        "proxies": {"flops": 1},
-        "carbon": {"g_co2e": None},
-        "system": {"cpu": "Xeon"},
-    }
-    data = build_report(meter.state(), Trace(), complete=True, run=facts).data
-    for key in facts.keys() - {"system"}:
-        assert data[key] == facts[key]
-    assert data["system"]["cpu"] == "Xeon"
-    assert [entry["id"] for entry in data["system"]["gpus"]] == ["gpu:A"]
+def test_what_only_the_program_knows_is_left_open(clock):
+    data = run(clock, gpu(clock)).data
+    assert data["energy_to_accuracy"] == []
+    for key in ("run_id", "budget", "proxies", "carbon"):
+        assert data[key] is None
+    assert data["system"].keys() == {"gpus"}
 
 
 # the numbers
@@ -154,7 +155,7 @@ def test_total_is_between_start_and_stop_and_phases_add_up_to_it(clock):
     )
 
 
-def test_phase_is_told_with_and_without_what_it_contains(clock):
+def test_phase_is_reported_with_and_without_what_it_contains(clock):
     train = run(clock, gpu(clock)).data["phases"]["train"]
     assert (train["s"], train["inclusive_s"]) == pytest.approx((10.0, 15.0))
     assert j(train["wh"]) == pytest.approx(3600.0)
@@ -162,7 +163,7 @@ def test_phase_is_told_with_and_without_what_it_contains(clock):
     assert (train["count"], train["sync"]) == (1, "barrier")
 
 
-def test_label_is_told_like_a_phase(clock):
+def test_label_is_reported_like_a_phase(clock):
     label = run(clock, gpu(clock)).data["labels"]["round 1"]
     assert (label["s"], j(label["wh"])) == pytest.approx((15.0, 5400.0))
 
@@ -186,8 +187,8 @@ def test_phase_has_the_uncertainty_of_its_own_edges_once(clock):
     with meter_of(clock, FakeProbe(clock, late)) as meter:
         for phase in ("train", "eval", "train"):
             with meter.window(phase):
-                meter._pass(10.0)
-            meter._pass(1.0)
+                clock.wait(10.0)
+            clock.wait(1.0)
     phases = meter.report().data["phases"]
     for phase, edges in (("eval", 2), ("train", 4)):
         low, high = phases[phase]["wh_k2"]
@@ -212,7 +213,7 @@ def test_source_says_what_it_is_and_what_it_saw(clock):
     assert (source["counted"], source["idle_w"]) == (True, pytest.approx(360.0))
 
 
-def test_sources_that_disagree_are_told_and_warned_of(clock):
+def test_sources_that_disagree_are_reported_with_a_warning(clock):
     probe = FakeProbe(clock, counter(lambda t: 360 * t), power(300.0))
     data = run(clock, probe).data
     check = data["energy"]["by_source"][0]["cross_check"]
@@ -235,11 +236,11 @@ def test_source_alone_has_no_cross_check(clock):
     assert source["cross_check"] is None, "two counters may be one and the same"
 
 
-def test_what_is_inside_another_is_told_but_not_added(clock):
+def test_what_is_inside_another_is_reported_but_not_added(clock):
     node = gpu(clock, 720.0, id="node:PDU", component="node", scope="node")
     data = run(clock, gpu(clock), node).data
-    told = {source["id"]: source["counted"] for source in data["energy"]["by_source"]}
-    assert told == {"gpu:A": False, "node:PDU": True}
+    counted = {s["id"]: s["counted"] for s in data["energy"]["by_source"]}
+    assert counted == {"gpu:A": False, "node:PDU": True}
     assert j(data["energy"]["measured_wh"]) == pytest.approx(16 * 720)
     assert data["boundary"]["included"] == ["node"]
 
@@ -255,9 +256,9 @@ def test_net_of_idle_is_gross_less_what_idling_costs(clock):
     probe = gpu(clock, lambda t: 60.0 if t < 10 else 360.0)
     with meter_of(clock, probe) as meter:
         meter.measure_idle(9.0)
-        meter._pass(1.0)
+        clock.wait(1.0)
         with meter.window("train"):
-            meter._pass(10.0)
+            clock.wait(10.0)
     data = meter.report().data
     assert data["energy"]["idle"] == {
         "method": "measured",
@@ -271,10 +272,10 @@ def test_net_of_idle_is_gross_less_what_idling_costs(clock):
     assert data["energy"]["by_source"][0]["idle_w"] == pytest.approx(60.0)
 
 
-def test_without_a_baseline_the_least_that_was_seen_stands_in_and_is_called_so(clock):
+def test_without_a_baseline_the_least_that_was_seen_is_used_and_called_so(clock):
     probe = gpu(clock, lambda t: 60.0 if t < 10 else 360.0)
     with meter_of(clock, probe) as meter:
-        meter._pass(40.0)
+        clock.wait(40.0)
     idle = meter.report().data["energy"]["idle"]
     assert (idle["method"], idle["seconds"]) == ("min_observed", None)
     assert idle["watts"] == {"gpu:A": pytest.approx(60.0, abs=1)}
@@ -282,10 +283,10 @@ def test_without_a_baseline_the_least_that_was_seen_stands_in_and_is_called_so(c
 
 def test_net_is_unknown_where_the_idle_power_of_one_source_is(clock):
     with meter_of(clock, gpu(clock), gpu(clock, id="gpu:B")) as meter:
-        meter._pass(4.0)
-    state = meter.state()
-    state["idle"] = {"method": "measured", "watts": {"gpu:A": 60.0}, "seconds": 1.0}
-    energy = build_report(state, Trace(), complete=True).data["energy"]
+        clock.wait(4.0)
+    idle = Idle("measured", {"gpu:A": 60.0}, 1.0)
+    accounts = replace(meter.accounts(), idle=idle)
+    energy = build_report(accounts, Trace(), complete=True).data["energy"]
     assert energy["measured_wh"] > 0
     assert energy["net_of_idle_wh"] is None
 
@@ -295,12 +296,12 @@ def test_idle_power_is_not_taken_off_seconds_that_nobody_measured(clock):
         return 360.0 * t if t < 10 else 360.0 * (t - 10)  # starts anew
 
     with meter_of(clock, FakeProbe(clock, counter(joules))) as meter:
-        meter._pass(9.9)
-        clock.wait(2.1)
-        meter._pass(8.0)
-    state = meter.state()
-    state["idle"] = {"method": "measured", "watts": {"gpu:A": 60.0}, "seconds": 1.0}
-    data = build_report(state, Trace(), complete=True).data
+        clock.wait(9.9)
+        clock.skip(2.1)
+        clock.wait(8.0)
+    idle = Idle("measured", {"gpu:A": 60.0}, 1.0)
+    accounts = replace(meter.accounts(), idle=idle)
+    data = build_report(accounts, Trace(), complete=True).data
     (source,) = data["energy"]["by_source"]
     seen_s = data["time"]["wall_s"] - source["unmeasured_s"]
     assert source["unmeasured_s"] > 2
@@ -309,14 +310,14 @@ def test_idle_power_is_not_taken_off_seconds_that_nobody_measured(clock):
 
 def test_short_windows_are_marked_as_too_short_for_sensors(clock):
     with meter_of(clock, gpu(clock)) as meter:
-        for _ in range(20):
+        for _ in range(4):
             with meter.window("eval"):
-                meter._pass(0.5)
+                clock.wait(0.5)
             with meter.window("train"):
-                meter._pass(2.0)
+                clock.wait(2.0)
         with meter.window("compile"):
-            meter._pass(0.25)
-        meter._pass(0.5)
+            clock.wait(0.25)
+        clock.wait(0.5)
     phases = meter.report().data["phases"]
     limited = {name: p["resolution_limited"] for name, p in phases.items() if p["s"]}
     assert limited == {"eval": True, "train": False, "compile": True, "other": True}
@@ -324,12 +325,12 @@ def test_short_windows_are_marked_as_too_short_for_sensors(clock):
 
 def test_gpus_are_described_with_their_temperature_at_both_ends(clock):
     probe = gpu(clock)
-    probe.told = {"name": "H200", "temperature_c": 41}
+    probe.known = {"name": "H200", "temperature_c": 41}
     with meter_of(clock, probe) as meter:
-        meter._pass(1.0)
-        probe.told = {"name": "H200", "temperature_c": 66}
-    (told,) = meter.report().data["system"]["gpus"]
-    assert told == {
+        clock.wait(1.0)
+        probe.known = {"name": "H200", "temperature_c": 66}
+    (facts,) = meter.report().data["system"]["gpus"]
+    assert facts == {
         "id": "gpu:A",
         "name": "H200",
         "temperature_start_c": 41,
@@ -365,7 +366,7 @@ def test_without_sources_no_number_claims_to_be_energy(clock):
 
 
 @pytest.mark.parametrize("which", ["measured", "modelled", "both", "checked"])
-def test_every_energy_stands_beside_its_quality(which, clock):
+def test_every_energy_has_its_quality_beside_it(which, clock):
     probes = {
         "measured": [gpu(clock)],
         "modelled": [model(clock)],
@@ -393,7 +394,7 @@ def test_model_alone_is_called_one_everywhere(clock):
     assert (j(low), j(high)) == pytest.approx((180.0, 720.0))
 
 
-def test_measured_and_modelled_energy_stand_side_by_side_and_are_never_summed(clock):
+def test_measured_and_modelled_energy_are_both_reported_and_never_summed(clock):
     report = run(clock, gpu(clock), model(clock))
     data = report.data
     energy = data["energy"]
@@ -413,16 +414,6 @@ def test_measured_and_modelled_energy_stand_side_by_side_and_are_never_summed(cl
             assert number != pytest.approx(both_wh), where
 
 
-def test_energy_of_a_row_is_that_of_one_quality(clock):
-    with meter_of(clock, gpu(clock), model(clock)) as meter, meter.window("train"):
-        meter._pass(10.0)
-    state, row = meter.state(), meter._ledger.phases["train"]
-    assert j(row_energy(row, state, edges=True).wh) == pytest.approx(3600.0)
-    assert j(row_energy(row, state, "modelled", edges=True).wh) == pytest.approx(360.0)
-    nothing = row_energy(row, state | {"channels": {}}, edges=True)
-    assert (nothing.wh, nothing.quality) == (None, "unavailable")
-
-
 # doubts
 
 
@@ -434,11 +425,11 @@ def test_measured_run_is_valid(clock):
 def test_board_shared_by_instances_is_an_upper_bound_and_not_valid(monkeypatch, clock):
     migs = ["MIG-6a000000-1111-4222-8333-444455556666"]
     nvml = FakeNVML([FakeGpu(mig=migs)], clock=clock)
-    clock.wait(2.0)
+    clock.skip(2.0)
     nvml.install(monkeypatch, migs)
     found = discover(host=False)
-    with EnergyMeter(found, clock=clock, sleep=clock.wait) as meter:
-        meter._pass(5.0)
+    with EnergyMeter(found, clock=clock) as meter:
+        clock.wait(5.0)
     data = meter.report().data
     assert (data["valid"], data["reason_codes"]) == (False, ["mig_parent"])
     assert data["energy"]["by_source"][0]["scope"] == "gpu_parent"
@@ -446,20 +437,16 @@ def test_board_shared_by_instances_is_an_upper_bound_and_not_valid(monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("told", "exclusive", "codes"),
-    [
-        (True, "no", ["foreign_process"]),
-        (False, "yes", []),
-        (None, "unknown", []),
-    ],
+    ("foreign", "alone", "codes"),
+    [(True, "no", ["foreign_process"]), (False, "yes", []), (None, "unknown", [])],
 )
 def test_gpu_that_others_use_is_not_exclusive_and_not_valid(
-    told, exclusive, codes, clock
+    foreign, alone, codes, clock
 ):
     probe = gpu(clock)
-    probe.told = {"foreign_processes": told}
+    probe.known = {"foreign_processes": foreign}
     data = run(clock, probe).data
-    assert data["boundary"]["exclusive"] == exclusive
+    assert data["boundary"]["exclusive"] == alone
     assert (data["valid"], data["reason_codes"]) == (not codes, codes)
     assert data["event_counts"].get("foreign_process", 0) == len(codes)
 
@@ -467,9 +454,9 @@ def test_gpu_that_others_use_is_not_exclusive_and_not_valid(
 @pytest.mark.parametrize(("silent_s", "codes"), [(1.9, []), (2.5, ["gap"])])
 def test_gap_of_a_tenth_in_the_power_is_the_most(silent_s, codes, clock):
     with meter_of(clock, gpu(clock)) as meter:
-        meter._pass(10.0)
-        clock.wait(silent_s)
-        meter._pass(20.0 - 10.0 - silent_s)
+        clock.wait(10.0)
+        clock.skip(silent_s)
+        clock.wait(20.0 - 10.0 - silent_s)
     data = meter.report().data
     assert data["energy"]["by_source"][0]["gap_s"] == pytest.approx(silent_s, abs=0.2)
     assert (data["valid"], data["reason_codes"]) == (not codes, codes)
@@ -478,32 +465,30 @@ def test_gap_of_a_tenth_in_the_power_is_the_most(silent_s, codes, clock):
 
 def test_gap_of_a_counter_loses_nothing(clock):
     with meter_of(clock, FakeProbe(clock, counter(lambda t: 360 * t))) as meter:
-        clock.wait(15.0)
-        meter._pass(5.0)
+        clock.skip(15.0)
+        clock.wait(5.0)
     data = meter.report().data
-    assert (data["valid"], j(data["energy"]["measured_wh"])) == (True, 7200.0)
+    assert data["valid"]
+    assert j(data["energy"]["measured_wh"]) == pytest.approx(7200.0)
 
 
 @pytest.mark.parametrize(("silent_s", "codes"), [(1.9, []), (4.0, ["unmeasured"])])
 def test_tenth_of_the_time_without_a_reading_is_the_most(silent_s, codes, clock):
     probe = gpu(clock)
     with meter_of(clock, probe) as meter:
-        meter._pass(20.0)
+        clock.wait(20.0)
         probe.error = OSError("gone")
-        meter._pass(silent_s)
+        clock.wait(silent_s)
     data = meter.report().data
     (source,) = data["energy"]["by_source"]
     assert source["unmeasured_s"] == pytest.approx(silent_s, abs=0.1)
     assert (data["valid"], data["reason_codes"]) == (not codes, codes)
 
 
-def test_what_a_crash_lost_is_told_beside_the_total(clock):
+def test_what_a_crash_lost_is_reported_beside_the_total(clock):
     with meter_of(clock, gpu(clock)) as meter:
-        earlier = empty_state()
-        earlier["lost"] = {"s": 5.0, "wh": 0.5, "quality": "measured"}
-        earlier["segments"] = 1
-        meter.take_up(earlier)
-        meter._pass(10.0)
+        meter.resume(Accounts(segments=1, lost=Lost(5.0, 0.5, "measured")))
+        clock.wait(10.0)
     data = meter.report().data
     assert data["energy"]["lost"] == {"s": 5.0, "wh": 0.5, "quality": "measured"}
     assert j(data["energy"]["measured_wh"]) == pytest.approx(3600.0)
@@ -517,11 +502,97 @@ def test_what_a_crash_lost_is_told_beside_the_total(clock):
 
 def test_loss_keeps_its_quality_on_a_machine_that_measures_nothing(clock):
     with meter_of(clock) as meter:
-        earlier = empty_state()
-        earlier["lost"] = {"s": 5.0, "wh": 0.5, "quality": "measured"}
-        meter.take_up(earlier)
+        meter.resume(Accounts(lost=Lost(5.0, 0.5, "measured")))
     (found,) = numbers(meter.report().data)
     assert found == (".energy.lost.wh", 0.5, "measured")
+
+
+def channel(kind="power", scope="gpu", quality="measured", component="gpu", **known):
+    source = Source("m", kind, quality=quality, max_w=700.0)
+    totals = Totals(unmeasured_s=known.pop("unmeasured_s", 0.0))
+    counted = known.pop("counted", True)
+    return ChannelRecord(
+        component,
+        scope,
+        counted,
+        0,
+        (SourceRecord(source),),
+        totals,
+        facts=Facts(**known),
+    )
+
+
+def accounts_of(*channels):
+    return Accounts(channels={f"gpu:{n}": one for n, one in enumerate(channels)})
+
+
+def doubts_of(*channels, gap_s=0.0, quality="measured"):
+    whole = Row(100.0, {f"gpu:{n}": Totals(gap_s=gap_s) for n in range(len(channels))})
+    return doubts(accounts_of(*channels), quality, whole)
+
+
+def test_energy_of_a_sensor_that_saw_all_is_beyond_doubt():
+    assert doubts_of(channel()) == []
+
+
+def test_what_is_not_measured_is_doubted_for_that():
+    for quality in ("modelled", "unavailable"):
+        assert doubts_of(channel(), quality=quality) == [quality]
+
+
+def test_a_tenth_of_the_time_may_be_unmeasured_or_a_gap_in_power():
+    assert doubts_of(channel(unmeasured_s=9.9)) == []
+    assert doubts_of(channel(unmeasured_s=10.1)) == ["unmeasured"]
+    assert doubts_of(channel(), gap_s=9.9) == []
+    assert doubts_of(channel(), gap_s=10.1) == ["gap"]
+    assert doubts_of(channel("counter"), gap_s=99.0) == [], "a counter loses nothing"
+
+
+def test_doubts_are_named_once_and_in_order():
+    shared = channel(scope="gpu_parent", shared=True, unmeasured_s=50.0)
+    codes = ["foreign_process", "gap", "mig_parent", "unmeasured"]
+    assert doubts_of(shared, shared, gap_s=50.0) == codes
+
+
+def test_sensor_that_is_not_part_of_the_total_casts_no_doubt():
+    assert doubts_of(channel(counted=False, unmeasured_s=99.0, shared=True)) == []
+    assert doubts_of(channel(quality="modelled", unmeasured_s=99.0)) == []
+
+
+def test_sources_that_differ_by_more_than_a_tenth_are_warned_of():
+    def source(rel_diff):
+        check = {"method": "POWER_AVERAGE", "rel_diff": rel_diff}
+        return {"id": "gpu:A", "method": "COUNTER", "cross_check": check}
+
+    assert warnings([source(0.09), source(-0.09)]) == []
+    assert warnings([{"cross_check": None}]) == []
+    assert warnings([source(-0.25), source(0.11)]) == [
+        "gpu:A: COUNTER and POWER_AVERAGE differ by -25%",
+        "gpu:A: COUNTER and POWER_AVERAGE differ by +11%",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "alone"),
+    [
+        ([], "unknown"),
+        ([False], "yes"),
+        ([False, False], "yes"),
+        ([False, None], "unknown"),
+        ([True, False], "unknown"),  # the latest answer only
+    ],
+)
+def test_gpus_are_exclusive_only_if_all_say_so(answers, alone):
+    gpus = [channel(last={"foreign_processes": answer}) for answer in answers]
+    cpu = channel(component="cpu", last={"foreign_processes": None})
+    assert exclusive(accounts_of(*gpus, cpu)) == alone
+
+
+def test_gpu_that_was_ever_shared_is_not_exclusive():
+    shared = channel(shared=True, last={"foreign_processes": False})
+    alone = channel(last={"foreign_processes": False})
+    assert exclusive(accounts_of(shared, alone)) == "no"
+    assert exclusive(accounts_of(channel())) == "unknown"
 
 
 # text
@@ -562,7 +633,7 @@ def test_text_of_a_model_calls_it_one(clock):
 
 def test_text_names_what_makes_the_energy_not_valid(clock):
     probe = gpu(clock, scope="gpu_parent")
-    probe.told = {"foreign_processes": True}
+    probe.known = {"foreign_processes": True}
     line = headline(run(clock, probe).data)
     assert line.endswith("measured (gpu); not valid: foreign_process, mig_parent")
 
@@ -610,17 +681,16 @@ def test_report_of_a_journal_is_that_of_the_meter(tmp_path, clock):
     with meter_of(clock, gpu(clock), unavailable=(NO_CPU,)) as meter:
         meter.keep_journal(path)
         with meter.window("train"):
-            meter._pass(10.3)
+            clock.wait(10.3)
     ours, read = meter.report().data, report_from_journal(path).data
     for data in (ours, read):
         data["time"]["end_utc"] = None
     assert read == ours
-    assert report_from_journal(path, {"run_id": "r"}).data["run_id"] == "r"
 
 
 def test_report_of_a_run_that_has_only_begun_is_empty_but_whole(tmp_path):
     path = tmp_path / "energy.jsonl"
-    Journal(path, empty_state()).close()
+    Journal(path, Accounts()).close()
     data = report_from_journal(path).data
     assert (data["complete"], data["time"]["wall_s"]) == (False, 0)
     assert data["energy"]["quality"] == "unavailable"

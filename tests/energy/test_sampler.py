@@ -7,7 +7,7 @@ import time
 import pytest
 
 from dpet_jax.energy import Source
-from dpet_jax.energy.sensing.sampler import Sampler, Ticks, reading_period_s
+from dpet_jax.energy.sensing.sampler import Clock, Sampler, Ticks, reading_period_s
 
 COUNTER = Source("counter", "counter")
 POWER = Source("power", "power")
@@ -81,7 +81,9 @@ def test_ticks_are_neither_lost_nor_made_in_a_long_run():
     assert ticks.missed >= 2 * (count // 50) - 3
 
 
-# the thread
+# the thread, in real time, of which no number is expected
+
+LONG_S = 60  # for what takes no time unless it hangs
 
 
 class Counting:
@@ -98,11 +100,16 @@ def begun(counting, period_s=0.02):
     return Sampler(counting.tick, Ticks(period_s, time.monotonic()), time.monotonic)
 
 
+def the_thread():
+    (thread,) = [t for t in threading.enumerate() if t.name == "dpet-energy-sampler"]
+    return thread
+
+
 def test_thread_ticks_until_stopped():
     counting = Counting()
     sampler = begun(counting)
     assert sampler.running
-    assert counting.enough.wait(20)
+    assert counting.enough.wait(LONG_S)
     sampler.stop()
     assert not sampler.running
     left = counting.left
@@ -110,64 +117,69 @@ def test_thread_ticks_until_stopped():
     assert counting.left == left <= 0
 
 
-def test_stop_does_not_wait_for_the_next_tick():
+def test_clock_calls_at_every_tick_until_ended():
+    clock, counting = Clock(), Counting()
+    end = clock.every(Ticks(0.02, clock()), counting.tick)
+    assert counting.enough.wait(LONG_S)
+    end()
+    assert "dpet-energy-sampler" not in {t.name for t in threading.enumerate()}
+
+
+def test_stop_does_not_wait_for_the_next_tick_nor_the_process_for_the_thread():
     sampler = begun(Counting(), period_s=600.0)
-    began = time.monotonic()
+    assert the_thread().daemon
     sampler.stop()
     assert not sampler.running
-    assert time.monotonic() - began < 60
 
 
 def test_stop_waits_for_the_tick_that_is_under_way():
     class Slow:
         def __init__(self):
-            self.began, self.go_on, self.ended = threading.Event(), None, False
+            self.began, self.go_on = threading.Event(), threading.Event()
+            self.ended = False
 
         def tick(self):
             self.began.set()
-            assert self.go_on.wait(20)
+            assert self.go_on.wait(LONG_S)
             self.ended = True
 
     slow = Slow()
-    slow.go_on = threading.Event()
-    sampler = begun(slow)
-    assert slow.began.wait(20)
+    # the first tick is due at once, and stop would wait two minutes
+    sampler = Sampler(slow.tick, Ticks(60.0, time.monotonic() - 60.0), time.monotonic)
+    assert slow.began.wait(LONG_S)
     threading.Timer(0.05, slow.go_on.set).start()
     sampler.stop()
     assert slow.ended
     assert not sampler.running
 
 
-def test_stop_gives_up_on_a_hanging_sensor_after_two_periods_and_a_second():
+def test_stop_gives_up_on_a_hanging_sensor_after_two_periods_and_a_second(monkeypatch):
     sampler, waited_s = begun(Counting(), period_s=600.0), []
-    join, sampler._thread.join = sampler._thread.join, waited_s.append
-    sampler.stop()
+    thread = the_thread()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", lambda _, s=None: waited_s.append(s))
+        sampler.stop()
     assert waited_s == [1201]
-    join(20)
+    thread.join(LONG_S)
     assert not sampler.running
-
-
-def test_thread_does_not_keep_the_process_alive():
-    sampler = begun(Counting(), period_s=600.0)
-    assert sampler._thread.daemon
-    sampler.stop()
 
 
 def test_thread_ends_when_its_meter_is_collected():
     counting = Counting()
     sampler, enough = begun(counting), counting.enough
-    assert enough.wait(20)
+    assert enough.wait(LONG_S)
+    thread = the_thread()
     del counting
     gc.collect()
-    sampler._thread.join(20)
+    thread.join(LONG_S)
     assert not sampler.running
 
 
 def test_thread_ends_when_the_sampler_is_collected():
     counting = Counting()
     sampler = begun(counting, period_s=600.0)
-    thread = sampler._thread
+    thread = the_thread()
     del sampler
     gc.collect()
-    thread.join(20)
+    thread.join(LONG_S)
     assert not thread.is_alive()

@@ -1,24 +1,26 @@
-"""A meter's state: plain values of which parts of a run add up."""
+"""The accounts of a run: segments add up, and come back from what is on disk."""
 
 import copy
 import json
+import re
+import time
+from dataclasses import replace
 
 import pytest
 from fakes.clock import FakeClock
 from fakes.probe import FakeProbe, counter, power
 
-from dpet_jax.energy import PHASES, EnergyMeter, Found, Source, Unavailable
+from dpet_jax.energy import PHASES, Accounts, EnergyMeter, Found, Source, Unavailable
+from dpet_jax.energy.accounts.ledger import Row
 from dpet_jax.energy.accounts.state import (
-    active_source,
-    combine,
-    counted,
-    empty_state,
-    losing,
-    quality_of,
-    seconds_by_phase,
-    wh_by_phase,
-    wh_of,
+    Idle,
+    Lost,
+    Sampling,
+    suspended_s,
+    utc_now,
 )
+from dpet_jax.energy.sensing.channel import ChannelRecord, Facts, SourceRecord
+from dpet_jax.energy.sensing.curve import Totals
 
 MODEL = {"quality": "modelled", "rel_uncertainty": 0.0}
 
@@ -28,246 +30,372 @@ def clock():
     return FakeClock()
 
 
-def modelled(clock, watts=50.0, **known):
+def modelled(clock, watts=50.0):
     sources = [power(watts, **MODEL), power(watts / 2, **MODEL), power(90.0, **MODEL)]
-    known = {"id": "cpu:model", "component": "cpu", "scope": "package"} | known
-    return FakeProbe(clock, *sources, **known)
+    return FakeProbe(clock, *sources, id="cpu:model", component="cpu", scope="package")
 
 
-def state_of(clock, *probes, seconds=10.0, unavailable=(), told=None):
+def accounts_of(clock, *probes, seconds=10.0, unavailable=(), facts=None):
     """Run a meter for a window "train" of so many seconds and one second more."""
     for probe in probes:
-        probe.told = told or {}
-    meter = EnergyMeter(Found(probes, unavailable), clock=clock, sleep=clock.wait)
-    with meter:
+        probe.known = facts or {}
+    with EnergyMeter(Found(probes, unavailable), clock=clock, period_s=0.5) as meter:
         with meter.window("train", "round 1"):
-            meter._pass(seconds)
-        meter._pass(1.0)
-    return meter.state()
+            clock.wait(seconds)
+        clock.wait(1.0)
+    return meter.accounts()
 
 
 def gpu(clock, watts=100.0, **known):
     return FakeProbe(clock, power(watts), **known)
 
 
-def joules(state, phase, channel="gpu:A"):
-    return state["phases"][phase]["totals"][channel][0]
+def joules(accounts, phase, channel="gpu:A"):
+    return accounts.phases[phase].totals[channel].energy_j
 
 
 def test_run_that_has_not_begun_has_spent_nothing_and_measures_nothing():
-    state = empty_state()
-    assert seconds_by_phase(state) == dict.fromkeys(PHASES, 0.0)
-    assert (quality_of(state), wh_by_phase(state)) == ("unavailable", None)
-    assert state["lost"] == {"s": 0.0, "wh": None, "quality": "unavailable"}
+    nothing = Accounts()
+    assert nothing.seconds() == dict.fromkeys(PHASES, 0.0)
+    assert (nothing.quality, nothing.wh()) == ("unavailable", None)
+    assert nothing.lost == (0.0, None, "unavailable")
 
 
-def test_state_is_plain(clock):
-    state = state_of(clock, gpu(clock), unavailable=(Unavailable("cpu", "a", "b"),))
-    assert json.loads(json.dumps(state)) == state
+# adding up
 
 
-def test_parts_of_a_run_add_up(clock):
-    first = state_of(clock, gpu(clock), seconds=10.0)
-    second = state_of(clock, gpu(clock, 300.0), seconds=4.0)
-    both = combine(first, second)
-    assert seconds_by_phase(both)["train"] == pytest.approx(14.0)
+def test_segments_of_a_run_add_up(clock):
+    first = accounts_of(clock, gpu(clock), seconds=10.0)
+    second = accounts_of(clock, gpu(clock, 300.0), seconds=4.0)
+    both = first + second
+    assert both.seconds()["train"] == pytest.approx(14.0)
+    assert both.total_s == pytest.approx(16.0)
     assert joules(both, "train") == pytest.approx(1000 + 1200)
     assert joules(both, "other") == pytest.approx(100 + 300)
-    assert both["labels"]["round 1"]["s"] == pytest.approx(14.0)
-    assert both["phases"]["train"]["count"] == 2
-    channel = both["channels"]["gpu:A"]
-    assert channel["totals"]["energy_j"] == pytest.approx(2600.0)
-    assert channel["sources"][0]["energy_j"] == pytest.approx(2600.0)
-    assert channel["max_w"] == 300.0
-    parts = [
-        part["channels"]["gpu:A"]["sources"][0]["samples"] for part in (first, second)
-    ]
-    assert channel["sources"][0]["samples"] == sum(parts)
-    assert both["segments"] == 2
+    assert both.labels["round 1"].s == pytest.approx(14.0)
+    assert both.phases["train"].count == 2
+    channel = both.channels["gpu:A"]
+    assert channel.totals.energy_j == pytest.approx(2600.0)
+    assert channel.sources[0].energy_j == pytest.approx(2600.0)
+    assert channel.max_w == 300.0
+    samples = [part.channels["gpu:A"].sources[0].samples for part in (first, second)]
+    assert channel.sources[0].samples == sum(samples)
+    assert both.segments == 2
 
 
-def test_events_and_the_highest_power_of_a_sensor_are_those_of_all_parts(clock):
+def test_anomalies_and_the_highest_power_of_a_sensor_are_those_of_all_segments(clock):
     def failing(t):
         return None if 1 < t % 4 < 2 else 300.0
 
-    first = state_of(clock, gpu(clock, failing))
-    second = state_of(clock, gpu(clock))
-    failed = first["channels"]["gpu:A"]["events"]["read_failed"]
-    for both in (combine(first, second), combine(second, first)):
-        channel = both["channels"]["gpu:A"]
-        assert channel["max_w"] == 300.0
-        assert channel["events"]["read_failed"] == failed > 0
+    first = accounts_of(clock, gpu(clock, failing))
+    second = accounts_of(clock, gpu(clock))
+    failed = first.channels["gpu:A"].events["read_failed"]
+    for both in (first + second, second + first):
+        channel = both.channels["gpu:A"]
+        assert channel.max_w == 300.0
+        assert channel.events["read_failed"] == failed > 0
 
 
-def test_parts_are_left_alone_by_adding_them(clock):
-    first, second = state_of(clock, gpu(clock)), state_of(clock, gpu(clock))
+def test_segments_are_left_alone_by_adding_them(clock):
+    first, second = accounts_of(clock, gpu(clock)), accounts_of(clock, gpu(clock))
     keep = copy.deepcopy((first, second))
-    combine(first, second)
+    assert first + second != first
     assert (first, second) == keep
 
 
 def test_adding_nothing_changes_nothing(clock):
-    state = state_of(clock, gpu(clock), told={"driver": "580"})
-    both = combine(empty_state(), state)
-    assert both == state
+    accounts = accounts_of(clock, gpu(clock), facts={"driver": "580"})
+    assert Accounts() + accounts == accounts
 
 
-def test_beginning_is_the_first_parts_and_the_end_the_last_ones(clock):
-    first, second = state_of(clock, gpu(clock)), state_of(clock, gpu(clock))
-    first |= {"start_utc": "a", "now_utc": "b", "suspended_s": 1.0}
-    second |= {"start_utc": "c", "now_utc": "d", "suspended_s": 2.0}
-    first["idle"] = {"method": "measured", "watts": {}, "seconds": 1.0}
-    first["lost"] = {"s": 3.0, "wh": 1.0, "quality": "measured"}
-    second["unavailable"] = [["cpu", "why", "what"]]
-    both = combine(first, second)
-    assert (both["start_utc"], both["now_utc"]) == ("a", "d")
-    assert both["suspended_s"] == 3.0
-    assert both["idle"] == first["idle"]
-    assert both["lost"] == first["lost"]
-    assert both["unavailable"] == second["unavailable"]
-    later = {"method": "measured", "watts": {"x": 1.0}, "seconds": 1.0}
-    assert combine(first, second | {"idle": later})["idle"] == later
+def test_beginning_is_the_first_segments_and_the_end_the_last_ones():
+    first = Accounts(
+        start_utc="a",
+        now_utc="b",
+        suspended_s=1.0,
+        idle=Idle("measured", {}, 1.0),
+        lost=Lost(3.0, 1.0, "measured"),
+    )
+    no_cpu = Unavailable("cpu", "why", "what")
+    second = Accounts(
+        start_utc="c", now_utc="d", suspended_s=2.0, unavailable=(no_cpu,)
+    )
+    both = first + second
+    assert (both.start_utc, both.now_utc, both.suspended_s) == ("a", "d", 3.0)
+    assert (both.idle, both.lost) == (first.idle, first.lost)
+    assert both.unavailable == (no_cpu,)
+    later = Idle("measured", {"x": 1.0}, 1.0)
+    assert (first + replace(second, idle=later)).idle == later
 
 
-def test_events_of_all_parts_are_kept_in_order_and_counted(clock):
-    first, second = state_of(clock, gpu(clock)), state_of(clock, gpu(clock))
-    first |= {"events": {"0": {"what": "a"}, "1": {"what": "b"}}}
-    second |= {"events": {"0": {"what": "c"}}, "event_counts": {"a": 2, "c": 1}}
-    first["event_counts"] = {"a": 1}
-    first["meter"] |= {"ticks": 10, "missed_ticks": 1, "cpu_s": 0.5, "period_s": 9.0}
-    second["meter"] |= {"ticks": 5, "missed_ticks": 2, "cpu_s": 0.25, "period_s": 0.1}
-    both = combine(first, second)
-    assert [event["what"] for event in both["events"].values()] == ["a", "b", "c"]
-    assert list(both["events"]) == ["0", "1", "2"]
-    assert both["event_counts"] == {"a": 3, "c": 1}
-    told = both["meter"]
-    assert (told["ticks"], told["missed_ticks"], told["cpu_s"]) == (15, 3, 0.75)
-    assert told["period_s"] == 0.1
+def test_anomalies_of_all_segments_are_kept_in_order_and_counted():
+    first = Accounts(
+        events=({"what": "a"}, {"what": "b"}),
+        event_counts={"a": 1},
+        meter=Sampling(9.0, 10, 1, cpu_s=0.5),
+    )
+    second = Accounts(
+        events=({"what": "c"},),
+        event_counts={"a": 2, "c": 1},
+        meter=Sampling(0.1, 5, 2, cpu_s=0.25),
+    )
+    both = first + second
+    assert [event["what"] for event in both.events] == ["a", "b", "c"]
+    assert list(both.to_json()["events"]) == ["0", "1", "2"]
+    assert both.event_counts == {"a": 3, "c": 1}
+    assert both.meter == Sampling(0.1, 15, 3, cpu_s=0.75)
 
 
-def test_part_without_a_sensor_is_unmeasured_time_of_it(clock):
-    blind = state_of(clock, seconds=5.0)  # six seconds in all
-    seeing = state_of(clock, gpu(clock), seconds=10.0)
-    for both in (combine(blind, seeing), combine(seeing, blind)):
-        totals = both["channels"]["gpu:A"]["totals"]
-        assert totals["unmeasured_s"] == pytest.approx(6.0)
-        assert totals["energy_j"] == pytest.approx(1100.0)
-        assert quality_of(both) == "measured"
+def test_segment_without_a_sensor_is_unmeasured_time_of_it(clock):
+    blind = accounts_of(clock, seconds=5.0)  # six seconds in all
+    seeing = accounts_of(clock, gpu(clock), seconds=10.0)
+    for both in (blind + seeing, seeing + blind):
+        totals = both.channels["gpu:A"].totals
+        assert totals.unmeasured_s == pytest.approx(6.0)
+        assert totals.energy_j == pytest.approx(1100.0)
+        assert both.quality == "measured"
 
 
-def test_facts_are_the_first_and_the_last_ones_and_company_is_not_forgotten(clock):
+def test_facts_are_the_first_and_the_last_ones_and_sharing_is_not_forgotten(clock):
     shared = {"temperature_c": 40, "foreign_processes": True}
     alone = {"temperature_c": 70, "foreign_processes": False}
-    first = state_of(clock, gpu(clock), told=shared)
-    second = state_of(clock, gpu(clock), told=alone)
-    facts = combine(first, second)["channels"]["gpu:A"]["facts"]
-    assert facts == {"first": shared, "last": alone, "shared": True}
-    facts = combine(second, first)["channels"]["gpu:A"]["facts"]
-    assert facts == {"first": alone, "last": shared, "shared": True}
-    facts = combine(second, second)["channels"]["gpu:A"]["facts"]
-    assert facts["shared"] is False
+    first = accounts_of(clock, gpu(clock), facts=shared)
+    second = accounts_of(clock, gpu(clock), facts=alone)
+
+    def facts(accounts):
+        return accounts.channels["gpu:A"].facts
+
+    assert facts(first + second) == Facts(shared, True, alone)
+    assert facts(second + first) == Facts(alone, True, shared)
+    assert facts(second + second).shared is False
 
 
 def test_other_sources_after_a_change_of_driver_are_not_added_up(clock):
-    first = state_of(clock, gpu(clock))
-    second = state_of(clock, FakeProbe(clock, counter(lambda t: 100.0 * t)))
-    channel = combine(first, second)["channels"]["gpu:A"]
-    (source,) = channel["sources"]
-    assert (source["kind"], source["energy_j"]) == ("counter", pytest.approx(1100.0))
-    assert channel["totals"]["energy_j"] == pytest.approx(2200.0)
+    first = accounts_of(clock, gpu(clock))
+    second = accounts_of(clock, FakeProbe(clock, counter(lambda t: 100.0 * t)))
+    channel = (first + second).channels["gpu:A"]
+    (source,) = channel.sources
+    assert source.source.kind == "counter"
+    assert source.energy_j == pytest.approx(1100.0)
+    assert channel.totals.energy_j == pytest.approx(2200.0)
 
 
 # quality
 
 
 def test_best_quality_at_hand_counts_and_others_are_not_mixed_in(clock):
-    state = state_of(clock, gpu(clock), modelled(clock))
-    assert quality_of(state) == "measured"
-    assert counted(state, "measured") == ["gpu:A"]
-    assert counted(state, "modelled") == ["cpu:model"]
-    assert wh_by_phase(state)["train"] * 3600 == pytest.approx(1000.0)
-    modelled_only = state_of(clock, modelled(clock))
-    assert quality_of(modelled_only) == "modelled"
-    assert wh_by_phase(modelled_only)["train"] * 3600 == pytest.approx(500.0)
+    both = accounts_of(clock, gpu(clock), modelled(clock))
+    assert both.quality == "measured"
+    assert both.counted("measured") == ["gpu:A"]
+    assert both.counted("modelled") == ["cpu:model"]
+    assert both.wh()["train"] * 3600 == pytest.approx(1000.0)
+    row = both.phases["train"]
+    assert both.energy(row, edges=True).wh * 3600 == pytest.approx(1000.0)
+    guess = both.energy(row, "modelled", edges=True)
+    assert guess.wh * 3600 == pytest.approx(500.0)
+    only = accounts_of(clock, modelled(clock))
+    assert only.quality == "modelled"
+    assert only.wh()["train"] * 3600 == pytest.approx(500.0)
+    nothing = replace(both, channels={}).energy(row, edges=True)
+    assert (nothing.wh, nothing.quality) == (None, "unavailable")
 
 
 def test_what_lies_inside_another_does_not_count(clock):
     node = gpu(clock, 500.0, id="node:PDU", component="node", scope="node")
-    state = state_of(clock, gpu(clock), node)
-    assert counted(state, "measured") == ["node:PDU"]
-    assert wh_by_phase(state)["train"] * 3600 == pytest.approx(5000.0)
+    accounts = accounts_of(clock, gpu(clock), node, modelled(clock))
+    assert accounts.counted("measured") == ["node:PDU"]
+    assert accounts.wh()["train"] * 3600 == pytest.approx(5000.0)
+    inside = replace(accounts.channels["node:PDU"], counted=False)
+    without = replace(accounts, channels=accounts.channels | {"node:PDU": inside})
+    assert without.quality == "modelled"
 
 
-def test_quality_of_what_does_not_count_does_not_count(clock):
-    state = state_of(clock, gpu(clock), modelled(clock))
-    state["channels"]["gpu:A"]["counted"] = False
-    assert quality_of(state) == "modelled"
-
-
-def test_energy_of_some_channels_is_their_sum_and_a_missing_one_is_nothing(clock):
-    state = state_of(clock, gpu(clock), gpu(clock, 300.0, id="gpu:B"))
-    wh = wh_of(state["phases"], ["gpu:A", "gpu:B", "gpu:C"])
-    assert wh["train"] * 3600 == pytest.approx(4000.0)
-    assert wh["select"] == 0.0
-
-
-def test_source_that_counts_is_rebuilt_whole(clock):
-    source = Source("m", "counter", 0.1, 0.2, 0.3, 400.0, 500.0)
-    probe = FakeProbe(clock, (source, lambda t: 100.0 * t % 400.0))
-    assert active_source(state_of(clock, probe)["channels"]["gpu:A"]) == source
+def test_energy_of_several_channels_is_their_sum(clock):
+    accounts = accounts_of(clock, gpu(clock), gpu(clock, 300.0, id="gpu:B"))
+    assert accounts.wh()["train"] * 3600 == pytest.approx(4000.0)
+    assert accounts.wh()["select"] == 0.0
 
 
 # crashes
 
 
 def test_what_came_after_the_checkpoint_is_lost_and_no_more(clock):
-    meter = EnergyMeter(Found((gpu(clock),), ()), clock=clock, sleep=clock.wait)
-    with meter:
-        meter._pass(10.0)
-        kept = meter.state()
+    with EnergyMeter(Found((gpu(clock),), ()), clock=clock) as meter:
+        clock.wait(10.0)
+        kept = meter.accounts()
         with meter.window("train"):
-            meter._pass(5.0)
-        crashed = meter.state()
-    state = losing(kept, crashed | {"segments": 3, "start_utc": "then"})
-    assert state["lost"]["s"] == pytest.approx(5.0)
-    assert state["lost"]["wh"] * 3600 == pytest.approx(500.0)
-    assert state["lost"]["quality"] == "measured"
-    assert state["phases"] == kept["phases"]
-    assert (state["segments"], state["start_utc"]) == (3, "then")
+            clock.wait(5.0)
+        crashed = meter.accounts()
+    resumed = kept.with_lost(replace(crashed, segments=3, start_utc="then"))
+    assert resumed.lost.s == pytest.approx(5.0)
+    assert resumed.lost.wh * 3600 == pytest.approx(500.0)
+    assert resumed.lost.quality == "measured"
+    assert resumed.phases == kept.phases
+    assert (resumed.segments, resumed.start_utc) == (3, "then")
 
 
 def test_losses_of_several_crashes_add_up(clock):
-    lost = empty_state()
+    kept = Accounts()
     for _ in range(3):
-        meter = EnergyMeter(Found((gpu(clock),), ()), clock=clock, sleep=clock.wait)
-        with meter:
-            meter.take_up(lost)
-            meter._pass(5.0)
-            lost = losing(lost, meter.state())
-    assert lost["lost"]["s"] == pytest.approx(15.0)
-    assert lost["lost"]["wh"] * 3600 == pytest.approx(1500.0)
-    assert seconds_by_phase(lost)["other"] == 0.0
-
-
-def test_run_that_crashed_before_its_first_checkpoint_has_lost_all(clock):
-    crashed = state_of(clock, gpu(clock), seconds=10.0)
-    lost = losing(empty_state(), crashed)["lost"]
-    assert lost["s"] == pytest.approx(11.0)
-    assert lost["wh"] * 3600 == pytest.approx(1100.0)
+        with EnergyMeter(Found((gpu(clock),), ()), clock=clock) as meter:
+            meter.resume(kept)
+            clock.wait(5.0)
+            kept = kept.with_lost(meter.accounts())
+    assert kept.lost.s == pytest.approx(15.0)
+    assert kept.lost.wh * 3600 == pytest.approx(1500.0)
+    assert kept.seconds()["other"] == 0.0
 
 
 def test_what_nobody_measured_is_lost_by_an_unknown_amount(clock):
-    state = losing(empty_state(), state_of(clock, seconds=10.0))
-    assert state["lost"] == {
-        "s": pytest.approx(11.0),
-        "wh": None,
-        "quality": "unavailable",
-    }
+    lost = Accounts().with_lost(accounts_of(clock, seconds=10.0)).lost
+    assert lost == (pytest.approx(11.0), None, "unavailable")
 
 
-def test_loss_is_of_the_crashed_parts_quality_alone(clock):
-    kept = state_of(clock, modelled(clock))
-    crashed = combine(kept, state_of(clock, gpu(clock), seconds=10.0))
-    lost = losing(kept, crashed)["lost"]
-    assert lost["quality"] == "measured"
-    assert lost["wh"] * 3600 == pytest.approx(1100.0)
+def test_loss_is_of_the_crashed_segments_quality_alone(clock):
+    kept = accounts_of(clock, modelled(clock))
+    crashed = kept + accounts_of(clock, gpu(clock), seconds=10.0)
+    lost = kept.with_lost(crashed).lost
+    assert lost.quality == "measured"
+    assert lost.wh * 3600 == pytest.approx(1100.0)
+
+
+# on disk
+
+#: Accounts as they have been written since the first runs; they must stay readable.
+ON_DISK = {
+    "schema": "dpet-jax/meter-state/1",
+    "segments": 2,
+    "start_utc": "2026-03-01T10:00:00Z",
+    "now_utc": "2026-03-01T10:02:30Z",
+    "suspended_s": 0.25,
+    "phases": {
+        "train": {
+            "s": 1.5,
+            "totals": {"gpu:A": [1.0, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]},
+            "inclusive_s": 2.5,
+            "inclusive_j": {"gpu:A": 3.5},
+            "count": 4,
+            "short_s": 0.5,
+            "compile_s": 0.25,
+            "edge_j2": {"gpu:A": 6.5},
+            "sync": ["explicit", "none"],
+        }
+    },
+    "labels": {},
+    "channels": {
+        "gpu:A": {
+            "component": "gpu",
+            "scope": "gpu",
+            "counted": True,
+            "active": 0,
+            "sources": [
+                {
+                    "method": "m",
+                    "kind": "counter",
+                    "rel_uncertainty": 0.1,
+                    "update_period_s": 0.2,
+                    "sensor_window_s": 0.3,
+                    "wrap_j": 400.0,
+                    "max_w": 500.0,
+                    "quality": "measured",
+                    "energy_j": 12.0,
+                    "samples": 30,
+                    "alive": False,
+                }
+            ],
+            "totals": {
+                "energy_j": 1.0,
+                "samples": 2,
+                "gap_s": 3.0,
+                "unmeasured_s": 4.0,
+                "variance_j2": 5.0,
+                "sum_w": 6.0,
+                "sum_w2": 7.0,
+                "low_j": 8.0,
+                "high_j": 9.0,
+            },
+            "max_w": 300.0,
+            "events": {"gap": 1},
+            "facts": {"first": {"t": 40}, "shared": None, "last": {"t": 50}},
+        }
+    },
+    "unavailable": [["cpu", "denied", "as root"]],
+    "events": {"0": {"what": "gap"}, "1": {"what": "wrap"}},
+    "event_counts": {"gap": 1, "wrap": 1},
+    "idle": {"method": "measured", "watts": {"gpu:A": 60.0}, "seconds": 8.0},
+    "meter": {
+        "period_s": 0.1,
+        "ticks": 7,
+        "missed_ticks": 1,
+        "tick_ms_p50": 0.5,
+        "tick_ms_p99": None,
+        "cpu_s": 0.125,
+        "clock": "monotonic",
+    },
+    "lost": {"s": 5.0, "wh": 0.5, "quality": "measured"},
+}
+TOTALS = Totals(1.0, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+
+
+def test_accounts_on_disk_are_read_and_written_under_the_same_names():
+    accounts = Accounts.from_json(copy.deepcopy(ON_DISK))
+    source = Source("m", "counter", 0.1, 0.2, 0.3, 400.0, 500.0)
+    assert accounts.phases["train"] == Row(
+        s=1.5,
+        totals={"gpu:A": TOTALS},
+        inclusive_s=2.5,
+        inclusive_j={"gpu:A": 3.5},
+        count=4,
+        short_s=0.5,
+        compile_s=0.25,
+        edge_j2={"gpu:A": 6.5},
+        sync=frozenset({"none", "explicit"}),
+    )
+    assert accounts.channels["gpu:A"] == ChannelRecord(
+        "gpu",
+        "gpu",
+        True,
+        0,
+        (SourceRecord(source, 12.0, 30, False),),
+        TOTALS,
+        300.0,
+        {"gap": 1},
+        Facts({"t": 40}, None, {"t": 50}),
+    )
+    assert accounts.idle == Idle("measured", {"gpu:A": 60.0}, 8.0)
+    assert accounts.meter == Sampling(0.1, 7, 1, 0.5, None, 0.125)
+    assert accounts.lost == Lost(5.0, 0.5, "measured")
+    assert [event["what"] for event in accounts.events] == ["gap", "wrap"]
+    assert accounts.to_json() == ON_DISK
+
+
+def test_accounts_of_nothing_come_back_too():
+    plain = json.loads(json.dumps(Accounts().to_json()))
+    assert Accounts.from_json(plain) == Accounts()
+
+
+# the time of day
+
+
+def test_time_of_day_is_utc_to_the_second(monkeypatch):
+    before = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    assert utc_now() >= before
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", utc_now())
+    real = time.gmtime
+    monkeypatch.setattr(time, "gmtime", lambda: real(1_772_359_201.9))
+    monkeypatch.setattr(time, "localtime", None)
+    assert utc_now() == "2026-03-01T10:00:01Z"
+
+
+def test_sleep_is_what_the_monotonic_clock_leaves_out(monkeypatch):
+    clocks = {"boot": 500.0, "monotonic": 380.0}
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", "boot", raising=False)
+    monkeypatch.setattr(time, "CLOCK_MONOTONIC", "monotonic")
+    monkeypatch.setattr(time, "clock_gettime", clocks.__getitem__)
+    assert suspended_s() == 120.0
+
+
+def test_machine_that_does_not_count_its_sleep_has_not_slept(monkeypatch):
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
+    monkeypatch.setattr(time, "clock_gettime", None)
+    assert suspended_s() == 0.0

@@ -30,7 +30,7 @@ REPORT = {
         "net_of_idle_wh": 7.5,
         "idle": {
             "method": "measured",
-            "watts": {"GPU-4e1f": 72.0},
+            "watts": {"gpu:GPU-4e1f": 72.0},
             "seconds": 10.0,
             "state": "jax_context",
         },

@@ -182,7 +182,7 @@ class FakeNVML:
         devices: `FakeGpu`s, by NVML's index.
         clock: Seconds.
         errors: Errors of functions without a device, such as nvmlInit: code by name.
-        latency_s: Time that every call takes, passed by `clock.wait`.
+        latency_s: Time that every call takes, passed by `clock.skip`.
 
     Attributes:
         calls: How often each function was called.
@@ -349,7 +349,7 @@ class FakeNVML:
     def _enter(self, name, *, needs_init=True):
         self.calls[name] += 1
         if self.latency_s:
-            self.clock.wait(self.latency_s)
+            self.clock.skip(self.latency_s)
         if needs_init and not self.initialised:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_UNINITIALIZED)
         if name in self.errors:

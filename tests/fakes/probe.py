@@ -7,9 +7,13 @@ class FakeProbe:
     """A component whose sources are functions of time.
 
     Args:
-        clock: Its time; a reading may take `took_s` of it.
+        clock: Its time; a reading takes `took_s` of it.
         sources: Pairs of a `Source` and a function of the seconds since 100 (where
             `FakeClock` begins) that gives watts or joules, or None for a failure.
+
+    Attributes:
+        error: What the next readings raise.
+        known: What `facts` returns.
     """
 
     def __init__(self, clock, *sources, id="gpu:A", component="gpu", scope="gpu"):  # noqa: A002
@@ -17,20 +21,21 @@ class FakeProbe:
         self.sources = tuple(source for source, _ in sources)
         self.values = [value for _, value in sources]
         self.took_s, self.reads, self.closed = 0.0, 0, 0
-        self.error, self.told = None, {}
+        self.error, self.known = None, {}
 
     def read(self):
         self.reads += 1
         if self.error is not None:
             raise self.error
         t = self.clock() - 100.0
-        self.clock.wait(self.took_s)
+        if self.took_s:
+            self.clock.skip(self.took_s)
         return tuple(
             None if (x := value(t)) is None else float(x) for value in self.values
         )
 
     def facts(self):
-        return dict(self.told)
+        return dict(self.known)
 
     def close(self):
         self.closed += 1

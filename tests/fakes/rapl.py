@@ -1,4 +1,4 @@
-"""Powercap trees as Linux shows them, with energy that passes only when told to."""
+"""Powercap trees as Linux shows them, whose counters follow a fake clock."""
 
 import os
 
@@ -26,7 +26,7 @@ class FakeDomain:
         return self.path / "energy_uj"
 
     def set_j(self, energy_j):
-        """Let the counter stand where this much energy puts it."""
+        """Set the counter to what it is after this much energy."""
         self.energy_j = energy_j
         microjoules = round(energy_j * 1e6)
         if self.range_j is not None:
@@ -38,22 +38,25 @@ class FakeDomain:
         self.file.write_text(text)
 
     def vanish(self):
-        """Take the file away, for those too who hold it open."""
+        """Remove the file, also for those who hold it open."""
         os.truncate(self.file, 0)
         self.file.unlink()
 
 
 class FakePowercap:
-    """A tree below a folder; `root` is what stands for /sys/class/powercap.
+    """A tree below a folder; `root` takes the place of /sys/class/powercap.
 
     As in /sys, zones are nested folders and `root` is a flat folder of links to them.
+    Every domain draws its watts while the time of `clock` passes.
     """
 
     def __init__(self, folder, clock=None):
         self.root = folder / "class" / "powercap"
         self.root.mkdir(parents=True)
-        self.clock = clock
         self.domains = {}
+        if clock is not None:
+            self._clock, self._drawn_until = clock, clock()
+            clock.follow(self._draw)
         self._devices = folder / "devices" / "virtual" / "powercap"
 
     def add(self, zone, name, *, energy_j=0.0, range_j=SERVER_RANGE_J, watts=0.0):
@@ -68,15 +71,15 @@ class FakePowercap:
         self._link(zone, path)
         return domain
 
-    def wait(self, seconds):
-        """Let time pass: every domain draws its watts, and the clock moves on."""
-        if self.clock is not None:
-            self.clock.wait(seconds)
-        for domain in self.domains.values():
-            domain.set_j(domain.energy_j + domain.watts * seconds)
-
     def __getitem__(self, zone):
         return self.domains[zone]
+
+    def _draw(self):
+        seconds = self._clock() - self._drawn_until
+        self._drawn_until = self._clock()
+        for domain in self.domains.values():
+            if domain.watts:
+                domain.set_j(domain.energy_j + domain.watts * seconds)
 
     def _link(self, name, target):
         link = self.root / name

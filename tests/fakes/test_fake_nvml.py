@@ -27,7 +27,7 @@ def field(nvml, handle, number, scope=GPU):
 
 def test_counter_of_constant_power_is_exact_to_the_update(clock):
     nvml, handle = started(clock, power=123.456)
-    clock.wait(1234.56)
+    clock.skip(1234.56)
     assert nvml.nvmlDeviceGetTotalEnergyConsumption(handle) == 152_406_432
     assert field(nvml, handle, COUNTER) == 152_406_432
 
@@ -47,14 +47,14 @@ def test_counter_is_the_integral_of_the_trace_however_often_it_is_read(
 ):
     nvml, handle = started(clock, power=power)
     for _ in range(200):
-        clock.wait(0.1)
+        clock.skip(0.1)
         read = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     assert read / 1000 == pytest.approx(joules, abs=2e-3)
 
 
 def test_known_integral_stands_for_the_numerical_one(clock):
     nvml, handle = started(clock, power=lambda t: t, energy=lambda t: t * t / 2)
-    clock.wait(10)
+    clock.skip(10)
     assert nvml.nvmlDeviceGetTotalEnergyConsumption(handle) == 1_050_000
 
 
@@ -62,7 +62,7 @@ def test_sensor_sees_only_its_window_before_the_last_update(clock):
     nvml, handle = started(
         clock, power=lambda t: 400.0 if (t - 100) % 0.1 > 0.075 else 100.0
     )
-    clock.wait(10.05)
+    clock.skip(10.05)
     assert field(nvml, handle, INSTANT) == pytest.approx(400_000, rel=1e-3)
     assert field(nvml, handle, AVERAGE) == pytest.approx(175_000, rel=1e-3)
     assert nvml.nvmlDeviceGetPowerUsage(handle) == field(nvml, handle, AVERAGE)
@@ -70,17 +70,17 @@ def test_sensor_sees_only_its_window_before_the_last_update(clock):
 
 def test_sensor_stands_still_between_updates(clock):
     nvml, handle = started(clock, power=lambda t: t)
-    clock.wait(0.2)
+    clock.skip(0.2)
     first = field(nvml, handle, INSTANT)
-    clock.wait(0.09)
+    clock.skip(0.09)
     assert field(nvml, handle, INSTANT) == first
-    clock.wait(0.02)
+    clock.skip(0.02)
     assert field(nvml, handle, INSTANT) == first + 100
 
 
 def test_power_readings_err_as_told_and_the_counter_does_not(clock):
     nvml, handle = started(clock, gain=1.1, offset_w=-2.0, quantum_mw=50)
-    clock.wait(1)
+    clock.skip(1)
     assert field(nvml, handle, INSTANT) == 108_000
     assert nvml.nvmlDeviceGetTotalEnergyConsumption(handle) == 100_000
     nvml.devices[0].gain = 1.10011
@@ -89,9 +89,9 @@ def test_power_readings_err_as_told_and_the_counter_does_not(clock):
 
 def test_counter_starts_anew_at_a_reset_and_at_its_wrap(clock):
     nvml, handle = started(clock, counter_resets=(105.0,))
-    clock.wait(4)
+    clock.skip(4)
     assert nvml.nvmlDeviceGetTotalEnergyConsumption(handle) == 400_000
-    clock.wait(2)
+    clock.skip(2)
     assert nvml.nvmlDeviceGetTotalEnergyConsumption(handle) == 100_000
     nvml.devices[0].counter_wrap_j = 30.0
     assert nvml.nvmlDeviceGetTotalEnergyConsumption(handle) == 10_000
@@ -109,7 +109,7 @@ def test_scripted_error_holds_in_its_time_only(clock):
             seen.append(0)
         except pynvml.NVMLError as error:
             seen.append(error.value)
-        clock.wait(1)
+        clock.skip(1)
     assert seen == [0, 999, 999, 0, 15]
 
 

@@ -1,28 +1,39 @@
-"""Work for the device that lasts long enough to be waited for."""
+"""Work for the device that is still going on when its dispatch has returned."""
 
 import functools
-import time
 
 import jax
 import jax.numpy as jnp
 
 
 @functools.cache
-def slow_program():
-    """A jitted loop of some 200 ms, as a function of nothing."""
-
+def _program():
     @jax.jit
     def loop(x, times):
         return jax.lax.fori_loop(0, times, lambda _, x: jnp.tanh(x @ x), x)
 
     x = jnp.full((200, 200), 1 / 200)
+    loop(x, jnp.int32(1)).block_until_ready()
+    return lambda: loop(x, jnp.int32(200))
 
-    def seconds(times):
-        began = time.perf_counter()
-        loop(x, times).block_until_ready()
-        return time.perf_counter() - began
 
-    seconds(jnp.int32(2))
-    probe_s = min(seconds(jnp.int32(50)) for _ in range(3))
-    times = jnp.int32(max(50, round(50 * 0.2 / probe_s)))
-    return lambda: loop(x, times)
+def pending_work():
+    """Return an array that is not ready yet, and will not be for some 25 ms.
+
+    On a busy machine the work may be done before anyone can look; then it is started
+    again.
+    """
+    for _ in range(1000):
+        result = _program()()
+        if not result.is_ready():
+            return result
+    raise AssertionError("this device computes while it is asked, not afterwards")
+
+
+def is_waited_for(attempt):
+    """Whether the array that `attempt` returns is ready by then.
+
+    XLA marks an array as ready a moment after work that was queued later could begin,
+    so not every attempt finds it marked; but where nobody waits, none does.
+    """
+    return any(attempt().is_ready() for _ in range(50))

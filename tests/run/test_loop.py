@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from fakes.clock import FakeClock
 from fakes.probe import FakeProbe, power
 from rich.console import Console
 
@@ -244,7 +245,7 @@ class Run(NamedTuple):
     loop: Loop
     machine: Machine
     shelf: Shelf
-    time: SimpleNamespace
+    time: FakeClock
 
     def __call__(self):
         return self.loop.run()
@@ -269,8 +270,8 @@ def build(tmp_path, monkeypatch):
     def make(
         plans, *, limits=None, shelf=None, ask=0, interrupt_at=1e9, probes=(), **options
     ):
-        time = SimpleNamespace(now=0.0)
-        time.monotonic = lambda: time.now
+        time = FakeClock(0.0)
+        time.monotonic = time
         monkeypatch.setattr(orchestrator, "time", time)
         monkeypatch.setattr(chunks, "time", time)
         monkeypatch.setattr(selecting, "time", time)
@@ -288,8 +289,7 @@ def build(tmp_path, monkeypatch):
             "horizon": "plan",
             "meter": EnergyMeter(
                 Found(tuple(probe(time) for probe in probes), ()),
-                clock=time.monotonic,
-                sleep=lambda seconds: setattr(time, "now", time.now + seconds),
+                clock=time,
                 accelerator=Accelerator(barrier=lambda: None),
             ).start(),
             "recorder": recorders[-1],
@@ -301,7 +301,7 @@ def build(tmp_path, monkeypatch):
             "seed": 3,
         }
         if probes:
-            machine.tick = parts["meter"]._tick
+            machine.tick = parts["meter"].read
         return Run(Loop(Parts(**(parts | options))), machine, shelf, time)
 
     yield make
@@ -999,5 +999,5 @@ def test_without_a_sensor_no_event_holds_a_wh(build):
 def test_plans_are_the_labels_of_the_energy(build):
     run = build(PLANS, probes=[card(720.0)], limits=Limits(every=1.0))
     run()
-    labels = run.loop.parts.meter.state()["labels"]
+    labels = run.loop.parts.meter.accounts().labels
     assert set(labels) == {"warm-up", "round 1", "round 2"}

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import pytest
 
 from dpet_jax.config.experiment import Config
-from dpet_jax.energy import EnergyMeter, Found
+from dpet_jax.energy import Accounts, EnergyMeter, Found
 from dpet_jax.energy.accounts.journal import Journal
 from dpet_jax.energy.accounts.ledger import Row
-from dpet_jax.energy.accounts.state import empty_state
+from dpet_jax.energy.accounts.state import Lost
 from dpet_jax.run.folder import RunFolder, read_events
 from dpet_jax.run.segment import Segment
 from dpet_jax.training.learner import Compilation
@@ -26,12 +26,9 @@ def begin(folder):
 
 
 def meter_at(train_s, checkpoint_s=0.0, lost_s=0.0, wh=None):
-    """Return the state of a meter that has seen so much."""
-    state = empty_state()
-    state["phases"]["train"] = Row(train_s).to_json()
-    state["phases"]["checkpoint"] = Row(checkpoint_s).to_json()
-    state["lost"] = {"s": lost_s, "wh": wh}
-    return state
+    """Return the accounts of a meter that has seen so much."""
+    phases = {"train": Row(train_s), "checkpoint": Row(checkpoint_s)}
+    return Accounts(phases=phases, lost=Lost(lost_s, wh))
 
 
 class Written:
@@ -39,16 +36,16 @@ class Written:
 
     def __init__(self, segment):
         self.segment = segment
-        state = segment.energy or meter_at(0.0)
-        self.lost_s = state["lost"]["s"]
+        accounts = segment.energy or meter_at(0.0)
+        self.lost_s = accounts.lost.s
         path = segment.folder.path / "energy.jsonl"
-        self.journal = Journal(path, state)
+        self.journal = Journal(path, accounts)
         self.close = self.journal.close
 
     def save(self, time_s, visits):
         meta = {
             "position": {"counters": {"visits": visits, "scored_examples": 0}},
-            "energy": meter_at(time_s, lost_s=self.lost_s),
+            "energy": meter_at(time_s, lost_s=self.lost_s).to_json(),
             "journal_lines": self.journal.lines,
             "last_event_id": self.segment.recorder.next_id - 1,
         }
@@ -79,17 +76,17 @@ def test_work_after_the_checkpoint_is_lost_and_the_save_itself_is_not(folder):
         run.train(8.0, 160, checkpoint_s=0.25)
     with begin(folder) as segment:
         assert segment.recorder.segment == 1
-        phases = segment.energy["phases"]
-        assert (phases["train"]["s"], phases["checkpoint"]["s"]) == (5.0, 0.25)
+        seconds = segment.energy.seconds()
+        assert (seconds["train"], seconds["checkpoint"]) == (5.0, 0.25)
         lost = {"seconds": 2.75, "visits": 60, "scored_examples": 0, "wh": None}
         assert segment.lost() == lost
-        assert segment.energy["lost"]["s"] == 2.75
+        assert segment.energy.lost.s == 2.75
         with closing(Written(segment)) as run:
             run.train(6.0, 130, checkpoint_s=0.25)
     with begin(folder) as segment:
         assert segment.lost()["seconds"] == 2.75 + 0.75
         assert segment.lost()["visits"] == 90
-        assert segment.energy["lost"]["s"] == 3.5
+        assert segment.energy.lost.s == 3.5
     kept = read_events(folder.path / "events.jsonl")
     assert [e["event"] for e in kept] == ["train", "checkpoint", "lost"]
 
@@ -102,7 +99,7 @@ def test_a_save_that_was_not_seen_to_end_goes_on_from_its_beginning(folder):
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:-1]) + lines[-1][:20])
     with begin(folder) as segment:
-        assert segment.energy["phases"]["checkpoint"]["s"] == 0.0
+        assert segment.energy.seconds()["checkpoint"] == 0.0
         assert segment.lost()["seconds"] == 0.0
 
 
@@ -112,7 +109,7 @@ def test_without_a_checkpoint_everything_is_lost(folder):
     with begin(folder) as segment:
         assert segment.lost()["visits"] == 100
         assert segment.lost()["seconds"] == 5.0
-        assert segment.energy["phases"]["train"]["s"] == 0.0
+        assert segment.energy.seconds()["train"] == 0.0
 
 
 def test_compilations_are_summed_by_program_and_all_others_apart(folder):

@@ -1,1 +1,1 @@
-"""Who used how much: records, journals and their states."""
+"""Who used how much: the ledger, the accounts of a run, and its journal on disk."""

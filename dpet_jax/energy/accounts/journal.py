@@ -1,7 +1,7 @@
-"""energy.jsonl: what a meter knows, on disk while it runs, so that a kill loses little.
+"""energy.jsonl: a meter's accounts on disk while it runs, so that a kill loses little.
 
-The first line of a segment holds the whole state; every later line only what has
-changed. Reading folds them again, up to the last whole line.
+The first line of a segment holds all of them; every later line only what has changed.
+Reading puts them together again, up to the last whole line.
 """
 
 import errno
@@ -11,37 +11,39 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-State = dict[str, Any]
+from dpet_jax.energy.accounts.state import Accounts
+
+Plain = dict[str, Any]
 
 
 class Folded(NamedTuple):
     """What a journal holds.
 
     Attributes:
-        state: The meter's state at the last whole line; None for an empty journal.
+        accounts: Those at the last whole line; None for an empty journal.
         complete: Whether the meter of the last segment was stopped in order.
         samples: The lines of the power trace, in order.
-        segments: State at the first and at the last line of each segment.
+        segments: The accounts at the first and at the last line of each segment.
     """
 
-    state: State | None
+    accounts: Accounts | None
     complete: bool
-    samples: list[dict[str, Any]]
-    segments: list[tuple[State, State]]
+    samples: list[Plain]
+    segments: list[tuple[Accounts, Accounts]]
 
 
 class Journal:
-    """Append what changed in a meter's state.
+    """Append what changed in a meter's accounts.
 
     Args:
         path: The file; a line that a kill left torn is cut off.
-        state: The state with which this segment begins.
+        accounts: Those with which this segment begins.
 
     Attributes:
-        lines: Lines written, those of earlier segments included.
+        lines: Lines written, including those of earlier segments.
     """
 
-    def __init__(self, path: Path, state: State) -> None:
+    def __init__(self, path: Path, accounts: Accounts) -> None:
         self.lines = 0
         if path.exists():
             whole = path.read_bytes()
@@ -51,21 +53,21 @@ class Journal:
                 os.truncate(path, end)
         # unbuffered: a forked child must not hold half a line that it writes again
         self._file = path.open("ab", buffering=0)
-        self._state = _copy(state)
-        self._append({"event": "start", "state": self._state})
+        self._plain = _plain(accounts)
+        self._append({"event": "start", "state": self._plain})
 
-    def write(self, event: str, state: State, **values: Any) -> None:
+    def write(self, event: str, accounts: Accounts, **values: Any) -> None:
         """Append one line with what changed since the one before."""
-        present = _copy(state)
-        line = {"event": event, **values, "patch": changes(self._state, present)}
-        self._state = present
+        present = _plain(accounts)
+        line = {"event": event, **values, "patch": changes(self._plain, present)}
+        self._plain = present
         self._append(line)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: Plain) -> None:
         whole = json.dumps(line, default=str).encode() + b"\n"
         if self._file.write(whole) < len(whole):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
@@ -73,36 +75,46 @@ class Journal:
 
 
 def read(path: Path) -> Folded:
-    """Fold a journal; a torn last line is dropped."""
-    folded = Folded(None, False, [], [])
-    for line, state in _fold(path):
-        if line["event"] == "start":
-            folded.segments.append((_copy(state), state))
-        if line["event"] == "sample":
-            folded.samples.append(line)
-        folded = folded._replace(state=state, complete=line["event"] == "end")
-    return folded
+    """Read a journal; a torn last line is dropped."""
+    event, state, samples = "", None, []
+    segments: list[tuple[Plain, Plain]] = []
+    for line, state in fold(path):
+        event = line["event"]
+        if event == "start":
+            segments.append((_copy(state), state))
+        if event == "sample":
+            samples.append(line)
+    return Folded(
+        None if state is None else Accounts.from_json(state),
+        event == "end",
+        samples,
+        [(Accounts.from_json(a), Accounts.from_json(b)) for a, b in segments],
+    )
 
 
-def read_until(path: Path, phase: str, after: int) -> State | None:
-    """Return the state at the end of the first window of a phase.
+def read_until(path: Path, phase: str, after: int) -> Accounts | None:
+    """Return the accounts at the end of the first window of a phase.
 
     Args:
         path: The journal.
         phase: The window's.
-        after: Lines that came before it and are passed over.
+        after: Lines that came before it and are skipped.
 
     Returns:
         None if there is no such window.
     """
-    for number, (line, state) in enumerate(_fold(path)):
+    for number, (line, state) in enumerate(fold(path)):
         if number >= after and line["event"] == "window" and line["phase"] == phase:
-            return state
+            return Accounts.from_json(state)
     return None
 
 
-def _fold(path: Path) -> Iterator[tuple[dict[str, Any], State]]:
-    state: State = {}
+def fold(path: Path) -> Iterator[tuple[Plain, Plain]]:
+    """Yield every whole line and the accounts after it, as plain data.
+
+    The accounts are changed in place by the lines that follow.
+    """
+    state: Plain = {}
     if not path.exists():
         return
     whole, _, _ = path.read_text("utf-8", errors="replace").rpartition("\n")
@@ -118,13 +130,13 @@ def _fold(path: Path) -> Iterator[tuple[dict[str, Any], State]]:
         yield line, state
 
 
-def changes(old: State, new: State) -> State:
-    """Return what `apply` needs to turn the old state into the new one.
+def changes(old: Plain, new: Plain) -> Plain:
+    """Return what `apply` needs to turn the old plain data into the new one.
 
     A dictionary in it is merged with the one that is there, a list holds the one value
-    that replaces what is there. Keys of the state itself are never taken away.
+    that replaces what is there. Keys of the outermost dictionary are never taken away.
     """
-    changed: State = {}
+    changed: Plain = {}
     for key, value in new.items():
         before = old.get(key)
         if key in old and before == value:
@@ -142,8 +154,8 @@ def changes(old: State, new: State) -> State:
     return changed
 
 
-def apply(state: State, patch: State) -> None:
-    """Change a state in place as a patch says."""
+def apply(state: Plain, patch: Plain) -> None:
+    """Change plain data in place as a patch says."""
     for key, value in patch.items():
         if isinstance(value, dict):
             apply(state[key], value)
@@ -151,6 +163,10 @@ def apply(state: State, patch: State) -> None:
             state[key] = value[0] if isinstance(value, list) else value
 
 
-def _copy(state: State) -> State:
-    # a user's probe may tell facts that JSON does not know
-    return json.loads(json.dumps(state, default=str))
+def _plain(accounts: Accounts) -> Plain:
+    return _copy(accounts.to_json())
+
+
+def _copy(plain: Plain) -> Plain:
+    # a user's probe may give facts that JSON does not know
+    return json.loads(json.dumps(plain, default=str))

@@ -1,22 +1,22 @@
-"""Who used what: seconds and joules by phase and by label, from edge to edge."""
+"""Seconds and joules by phase and by label, from edge to edge."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dpet_jax.energy.sensing.curve import Totals
+from dpet_jax.energy.sensing.curve import Totals, add_by_name
 
 PHASES = ("compile", "data", "select", "train", "eval", "checkpoint", "idle", "other")
 RESOLUTION_S = 1.0
 
 
 class Edge(NamedTuple):
-    """One moment at which all that is cumulative was read.
+    """All cumulative quantities at one moment.
 
     Attributes:
         t: Seconds of the meter's clock.
         totals: By channel.
-        compile_s: Seconds spent compiling since some moment.
+        compile_s: Seconds spent compiling since a fixed moment.
     """
 
     t: float
@@ -24,15 +24,15 @@ class Edge(NamedTuple):
     compile_s: float = 0.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
-    """What a phase or a label has used.
+    """What a phase or a label has used; rows add up.
 
     Attributes:
         s: Seconds in which no inner window was open, and
         totals: what was used in them, by channel; these add up over phases.
         inclusive_s: Seconds with those of inner windows, and
-        inclusive_j: the joules.
+        inclusive_j: the joules, by channel.
         count: Windows closed.
         short_s: Seconds of closed windows that were shorter than a second.
         compile_s: Seconds spent compiling.
@@ -48,68 +48,23 @@ class Row:
     short_s: float = 0.0
     compile_s: float = 0.0
     edge_j2: dict[str, float] = field(default_factory=dict)
-    sync: set[str] = field(default_factory=set)
+    sync: frozenset[str] = frozenset()
 
-    def spend(self, seconds: float, used: dict[str, Totals], compile_s: float) -> None:
-        """Add what was used between two edges."""
-        self.s += seconds
-        self.compile_s += compile_s
-        for channel, totals in used.items():
-            self.totals[channel] = self.totals.get(channel, Totals()) + totals
-
-    def include(self, seconds: float, used: dict[str, Totals]) -> None:
-        """Add what a window used, its inner windows included."""
-        self.inclusive_s += seconds
-        joules = {channel: totals.energy_j for channel, totals in used.items()}
-        _add_to(self.inclusive_j, joules)
-
-    def copy(self) -> "Row":
-        """Return a copy that later edges leave alone."""
-        return Row.from_json(self.to_json())
-
-    def add(self, other: "Row") -> None:
-        """Add what an earlier segment of the same run used."""
-        self.spend(other.s, other.totals, other.compile_s)
-        self.inclusive_s += other.inclusive_s
-        self.count += other.count
-        self.short_s += other.short_s
-        _add_to(self.inclusive_j, other.inclusive_j)
-        _add_to(self.edge_j2, other.edge_j2)
-        self.sync |= other.sync
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {
-            "s": self.s,
-            "totals": {name: t.to_json() for name, t in self.totals.items()},
-            "inclusive_s": self.inclusive_s,
-            "inclusive_j": dict(self.inclusive_j),
-            "count": self.count,
-            "short_s": self.short_s,
-            "compile_s": self.compile_s,
-            "edge_j2": dict(self.edge_j2),
-            "sync": sorted(self.sync),
-        }
-
-    @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> "Row":
-        """Rebuild what `to_json` returned."""
-        totals = {name: Totals(*values) for name, values in plain["totals"].items()}
-        return cls(
-            **(
-                plain
-                | {
-                    "totals": totals,
-                    "inclusive_j": dict(plain["inclusive_j"]),
-                    "edge_j2": dict(plain["edge_j2"]),
-                    "sync": set(plain["sync"]),
-                }
-            )
+    def __add__(self, other: "Row") -> "Row":
+        return Row(
+            self.s + other.s,
+            add_by_name(self.totals, other.totals),
+            self.inclusive_s + other.inclusive_s,
+            add_by_name(self.inclusive_j, other.inclusive_j),
+            self.count + other.count,
+            self.short_s + other.short_s,
+            self.compile_s + other.compile_s,
+            add_by_name(self.edge_j2, other.edge_j2),
+            self.sync | other.sync,
         )
 
 
-@dataclass
-class Frame:
+class Frame(NamedTuple):
     """An open window.
 
     Attributes:
@@ -125,7 +80,7 @@ class Frame:
 
 @dataclass
 class _Stretch:
-    """The time between two edges, at which the innermost window changed."""
+    """The time between two edges at which the innermost window changed."""
 
     phase: str
     label: str | None
@@ -144,15 +99,15 @@ class Ledger:
 
     Args:
         first: The edge at which the whole begins.
-        edge_j2: Variance that an edge brings to a channel, from its name and the mean
-            power before and after.
+        edge_j2: Returns the variance that an edge brings to a channel, from the
+            channel's name and its mean power before and after.
     """
 
     def __init__(
         self, first: Edge, edge_j2: Callable[[str, float, float], float]
     ) -> None:
-        self.phases: dict[str, Row] = {}
-        self.labels: dict[str, Row] = {}
+        self._phases: dict[str, Row] = {}
+        self._labels: dict[str, Row] = {}
         self._edge_j2 = edge_j2
         self._frames = [Frame("other", None, first)]
         self._last = first
@@ -164,7 +119,7 @@ class Ledger:
         return self._frames[-1].phase, self._frames[-1].label
 
     def enter(self, phase: str, label: str | None, edge: Edge) -> Frame:
-        """Open a window; without a label of its own it belongs to the outer one's."""
+        """Open a window; by default it has the label of the window around it."""
         self.turn(edge)
         frame = Frame(phase, label or self._frames[-1].label, edge)
         self._frames.append(frame)
@@ -173,58 +128,45 @@ class Ledger:
     def leave(self, edge: Edge, sync: str) -> tuple[float, dict[str, Totals]]:
         """Close the innermost window.
 
+        Args:
+            edge: Where it ends.
+            sync: How it made sure that the device was idle.
+
         Returns:
             Its seconds and what it used, inner windows included.
         """
         self.turn(edge)
         frame = self._frames.pop()
         seconds, used = edge.t - frame.opened.t, _since(frame.opened, edge)
-        for rows, name, outer in (
-            (self.phases, frame.phase, [f.phase for f in self._frames]),
-            (self.labels, frame.label, [f.label for f in self._frames]),
-        ):
-            if name is None:
-                continue
-            row = rows.setdefault(name, Row())
-            if rows is self.phases:
-                row.count += 1
-                row.sync.add(sync)
-                row.short_s += seconds if seconds < RESOLUTION_S else 0.0
-            if name not in outer:
-                row.count += rows is self.labels
-                row.include(seconds, used)
+        short_s = seconds if seconds < RESOLUTION_S else 0.0
+        closed = Row(count=1, short_s=short_s, sync=frozenset({sync}))
+        _book(self._phases, frame.phase, closed)
+        labels = [outer.label for outer in self._frames]
+        if frame.label is not None and frame.label not in labels:
+            _book(self._labels, frame.label, Row(count=1))
+        _include(frame, self._frames, edge, self._phases, self._labels)
         return seconds, used
 
     def rows(self) -> tuple[dict[str, Row], dict[str, Row]]:
-        """Return copies of the rows of phases and labels as of the last edge.
+        """Return the rows of phases and of labels as of the last edge.
 
         Open windows are part of the inclusive sums as far as they have come, so that
         nothing is missing should the process end inside them.
         """
-        phases = {name: row.copy() for name, row in self.phases.items()}
-        labels = {name: row.copy() for name, row in self.labels.items()}
+        phases, labels = dict(self._phases), dict(self._labels)
         self._settle_edge(phases, labels)
         for depth, frame in enumerate(self._frames[1:], start=1):
-            used = _since(frame.opened, self._last)
-            outer = self._frames[:depth]
-            if frame.phase not in [f.phase for f in outer]:
-                row = phases.setdefault(frame.phase, Row())
-                row.include(self._last.t - frame.opened.t, used)
-            if frame.label is not None and frame.label not in [f.label for f in outer]:
-                row = labels.setdefault(frame.label, Row())
-                row.include(self._last.t - frame.opened.t, used)
+            _include(frame, self._frames[:depth], self._last, phases, labels)
         return phases, labels
 
     def turn(self, edge: Edge) -> None:
         """Attribute what was used since the last edge."""
         seconds, used = edge.t - self._last.t, _since(self._last, edge)
-        compile_s = edge.compile_s - self._last.compile_s
+        spent = Row(seconds, used, compile_s=edge.compile_s - self._last.compile_s)
         phase, label = self.open
-        rows = [self.phases.setdefault(phase, Row())]
+        _book(self._phases, phase, spent)
         if label is not None:
-            rows.append(self.labels.setdefault(label, Row()))
-        for row in rows:
-            row.spend(seconds, used, compile_s)
+            _book(self._labels, label, spent)
         self._last = edge
         if seconds > 0:
             self._stretch(phase, label, seconds, used)
@@ -234,17 +176,18 @@ class Ledger:
     ) -> None:
         latest = self._stretches[-1:]
         if not latest or (latest[0].phase, latest[0].label) != (phase, label):
-            self._settle_edge(self.phases, self.labels)
+            self._settle_edge(self._phases, self._labels)
             latest = [_Stretch(phase, label)]
             self._stretches = self._stretches[-1:] + latest
+        joules = {name: totals.energy_j for name, totals in used.items()}
         latest[0].s += seconds
-        _add_to(latest[0].joules, {name: t.energy_j for name, t in used.items()})
+        latest[0].joules = add_by_name(latest[0].joules, joules)
 
     def _settle_edge(self, phases: dict[str, Row], labels: dict[str, Row]) -> None:
-        """Tell both sides of the latest edge how uncertain it is.
+        """Add the uncertainty of the latest edge to both its sides.
 
-        How much depends on the mean power up to the next one, hence so late: power
-        over a moment would show the steps in which counters move.
+        It depends on the mean power up to the next edge, hence so late: power over a
+        moment would show the steps in which counters move.
         """
         if not self._stretches:
             return
@@ -261,7 +204,7 @@ class Ledger:
             for name in names:
                 # an edge inside a row cancels in its sum
                 if name is not None and names.count(name) == 1:
-                    _add_to(rows[name].edge_j2, variance_j2)
+                    _book(rows, name, Row(edge_j2=variance_j2))
 
 
 def mean_watts(begin: Edge, end: Edge) -> dict[str, float]:
@@ -278,13 +221,30 @@ def mean_watts(begin: Edge, end: Edge) -> dict[str, float]:
     }
 
 
+def _include(
+    frame: Frame,
+    outer: list[Frame],
+    edge: Edge,
+    phases: dict[str, Row],
+    labels: dict[str, Row],
+) -> None:
+    """Add a window to the inclusive sums, unless one of its name is around it."""
+    joules = {name: t.energy_j for name, t in _since(frame.opened, edge).items()}
+    whole = Row(inclusive_s=edge.t - frame.opened.t, inclusive_j=joules)
+    for rows, name, names in (
+        (phases, frame.phase, [other.phase for other in outer]),
+        (labels, frame.label, [other.label for other in outer]),
+    ):
+        if name is not None and name not in names:
+            _book(rows, name, whole)
+
+
+def _book(rows: dict[str, Row], name: str, row: Row) -> None:
+    rows[name] = rows.get(name, Row()) + row
+
+
 def _since(earlier: Edge, later: Edge) -> dict[str, Totals]:
     return {
         channel: totals - earlier.totals.get(channel, Totals())
         for channel, totals in later.totals.items()
     }
-
-
-def _add_to(sums: dict[str, float], more: dict[str, float]) -> None:
-    for name, value in more.items():
-        sums[name] = sums.get(name, 0.0) + value

@@ -1,4 +1,4 @@
-"""An amount of energy: the number, its quality and its interval, never one alone."""
+"""An amount of energy with its quality and its k=2 interval."""
 
 import math
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from dpet_jax.energy.sensing.curve import Totals
 
 
 class QualityError(ValueError):
-    """Energies of different quality were to be added or compared."""
+    """Energies of different quality cannot be added or compared."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Energy:
 
     Attributes:
         wh: Watt-hours; None if unavailable.
-        quality: Whether sensors, a model or nothing stands behind it.
+        quality: Whether it comes from sensors or a model; "unavailable" without either.
         gain_wh: Half width of the k=2 interval that all measurements with the same
             sensors share; it cancels in their ratios.
         low_wh: Lower end of the k=2 interval without that share.
@@ -106,10 +106,10 @@ class Energy:
 
 
 def measured(parts: Iterable[tuple[str, Source, Totals, float, float]]) -> Energy:
-    """Turn what channels have added up into an energy.
+    """Turn the sums of channels into an energy.
 
     Args:
-        parts: For each channel its name, the source that counts, what it added up, in
+        parts: For each channel its name, the source that counts, its sums, in
             how many seconds, and the variance of the edges in J².
     """
     energy_j = gain_j = variance_j2 = missed_j = 0.0
@@ -134,10 +134,10 @@ def measured(parts: Iterable[tuple[str, Source, Totals, float, float]]) -> Energ
 
 
 def modelled(parts: Iterable[tuple[str, Totals]]) -> Energy:
-    """Turn what models have added up into an energy; the interval is of assumptions.
+    """Turn the sums of models into an energy; the interval is that of assumptions.
 
     Args:
-        parts: For each channel its name and what it added up.
+        parts: For each channel its name and its sums.
     """
     named = list(parts)
     wh, low, high = (
@@ -149,7 +149,7 @@ def modelled(parts: Iterable[tuple[str, Totals]]) -> Energy:
 
 
 def _unseen_j2(source: Source, totals: Totals, seconds: float) -> float:
-    """Return the variance from what a sensor does not look at between its updates."""
+    """Return the variance from the time that a sensor does not sample."""
     window_s, period_s = source.sensor_window_s, source.update_period_s
     if source.kind == "counter" or not window_s or not period_s or totals.samples < 2:
         return 0.0

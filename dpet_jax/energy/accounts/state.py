@@ -1,189 +1,355 @@
-"""What a meter knows, as plain values: kept in checkpoints, journals and reports."""
+"""All that a meter knows of a run, as a record that adds up over segments.
 
-from dataclasses import fields
-from typing import Any
+Its JSON is kept in checkpoints and journals; the names of the keys stay as they are, so
+that runs can be resumed and reported by later versions.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 from dpet_jax.energy.accounts.ledger import PHASES, Row
-from dpet_jax.energy.probes.source import JOULES_PER_WH, Quality, Source
-from dpet_jax.energy.sensing.curve import Totals
+from dpet_jax.energy.accounts.quantity import Energy, measured, modelled
+from dpet_jax.energy.probes.source import JOULES_PER_WH, Quality, Source, Unavailable
+from dpet_jax.energy.sensing.channel import (
+    ChannelRecord,
+    Facts,
+    SourceRecord,
+    edge_j2,
+)
+from dpet_jax.energy.sensing.curve import Totals, add_by_name
 
 SCHEMA = "dpet-jax/meter-state/1"
-State = dict[str, Any]
 
 
-def empty_state() -> State:
-    """Return the state of a run that has not begun."""
-    return {
-        "schema": SCHEMA,
-        "segments": 0,
-        "start_utc": None,
-        "now_utc": None,
-        "suspended_s": 0.0,
-        "phases": {phase: Row().to_json() for phase in PHASES},
-        "labels": {},
-        "channels": {},
-        "unavailable": [],
-        "events": {},
-        "event_counts": {},
-        "idle": None,
-        "meter": {},
-        "lost": {"s": 0.0, "wh": None, "quality": "unavailable"},
-    }
+class Idle(NamedTuple):
+    """What the machine draws when it does nothing.
 
-
-def combine(earlier: State, present: State) -> State:
-    """Return the state of a run of which one part came before the other."""
-    events = [*earlier["events"].values(), *present["events"].values()]
-    return {
-        "schema": SCHEMA,
-        "segments": earlier["segments"] + present["segments"],
-        "start_utc": earlier["start_utc"] or present["start_utc"],
-        "now_utc": present["now_utc"],
-        "suspended_s": earlier["suspended_s"] + present["suspended_s"],
-        "phases": _add_rows(earlier["phases"], present["phases"]),
-        "labels": _add_rows(earlier["labels"], present["labels"]),
-        "channels": _add_channels(earlier, present),
-        "unavailable": present["unavailable"],
-        "events": {str(number): event for number, event in enumerate(events)},
-        "event_counts": _add(earlier["event_counts"], present["event_counts"]),
-        "idle": present["idle"] or earlier["idle"],
-        "meter": present["meter"]
-        | {
-            key: earlier["meter"].get(key, 0) + present["meter"][key]
-            for key in ("ticks", "missed_ticks", "cpu_s")
-        },
-        "lost": earlier["lost"],
-    }
-
-
-def quality_of(state: State) -> Quality:
-    """Return the best quality that counts: measured, modelled or unavailable."""
-    qualities = {
-        channel["sources"][channel["active"]]["quality"]
-        for channel in state["channels"].values()
-        if channel["counted"]
-    }
-    if "measured" in qualities:
-        return "measured"
-    return "modelled" if "modelled" in qualities else "unavailable"
-
-
-def counted(state: State, quality: Quality) -> list[str]:
-    """Return the channels that add up to the energy of one quality."""
-    return [
-        name
-        for name, channel in state["channels"].items()
-        if channel["counted"]
-        and channel["sources"][channel["active"]]["quality"] == quality
-    ]
-
-
-def active_source(channel: State) -> Source:
-    """Return the source of a channel that counts."""
-    plain = channel["sources"][channel["active"]]
-    return Source(**{field.name: plain[field.name] for field in fields(Source)})
-
-
-def seconds_by_phase(state: State) -> dict[str, float]:
-    """Return the seconds of every phase."""
-    return {name: row["s"] for name, row in state["phases"].items()}
-
-
-def wh_of(phases: State, channels: list[str]) -> dict[str, float]:
-    """Return the gross Wh of every phase, of some channels together."""
-    return {
-        name: sum(
-            Totals(*row["totals"][channel]).energy_j
-            for channel in channels
-            if channel in row["totals"]
-        )
-        / JOULES_PER_WH
-        for name, row in phases.items()
-    }
-
-
-def wh_by_phase(state: State) -> dict[str, float] | None:
-    """Return the gross Wh of every phase in the best quality; None if unavailable."""
-    quality = quality_of(state)
-    if quality == "unavailable":
-        return None
-    return wh_of(state["phases"], counted(state, quality))
-
-
-def losing(kept: State, crashed: State) -> State:
-    """Return the kept state with all that came after it in a crashed one as lost.
-
-    Args:
-        kept: What a checkpoint held, or `empty_state()`.
-        crashed: The last that is known of the segment that crashed.
+    Attributes:
+        method: "measured", "min_observed" (the least that was seen) or "none".
+        watts: By channel.
+        seconds: How long it was measured; None if it was not.
     """
-    quality = quality_of(crashed)
-    names = counted(crashed, quality)
-    lost_s = sum(seconds_by_phase(crashed).values())
-    lost_s -= sum(seconds_by_phase(kept).values())
-    lost_wh = None
-    if quality != "unavailable":
-        lost_wh = crashed["lost"]["wh"] or 0.0
-        lost_wh += sum(wh_of(crashed["phases"], names).values())
-        lost_wh -= sum(wh_of(kept["phases"], names).values())
-    return kept | {
-        "segments": crashed["segments"],
-        "start_utc": crashed["start_utc"],
-        "lost": {
-            "s": crashed["lost"]["s"] + lost_s,
-            "wh": lost_wh,
-            "quality": quality,
-        },
-    }
+
+    method: str
+    watts: dict[str, float]
+    seconds: float | None = None
 
 
-def _add_rows(earlier: State, present: State) -> State:
-    rows = {name: Row.from_json(row) for name, row in earlier.items()}
-    for name, row in present.items():
-        rows.setdefault(name, Row()).add(Row.from_json(row))
-    return {name: row.to_json() for name, row in rows.items()}
+class Lost(NamedTuple):
+    """What crashes made the run do again; no part of its energy.
+
+    Attributes:
+        s: Seconds.
+        wh: Watt-hours; None if unavailable.
+        quality: That of the energy.
+    """
+
+    s: float = 0.0
+    wh: float | None = None
+    quality: Quality = "unavailable"
 
 
-def _add_channels(earlier: State, present: State) -> State:
-    channels = {}
-    for name in {**earlier["channels"], **present["channels"]}:
-        before, now = earlier["channels"].get(name), present["channels"].get(name)
-        if before is None:
-            channels[name] = _without_readings(now, earlier)
-        elif now is None:
-            channels[name] = _without_readings(before, present)
-        else:
-            channels[name] = _add_channel(before, now)
-    return channels
+class Sampling(NamedTuple):
+    """How the meter itself has worked.
+
+    Attributes:
+        period_s: Seconds between two readings.
+        ticks: Readings of all sensors.
+        missed_ticks: Readings left out because one before them took too long.
+        tick_ms_p50: Median time that a probe took to answer, and
+        tick_ms_p99: its 99th percentile; None if not known.
+        cpu_s: CPU seconds of the readings.
+        clock: Which clock gives the seconds.
+    """
+
+    period_s: float
+    ticks: int = 0
+    missed_ticks: int = 0
+    tick_ms_p50: float | None = None
+    tick_ms_p99: float | None = None
+    cpu_s: float = 0.0
+    clock: str = "monotonic"
 
 
-def _without_readings(channel: State, part: State) -> State:
-    """Return a channel of which one part of the run had no readings at all."""
-    silent_s = sum(seconds_by_phase(part).values())
-    return channel | {"totals": _add(channel["totals"], {"unmeasured_s": silent_s})}
+def _no_phases() -> dict[str, Row]:
+    return {phase: Row() for phase in PHASES}
 
 
-def _add_channel(before: State, now: State) -> State:
-    # a driver that was changed in between may offer other sources
-    same = [source["method"] for source in before["sources"]] == [
-        source["method"] for source in now["sources"]
-    ]
-    sources = [
-        new | {key: old[key] + new[key] for key in ("energy_j", "samples")}
-        for old, new in zip(before["sources"], now["sources"], strict=False)
-    ]
-    first = before["facts"].get("first", now["facts"].get("first"))
-    shared = before["facts"].get("shared") or now["facts"].get("shared")
-    return now | {
-        "sources": sources if same else now["sources"],
-        "totals": _add(before["totals"], now["totals"]),
-        "events": _add(before["events"], now["events"]),
-        "max_w": max(before["max_w"] or 0.0, now["max_w"] or 0.0) or None,
-        "facts": now["facts"] | {"first": first, "shared": shared},
-    }
+@dataclass(frozen=True)
+class Accounts:
+    """The energy accounts of a run, or of one segment of it.
+
+    Attributes:
+        segments: Processes that have worked on the run.
+        start_utc: When the first of them began; None before that.
+        now_utc: When this record was made.
+        suspended_s: Seconds that the machine has slept.
+        phases: What each phase has used; together, all that was used.
+        labels: What each label has used.
+        channels: The components that are measured or modelled.
+        unavailable: What cannot be measured.
+        events: Anomalies in order, the first of each segment only.
+        event_counts: Number of anomalies by kind.
+        idle: The power of an idle machine, if it was measured.
+        meter: How the meter has worked; None before it began.
+        lost: What crashes made the run do again.
+    """
+
+    segments: int = 0
+    start_utc: str | None = None
+    now_utc: str | None = None
+    suspended_s: float = 0.0
+    phases: dict[str, Row] = field(default_factory=_no_phases)
+    labels: dict[str, Row] = field(default_factory=dict)
+    channels: dict[str, ChannelRecord] = field(default_factory=dict)
+    unavailable: tuple[Unavailable, ...] = ()
+    events: tuple[dict[str, Any], ...] = ()
+    event_counts: dict[str, int] = field(default_factory=dict)
+    idle: Idle | None = None
+    meter: Sampling | None = None
+    lost: Lost = field(default_factory=Lost)
+
+    # what is in them
+
+    @property
+    def quality(self) -> Quality:
+        """The best quality that counts: measured, modelled or unavailable."""
+        found = {c.source.quality for c in self.channels.values() if c.counted}
+        if "measured" in found:
+            return "measured"
+        return "modelled" if "modelled" in found else "unavailable"
+
+    def counted(self, quality: Quality) -> list[str]:
+        """Return the channels that add up to the energy of one quality."""
+        return [
+            name
+            for name, channel in self.channels.items()
+            if channel.counted and channel.source.quality == quality
+        ]
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of every phase."""
+        return {name: row.s for name, row in self.phases.items()}
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all phases together."""
+        return sum(row.s for row in self.phases.values())
+
+    def wh(self) -> dict[str, float] | None:
+        """Return the gross Wh of every phase in the best quality, or None."""
+        quality = self.quality
+        return None if quality == "unavailable" else self._wh(self.counted(quality))
+
+    def energy(
+        self, row: Row, quality: Quality | None = None, *, edges: bool
+    ) -> Energy:
+        """Turn what a phase, a label or a window used into an energy.
+
+        Args:
+            row: What was used.
+            quality: Which; by default the best there is.
+            edges: Whether the row is one stretch whose two edges are still to be
+                counted.
+        """
+        quality = quality or self.quality
+        names = self.counted(quality)
+        if quality == "unavailable" or not names:
+            reasons = tuple(f"{e.component}: {e.reason}" for e in self.unavailable)
+            return Energy(None, "unavailable", reasons=reasons)
+        if quality == "modelled":
+            return modelled([(name, row.totals.get(name, Totals())) for name in names])
+        parts = []
+        for name in names:
+            source = self.channels[name].source
+            totals = row.totals.get(name, Totals())
+            variance_j2 = row.edge_j2.get(name, 0.0)
+            if edges and row.s > 0:
+                mean_w = totals.energy_j / row.s
+                variance_j2 += 2 * edge_j2(source, mean_w, mean_w)
+            parts.append((name, source, totals, row.s, variance_j2))
+        return measured(parts)
+
+    # how they add up
+
+    def __add__(self, later: "Accounts") -> "Accounts":
+        """Add the next segment of the same run."""
+        meter = later.meter
+        if meter is not None and self.meter is not None:
+            meter = meter._replace(
+                ticks=self.meter.ticks + meter.ticks,
+                missed_ticks=self.meter.missed_ticks + meter.missed_ticks,
+                cpu_s=self.meter.cpu_s + meter.cpu_s,
+            )
+        return Accounts(
+            segments=self.segments + later.segments,
+            start_utc=self.start_utc or later.start_utc,
+            now_utc=later.now_utc,
+            suspended_s=self.suspended_s + later.suspended_s,
+            phases=add_by_name(self.phases, later.phases),
+            labels=add_by_name(self.labels, later.labels),
+            channels=self._add_channels(later),
+            unavailable=later.unavailable,
+            events=self.events + later.events,
+            event_counts=add_by_name(self.event_counts, later.event_counts),
+            idle=later.idle or self.idle,
+            meter=meter,
+            lost=self.lost,
+        )
+
+    def with_lost(self, crashed: "Accounts") -> "Accounts":
+        """Return these accounts, of a checkpoint, with all that came later as lost.
+
+        Args:
+            crashed: The last that is known of the segment that crashed.
+        """
+        quality = crashed.quality
+        names = crashed.counted(quality)
+        lost_wh = None
+        if quality != "unavailable":
+            lost_wh = crashed.lost.wh or 0.0
+            lost_wh += sum(crashed._wh(names).values())
+            lost_wh -= sum(self._wh(names).values())
+        lost_s = crashed.lost.s + crashed.total_s - self.total_s
+        return replace(
+            self,
+            segments=crashed.segments,
+            start_utc=crashed.start_utc,
+            lost=Lost(lost_s, lost_wh, quality),
+        )
+
+    def _wh(self, channels: list[str]) -> dict[str, float]:
+        """Return the gross Wh of every phase, of some channels together."""
+        return {
+            name: sum(row.totals[c].energy_j for c in channels if c in row.totals)
+            / JOULES_PER_WH
+            for name, row in self.phases.items()
+        }
+
+    def _add_channels(self, later: "Accounts") -> dict[str, ChannelRecord]:
+        channels = {}
+        for name in {**self.channels, **later.channels}:
+            before, now = self.channels.get(name), later.channels.get(name)
+            if before is not None and now is not None:
+                channels[name] = before + now
+            elif before is not None:
+                channels[name] = before.unread(later.total_s)
+            elif now is not None:
+                channels[name] = now.unread(self.total_s)
+        return channels
+
+    # as plain data
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain data, with the keys that are on disk."""
+        return {
+            "schema": SCHEMA,
+            "segments": self.segments,
+            "start_utc": self.start_utc,
+            "now_utc": self.now_utc,
+            "suspended_s": self.suspended_s,
+            "phases": {name: _row_to_json(row) for name, row in self.phases.items()},
+            "labels": {name: _row_to_json(row) for name, row in self.labels.items()},
+            "channels": {
+                name: _channel_to_json(channel)
+                for name, channel in self.channels.items()
+            },
+            "unavailable": [list(entry) for entry in self.unavailable],
+            # by number, so that a journal's line holds only those that are new
+            "events": {str(n): dict(event) for n, event in enumerate(self.events)},
+            "event_counts": dict(self.event_counts),
+            "idle": None if self.idle is None else self.idle._asdict(),
+            "meter": {} if self.meter is None else self.meter._asdict(),
+            "lost": self.lost._asdict(),
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Accounts":
+        """Rebuild what `to_json` returned."""
+        idle, meter = plain["idle"], plain["meter"]
+        return cls(
+            segments=plain["segments"],
+            start_utc=plain["start_utc"],
+            now_utc=plain["now_utc"],
+            suspended_s=plain["suspended_s"],
+            phases={name: _row(row) for name, row in plain["phases"].items()},
+            labels={name: _row(row) for name, row in plain["labels"].items()},
+            channels={name: _channel(c) for name, c in plain["channels"].items()},
+            unavailable=tuple(Unavailable(*entry) for entry in plain["unavailable"]),
+            events=tuple(plain["events"].values()),
+            event_counts=plain["event_counts"],
+            idle=None if idle is None else Idle(**idle),
+            meter=Sampling(**meter) if meter else None,
+            lost=Lost(**plain["lost"]),
+        )
 
 
-def _add(earlier: dict[str, Any], present: dict[str, Any]) -> dict[str, Any]:
+def utc_now() -> str:
+    """Return the time of day in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def suspended_s() -> float:
+    """Return how long this machine has slept since it was started; 0 if not known."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(
+        time.CLOCK_MONOTONIC
+    )
+
+
+def _row_to_json(row: Row) -> dict[str, Any]:
     return {
-        key: earlier.get(key, 0) + present.get(key, 0) for key in {**earlier, **present}
+        **vars(row),
+        "totals": {name: totals.values() for name, totals in row.totals.items()},
+        "inclusive_j": dict(row.inclusive_j),
+        "edge_j2": dict(row.edge_j2),
+        "sync": sorted(row.sync),
     }
+
+
+def _row(plain: Mapping[str, Any]) -> Row:
+    totals = {name: Totals(*values) for name, values in plain["totals"].items()}
+    return Row(**{**plain, "totals": totals, "sync": frozenset(plain["sync"])})
+
+
+def _channel_to_json(channel: ChannelRecord) -> dict[str, Any]:
+    facts = channel.facts
+    return {
+        **vars(channel),
+        "sources": [
+            {
+                **vars(one.source),
+                "energy_j": one.energy_j,
+                "samples": one.samples,
+                "alive": one.alive,
+            }
+            for one in channel.sources
+        ],
+        "totals": asdict(channel.totals),
+        "events": dict(channel.events),
+        "facts": {} if facts == Facts() else facts._asdict(),
+    }
+
+
+def _channel(plain: Mapping[str, Any]) -> ChannelRecord:
+    names = [one.name for one in fields(Source)]
+    sources = tuple(
+        SourceRecord(
+            Source(**{name: one[name] for name in names}),
+            one["energy_j"],
+            one["samples"],
+            one["alive"],
+        )
+        for one in plain["sources"]
+    )
+    return ChannelRecord(
+        **{
+            **plain,
+            "sources": sources,
+            "totals": Totals(**plain["totals"]),
+            "facts": Facts(**plain["facts"]),
+        }
+    )

@@ -1,1 +1,1 @@
-"""Sensors: each answers for one component; a meter asks them in turn."""
+"""Sensors: one probe for each component, which a meter asks in turn."""

@@ -1,4 +1,4 @@
-"""A meter of the user's own: a PDU, IPMI, a smart plug, anything Python can ask."""
+"""A power or energy meter of the user's own, read by a Python function."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,9 @@ _UNITS = {"power": _WATTS, "counter": _JOULES}
 class CallableProbe:
     """Ask a function for the power of something, or for the energy it has used.
 
-    What it raises counts as a failed reading, as do None, NaN, an infinity and a
-    negative number: none of them is ever taken for zero.
+    The meter may be a PDU, IPMI or a smart plug. What the function raises counts as a
+    failed reading, as do None, NaN, an infinity and a negative number: none of them is
+    ever taken for zero.
 
     A counter that moves in large steps, such as a smart plug's 0.01 kWh, is known only
     to a step: say in `update_period_s` how long one lasts.
@@ -31,7 +32,7 @@ class CallableProbe:
         kind: "power" for what is drawn now, "counter" for the energy up to now.
         unit: "W", "mW" or "kW" of a power, "J", "mJ", "Wh" or "kWh" of a counter.
         rel_uncertainty: Half width of the meter's k=2 interval, relative, in [0, 1):
-            0.01 for a meter good to 1 %. It stands in the meter's data sheet.
+            0.01 for a meter good to 1 %; see the meter's data sheet.
         component: What is measured.
         scope: What its numbers cover.
         update_period_s: How often the meter has a new number; None if unknown.
@@ -60,7 +61,7 @@ class CallableProbe:
     sources: tuple[Source, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Check what the user said, and turn it into a source."""
+        """Check the arguments and turn them into a source."""
         _check(self)
         self._factor = _UNITS[self.kind][self.unit]
         self.id = f"{self.component}:{self.name}"
@@ -85,7 +86,7 @@ class CallableProbe:
         return (value if math.isfinite(value) and value >= 0 else None,)
 
     def facts(self) -> dict[str, Any]:
-        """Return what the meter is called; what else hangs on it is not known."""
+        """Return the name of the meter; what else is connected to it is not known."""
         return {"name": self.name, "unit": self.unit, "foreign_processes": None}
 
     def close(self) -> None:

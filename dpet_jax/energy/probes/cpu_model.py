@@ -1,4 +1,4 @@
-"""An estimate of the CPU's power from how busy it is, for those who ask for one."""
+"""A model of the CPU's power from how busy it is; used only if asked for."""
 
 import math
 import os
@@ -40,7 +40,7 @@ class CpuPowerModel:
         idle_w: Power of all packages when nothing runs.
         max_w: Power of all packages under full load.
         source: Where the two figures come from, such as "wall meter, 2026-03" or a
-            data sheet. There are no defaults: a wattage nobody vouches for is no model.
+            data sheet. There are no defaults: a model needs figures of known origin.
         stat: The machine's CPU times.
         process_times: Returns the process' CPU times in seconds, as `os.times` does.
         now: The clock, in seconds; monotonic.
@@ -86,13 +86,13 @@ class CpuPowerModel:
             self._last = self._busyness()
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{stat} does not tell how busy the CPU is ({error}); the model needs "
+                f"{stat} does not show how busy the CPU is ({error}); the model needs "
                 "Linux' /proc: leave it out here, or name a meter"
             ) from error
-        told = f"model: idle {idle_w:g} W, max {max_w:g} W ({source})"
+        named = f"model: idle {idle_w:g} W, max {max_w:g} W ({source})"
         self.sources = tuple(
             Source(
-                f"{told}; {what}",
+                f"{named}; {what}",
                 "power",
                 rel_uncertainty=0.0,  # low and high are the interval, the whole of it
                 max_w=max_w,
@@ -106,7 +106,7 @@ class CpuPowerModel:
 
         It never waits. All three are None as long as the machine's CPU times have not
         moved since the model was made, so that the three cover the same seconds; when
-        they stand still later, the last answer holds.
+        they do not move later, the last answer holds.
         """
         try:
             new = self._busyness()
@@ -129,7 +129,7 @@ class CpuPowerModel:
         return (mid_w, dynamic_w * process, self._max_w)
 
     def facts(self) -> dict[str, Any]:
-        """Return the figures that the model rests on, and whose they are."""
+        """Return the figures that the model uses, and where they come from."""
         return {
             "name": "CPU power model",
             "idle_w": self._idle_w,

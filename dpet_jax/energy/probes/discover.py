@@ -1,4 +1,4 @@
-"""Find what can be measured here for this process, and say what cannot and why."""
+"""Find what can be measured here for this process, and why the rest cannot."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,7 +25,7 @@ def discover(
         devices: The JAX devices that this process computes on; None for every GPU that
             CUDA shows to it.
         meters: Meters of the user's own.
-        cpu_model: A model to stand in for the CPU where its counters cannot be read.
+        cpu_model: A model to use for the CPU where its counters cannot be read.
         host: Whether to measure CPU and memory, which processes of one machine share;
             exactly one of them should.
         include: "visible" adds GPUs that the process holds but does not compute on.

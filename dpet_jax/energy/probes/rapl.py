@@ -15,7 +15,7 @@ from dpet_jax.energy.probes.source import Found, Source, Unavailable
 ROOT = Path("/sys/class/powercap")
 METHOD = "RAPL powercap energy_uj"
 
-# DRAM is modelled on desktop parts, and nothing in sysfs tells which part this is.
+# DRAM is modelled on desktop parts, and nothing in sysfs shows which part this is.
 _REL_UNCERTAINTY = {"package": 0.05, "psys": 0.05, "dram": 0.10}
 # Above what one socket, its memory or one machine without accelerators can draw.
 _MAX_W = {"package": 1000.0, "psys": 2000.0, "dram": 500.0}
@@ -53,14 +53,14 @@ class RaplProbe:
     """One RAPL domain: joules since an unknown moment, starting again at its range.
 
     A package is always shared with the system and with other people's processes, and
-    RAPL cannot tell them apart: `facts` says so under "shared", and leaves open who
+    RAPL does not separate them: `facts` says so under "shared", and leaves open who
     they are.
 
     Args:
         path: The zone's folder, holding `energy_uj`.
         name: The domain's, such as "package-0".
         scope: "package", "dram" or "psys".
-        identity: What tells the probe from all others.
+        identity: The id of the probe.
 
     Raises:
         OSError: If the counter cannot be read.
@@ -92,7 +92,7 @@ class RaplProbe:
             raise
 
     def read(self) -> tuple[float | None, ...]:
-        """Return the joules counted so far, or None if the file does not tell."""
+        """Return the joules counted so far, or None if the file holds no number."""
         for _ in range(2):
             try:
                 return (self._ask(),)
@@ -229,10 +229,10 @@ def _problem(
             f"powercap: permission denied ({path})",
             _DENIED_REMEDY.format(root=root),
         )
-    told = error.strerror if isinstance(error, OSError) else "it holds no number"
+    why = error.strerror if isinstance(error, OSError) else "it holds no number"
     return Unavailable(
         component,
-        f"powercap: cannot read {path} ({told})",
+        f"powercap: cannot read {path} ({why})",
         f"see what `cat {path}` says as root",
     )
 

@@ -1,4 +1,4 @@
-"""What can be asked for energy: the contract between sensors and the meter."""
+"""The contract between sensors and the meter: probes, their sources, their search."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -21,7 +21,7 @@ class Source:
         sensor_window_s: Time that one number averages over; None if unknown.
         wrap_j: Joules at which a counter starts at 0 again; None if it never does.
         max_w: Power beyond which a reading is not believed.
-        quality: Whether a sensor or a model stands behind it.
+        quality: Whether a sensor or a model gives the number.
     """
 
     method: str
@@ -39,7 +39,7 @@ class Probe(Protocol):
     """One component that draws power: a GPU, a CPU package, a user's meter.
 
     Attributes:
-        id: Names it and tells it from others, such as "gpu:GPU-4e1f…".
+        id: A name that no other probe has, such as "gpu:GPU-4e1f…".
         component: "gpu", "cpu", "dram", "node" or another word of the user's.
         scope: What its numbers cover: "gpu", "gpu_parent" (of a MIG instance),
             "module", "package", "dram", "psys" or "node".
@@ -60,15 +60,15 @@ class Probe(Protocol):
         ...
 
     def facts(self) -> dict[str, Any]:
-        """Return what changes slowly: name, driver, limits, temperature, company.
+        """Return what changes slowly: name, driver, limits, temperature, other users.
 
-        `foreign_processes` among them is True or False, or None if it cannot be told.
+        `foreign_processes` among them is True or False, or None if it is not known.
         Called at the start, at the end and every 30 s; may take milliseconds.
         """
         ...
 
     def close(self) -> None:
-        """Release what the probe holds."""
+        """Release what the probe has opened."""
         ...
 
 
@@ -87,7 +87,7 @@ class Unavailable(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a search for sensors came to.
+    """The result of a search for sensors.
 
     Attributes:
         probes: What can be measured.

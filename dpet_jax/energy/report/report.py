@@ -1,28 +1,28 @@
 """The energy report: numbers with source, quality and interval, or why there are none.
 
-Wh outside, joules inside.
+Energies in it are in Wh; the accounts that it is made of are in joules.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dpet_jax.energy.accounts import journal
 from dpet_jax.energy.accounts.ledger import RESOLUTION_S, Row
-from dpet_jax.energy.accounts.power_trace import Trace
-from dpet_jax.energy.accounts.quantity import Energy, measured, modelled
-from dpet_jax.energy.accounts.state import State, active_source, counted, quality_of
-from dpet_jax.energy.accounts.validity import doubts, exclusive, warnings
+from dpet_jax.energy.accounts.logbook import Trace
+from dpet_jax.energy.accounts.quantity import Energy
+from dpet_jax.energy.accounts.state import Accounts, Idle, Lost
 from dpet_jax.energy.probes.source import JOULES_PER_WH, Quality
-from dpet_jax.energy.sensing.channel import edge_j2
+from dpet_jax.energy.sensing.channel import ChannelRecord, edge_j2
 from dpet_jax.energy.sensing.curve import Totals
 
 SCHEMA = "dpet-jax/energy-report/1"
 
 _KNOWN_COMPONENTS = ("gpu", "cpu", "dram", "psu", "network")
-_ENERGIES = ("measured_wh", "measured_wh_k2", "modelled_wh", "modelled_interval_wh")
+_WELL_COVERED = 0.9
+_AGREEING_REL = 0.1
 
 
 @dataclass(frozen=True)
@@ -98,272 +98,262 @@ def headline(data: dict[str, Any]) -> str:
     return f"{text}; not valid: {doubts}" if doubts else text
 
 
-def report_from_journal(path: Path, run: dict[str, Any] | None = None) -> Report:
+def report_from_journal(path: Path) -> Report:
     """Build the report of what a journal holds, also of a run that was killed.
 
     Args:
         path: The energy.jsonl of a run.
-        run: Facts of the run to put into it; see `build_report`.
 
     Raises:
         ValueError: If the journal is missing or empty.
     """
     folded = journal.read(path)
-    if folded.state is None:
+    if folded.accounts is None:
         raise ValueError(f"{path}: holds no energy record")
     trace = Trace()
     for sample in folded.samples:
         trace.add(sample["start_s"], sample["end_s"], sample["joules"])
-    return build_report(folded.state, trace, complete=folded.complete, run=run)
+    return build_report(folded.accounts, trace, complete=folded.complete)
 
 
-def build_report(
-    state: State,
-    trace: Trace,
-    *,
-    complete: bool,
-    run: dict[str, Any] | None = None,
-) -> Report:
-    """Turn a meter's state into a report.
+def build_report(accounts: Accounts, trace: Trace, *, complete: bool) -> Report:
+    """Turn a meter's accounts into a report.
+
+    What only the program knows is None or empty in it: run_id, energy_to_accuracy,
+    budget, proxies, carbon, and the system but for its GPUs.
 
     Args:
-        state: What a meter or a journal knows.
+        accounts: What a meter or a journal knows.
         trace: The power over time.
         complete: Whether everything was measured to its end.
-        run: What only the program knows, by key of the report: run_id,
-            energy_to_accuracy, budget, proxies, carbon, system.
     """
-    run = run or {}
-    quality = quality_of(state)
-    rows = {name: Row.from_json(row) for name, row in state["phases"].items()}
-    seconds = sum(row.s for row in rows.values())
-    whole = Row()
-    for row in rows.values():
-        whole.add(row)
+    quality, seconds = accounts.quality, accounts.total_s
     # all inner edges cancel in the whole, only its own two are left
-    real = row_energy(Row(seconds, whole.totals), state, "measured", edges=True)
-    guess = row_energy(Row(seconds, whole.totals), state, "modelled", edges=False)
-    idle = _idle(state, trace)
+    whole = replace(sum(accounts.phases.values(), Row()), edge_j2={})
+    real = accounts.energy(whole, "measured", edges=True)
+    guess = accounts.energy(whole, "modelled", edges=False)
+    idle = _idle(accounts, trace)
     sources = [
         _source(name, channel, seconds, idle)
-        for name, channel in state["channels"].items()
+        for name, channel in accounts.channels.items()
     ]
-    reasons = doubts(state, quality, whole, seconds)
-    included = [
-        state["channels"][name]["component"] for name in counted(state, quality)
-    ]
+    included = {accounts.channels[c].component for c in accounts.counted(quality)}
+    reasons = doubts(accounts, quality, whole)
     data = {
         "schema": SCHEMA,
-        "run_id": run.get("run_id"),
+        "run_id": None,
         "complete": complete,
         "valid": not reasons,
         "reason_codes": reasons,
         "warnings": warnings(sources),
         "time": {
-            "start_utc": state["start_utc"],
-            "end_utc": state["now_utc"],
+            "start_utc": accounts.start_utc,
+            "end_utc": accounts.now_utc,
             "wall_s": seconds,
-            "suspended_s": state["suspended_s"],
-            "segments": state["segments"],
+            "suspended_s": accounts.suspended_s,
+            "segments": accounts.segments,
         },
         "boundary": {
-            "included": sorted(set(included)),
+            "included": sorted(included),
             "excluded": [c for c in _KNOWN_COMPONENTS if c not in included],
-            "exclusive": exclusive(state),
+            "exclusive": exclusive(accounts),
         },
         "energy": {
-            **_energies(real, guess),
+            "measured_wh": real.wh,
+            "measured_wh_k2": _ends(real),
+            "modelled_wh": guess.wh,
+            "modelled_interval_wh": _ends(guess),
             "quality": quality,
-            "net_of_idle_wh": _net_wh(real, whole.totals, seconds, idle),
-            "idle": idle,
-            "lost": _lost(state, quality),
+            "net_of_idle_wh": _net_wh(real, whole, idle),
+            "idle": idle._asdict(),
+            "lost": _lost(accounts)._asdict(),
             "by_source": sources,
-            "unavailable": [
-                dict(zip(("component", "reason", "remedy"), entry, strict=True))
-                for entry in state["unavailable"]
-            ],
+            "unavailable": [entry._asdict() for entry in accounts.unavailable],
         },
-        "phases": _phases(rows, state, quality, idle),
-        "labels": _phases(
-            {name: Row.from_json(row) for name, row in state["labels"].items()},
-            state,
-            quality,
-            idle,
-        ),
+        "phases": {n: _row(row, accounts, idle) for n, row in accounts.phases.items()},
+        "labels": {n: _row(row, accounts, idle) for n, row in accounts.labels.items()},
         "compile_s_outside_window": sum(
-            row.compile_s for name, row in rows.items() if name != "compile"
+            row.compile_s for name, row in accounts.phases.items() if name != "compile"
         ),
-        "energy_to_accuracy": run.get("energy_to_accuracy", []),
-        "budget": run.get("budget"),
-        "proxies": run.get("proxies"),
-        "carbon": run.get("carbon"),
-        "system": {"gpus": _gpus(state), **run.get("system", {})},
-        "meter": {"version": version("dpet-jax"), **state["meter"]},
-        "events": list(state["events"].values()),
-        "event_counts": state["event_counts"],
+        "energy_to_accuracy": [],
+        "budget": None,
+        "proxies": None,
+        "carbon": None,
+        "system": {"gpus": _gpus(accounts)},
+        "meter": {
+            "version": version("dpet-jax"),
+            **({} if accounts.meter is None else accounts.meter._asdict()),
+        },
+        "events": list(accounts.events),
+        "event_counts": accounts.event_counts,
         "power_trace": trace.bins(),
     }
     return Report(data)
 
 
-def row_energy(
-    row: Row, state: State, quality: Quality | None = None, *, edges: bool
-) -> Energy:
-    """Turn what a phase, a label or a window used into an energy.
+def doubts(accounts: Accounts, quality: Quality, whole: Row) -> list[str]:
+    """Return why the energy of a run must not be compared with that of others.
 
     Args:
-        row: What was used.
-        state: Describes the channels.
-        quality: Which; by default the best there is.
-        edges: Whether the row is one stretch whose two edges are still to be counted.
+        accounts: Those of the run.
+        quality: Of its energy.
+        whole: All its phases together.
+
+    Returns:
+        Codes: "modelled", "unavailable", "unmeasured" or "gap" (a tenth of the time
+        was not read), "mig_parent" (of a GPU shared by instances), "foreign_process".
     """
-    quality = quality or quality_of(state)
-    names = counted(state, quality)
-    if quality == "unavailable" or not names:
-        reasons = tuple(f"{entry[0]}: {entry[1]}" for entry in state["unavailable"])
-        return Energy(None, "unavailable", reasons=reasons)
-    if quality == "modelled":
-        return modelled([(name, row.totals.get(name, Totals())) for name in names])
-    parts = []
-    for name in names:
-        source = active_source(state["channels"][name])
-        totals = row.totals.get(name, Totals())
-        variance_j2 = row.edge_j2.get(name, 0.0)
-        if edges and row.s > 0:
-            mean_w = totals.energy_j / row.s
-            variance_j2 += 2 * edge_j2(source, mean_w, mean_w)
-        parts.append((name, source, totals, row.s, variance_j2))
-    return measured(parts)
+    if quality != "measured":
+        return [quality]
+    found = set()
+    uncovered_s = (1 - _WELL_COVERED) * whole.s
+    for name in accounts.counted(quality):
+        channel = accounts.channels[name]
+        if channel.totals.unmeasured_s > uncovered_s:
+            found.add("unmeasured")
+        gap_s = whole.totals.get(name, Totals()).gap_s
+        if channel.source.kind == "power" and gap_s > uncovered_s:
+            found.add("gap")
+        if channel.scope == "gpu_parent":
+            found.add("mig_parent")
+        if channel.facts.shared:
+            found.add("foreign_process")
+    return sorted(found)
 
 
-def _energies(real: Energy, guess: Energy) -> dict[str, Any]:
-    ends = [real.interval_wh, guess.interval_wh]
-    intervals = [None if end is None else list(end) for end in ends]
-    return dict(
-        zip(_ENERGIES, (real.wh, intervals[0], guess.wh, intervals[1]), strict=True)
-    )
+def warnings(sources: list[dict[str, Any]]) -> list[str]:
+    """Return which sources of a report are contradicted by another sensor."""
+    return [
+        f"{source['id']}: {source['method']} and {check['method']} differ by "
+        f"{check['rel_diff']:+.0%}"
+        for source in sources
+        if (check := source["cross_check"]) and abs(check["rel_diff"]) > _AGREEING_REL
+    ]
 
 
-def _phases(
-    rows: dict[str, Row], state: State, quality: Quality, idle: dict[str, Any]
-) -> dict[str, Any]:
-    names = counted(state, quality)
-    told = {}
-    for name, row in rows.items():
-        energy = row_energy(row, state, quality, edges=False)
-        inclusive_j = [row.inclusive_j[c] for c in names if c in row.inclusive_j]
-        interval = energy.interval_wh
-        told[name] = {
-            "wh": energy.wh,
-            "wh_k2": None if interval is None else list(interval),
-            "quality": energy.quality,
-            "net_of_idle_wh": _net_wh(energy, row.totals, row.s, idle),
-            "s": row.s,
-            "inclusive_wh": sum(inclusive_j) / JOULES_PER_WH if inclusive_j else None,
-            "inclusive_s": row.inclusive_s,
-            "count": row.count,
-            "sync": "+".join(sorted(row.sync)) or None,
-            "resolution_limited": bool(row.count and row.short_s > row.s / 2)
-            or 0 < row.s < RESOLUTION_S,
-            "compile_s": row.compile_s,
-        }
-    return told
+def exclusive(accounts: Accounts) -> str:
+    """Return whether only this program used the GPUs: "yes", "no" or "unknown"."""
+    facts = [c.facts for c in accounts.channels.values() if c.component == "gpu"]
+    if any(one.shared for one in facts):
+        return "no"
+    alone = [(one.last or {}).get("foreign_processes") is False for one in facts]
+    return "yes" if alone and all(alone) else "unknown"
+
+
+def _ends(energy: Energy) -> list[float] | None:
+    interval = energy.interval_wh
+    return None if interval is None else list(interval)
+
+
+def _row(row: Row, accounts: Accounts, idle: Idle) -> dict[str, Any]:
+    quality = accounts.quality
+    energy = accounts.energy(row, quality, edges=False)
+    names = accounts.counted(quality)
+    inclusive_j = [row.inclusive_j[c] for c in names if c in row.inclusive_j]
+    return {
+        "wh": energy.wh,
+        "wh_k2": _ends(energy),
+        "quality": energy.quality,
+        "net_of_idle_wh": _net_wh(energy, row, idle),
+        "s": row.s,
+        "inclusive_wh": sum(inclusive_j) / JOULES_PER_WH if inclusive_j else None,
+        "inclusive_s": row.inclusive_s,
+        "count": row.count,
+        "sync": "+".join(sorted(row.sync)) or None,
+        "resolution_limited": bool(row.count and row.short_s > row.s / 2)
+        or 0 < row.s < RESOLUTION_S,
+        "compile_s": row.compile_s,
+    }
 
 
 def _source(
-    name: str, channel: State, seconds: float, idle: dict[str, Any]
+    name: str, channel: ChannelRecord, seconds: float, idle: Idle
 ) -> dict[str, Any]:
-    active, totals = active_source(channel), Totals(**channel["totals"])
-    check = next(
-        (
-            {
-                "method": other["method"],
-                "quality": other["quality"],
-                "wh": other["energy_j"] / JOULES_PER_WH,
-                "rel_diff": (totals.energy_j - other["energy_j"]) / other["energy_j"],
-            }
-            for number, other in enumerate(channel["sources"])
-            if number != channel["active"]
-            and active.quality == other["quality"] == "measured"
-            and other["kind"] == "power"
-            and other["alive"]
-            and other["energy_j"]
-        ),
-        None,
-    )
-    edge_wh = 2 * (2 * edge_j2(active, *[_mean_w(totals, seconds)] * 2)) ** 0.5
+    source, totals = channel.source, channel.totals
+    mean_w = totals.energy_j / seconds if seconds else 0.0
+    edge_wh = 2 * (2 * edge_j2(source, mean_w, mean_w)) ** 0.5 / JOULES_PER_WH
     return {
         "id": name,
-        "component": channel["component"],
-        "scope": channel["scope"],
-        "counted": channel["counted"],
-        "kind": active.kind,
-        "method": active.method,
-        "quality": active.quality,
+        "component": channel.component,
+        "scope": channel.scope,
+        "counted": channel.counted,
+        "kind": source.kind,
+        "method": source.method,
+        "quality": source.quality,
         "wh": totals.energy_j / JOULES_PER_WH,
-        "mean_w": _mean_w(totals, seconds),
-        "max_w": channel["max_w"],
-        "idle_w": idle["watts"].get(name),
+        "mean_w": mean_w,
+        "max_w": channel.max_w,
+        "idle_w": idle.watts.get(name),
         "samples": totals.samples,
         "gap_s": totals.gap_s,
         "unmeasured_s": totals.unmeasured_s,
-        "update_period_s": active.update_period_s,
-        "sensor_window_s": active.sensor_window_s,
-        "cross_check": check,
-        "events": channel["events"],
-        "u_gain_rel": active.rel_uncertainty,
-        "u_edge_wh": edge_wh / JOULES_PER_WH,
+        "update_period_s": source.update_period_s,
+        "sensor_window_s": source.sensor_window_s,
+        "cross_check": _cross_check(channel),
+        "events": channel.events,
+        "u_gain_rel": source.rel_uncertainty,
+        "u_edge_wh": edge_wh,
         "others": [
-            s["method"] for s in channel["sources"] if s["method"] != active.method
+            other.source.method
+            for other in channel.sources
+            if other.source.method != source.method
         ],
     }
 
 
-def _mean_w(totals: Totals, seconds: float) -> float:
-    return totals.energy_j / seconds if seconds else 0.0
+def _cross_check(channel: ChannelRecord) -> dict[str, Any] | None:
+    """Compare the source that counts with the first other one that can check it."""
+    energy_j = channel.totals.energy_j
+    for number, (other, other_j, _, alive) in enumerate(channel.sources):
+        if (
+            number != channel.active
+            and channel.source.quality == other.quality == "measured"
+            and other.kind == "power"
+            and alive
+            and other_j
+        ):
+            return {
+                "method": other.method,
+                "quality": other.quality,
+                "wh": other_j / JOULES_PER_WH,
+                "rel_diff": (energy_j - other_j) / other_j,
+            }
+    return None
 
 
-def _idle(state: State, trace: Trace) -> dict[str, Any]:
-    if state["idle"] is not None:
-        return state["idle"]
-    low = {name: trace.low_w(name) for name in state["channels"]}
+def _idle(accounts: Accounts, trace: Trace) -> Idle:
+    """Return the idle power; without a measurement, the least that was seen."""
+    if accounts.idle is not None:
+        return accounts.idle
+    low = {name: trace.low_w(name) for name in accounts.channels}
     watts = {name: w for name, w in low.items() if w is not None}
-    return {
-        "method": "min_observed" if watts else "none",
-        "watts": watts,
-        "seconds": None,
-    }
+    return Idle("min_observed" if watts else "none", watts)
 
 
-def _net_wh(
-    energy: Energy, totals: dict[str, Totals], seconds: float, idle: dict[str, Any]
-) -> float | None:
-    if energy.wh is None or any(name not in idle["watts"] for name in energy.channels):
+def _net_wh(energy: Energy, row: Row, idle: Idle) -> float | None:
+    if energy.wh is None or any(name not in idle.watts for name in energy.channels):
         return None
     idle_j = sum(
-        idle["watts"][name] * (seconds - totals.get(name, Totals()).unmeasured_s)
+        idle.watts[name] * (row.s - row.totals.get(name, Totals()).unmeasured_s)
         for name in energy.channels
     )
     return energy.wh - idle_j / JOULES_PER_WH
 
 
-def _lost(state: State, quality: Quality) -> dict[str, Any]:
-    lost = state["lost"]
-    if lost["s"]:
-        return lost
-    nothing_wh = None if quality == "unavailable" else 0.0
-    return {"s": 0.0, "wh": nothing_wh, "quality": quality}
+def _lost(accounts: Accounts) -> Lost:
+    if accounts.lost.s:
+        return accounts.lost
+    quality = accounts.quality
+    return Lost(0.0, None if quality == "unavailable" else 0.0, quality)
 
 
-def _gpus(state: State) -> list[dict[str, Any]]:
+def _gpus(accounts: Accounts) -> list[dict[str, Any]]:
     return [
-        {"id": name}
-        | channel["facts"].get("last", {})
-        | {
-            "temperature_start_c": channel["facts"]
-            .get("first", {})
-            .get("temperature_c")
+        {
+            "id": name,
+            **(channel.facts.last or {}),
+            "temperature_start_c": (channel.facts.first or {}).get("temperature_c"),
         }
-        for name, channel in state["channels"].items()
-        if channel["component"] == "gpu"
+        for name, channel in accounts.channels.items()
+        if channel.component == "gpu"
     ]

@@ -1,13 +1,13 @@
-"""One component's energy: the best source that works counts, the others check it."""
+"""The energy of one component: its best source counts, the others check it."""
 
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from dpet_jax.energy.probes.source import Probe, Source
-from dpet_jax.energy.sensing.curve import Curve, Totals
+from dpet_jax.energy.sensing.curve import Curve, Totals, add_by_name
 
 _FAILURES_TO_DEMOTE = 5
 _SUSPECT_RATIO = 2.0
@@ -16,11 +16,11 @@ _CLOCK_ROUNDING_S = 1e-9
 
 
 class Sample(NamedTuple):
-    """What a probe answered.
+    """One answer of a probe.
 
     Attributes:
         t: When, halfway between question and answer.
-        took_s: How long the answer took.
+        took_s: How long the probe took to answer.
         values: One for each source; None for one that failed.
         error: What the probe raised, if it did.
     """
@@ -46,6 +46,100 @@ def ask(probe: Probe, clock: Callable[[], float]) -> Sample:
     return Sample((asked + answered) / 2, answered - asked, values, error)
 
 
+class SourceRecord(NamedTuple):
+    """A source and what it has added up.
+
+    Attributes:
+        source: What is asked.
+        energy_j: Joules since the meter began.
+        samples: Its readings.
+        alive: Whether it is still used.
+    """
+
+    source: Source
+    energy_j: float = 0.0
+    samples: int = 0
+    alive: bool = True
+
+
+class Facts(NamedTuple):
+    """What a probe says about its component.
+
+    Attributes:
+        first: Its first answer; None if it never gave one.
+        shared: Whether another process was ever seen on it; None if not known.
+        last: Its latest answer.
+    """
+
+    first: dict[str, Any] | None = None
+    shared: bool | None = None
+    last: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ChannelRecord:
+    """A component, its sources and what they have added up, as of one moment.
+
+    Attributes:
+        component: What is measured.
+        scope: What its numbers cover.
+        counted: Whether it is part of the total; a component inside another is not.
+        active: Number of the source that counts.
+        sources: All sources, best first.
+        totals: What the component has used.
+        max_w: Highest power that any source reported; None if none reports power.
+        events: Number of anomalies by kind.
+        facts: What the probe says about the component.
+    """
+
+    component: str
+    scope: str
+    counted: bool
+    active: int
+    sources: tuple[SourceRecord, ...]
+    totals: Totals = field(default_factory=Totals)
+    max_w: float | None = None
+    events: dict[str, int] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+
+    @property
+    def source(self) -> Source:
+        """The source that counts."""
+        return self.sources[self.active].source
+
+    def __add__(self, later: "ChannelRecord") -> "ChannelRecord":
+        """Add what the same component has used in the next segment of a run."""
+        sources = later.sources
+        # a driver that was changed in between may offer other sources
+        if [one.source.method for one in self.sources] == [
+            one.source.method for one in sources
+        ]:
+            sources = tuple(
+                new._replace(
+                    energy_j=old.energy_j + new.energy_j,
+                    samples=old.samples + new.samples,
+                )
+                for old, new in zip(self.sources, sources, strict=True)
+            )
+        before, now = self.facts, later.facts
+        return replace(
+            later,
+            sources=sources,
+            totals=self.totals + later.totals,
+            max_w=max(self.max_w or 0.0, later.max_w or 0.0) or None,
+            events=add_by_name(self.events, later.events),
+            facts=Facts(
+                now.first if before.first is None else before.first,
+                before.shared or now.shared,
+                now.last,
+            ),
+        )
+
+    def unread(self, seconds: float) -> "ChannelRecord":
+        """Add seconds in which the component was not read at all."""
+        return replace(self, totals=self.totals + Totals(unmeasured_s=seconds))
+
+
 class Channel:
     """The curves of one probe, and which of them counts.
 
@@ -55,7 +149,7 @@ class Channel:
 
     Attributes:
         counted: Whether it is part of the total; a component inside another is not.
-        events: How often what was remarkable.
+        events: Number of anomalies by kind.
     """
 
     def __init__(self, probe: Probe, max_gap_s: float = 1.0) -> None:
@@ -64,7 +158,7 @@ class Channel:
         self.counted = True
         self.events: Counter[str] = Counter()
         self._max_gap_s = max_gap_s
-        # power comes first: it fills in where a counter cannot tell
+        # power comes first: it fills in what a counter does not know
         self._order = sorted(
             range(len(self.curves)),
             key=lambda number: probe.sources[number].kind == "counter",
@@ -87,20 +181,20 @@ class Channel:
         return max((curve.max_w for curve in self.curves), default=0.0) or None
 
     def add(self, sample: Sample) -> list[dict[str, Any]]:
-        """Add what the probe answered.
+        """Add an answer of the probe.
 
-        Two threads may ask at once. Which of two answers is the later one cannot be
-        told then, and a counter must not seem to run backwards: the first one counts.
+        Two threads may ask at once. Then nobody knows which of two answers is the later
+        one, and a counter must not seem to run backwards: the first one counts.
 
         Returns:
-            What was remarkable and is worth a line in a record.
+            The anomalies that are worth a line in a record.
         """
         asked_t = sample.t - sample.took_s / 2
         if asked_t < self._answered_t - _CLOCK_ROUNDING_S:
             self.events["overtaken"] += 1
             return []
         self._answered_t = sample.t + sample.took_s / 2
-        remarkable: list[dict[str, Any]] = []
+        anomalies: list[dict[str, Any]] = []
         before_t = self.curves[self._active].last_t
         for number in self._order:
             curve, value = self.curves[number], sample.values[number]
@@ -110,16 +204,16 @@ class Channel:
             if event is not None:
                 self.events[event] += 1
             if event not in (None, "read_failed", "wrap"):
-                remarkable.append({"what": event, "source": curve.source.method})
+                anomalies.append({"what": event, "source": curve.source.method})
         after_t = self.curves[self._active].last_t
         if before_t is not None and after_t is not None:
             gap_s = after_t - before_t
             if gap_s > self._max_gap_s:
                 self.events["gap"] += 1
-                remarkable.append({"what": "gap", "seconds": gap_s})
+                anomalies.append({"what": "gap", "seconds": gap_s})
         if max(self._failures) >= _FAILURES_TO_DEMOTE:
-            remarkable += self._demote_failing(sample.error)
-        return remarkable
+            anomalies += self._demote_failing(sample.error)
+        return anomalies
 
     def totals(self, now: float) -> Totals:
         """Return what the component has used, without a break where sources change."""
@@ -129,7 +223,7 @@ class Channel:
             total = replace(total, low_j=low_j, high_j=high_j)
         last = self.curves[self._active].last_t
         if last is not None and now - last > self._max_gap_s:
-            # nothing has been heard since; if it speaks up again this is taken back
+            # no reading since; if one comes, these seconds are bridged after all
             silent = total.unmeasured_s + now - last
             total = replace(total, unmeasured_s=silent)
         return total
@@ -137,12 +231,12 @@ class Channel:
     def admit(self) -> str | None:
         """Compare the counter with power once both were read for a while.
 
-        To be asked before anything relies on the energy. A counter that stands still,
-        is off by more than a factor of two or shows more than the device can draw is
-        not used.
+        Call it before anything relies on the energy. A counter that does not move, is
+        off by more than a factor of two or shows more than the device can draw is not
+        used.
 
         Returns:
-            Why the counter was put aside, or None.
+            Why the counter is not used, or None.
         """
         counter = self.curves[0]
         check = self._other(0)
@@ -164,43 +258,43 @@ class Channel:
         return f"counter_suspect: {reason}"
 
     def begin(self) -> None:
-        """Count from here on; what was read before only served to look around."""
+        """Count from here on; what was read before was only a check."""
         self._carried = Totals() - self.curves[self._active].totals
         self._begun_j = [curve.totals.energy_j for curve in self.curves]
 
     def cross_check_j(self) -> float | None:
-        """Return the joules of a second source, which count from any moment."""
+        """Return the joules of a second source, since any moment."""
         check = self._other(self._active)
         if check is None:
             return None
         return check.totals.energy_j
 
-    def about(self) -> dict[str, Any]:
-        """Describe the component and its sources."""
-        return {
-            "component": self.probe.component,
-            "scope": self.probe.scope,
-            "counted": self.counted,
-            "active": self._active,
-            "sources": [asdict(curve.source) for curve in self.curves],
-        }
+    def record(self, now: float, facts: Facts) -> ChannelRecord:
+        """Return the component, its sources and what they have added up.
 
-    def state(self, now: float) -> dict[str, Any]:
-        """Describe the component, its sources and what they have added up."""
-        return self.about() | {
-            "sources": [
-                asdict(curve.source)
-                | {
-                    "energy_j": self._since_begun_j(number),
-                    "samples": curve.totals.samples,
-                    "alive": number not in self._dead,
-                }
+        Args:
+            now: The time, as of which a source may have been silent.
+            facts: What the probe says about the component.
+        """
+        return ChannelRecord(
+            self.probe.component,
+            self.probe.scope,
+            self.counted,
+            self._active,
+            tuple(
+                SourceRecord(
+                    curve.source,
+                    self._since_begun_j(number),
+                    curve.totals.samples,
+                    number not in self._dead,
+                )
                 for number, curve in enumerate(self.curves)
-            ],
-            "totals": asdict(self.totals(now)),
-            "max_w": self.max_w,
-            "events": dict(self.events),
-        }
+            ),
+            self.totals(now),
+            self.max_w,
+            dict(self.events),
+            facts,
+        )
 
     def _since_begun_j(self, number: int) -> float:
         return self.curves[number].totals.energy_j - self._begun_j[number]
@@ -232,8 +326,8 @@ class Channel:
         return None
 
     def _demote_failing(self, error: str | None) -> list[dict[str, Any]]:
-        """Give up sources that failed five times in a row, except the last one left."""
-        remarkable = []
+        """Stop using sources that failed five times in a row, except the last one."""
+        anomalies = []
         for number, failures in enumerate(self._failures):
             alive = [
                 other
@@ -249,17 +343,17 @@ class Channel:
             if number == self._active:
                 self._go_on_with(alive[0])
             self.events["demoted"] += 1
-            remarkable.append(
+            anomalies.append(
                 {
                     "what": "demoted",
                     "source": self.curves[number].source.method,
                     "error": error,
                 }
             )
-        return remarkable
+        return anomalies
 
     def _go_on_with(self, number: int) -> None:
-        """Let another source count from where the present one was last heard."""
+        """Let another source count from the last reading of the present one on."""
         old, new = self.curves[self._active], self.curves[number]
         last = old.last_t
         known_j = self._begun_j[number]

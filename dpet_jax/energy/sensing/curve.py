@@ -8,6 +8,7 @@ import bisect
 import math
 from dataclasses import dataclass
 from operator import add, attrgetter, sub
+from typing import Any, TypeVar
 
 from dpet_jax.energy.probes.source import Source
 
@@ -17,12 +18,12 @@ _UNKNOWN_PERIOD_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a curve has added up until some moment; a difference describes a window.
+    """Sums of a curve up to one moment; a difference of two describes a window.
 
     Attributes:
         energy_j: Joules.
         samples: Readings that gave a knot.
-        gap_s: Seconds between readings that lay too far apart.
+        gap_s: Seconds between readings that were too far apart.
         unmeasured_s: Seconds of which the energy is not known and not counted.
         variance_j2: Sum of the squared standard errors of the linear interpolation.
         sum_w: Sum of the power readings, and
@@ -47,13 +48,24 @@ class Totals:
     def __sub__(self, other: "Totals") -> "Totals":
         return Totals(*map(sub, _values(self), _values(other)))
 
-    def to_json(self) -> list[float | int]:
+    def values(self) -> list[float | int]:
         """Return the numbers in order, from which `Totals` is made again."""
         return list(_values(self))
 
 
 # dataclasses.astuple copies deeply, which was most of the work of a reading
 _values = attrgetter(*Totals.__slots__)
+
+#: Whatever can be added, such as numbers or totals.
+_T = TypeVar("_T", bound=Any)
+
+
+def add_by_name(one: dict[str, _T], other: dict[str, _T]) -> dict[str, _T]:
+    """Add two dictionaries, name by name; what only one of them has stays as it is."""
+    return one | {
+        name: one[name] + value if name in one else value
+        for name, value in other.items()
+    }
 
 
 class Curve:
@@ -62,7 +74,7 @@ class Curve:
     Power is integrated by the trapezoid rule, which is the exact integral of the
     linear interpolant; counters are interpolated linearly. A reading that failed adds
     no knot: the next one bridges it. Energy that is not known (a counter that was
-    reset) is never invented: it comes from `fill_j` or is told as unmeasured seconds.
+    reset) is never invented: it comes from `fill_j`, or the seconds are unmeasured.
 
     Args:
         source: What is read.
@@ -84,6 +96,11 @@ class Curve:
         self._moved_t = 0.0
 
     @property
+    def first_t(self) -> float | None:
+        """Time of the oldest knot that is kept."""
+        return self._times[0] if self._times else None
+
+    @property
     def last_t(self) -> float | None:
         """Time of the latest knot."""
         return self._times[-1] if self._times else None
@@ -96,12 +113,12 @@ class Curve:
         Args:
             t: When it was taken, in seconds of a monotonic clock.
             value: Joules or watts; None if the reading failed.
-            fill_j: What another source measured since the latest knot, for the case
-                that this one cannot tell.
+            fill_j: What another source measured since the latest knot, in case this
+                one does not know.
 
         Returns:
-            What was remarkable about it: "read_failed", "implausible_power", "wrap",
-            "counter_reset" or "wrap_ambiguous"; else None.
+            The kind of anomaly: "read_failed", "implausible_power", "wrap",
+            "counter_reset" or "wrap_ambiguous"; None for an ordinary reading.
         """
         if value is None or not math.isfinite(value) or value < 0:
             return "read_failed"

@@ -1,6 +1,7 @@
-"""A thread that ticks: no drift, no bursts after a delay, a clean end."""
+"""Time as a meter sees it: a clock, and a thread that reads at a steady pace."""
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from dpet_jax.energy.probes.source import Source
 
 _COUNTER_PERIOD_S = 0.1
 _POWER_PERIOD_S = 0.05  # half of what sensors take for a new number
-_NOTHING_PERIOD_S = 1.0  # then it is only the record that goes on
+_NOTHING_PERIOD_S = 1.0  # then only the record is kept up
 _PERIODS_S = (0.02, 5.0)
 
 
@@ -21,7 +22,7 @@ def reading_period_s(asked: float | None, sources: Sequence[Source]) -> float:
         sources: Those that count.
 
     Raises:
-        ValueError: If the wish is out of range.
+        ValueError: If the period asked for is out of range.
     """
     if asked is not None:
         shortest, longest = _PERIODS_S
@@ -61,13 +62,41 @@ class Ticks:
         return max(0.0, self._due - now)
 
 
+class Clock:
+    """Monotonic seconds of this machine; a test may give a meter another one.
+
+    Calling it returns the time. Everything in a meter that depends on time asks its
+    clock: for the time, to wait, and to be called at a steady pace.
+    """
+
+    def __call__(self) -> float:
+        """Return the seconds since a fixed moment."""
+        return time.monotonic()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        time.sleep(seconds)
+
+    def every(self, ticks: Ticks, call: Callable[[], Any]) -> Callable[[], None]:
+        """Call a bound method at every tick, in a thread of its own.
+
+        Args:
+            ticks: When to call it.
+            call: What to call; it must not raise. It is held weakly.
+
+        Returns:
+            Ends this, and waits for a call under way.
+        """
+        return Sampler(call, ticks, self).stop
+
+
 class Sampler:
     """A daemon thread that calls a method until stopped.
 
     It holds the method weakly: a meter that nobody stopped can be collected.
 
     Args:
-        tick: A bound method; what it raises is its own business to prevent.
+        tick: A bound method, which must not raise.
         ticks: When to call it.
         clock: The clock of `ticks`.
     """

@@ -1,13 +1,18 @@
-"""All probes of a meter together: read at once, without a lock held meanwhile."""
+"""All probes of a meter together; no lock is held while a probe is asked."""
 
-import statistics
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpet_jax.energy.probes.source import Probe, Unavailable
-from dpet_jax.energy.sensing.channel import Channel, ask, edge_j2
+from dpet_jax.energy.sensing.channel import (
+    Channel,
+    ChannelRecord,
+    Facts,
+    ask,
+    edge_j2,
+)
 from dpet_jax.energy.sensing.curve import Totals
 
 _CROSS_CHECK_S = 10.0
@@ -25,8 +30,24 @@ _INSIDE = {
 }
 
 
+class SensorsRecord(NamedTuple):
+    """All channels and anomalies, as of one moment.
+
+    Attributes:
+        channels: By the id of their probe.
+        unavailable: What cannot be read, and why.
+        events: Anomalies in order; only the first are kept.
+        event_counts: Number of anomalies by kind.
+    """
+
+    channels: dict[str, ChannelRecord]
+    unavailable: tuple[Unavailable, ...]
+    events: tuple[dict[str, Any], ...]
+    event_counts: dict[str, int]
+
+
 class Sensors:
-    """Every channel, and what was remarkable about reading them.
+    """Every channel, and the anomalies in reading them.
 
     Args:
         probes: What to read.
@@ -36,8 +57,8 @@ class Sensors:
 
     Attributes:
         channels: By the id of their probe.
-        unavailable: As given, and what was put aside later.
-        event_counts: How often what happened.
+        unavailable: As given, and what turned out not to answer.
+        event_counts: Number of anomalies by kind.
     """
 
     def __init__(
@@ -56,8 +77,8 @@ class Sensors:
         self._clock = clock
         self._lock = threading.Lock()
         self._events: list[dict[str, Any]] = []
-        self._latencies_s: deque[float] = deque(maxlen=1024)
-        self._facts: dict[str, dict[str, Any]] = {}
+        self._latencies_s: deque[float] = deque(maxlen=256)
+        self._facts: dict[str, Facts] = {}
         self._errors: dict[str, str] = {}
 
     def read(self) -> None:
@@ -78,7 +99,7 @@ class Sensors:
                     self._note({"channel": name, **event})
 
     def admit(self) -> None:
-        """Put counters aside that contradict the power; once, after a first moment."""
+        """Stop using counters that contradict the power; once, after a first moment."""
         for name, channel in self.channels.items():
             reason = channel.admit()
             if reason is not None:
@@ -88,7 +109,7 @@ class Sensors:
                     )
 
     def begin(self) -> None:
-        """Count from here on; what has not said a word yet is put aside."""
+        """Count from here on; probes that have not answered yet become unavailable."""
         with self._lock:
             silent = {}
             for name, channel in list(self.channels.items()):
@@ -117,14 +138,17 @@ class Sensors:
             except Exception as error:
                 self.failed("facts_failed", error)
                 continue
-            known = self._facts.setdefault(name, {"first": facts, "shared": None})
-            known["last"] = facts
+            known = self._facts.get(name, Facts())
             foreign = facts.get("foreign_processes")
-            if foreign and not known["shared"]:
+            if foreign and not known.shared:
                 with self._lock:
                     self._note({"channel": name, "what": "foreign_process"})
-            # seen once is enough: the card was not ours alone
-            known["shared"] = known["shared"] or foreign
+            self._facts[name] = Facts(
+                facts if known.first is None else known.first,
+                # seen once is enough: the card was not ours alone
+                known.shared or foreign,
+                facts,
+            )
 
     def totals(self) -> dict[str, Totals]:
         """Return what every channel has added up."""
@@ -133,7 +157,7 @@ class Sensors:
             return {name: c.totals(now) for name, c in self.channels.items()}
 
     def checks_j(self) -> dict[str, tuple[float, float]]:
-        """Return the joules of every channel that has a second source, and that's."""
+        """Return the joules of both sources, of every channel that has a second one."""
         with self._lock:
             pairs = {}
             for name, channel in self.channels.items():
@@ -172,25 +196,31 @@ class Sensors:
         with self._lock:
             self._note({"what": what, "error": f"{type(error).__name__}: {error}"})
 
-    def state(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
+    def record(self) -> SensorsRecord:
+        """Return all channels and anomalies up to now."""
         with self._lock:
             now = self._clock()
-            return {
-                "channels": {
-                    name: channel.state(now)
-                    | {"facts": dict(self._facts.get(name, {}))}
+            return SensorsRecord(
+                {
+                    name: channel.record(now, self._facts.get(name, Facts()))
                     for name, channel in self.channels.items()
                 },
-                "unavailable": [list(entry) for entry in self.unavailable],
-                "events": {str(n): event for n, event in enumerate(self._events)},
-                "event_counts": dict(self.event_counts),
-            }
+                tuple(self.unavailable),
+                tuple(self._events),
+                dict(self.event_counts),
+            )
 
-    def tick_ms(self) -> dict[str, float | None]:
-        """Return how long probes took to answer of late, in milliseconds."""
+    def tick_ms(self) -> tuple[float | None, float | None]:
+        """Return median and 99th percentile of how long probes took to answer.
+
+        In milliseconds, of the latest answers; None before there are two.
+        """
         with self._lock:
-            return _percentiles(self._latencies_s)
+            took_s = sorted(self._latencies_s)
+        if len(took_s) < 2:
+            return None, None
+        last = len(took_s) - 1
+        return 1000 * took_s[last // 2], 1000 * took_s[round(0.99 * last)]
 
     def close(self) -> None:
         """Release every probe."""
@@ -229,10 +259,3 @@ def _inside_others(channels: dict[str, Channel]) -> dict[str, bool]:
 
 def _is_measured(probe: Probe) -> bool:
     return probe.sources[0].quality == "measured"
-
-
-def _percentiles(values: deque[float]) -> dict[str, float | None]:
-    if len(values) < 2:
-        return {"p50": None, "p99": None}
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return {"p50": 1000 * cuts[49], "p99": 1000 * cuts[98]}

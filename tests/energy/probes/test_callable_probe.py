@@ -1,4 +1,4 @@
-"""A user's meter is taken at its word, in its own unit, and never for zero."""
+"""A meter of the user's own: in its own unit, and a failure is never zero."""
 
 import math
 
@@ -95,7 +95,7 @@ def test_source_says_what_the_user_said():
     assert (meter.id, meter.component, meter.scope) == ("rack:plug", "rack", "rack 3")
 
 
-def test_meter_is_of_the_node_unless_told_otherwise():
+def test_meter_is_of_the_node_by_default():
     meter = probe()
     assert isinstance(meter, Probe)
     assert (meter.id, meter.component, meter.scope) == ("node:plug", "node", "node")
@@ -103,11 +103,11 @@ def test_meter_is_of_the_node_unless_told_otherwise():
     assert meter.sources[0].max_w >= 10_200  # eight H100 in one node
 
 
-def test_two_meters_are_told_apart_by_their_names():
+def test_two_meters_differ_by_their_names():
     assert probe(name="left").id != probe(name="right").id
 
 
-def test_company_on_the_meter_is_not_known():
+def test_other_users_of_the_meter_are_not_known():
     assert probe().facts() == {
         "name": "plug",
         "unit": "W",
@@ -123,7 +123,7 @@ def test_uncertainty_is_never_made_up():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "problem"),
     [
         ({"unit": "J"}, r"unit is 'J', which is not of a power; .*'W', 'mW', 'kW'"),
         ({"kind": "counter"}, r"unit is 'W', .* counter; .*'J', 'mJ', 'Wh', 'kWh'"),
@@ -139,6 +139,6 @@ def test_uncertainty_is_never_made_up():
         ({"name": " "}, "name is empty"),
     ],
 )
-def test_argument_out_of_place_is_named_with_what_is_allowed(options, told):
-    with pytest.raises(ValueError, match=told):
+def test_argument_out_of_place_is_named_with_what_is_allowed(options, problem):
+    with pytest.raises(ValueError, match=problem):
         probe(**options)

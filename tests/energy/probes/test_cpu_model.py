@@ -1,4 +1,4 @@
-"""The CPU's power by its busyness: labelled a model, between low and high."""
+"""The modelled power of the CPU: labelled a model, between low and high."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ COLUMNS = [
 
 
 class Machine:
-    """CPUs whose times pass only when told to, and one process on them."""
+    """CPUs whose times pass only in `wait`, and one process on them."""
 
     def __init__(self, folder, num_cpus=4):
         self.path = folder / "stat"
@@ -29,7 +29,7 @@ class Machine:
 
     def wait(self, seconds, process_s=(0.0, 0.0, 0.0, 0.0), **cpu_s):
         """Let time pass; what nobody uses of the CPUs is idle."""
-        self.clock.wait(seconds)
+        self.clock.skip(seconds)
         rest_s = self.num_cpus * seconds
         for name, spent_s in cpu_s.items():
             self.columns[name] += round(spent_s * HERTZ)
@@ -135,7 +135,7 @@ def test_rounding_does_not_lift_mid_above_max(machine):
 # when nothing has passed, or nothing can be read
 
 
-def test_first_reading_tells_what_passed_since_the_model_was_made(machine):
+def test_first_reading_is_of_what_passed_since_the_model_was_made(machine):
     model = machine.model()
     machine.wait(2, user=4)
     assert model.read()[0] == pytest.approx(70.0)
@@ -153,7 +153,7 @@ def test_reading_twice_at_once_repeats_the_last(machine):
     machine.wait(10, user=20, process_s=(5.0, 0.0, 0.0, 0.0))
     first = model.read()
     assert model.read() == first
-    machine.clock.wait(0.004)  # less than a tick of the kernel
+    machine.clock.skip(0.004)  # less than a tick of the kernel
     assert model.read() == first
 
 
@@ -264,7 +264,7 @@ def test_watts_from_nowhere_are_refused(machine):
 @pytest.mark.parametrize(
     "text", [None, "", "cpu 1 2 3 4 5 6 7 8\n", "cpu 1 2\ncpu0 1 2\n"]
 )
-def test_machine_that_tells_no_cpu_times_is_refused_with_a_remedy(text, machine):
+def test_machine_that_shows_no_cpu_times_is_refused_with_a_remedy(text, machine):
     machine.path.unlink()
     if text is not None:
         machine.path.write_text(text)

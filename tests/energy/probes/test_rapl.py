@@ -117,7 +117,7 @@ def test_memory_goes_to_the_package_it_lies_in(tmp_path, search):
     assert read["dram:package-10"] == 10.0
 
 
-def test_two_packages_of_one_name_are_told_apart(tmp_path, search):
+def test_two_packages_of_one_name_have_different_ids(tmp_path, search):
     tree = FakePowercap(tmp_path)
     tree.add("intel-rapl:0", "package-0")
     tree.add("intel-rapl:1", "package-0")
@@ -130,7 +130,7 @@ def test_zones_of_other_drivers_are_left_alone(tmp_path, search):
     assert ids(search(tree)) == ["cpu:package-0"]
 
 
-# what a domain tells
+# what a domain reports
 
 
 def test_counter_gives_joules(tmp_path, search):
@@ -144,10 +144,9 @@ def test_open_probe_sees_the_energy_grow(tmp_path, search):
     tree = laptop(tmp_path, clock)
     tree["intel-rapl:0"].watts = 40.0
     probe = only(search(tree))
-    began, before = clock(), probe.read()[0]
-    for _ in range(10):
-        tree.wait(0.5)
-    assert probe.read()[0] - before == pytest.approx(40.0 * (clock() - began))
+    before = probe.read()[0]
+    clock.wait(5.0)
+    assert probe.read()[0] - before == pytest.approx(200.0)
 
 
 def test_file_stays_open_between_readings(tmp_path, search, monkeypatch):
@@ -174,12 +173,12 @@ def test_counter_and_range_make_up_a_wrap(tmp_path, search):
     assert after - before + probe.sources[0].wrap_j == pytest.approx(8.0)
 
 
-@pytest.mark.parametrize("told", [None, "", "0", "unknown"])
-def test_range_that_nobody_tells_is_none(told, tmp_path, search):
+@pytest.mark.parametrize("range_text", [None, "", "0", "unknown"])
+def test_range_that_is_not_known_is_none(range_text, tmp_path, search):
     tree = FakePowercap(tmp_path)
     domain = tree.add("intel-rapl:0", "package-0", range_j=None)
-    if told is not None:
-        (domain.path / "max_energy_range_uj").write_text(told)
+    if range_text is not None:
+        (domain.path / "max_energy_range_uj").write_text(range_text)
     assert only(search(tree)).sources[0].wrap_j is None
 
 
@@ -355,7 +354,7 @@ def test_counter_that_holds_nothing_is_unavailable_not_zero(tmp_path, search):
     assert open_files() == before
 
 
-def test_missing_counter_is_told_with_the_systems_word(tmp_path, search):
+def test_missing_counter_is_reported_with_the_systems_reason(tmp_path, search):
     tree = laptop(tmp_path)
     tree["intel-rapl:0"].vanish()
     assert "(No such file or directory)" in search(tree).unavailable[0].reason

@@ -1,1 +1,1 @@
-"""NVIDIA GPUs by NVML."""
+"""NVIDIA GPUs, measured through NVML."""

@@ -1,4 +1,4 @@
-"""Which physical GPUs this process uses, told by what CUDA itself calls them."""
+"""Which physical GPUs this process uses, by the names that CUDA gives them."""
 
 import ctypes
 import itertools
@@ -103,7 +103,7 @@ def cuda_uuids(cuda: Any) -> list[str]:
     _check("cuInit", status)
     count = ctypes.c_int()
     _check("cuDeviceGetCount", cuda.cuDeviceGetCount(ctypes.byref(count)))
-    # The second version tells MIG instances apart, the first names their parent.
+    # The second version names MIG instances, the first their parent.
     get_uuid = getattr(cuda, "cuDeviceGetUuid_v2", None) or cuda.cuDeviceGetUuid
     uuids = []
     for ordinal in range(count.value):

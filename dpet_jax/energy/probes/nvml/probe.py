@@ -1,18 +1,26 @@
 """NVIDIA GPUs: find those that this process uses, and ask NVML for their energy."""
 
+import importlib
 import os
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dpet_jax.energy.probes.nvml.identity import gpu_uuids, identify, text
 from dpet_jax.energy.probes.nvml.queries import Query, admit, ask, generation, reason
-from dpet_jax.energy.probes.nvml.start import START_IN_CONTAINER, start
 from dpet_jax.energy.probes.source import Found, Unavailable
 
 _UNKNOWN_MAX_W = 2000.0
-_PROC = Path("/proc")
+#: Where Linux lists processes.
+PROC = Path("/proc")
+
+_START_IN_CONTAINER = "in a container, start it with the GPUs, such as by --gpus all"
+_INSTALL = "pip install nvidia-ml-py"
+_REPLACE = "pip uninstall -y pynvml && pip install --force-reinstall nvidia-ml-py"
+#: What nvidia-ml-py has and other packages with a module of that name have not.
+_NEEDED = ("_nvmlGetFunctionPointer", "NVML_FI_DEV_POWER_AVERAGE", "nvmlInit")
 
 
 def find(
@@ -34,7 +42,7 @@ def find(
 
     Returns:
         One probe for each physical GPU, however many of its MIG instances are in use,
-        and what stands against measuring the others. Nothing is raised: where there is
+        and why the others cannot be measured. Nothing is raised: where there is
         no GPU, no driver or no module, there is a reason instead.
     """
     nvml = start(nvml)
@@ -45,11 +53,76 @@ def find(
         probes, unavailable = _open(session, ordinals, environ, load_cuda)
     except Exception as error:  # the meter never takes the run down
         remedy = "see whether nvidia-smi lists the GPUs"
-        why = f"NVML cannot tell the GPUs apart: {reason(error)}"
+        why = f"NVML cannot identify the GPUs: {reason(error)}"
         probes, unavailable = [], [Unavailable("gpu", why, remedy)]
     if not probes:
         session.shut_down()
     return Found(tuple(probes), tuple(unavailable))
+
+
+def start(nvml: Any = None) -> Any:
+    """Import and initialise NVML.
+
+    Args:
+        nvml: The module `pynvml`; None imports it.
+
+    Returns:
+        The module, which the caller shuts down; or `Unavailable`.
+    """
+    if nvml is None:
+        nvml = _import()
+        if isinstance(nvml, Unavailable):
+            return nvml
+    try:
+        nvml.nvmlInit()
+    except Exception as error:  # the driver is what users lack most often
+        return _not_started(nvml, error)
+    return nvml
+
+
+def _import() -> Any:
+    try:
+        with warnings.catch_warnings():
+            # The deprecated package `pynvml` says so, but hands on the right module.
+            warnings.simplefilter("ignore")
+            nvml = importlib.import_module("pynvml")
+    except Exception as error:  # a broken package may raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == "pynvml":
+            return Unavailable("gpu", "the Python module pynvml is missing", _INSTALL)
+        return Unavailable(
+            "gpu",
+            f"pynvml cannot be imported: {type(error).__name__}: {error}",
+            _REPLACE,
+        )
+    absent = [name for name in _NEEDED if not hasattr(nvml, name)]
+    if absent:
+        return Unavailable(
+            "gpu",
+            "the module pynvml is not that of nvidia-ml-py, or too old: it lacks "
+            + ", ".join(absent),
+            _REPLACE,
+        )
+    return nvml
+
+
+def _not_started(nvml: Any, error: Exception) -> Unavailable:
+    known = {
+        nvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
+            "there is no NVIDIA driver here (libnvidia-ml was not found)",
+            f"with an NVIDIA GPU, install its driver; {_START_IN_CONTAINER}",
+        ),
+        nvml.NVML_ERROR_DRIVER_NOT_LOADED: (
+            "the NVIDIA driver is not loaded",
+            f"load it (modprobe nvidia); {_START_IN_CONTAINER}",
+        ),
+        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+            "the NVIDIA driver and its library are of different versions",
+            "restart the machine, or load the driver anew, after an update",
+        ),
+    }
+    plain = (f"NVML does not start: {error}", "see whether nvidia-smi works")
+    why, remedy = known.get(getattr(error, "value", None), plain)
+    return Unavailable("gpu", why, remedy)
 
 
 class GpuProbe:
@@ -106,7 +179,7 @@ class GpuProbe:
         return tuple(None if isinstance(answer, str) else answer for answer in answers)
 
     def facts(self) -> dict[str, Any]:
-        """Return what changes slowly; None for each that NVML does not tell.
+        """Return what changes slowly; None for each that NVML does not know.
 
         `errors` has the last failure of each source, by method.
         """
@@ -123,7 +196,7 @@ class GpuProbe:
         }
 
     def close(self) -> None:
-        """Let go of NVML; the last probe of a search shuts it down."""
+        """Release NVML; the last probe of a search shuts it down."""
         if not self._closed:
             self._closed = True
             self._session.leave()
@@ -139,19 +212,19 @@ class GpuProbe:
     def _ask(self, call: str, *arguments: Any) -> Any:
         try:
             answer = getattr(self._nvml, call)(*arguments)
-        except Exception:  # a fact that the driver does not tell is no fault
+        except Exception:  # a fact that the driver does not know is no fault
             return None
         return answer.decode() if isinstance(answer, bytes) else answer
 
 
 def foreign(pids: Sequence[int]) -> bool | None:
-    """Tell whether processes other than ours and our children compute on a GPU.
+    """Return whether processes other than ours and our children compute on a GPU.
 
     Args:
         pids: All that NVML lists for the GPU.
 
     Returns:
-        None if it cannot be told: a container hides processes, or lists them by the
+        None if it is not known: a container hides processes, or lists them by the
         numbers that they have outside, where we would not know our own.
     """
     others = [pid for pid in pids if not _is_ours(pid)]
@@ -174,7 +247,7 @@ def _is_ours(pid: int) -> bool:
 
 def _parent(pid: int) -> int | None:
     try:
-        line = (_PROC / str(pid) / "stat").read_text(errors="replace")
+        line = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
     # The name, in brackets, may itself hold spaces and brackets.
@@ -257,7 +330,7 @@ def _nothing_visible(nvml: Any) -> Unavailable:
     count = len(gpu_uuids(nvml))
     if not count:
         return Unavailable(
-            "gpu", "the NVIDIA driver knows of no GPU", START_IN_CONTAINER
+            "gpu", "the NVIDIA driver knows of no GPU", _START_IN_CONTAINER
         )
     return Unavailable(
         "gpu",
@@ -270,6 +343,6 @@ def _no_sensor(uuid: str, probe: GpuProbe) -> Unavailable:
     refusals = "; ".join(f"{call}: {why}" for call, why in probe.refusals.items())
     return Unavailable(
         "gpu",
-        f"{uuid} tells neither energy nor power ({refusals})",
+        f"{uuid} reports neither energy nor power ({refusals})",
         "virtual and very old GPUs have no sensor; else update the NVIDIA driver",
     )

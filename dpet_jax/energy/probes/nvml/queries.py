@@ -1,4 +1,4 @@
-"""What NVML can be asked about the energy of one GPU, and what the answers mean."""
+"""Queries that NVML answers about the energy of one GPU, and what they mean."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dpet_jax.energy.probes.source import Kind, Source
 #: Members of the union that holds a field's value, by NVML_VALUE_TYPE_*.
 _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 
-#: Names of NVML_DEVICE_ARCH_*; Ampere's GA100 is told apart below.
+#: Names of NVML_DEVICE_ARCH_*; Ampere's GA100 is recognised below.
 _ARCHITECTURES = {
     2: "kepler",
     3: "maxwell",

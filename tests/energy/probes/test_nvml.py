@@ -1,8 +1,9 @@
-"""The GPUs of this process as probes, from the search to the last reading."""
+"""The GPUs of this process as probes, from starting NVML to the last reading."""
 
 import os
 import subprocess
 import sys
+import types
 
 import pynvml
 import pytest
@@ -10,8 +11,8 @@ from fakes.clock import FakeClock
 from fakes.nvml import COUNTER, MODULE, FakeCuda, FakeGpu, FakeNVML, no_libcuda
 
 from dpet_jax.energy.probes.nvml import probe as module
-from dpet_jax.energy.probes.nvml.probe import find, foreign
-from dpet_jax.energy.probes.source import Found, Probe
+from dpet_jax.energy.probes.nvml.probe import find, foreign, start
+from dpet_jax.energy.probes.source import Found, Probe, Unavailable
 
 NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
 MIGS = [
@@ -22,7 +23,7 @@ MIGS = [
 
 def machine(*boards, **options):
     nvml = FakeNVML([FakeGpu(**board) for board in boards], **options)
-    nvml.clock.wait(2)
+    nvml.clock.skip(2)
     return nvml
 
 
@@ -42,6 +43,103 @@ def only(nvml):
     return probe
 
 
+# the start of NVML
+
+
+@pytest.fixture
+def import_raising(tmp_path, monkeypatch):
+    """Let `import pynvml` run a text of ours."""
+
+    def write(text):
+        (tmp_path / "pynvml.py").write_text(text)
+        monkeypatch.delitem(sys.modules, "pynvml")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return write
+
+
+def test_module_comes_back_initialised(monkeypatch):
+    nvml = FakeNVML()
+    assert start(nvml) is nvml
+    assert nvml.inits == 1
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert start() is nvml
+    assert nvml.inits == 2
+
+
+def test_missing_module_is_a_reason_with_the_right_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert start() == Unavailable(
+        "gpu", "the Python module pynvml is missing", "pip install nvidia-ml-py"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import no_such_module", "no_such_module"),
+        ("raise ImportError('half installed')", "ImportError: half installed"),
+        ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("def (", "SyntaxError"),
+    ],
+)
+def test_broken_module_is_a_reason_with_what_it_said(text, said, import_raising):
+    import_raising(text)
+    absence = start()
+    assert absence.reason.startswith("pynvml cannot be imported: ")
+    assert said in absence.reason
+    assert "--force-reinstall nvidia-ml-py" in absence.remedy
+
+
+def test_warning_of_the_deprecated_package_is_not_the_users(import_raising):
+    import_raising(
+        "import warnings\nwarnings.warn('deprecated', FutureWarning)\n"
+        "_nvmlGetFunctionPointer = NVML_FI_DEV_POWER_AVERAGE = None\n"
+        "def nvmlInit(): pass\n"
+    )
+    assert start().__name__ == "pynvml"
+
+
+@pytest.mark.parametrize(
+    "lacking", ["_nvmlGetFunctionPointer", "NVML_FI_DEV_POWER_AVERAGE"]
+)
+def test_other_package_of_that_name_is_recognised_by_what_it_lacks(
+    lacking, monkeypatch
+):
+    other = types.ModuleType("pynvml")
+    for name in {"_nvmlGetFunctionPointer", "NVML_FI_DEV_POWER_AVERAGE", "nvmlInit"}:
+        if name != lacking:
+            setattr(other, name, None)
+    monkeypatch.setitem(sys.modules, "pynvml", other)
+    absence = start()
+    assert absence.reason.endswith(f"it lacks {lacking}")
+    assert "uninstall" in absence.remedy
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "remedy"),
+    [
+        (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "no NVIDIA driver here", "--gpus all"),
+        (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "driver is not loaded", "modprobe"),
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "different versions", "restart"),
+        (pynvml.NVML_ERROR_UNKNOWN, "does not start: Unknown Error", "nvidia-smi"),
+    ],
+)
+def test_missing_driver_is_a_reason_with_a_remedy(code, reason, remedy):
+    nvml = FakeNVML(errors={"nvmlInit": code})
+    absence = start(nvml)
+    assert absence.component == "gpu"
+    assert reason in absence.reason
+    assert remedy in absence.remedy
+    assert not nvml.initialised
+
+
+def test_start_that_fails_in_any_other_way_is_a_reason_too():
+    nvml = FakeNVML()
+    nvml.nvmlInit = lambda: 1 / 0
+    assert start(nvml).reason == "NVML does not start: division by zero"
+
+
 # the search
 
 
@@ -55,7 +153,7 @@ def test_gpu_is_found_with_what_it_measures():
     assert probe.read() == (500.0, 250.0, 250.0, 250.0)
 
 
-def test_four_gpus_are_four_probes_that_each_tell_their_own_power():
+def test_four_gpus_are_four_probes_that_each_report_their_own_power():
     nvml = machine(*({"power": watts} for watts in (100.0, 200.0, 300.0, 400.0)))
     probes = found_by(nvml).probes
     assert len({probe.id for probe in probes}) == 4
@@ -90,13 +188,13 @@ def test_module_in_sys_modules_is_found_without_being_handed_over(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("ordinals", "told"), [([5], "no CUDA device 5"), ([-1], "no CUDA device -1")]
+    ("ordinals", "said"), [([5], "no CUDA device 5"), ([-1], "no CUDA device -1")]
 )
-def test_unknown_ordinal_is_unavailable_and_not_another_gpu(ordinals, told):
+def test_unknown_ordinal_is_unavailable_and_not_another_gpu(ordinals, said):
     nvml = machine({})
     found = found_by(nvml, ordinals)
     assert found.probes == ()
-    assert [one.reason for one in found.unavailable] == [f"this process has {told}"]
+    assert [one.reason for one in found.unavailable] == [f"this process has {said}"]
     assert found.unavailable[0].remedy
 
 
@@ -171,7 +269,7 @@ def test_driver_that_cannot_list_its_gpus_is_a_reason_and_is_shut_down(call):
     assert not nvml.initialised
 
 
-def test_doubt_about_which_gpu_it_is_stands_in_the_facts():
+def test_doubt_about_which_gpu_it_is_is_in_the_facts():
     nvml = machine({"name": "T4"}, {"name": "H100"})
     found = find([0], nvml=nvml, environ={}, load_cuda=no_libcuda)
     (warning,) = found.probes[0].facts()["warnings"]
@@ -259,7 +357,7 @@ def test_failed_reading_is_none_and_comes_back():
     assert probe.read() == (1750.0, 250.0, 250.0, 250.0)
 
 
-def test_facts_tell_why_readings_failed():
+def test_facts_say_why_readings_failed():
     nvml = machine({})
     probe = only(nvml)
     assert probe.facts()["errors"] == {}
@@ -343,17 +441,22 @@ def test_name_in_bytes_becomes_text():
     assert only(nvml).facts()["name"] == "Tesla T4"
 
 
-# company
+# other processes
 
 
 @pytest.fixture
-def processes(monkeypatch):
+def processes(tmp_path, monkeypatch):
     """Let there be our process 50 with child 60 and grandchild 70, and a stranger."""
-    parents = {50: 1, 60: 50, 70: 60, 80: 1}
+    for pid, parent in {50: 1, 60: 50, 70: 60, 80: 1}.items():
+        (tmp_path / str(pid)).mkdir()
+        # a name may look like what follows it
+        stat = f"{pid} (a) R 9 (b) S {parent} 60 60 0\n"
+        (tmp_path / str(pid) / "stat").write_text(stat)
     monkeypatch.setattr(module.os, "getpid", lambda: 50)
-    monkeypatch.setattr(module, "_parent", parents.get)
+    monkeypatch.setattr(module, "PROC", tmp_path)
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize(
     ("pids", "expected"),
     [
@@ -369,21 +472,14 @@ def processes(monkeypatch):
         ([1], None),
     ],
 )
-def test_company_is_told_by_who_computes(pids, expected, processes):
-    del processes
+def test_others_are_those_who_are_not_ours(pids, expected):
     assert foreign(pids) is expected
 
 
-def test_parent_of_a_process_is_read_past_any_name_it_may_have(tmp_path, monkeypatch):
-    (tmp_path / "60").mkdir()
-    (tmp_path / "60" / "stat").write_text("60 (a) R 9 (b) S 50 60 60 0\n")
-    monkeypatch.setattr(module, "_PROC", tmp_path)
-    assert module._parent(60) == 50
-    assert module._parent(61) is None
-
-
-def test_parent_of_this_process_is_the_one_that_started_it():
-    assert module._parent(os.getpid()) == os.getppid()
+def test_this_process_is_ours_and_the_one_that_started_it_is_not():
+    assert foreign([os.getpid()]) is False
+    if os.getppid() > 1:
+        assert foreign([os.getppid()]) is True
 
 
 # the end
@@ -420,7 +516,7 @@ def test_reading_after_the_end_is_a_failure_and_not_a_number():
     assert probe.read() == (None,) * 4
 
 
-def test_end_that_fails_is_borne():
+def test_end_that_fails_raises_nothing():
     nvml = machine({}, errors={"nvmlShutdown": pynvml.NVML_ERROR_UNKNOWN})
     only(nvml).close()
 

@@ -1,4 +1,4 @@
-"""Which GPUs are this process's, by every way in which CUDA is told."""
+"""Which GPUs this process uses, for every way to choose them."""
 
 import ctypes
 
@@ -180,7 +180,7 @@ def test_libcuda_is_believed_about_unlike_gpus(unlike):
     assert found == ((B,), (), ())
 
 
-def test_mig_instance_is_told_from_a_gpu_by_what_nvml_knows():
+def test_mig_instance_is_recognised_by_what_nvml_knows():
     nvml = started([FakeGpu(uuid=A, mig=MIGS)])
     found = identify(nvml, environ={}, load_cuda=lambda: nvml.libcuda([MIGS[1]]))
     assert found.uuids == (MIGS[1],)

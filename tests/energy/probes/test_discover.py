@@ -11,7 +11,8 @@ from fakes.probe import FakeProbe, power
 from fakes.rapl import server
 
 from dpet_jax.energy import CpuPowerModel, EnergyMeter
-from dpet_jax.energy.probes import discover, rapl
+from dpet_jax.energy.probes import rapl
+from dpet_jax.energy.probes.discover import discover
 
 
 def device(platform, number=0):
@@ -121,7 +122,7 @@ def test_model_stays_out_where_the_cpu_is_measured(model):
 
 
 @pytest.mark.usefixtures("no_driver", "no_cpu")
-def test_model_stands_in_where_the_cpu_cannot_be_measured_and_says_why(model):
+def test_model_is_used_where_the_cpu_cannot_be_measured_and_says_why(model):
     found = discover([], cpu_model=model)
     assert found.probes == (model,)
     assert "no RAPL domain" in reasons(found)["cpu"]
@@ -141,7 +142,7 @@ def test_meter_of_the_users_own_is_found_beside_all_others(clock):
 
 @pytest.mark.usefixtures("two_gpus", "no_cpu")
 def test_meter_discovers_by_itself(clock):
-    meter = EnergyMeter(clock=clock, sleep=clock.wait)
+    meter = EnergyMeter(clock=clock)
     assert len(meter.sensors.channels) == 2
     assert meter.quality == "measured"
 

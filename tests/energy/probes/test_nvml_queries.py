@@ -21,7 +21,7 @@ NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
 def started(**board):
     nvml = FakeNVML([FakeGpu(**board)], clock=FakeClock())
     nvml.nvmlInit()
-    nvml.clock.wait(2)
+    nvml.clock.skip(2)
     return nvml, nvml.devices[0]
 
 
@@ -84,7 +84,7 @@ def test_every_question_is_put_once():
 # scope
 
 
-def test_module_stands_in_for_a_gpu_whose_own_power_is_not_told():
+def test_module_is_measured_where_the_power_of_the_gpu_alone_is_not_known():
     found = admitted(scopes={MODULE: 1.5})
     assert found.scope == "module"
     assert methods(found) == [
@@ -107,12 +107,12 @@ def test_counter_of_a_superchip_is_checked_by_the_power_of_the_module():
     assert len(found.queries) == 3
 
 
-def test_counter_of_a_superchip_stands_alone_rather_than_beside_another_scope():
+def test_counter_of_a_superchip_is_alone_rather_than_beside_another_scope():
     found = admitted(name="NVIDIA GH200 480GB")
     assert (found.scope, methods(found)) == ("module", [BY_FIELD])
 
 
-def test_superchip_that_tells_only_the_power_of_its_gpu_is_measured_as_a_gpu():
+def test_superchip_that_reports_only_the_power_of_its_gpu_is_measured_as_a_gpu():
     found = admitted(
         name="NVIDIA GH200 480GB",
         errors={COUNTER: NOT_SUPPORTED, BY_CALL: NOT_SUPPORTED},
@@ -202,7 +202,7 @@ def test_counter_is_a_counter_and_the_rest_is_power():
         ),
     ],
 )
-def test_ga100_is_told_by_its_capability_and_no_chip_is_guessed(board, expected):
+def test_ga100_is_recognised_by_its_capability_and_no_chip_is_guessed(board, expected):
     assert generation(*started(**board)) == expected
 
 
