@@ -166,15 +166,15 @@ def random_images(examples: int, side: int) -> Data:
 def epoch_of(learner: DeviceLearner, options: argparse.Namespace) -> Figure:
     """Train on every example once, waited for as the loop does."""
     plan = Plan(np.arange(options.examples, dtype=np.int32), "bench")
-    learner.begin(plan, 0)
+    learner.main.begin(plan, 0)
     batches = Batches(plan, options.batch, seed=0, plan_index=0)
     rows, steps = batches.rows(0, batches.num_steps), batches.num_steps
 
     def run():
-        learner.wait(learner.train_chunk(rows, steps, Span(0, plan.visits), 0))
+        learner.main.wait(learner.main.train(rows, steps, Span(0, plan.visits), 0))
 
     run()
-    return Figure(run, steps * options.batch * learner.train_flops)
+    return Figure(run, steps * options.batch * learner.main.train_flops)
 
 
 def query_of(learner: DeviceLearner, name: str, options: argparse.Namespace) -> Figure:

@@ -15,7 +15,7 @@ from dpet_jax.methods.base import (
     generator,
 )
 from dpet_jax.methods.proxy import ProxyConfig
-from dpet_jax.scores.registry import lookup
+from dpet_jax.scores.registry import known_scores, lookup
 from dpet_jax.section import Count, Fraction, Number, Section
 
 
@@ -25,10 +25,10 @@ def score_to_rank_by(name: str) -> str:
     Raises:
         ValueError: If no score is called so, or it ranks nothing.
     """
-    if lookup(name).name == "zero_one":
+    if not lookup(name).listed:
         raise ValueError(
-            "'zero_one' says whether an example is predicted wrong, not how much; take "
-            "cross_entropy or el2n"
+            f"{name!r} serves another end than to choose examples; take one of "
+            f"{', '.join(known_scores())}"
         )
     return name
 

@@ -93,8 +93,16 @@ def build_auxiliary(
         ) from error
 
 
-def build_learner_spec(config: schema.Config, model: Network) -> LearnerSpec:
-    """Return how the learner computes."""
+def build_learner_spec(
+    config: schema.Config, model: Network, scores: tuple[str, ...] | None = None
+) -> LearnerSpec:
+    """Return how the learner computes.
+
+    Args:
+        config: The run's.
+        model: The main network.
+        scores: What it will be asked for; by default what the method names.
+    """
     mesh = data_mesh()
     batches = {
         "train.batch_size": config.train.batch_size,
@@ -117,7 +125,7 @@ def build_learner_spec(config: schema.Config, model: Network) -> LearnerSpec:
     return LearnerSpec(
         step,
         config.evaluate.batch_size,
-        config.method.scores,
+        config.method.scores if scores is None else scores,
         build_auxiliary(config, model),
     )
 

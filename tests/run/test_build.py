@@ -3,6 +3,7 @@ import pytest
 
 from dpet_jax.config.load import validate
 from dpet_jax.errors import UserError
+from dpet_jax.methods.base import PROXY
 from dpet_jax.run import build as parts
 
 
@@ -18,22 +19,24 @@ def data():
 def test_proxy_is_the_narrower_network_of_the_section(data):
     proxied = config(method={"proxy": {"width_multiplier": 0.25}})
     main = parts.build_model(proxied, data)
-    proxy = parts.build_proxy(proxied, main)
+    handle, proxy = parts.build_auxiliary(proxied, main)
+    assert handle == PROXY
     assert (main.channels, proxy.channels) == ((64, 128, 256, 512), (16, 32, 64, 128))
-    assert parts.build_learner_spec(proxied, main, ("margin",)).proxy == proxy
+    spec = parts.build_learner_spec(proxied, main)
+    assert (spec.auxiliary, spec.scores) == ((PROXY, proxy), ("margin",))
 
 
 def test_proxy_of_full_width_is_the_model_itself(data):
     twin = config(method={"proxy": {"width_multiplier": 1}})
     main = parts.build_model(twin, data)
-    assert parts.build_proxy(twin, main) == main
+    assert parts.build_auxiliary(twin, main) == (PROXY, main)
 
 
 @pytest.mark.parametrize("method", [{}, {"kind": "rs2"}, {"proxy": None}])
 def test_without_a_proxy_section_there_is_none(data, method):
     plain = config(method=method)
     main = parts.build_model(plain, data)
-    assert parts.build_proxy(plain, main) is None
+    assert parts.build_auxiliary(plain, main) is None
 
 
 def test_proxy_that_cannot_be_narrower_is_refused(data):
@@ -41,7 +44,7 @@ def test_proxy_that_cannot_be_narrower_is_refused(data):
     narrow = config(model=tiny, method={"proxy": {"width_multiplier": 0.5}})
     message = r"method.proxy.width_multiplier: 0.5 .*\[8, 8\] .*wider model"
     with pytest.raises(UserError, match=message):
-        parts.build_proxy(narrow, parts.build_model(narrow, data))
+        parts.build_auxiliary(narrow, parts.build_model(narrow, data))
 
 
 def test_numbers_of_training_come_from_the_config_and_kinds_are_compiled_in(data):
@@ -50,7 +53,7 @@ def test_numbers_of_training_come_from_the_config_and_kinds_are_compiled_in(data
     built = config(train={"schedule": schedule, "optimizer": optimizer})
     hyper = parts.build_hyper(built)
     model = parts.build_model(built, data)
-    step = parts.build_learner_spec(built, model, ()).step
+    step = parts.build_learner_spec(built, model).step
     assert step.schedules[hyper.schedule.member].kind == "triangular"
     assert hyper.schedule.keys[hyper.schedule.member]["start_fraction"] == 0.5
     assert hyper.schedule.peak == np.float32(0.4)

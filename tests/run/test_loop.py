@@ -19,6 +19,7 @@ from dpet_jax.errors import DivergedError
 from dpet_jax.methods.base import (
     MAIN,
     PROXY,
+    Auxiliary,
     Method,
     Plan,
     Pool,
@@ -53,10 +54,15 @@ class Scripted(Method):
 
     plans: Any
     ask: Any = 0
+    proxy: bool = False
 
     @property
     def scores(self):
         return ("margin",)
+
+    @property
+    def auxiliary(self):
+        return Auxiliary(PROXY, 0.5) if self.proxy else None
 
     def planned_visits(self, pool):
         assert pool.num_examples == N
@@ -268,7 +274,15 @@ def build(tmp_path, monkeypatch):
     recorders = []
 
     def make(
-        plans, *, limits=None, shelf=None, ask=0, interrupt_at=1e9, probes=(), **options
+        plans,
+        *,
+        limits=None,
+        shelf=None,
+        ask=0,
+        proxy=False,
+        interrupt_at=1e9,
+        probes=(),
+        **options,
     ):
         time = FakeClock(0.0)
         time.monotonic = time
@@ -281,10 +295,9 @@ def build(tmp_path, monkeypatch):
         shelf.time = time
         recorders.append(Recorder(tmp_path / f"events{len(recorders)}.jsonl"))
         parts = {
-            "method": Scripted(plans=plans, ask=ask),
+            "method": Scripted(plans=plans, ask=ask, proxy=proxy),
             "pool": Pool(N, np.zeros(N, np.int32), 2),
             "trainer": machine,
-            "proxy": False,
             "limits": limits or Limits(every=1e9),
             "horizon": "plan",
             "meter": EnergyMeter(

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from dpet_jax.run.method_parts import build_method
 
 from dpet_jax.config.load import validate
 from dpet_jax.errors import DivergedError
@@ -46,10 +45,10 @@ def learner(data, spec):
 
 
 def train(learner, rows):
-    handle = learner.train_chunk(
+    handle = learner.main.train(
         np.asarray(rows, np.int32), len(rows) // 32, Span(0, 1000), 0
     )
-    learner.wait(handle)
+    learner.main.wait(handle)
 
 
 def copied(learner):
@@ -188,7 +187,7 @@ def test_no_sequence_of_pools_subsets_and_models_compiles_anything(learner):
             )
             learner.score(("grand_last_layer", "margin"), pool, model)
         plan = Plan(pool, "x", passes=2, reset="all")
-        learner.begin(plan, size)
+        learner.main.begin(plan, size)
         learner.train(plan, PROXY)
     learner.evaluate("validation")
     assert compile_counts().programs == before
@@ -216,13 +215,13 @@ def test_train_gives_the_bits_of_the_loop(data, spec, learner):
     )
     list(loop.compile())
     for index, plan in enumerate(plans):
-        loop.begin(plan, index)
+        loop.main.begin(plan, index)
         batches = Batches(plan, 32, 0, index)
         span = plan.schedule or Span(0, plan.visits)
         for step in range(batches.num_steps):
             rows, visits = batches.rows(step, 1), batches.visits_before(step)
-            loop.wait(loop.train_chunk(rows, 1, span, visits))
-        expected, got = loop.result(plan.index_set), learner.train(plan, PROXY)
+            loop.main.wait(loop.main.train(rows, 1, span, visits))
+        expected, got = loop.main.result(plan.index_set), learner.train(plan, PROXY)
         assert_equal(got, expected)
     assert_equal(copied(learner)[PROXY], copied(loop)[MAIN])
 
@@ -276,9 +275,9 @@ def test_a_restored_snapshot_goes_on_to_the_same_bits(data, spec, learner):
 def test_nothing_is_transferred_unasked_while_choosing_and_training(learner):
     pool = np.arange(300, dtype=np.int32)
     with jax.transfer_guard("disallow"):
-        learner.begin(Plan(pool, "x", reset="all"), 1)
+        learner.main.begin(Plan(pool, "x", reset="all"), 1)
         train(learner, np.arange(64))
-        learner.result(pool)
+        learner.main.result(pool)
         learner.train(Plan(pool, "x", reset="all"), PROXY)
         learner.score(("margin", "grand_last_layer"), pool)
         learner.select("top_k", pool, 20, PROXY, scores=("margin",))
@@ -310,8 +309,7 @@ def one_shot(data, **method):
     tree = {"method": {"kind": "one_shot", **method}}
     tree |= {key: CONFIG.model_dump(mode="json")[key] for key in ("model", "train")}
     config = validate(tree, "test")
-    scores = build_method(config, data).scores
-    spec = parts.build_learner_spec(config, parts.build_model(config, data), scores)
+    spec = parts.build_learner_spec(config, parts.build_model(config, data))
     learner = DeviceLearner(data, spec, parts.build_hyper(config), seed=0)
     list(learner.compile())
     return learner

@@ -170,7 +170,7 @@ import numpy as np
 from dpet_jax.config.load import validate
 from dpet_jax.methods.base import Plan, Span
 from dpet_jax.run import build
-from dpet_jax.training.batches import Batches
+from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import DeviceLearner, data_mesh
 
 config = validate({
@@ -187,13 +187,13 @@ for devices in (1, 2):
     learner = DeviceLearner(data, spec, hyper, 0)
     list(learner.compile())
     plan = Plan(np.arange(256, dtype=np.int32), passes=2, label="x")
-    learner.begin(plan, 0)
+    learner.main.begin(plan, 0)
     batches = Batches(plan, 32, 0, 0)
     span = Span(0, plan.visits)
-    learner.wait(learner.train_chunk(batches.rows(0, 16), 16, span, 0))
+    learner.main.wait(learner.main.train(batches.rows(0, 16), 16, span, 0))
     pool = np.arange(256, 1000, dtype=np.int32)
     chosen = learner.select("top_k", pool, 64, scores=("margin",))
-    found.append((learner.result(plan.index_set).losses, np.sort(chosen.indices)))
+    found.append((learner.main.result(plan.index_set).losses, np.sort(chosen.indices)))
 (alone, chosen_alone), (shared, chosen_shared) = found
 np.testing.assert_allclose(shared, alone, rtol=1e-3, atol=1e-4)
 np.testing.assert_array_equal(chosen_shared, chosen_alone)

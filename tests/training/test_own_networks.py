@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from dpet_jax.training.batches import Batches
+from dpet_jax.training.chunks import Batches
 from fakes.networks import (
     SHAPE,
     MlpModel,
