@@ -356,4 +356,5 @@ class DeviceLearner:
             )
         self.scored_examples += index_set.size
         self.select_flops += network.score_flops(index_set.size, names)
-        return network.score(index_set, names)
+        scores = network.score(index_set, names)
+        return {name: scores[name] for name in names}

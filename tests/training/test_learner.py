@@ -1,5 +1,7 @@
 """The accelerator's side, on a tiny data set: selection, a proxy, what is counted."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,6 @@ from dpet_jax.errors import DivergedError
 from dpet_jax.methods.base import MAIN, PROXY, Plan, Span
 from dpet_jax.run import build as parts
 from dpet_jax.run.trainer import Trainer
-from dpet_jax.scores.pool import FEATURE_SCORES, SCORES
 from dpet_jax.selection.by_name import SELECTORS
 from dpet_jax.selection.ranking import blend, rank, stretch
 from dpet_jax.training.chunks import Batches
@@ -24,7 +25,8 @@ CONFIG = validate(
     },
     "test",
 )
-ASKED = ("entropy", "cross_entropy", "artifact_margin_none")
+SCORES = ("margin", "entropy", "cross_entropy", "grand_last_layer", "el2n")
+ASKED = (*SCORES, "artifact_margin_none", "logits", "features")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_programs_of_the_proxy_are_made_ready_by_name(learner):
 @pytest.mark.parametrize("model", [MAIN, PROXY])
 def test_every_score_is_aligned_with_the_index_set(learner, model):
     index_set = np.array([700, 3, 1454, 41], np.int32)
-    names = (*SCORES, *FEATURE_SCORES, "artifact_margin_none")
+    names = (*SCORES, "artifact_margin_none")
     scores = learner.score(names, index_set, model)
     assert tuple(scores) == names
     again = learner.score(names, index_set[::-1].copy(), model)
@@ -99,7 +101,7 @@ def test_scoring_is_counted_by_examples_and_with_its_padding_by_flops(learner, s
     main = 1000 * spec.step.model.forward_flops(8, 8)
     assert (learner.scored_examples, learner.select_flops) == (501, main)
     learner.select("top_k", index_set, 3, PROXY, scores=("margin",))
-    proxy = 1000 * spec.proxy.forward_flops(8, 8)
+    proxy = 1000 * spec.auxiliary[1].forward_flops(8, 8)
     assert (learner.scored_examples, learner.select_flops) == (1002, main + proxy)
     assert 3 * proxy < main
     assert learner.selection_visits == 0
@@ -207,12 +209,9 @@ def test_train_gives_the_bits_of_the_loop(data, spec, learner):
             reset="all",
         ),
     ]
-    shape = parts.build_model(CONFIG, data)
-    narrow = parts.build_learner_spec(CONFIG, shape, ()).step
-    narrow = type(narrow)(spec.proxy, narrow.family, 32, narrow.dtype, narrow.mesh)
-    loop = DeviceLearner(
-        data, type(spec)(narrow, 500, ()), parts.build_hyper(CONFIG), seed=0
-    )
+    _, narrow = spec.auxiliary
+    alone = replace(spec, step=replace(spec.step, model=narrow), auxiliary=None)
+    loop = DeviceLearner(data, alone, parts.build_hyper(CONFIG), seed=0)
     list(loop.compile())
     for index, plan in enumerate(plans):
         loop.main.begin(plan, index)
@@ -230,7 +229,7 @@ def test_training_a_proxy_is_counted_and_leaves_the_main_model_alone(learner, sp
     before = copied(learner)
     plan = Plan(np.arange(50, dtype=np.int32), "x", 3)
     learner.train(plan, PROXY)
-    each = spec.proxy.forward_flops(8, 8)
+    each = spec.auxiliary[1].forward_flops(8, 8)
     assert learner.select_flops == 3 * 64 * 3 * each  # 50 rows fill up to 64
     assert (learner.selection_visits, learner.scored_examples) == (150, 0)
     after = copied(learner)

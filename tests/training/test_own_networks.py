@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from dpet_jax.training.chunks import Batches
 from fakes.networks import (
     SHAPE,
     MlpModel,
@@ -20,6 +19,7 @@ from dpet_jax.models.network import network_from_json
 from dpet_jax.scores import SCORES, gradient_norms, gradient_path
 from dpet_jax.scores.pool import ScoreSpec
 from dpet_jax.training.checkpoint import Checkpoints
+from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.network import DeviceNetwork
 from dpet_jax.training.optimizer import Adam
