@@ -337,10 +337,9 @@ def test_missing_file_and_folder_are_refused_with_an_example(tmp_path):
 
 
 def test_configs_can_name_every_score_there_is_and_random():
-    from dpet_jax.scores import FEATURE_SCORES, SCORES
+    from dpet_jax.scores.registry import selectable_scores
 
-    there = {*SCORES, *FEATURE_SCORES, "grand", "random"}
-    assert set(get_args(method_sections.Score)) == there - {"zero_one"}
+    assert set(get_args(method_sections.Score)) == set(selectable_scores())
 
 
 @pytest.mark.parametrize("word", ["0x_", "1:30"])

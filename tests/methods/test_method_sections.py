@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from dpet_jax.config import experiment as schema
 from dpet_jax.methods import sections
-from dpet_jax.scores.pool import FEATURE_SCORES, SCORES
+from dpet_jax.scores.registry import selectable_scores
 
 
 def test_dpet_defaults_are_the_papers():
@@ -81,9 +81,8 @@ def test_active_learning_refuses_a_proxy_that_would_never_be_asked():
 )
 def test_every_score_of_one_network_can_be_asked_for(section):
     kind = section.model_fields["kind"].annotation.__args__[0]
-    for score in (*SCORES, *FEATURE_SCORES):
-        if score != "zero_one":  # says whether, not how much
-            assert section(kind=kind, score=score).score == score
+    for score in selectable_scores():
+        assert section(kind=kind, score=score).score == score
 
 
 # one-shot and dynamic methods

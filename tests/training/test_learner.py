@@ -11,7 +11,6 @@ from dpet_jax.models import forward_flops
 from dpet_jax.run import build as parts
 from dpet_jax.run.method_parts import build_method
 from dpet_jax.run.trainer import Trainer
-from dpet_jax.scores.pool import FEATURE_SCORES, SCORES
 from dpet_jax.selection.by_name import SELECTORS
 from dpet_jax.selection.ranking import blend, rank, stretch
 from dpet_jax.training.batches import Batches
@@ -26,7 +25,10 @@ CONFIG = validate(
     },
     "test",
 )
-ASKED = ("entropy", "cross_entropy", "artifact_margin_none")
+ASKED = (
+    *("entropy", "cross_entropy", "margin", "el2n"),
+    *("grand_last_layer", "artifact_margin_none"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +82,18 @@ def test_programs_of_the_proxy_are_made_ready_by_name(learner):
 # scores and selections
 
 
+def test_only_what_a_method_names_and_an_evaluation_needs_is_compiled(learner):
+    rows = np.arange(3, dtype=np.int32)
+    with pytest.raises(ValueError, match="asks for least_confidence but does not name"):
+        learner.score(("entropy", "least_confidence"), rows)
+    compiled = learner._main.score(rows, ())
+    assert set(compiled) == {*ASKED, "zero_one"}
+
+
 @pytest.mark.parametrize("model", [MAIN, PROXY])
 def test_every_score_is_aligned_with_the_index_set(learner, model):
     index_set = np.array([700, 3, 1454, 41], np.int32)
-    names = (*SCORES, *FEATURE_SCORES, "artifact_margin_none")
+    names = (*ASKED, "zero_one")
     scores = learner.score(names, index_set, model)
     assert tuple(scores) == names
     again = learner.score(names, index_set[::-1].copy(), model)

@@ -12,9 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dpet_jax.data.augment import Augmentation
 from dpet_jax.data.device import DeviceData
 from dpet_jax.models import resnet18
-from dpet_jax.scores.pool import ScoreSpec, score_data
 from dpet_jax.training import Hyper, Schedule, StepSpec, init_state, train_steps
 from dpet_jax.training.learner import data_mesh
+from dpet_jax.training.scoring import ScoreSpec, score_data
 
 MODEL = resnet18(10, width_multiplier=0.125)
 N = 64

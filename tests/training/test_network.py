@@ -6,17 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dpet_jax.training.grand import gradient_norm_flops
 
 from dpet_jax.config.load import validate
 from dpet_jax.data.device import DeviceData
 from dpet_jax.methods.base import Plan, Span
 from dpet_jax.models import apply, bind, forward_flops
 from dpet_jax.run import build as parts
-from dpet_jax.scores import SCORES, gradient_norms
-from dpet_jax.scores.pool import ScoreSpec
+from dpet_jax.scores import gradient_norms, lookup
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.network import DeviceModel
+from dpet_jax.training.scoring import ScoreSpec, gradient_norm_flops
 
 CONFIG = validate(
     {
@@ -97,7 +96,7 @@ def test_scores_are_aligned_with_the_rows_and_end_in_minus_infinity(network, dat
         jnp.asarray(images, jnp.float32),
     ).logits
     for name in NAMES:
-        expected = jax.vmap(SCORES[name])(logits, data.labels[rows])
+        expected = jax.vmap(lookup(name).kernel())(logits, data.labels[rows])
         np.testing.assert_allclose(scores[name][:4], expected, rtol=1e-4, atol=1e-6)
         assert (np.asarray(scores[name][4:]) == -np.inf).all()
 
@@ -122,7 +121,7 @@ def test_gradient_norms_are_scored_beside_the_rest_and_counted(make, data):
     )
     np.testing.assert_allclose(both["grand"][:4], expected, rtol=1e-4)
     assert (np.asarray(both["grand"][4:]) == -np.inf).all()
-    each, batch = gradient_norm_flops(shape, 8, 8), CONFIG.train.batch_size
+    each, batch = gradient_norm_flops(shape, (8, 8, 1)), CONFIG.train.batch_size
     assert network.score_flops(4, ("grand",)) == batch * each
     forward = network.score_flops(4, ("margin",))
     assert network.score_flops(4, ("margin", "grand")) == batch * each + forward
