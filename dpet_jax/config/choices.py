@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dpet_jax.config import experiment as schema
-from dpet_jax.scores.registry import known_scores, lookup
+from dpet_jax.scores.registry import lookup, selectable_scores
 from dpet_jax.section import one_of
 from dpet_jax.selection.by_name import SELECTORS
 
@@ -18,7 +18,7 @@ def choices() -> dict[str, dict[str, str]]:
     return {
         "methods (method.kind)": _kinds(schema.Config, "method"),
         "scores (method.score, method.by of one_shot; or package.module:function)": {
-            name: lookup(name).summary for name in known_scores()
+            name: lookup(name).summary for name in selectable_scores()
         },
         "selectors (method.by of one_shot, or method.diversity.kind)": selectors,
         "models (model.kind)": _kinds(schema.Config, "model"),

@@ -15,7 +15,7 @@ from dpet_jax.methods.base import (
     generator,
 )
 from dpet_jax.methods.proxy import ProxyConfig
-from dpet_jax.scores.registry import known_scores, lookup
+from dpet_jax.scores.registry import lookup, selectable_scores
 from dpet_jax.section import Count, Fraction, Number, Section
 
 
@@ -25,10 +25,10 @@ def score_to_rank_by(name: str) -> str:
     Raises:
         ValueError: If no score is called so, or it ranks nothing.
     """
-    if not lookup(name).listed:
+    if not lookup(name).selectable:
         raise ValueError(
             f"{name!r} serves another end than to choose examples; take one of "
-            f"{', '.join(known_scores())}"
+            f"{', '.join(selectable_scores())}"
         )
     return name
 

@@ -1,4 +1,4 @@
-"""Per-example scores: how much an example still has to teach the model.
+"""Per-example scores: how informative each example is for a model in training.
 
 Kernels for any JAX code, on plain arrays and functions. Names are imported from their
 modules when they are first used, so that `dpet_jax.scores.registry` can be imported

@@ -225,7 +225,7 @@ def score_rows(
 
     def score_batch(batch):
         # XLA:CPU sums the last pixels of a batch in another order than all others, so
-        # the last row, on each device, is one whose result nobody reads
+        # the last row, on each device, is one whose result is not used
         spare = jnp.pad(batch.reshape(shards, -1), ((0, 0), (0, 1))).reshape(-1)
         outputs = forward(spare)
         return {each.name: _without_spare(each.of(outputs), shards) for each in wanted}

@@ -26,14 +26,14 @@ class Score(NamedTuple):
         name: The name that configs use.
         reads: What it is computed from.
         path: Import path of the kernel; None where there is nothing to compute.
-        listed: Whether configs choose by it; the others serve to evaluate, or a
-            `compat` option.
+        selectable: Whether a config may name it as the score of a method. "zero_one"
+            only evaluates, and the artifact's formulas come with `compat: artifact`.
     """
 
     name: str
     reads: Reads
     path: str | None
-    listed: bool = True
+    selectable: bool = True
 
     def kernel(self) -> Callable[..., Any]:
         """Import the function that computes it.
@@ -67,7 +67,7 @@ _TABLE = (
     Score("least_confidence", "logits", "dpet_jax.scores.uncertainty:least_confidence"),
     Score("cross_entropy", "logits", "dpet_jax.scores.error:cross_entropy"),
     Score("el2n", "logits", "dpet_jax.scores.error:el2n"),
-    Score("zero_one", "logits", "dpet_jax.scores.error:zero_one", listed=False),
+    Score("zero_one", "logits", "dpet_jax.scores.error:zero_one", selectable=False),
     Score(
         "grand_last_layer", "features", "dpet_jax.scores.last_layer:grand_last_layer"
     ),
@@ -75,7 +75,7 @@ _TABLE = (
     Score("random", "nothing", None),
     # the DPET authors' own formulas, for `compat: artifact`
     *(
-        Score(name, "logits", f"dpet_jax.scores.artifact:{name}", listed=False)
+        Score(name, "logits", f"dpet_jax.scores.artifact:{name}", selectable=False)
         for name in (
             "artifact_margin_none",
             "artifact_margin_euclidean",
@@ -93,8 +93,13 @@ _BY_NAME = {score.name: score for score in _TABLE}
 
 
 def known_scores() -> tuple[str, ...]:
-    """Return the names of all scores to choose by, in the order of the table."""
-    return tuple(score.name for score in _TABLE if score.listed)
+    """Return the names of all scores of the table, in its order."""
+    return tuple(_BY_NAME)
+
+
+def selectable_scores() -> tuple[str, ...]:
+    """Return the names that a config may give as the score of a method."""
+    return tuple(score.name for score in _TABLE if score.selectable)
 
 
 def lookup(name: str) -> Score:
@@ -115,11 +120,11 @@ def lookup(name: str) -> Score:
         from dpet_jax.section import import_from
 
         return Score(name, kernel_reads(import_from(name), name), name)
-    close = difflib.get_close_matches(name, known_scores(), 1)
+    close = difflib.get_close_matches(name, selectable_scores(), 1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise ValueError(
-        f"no score called {name!r}{hint}; there are {', '.join(known_scores())}, and "
-        "package.module:function of a kernel of your own"
+        f"no score called {name!r}{hint}; there are {', '.join(selectable_scores())}, "
+        "and package.module:function of a kernel of your own"
     )
 
 

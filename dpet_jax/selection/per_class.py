@@ -67,9 +67,9 @@ def per_class(
 def interleaved(selections: Sequence[Selection], sizes: Sequence[int]) -> Selection:
     """Merge selections so that every prefix is near the proportions of the whole.
 
-    The i-th pick of a class of n examples stands at (i - 1/2) / n: a class of twice the
-    size is met twice as often, and the order within a class is kept. Places depend on
-    no budget, so that a larger budget mostly appends.
+    The i-th pick of a class of n examples has the place (i - 1/2) / n: a class twice
+    as large has twice as many of the first picks, and the order within a class is kept.
+    Places depend on no budget, so that a larger budget mostly appends.
 
     Args:
         selections: One a class, each in greedy order; all with weights or none.

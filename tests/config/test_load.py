@@ -7,7 +7,7 @@ import pytest
 from dpet_jax.config import experiment as schema
 from dpet_jax.config.load import load, validate
 from dpet_jax.errors import UserError
-from dpet_jax.scores.registry import known_scores
+from dpet_jax.scores.registry import selectable_scores
 from dpet_jax.training.optimizer import Adam
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -336,7 +336,7 @@ def test_missing_file_and_folder_are_refused_with_an_example(tmp_path):
 
 
 def test_configs_can_name_every_score_that_ranks(config_file):
-    for name in known_scores():
+    for name in selectable_scores():
         method = {"kind": "one_shot", "by": name}
         assert validate({"method": method}, "x").method.by == name
     with pytest.raises(UserError, match=r"another end than to choose.*cross_entropy"):

@@ -44,16 +44,27 @@ class Nnx(nnx.Module):
         return self.head(x.mean((1, 2)))
 
 
+def drawn(shapes):
+    """Fill a tree of shapes, for flax's own draws take seconds to compile."""
+    rng = np.random.default_rng(1)
+
+    def leaf(shape):
+        if jnp.issubdtype(shape.dtype, jnp.floating):
+            return jnp.asarray(rng.uniform(0.1, 0.9, shape.shape), shape.dtype)
+        is_key = jnp.issubdtype(shape.dtype, jax.dtypes.prng_key)
+        return jax.random.key(0) if is_key else jnp.zeros(shape.shape, shape.dtype)
+
+    return jax.tree.map(leaf, shapes)
+
+
 def linen_variables():
-    variables = jax.jit(Linen().init)(jax.random.key(0), IMAGES)
-    stats = jax.tree.map(lambda leaf: 1.5 * leaf + 0.2, variables["batch_stats"])
-    return variables | {"batch_stats": stats}
+    return drawn(jax.eval_shape(Linen().init, jax.random.key(0), IMAGES))
 
 
-def nnx_model():
-    model = Nnx(nnx.Rngs(0))
-    model(IMAGES)  # in training mode: moves the running statistics
-    return model
+def nnx_model(kind=Nnx):
+    """Make a model in training mode."""
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: kind(nnx.Rngs(0))))
+    return nnx.merge(graph, drawn(shapes))
 
 
 def one_by_one(apply_fn, params):
@@ -119,7 +130,7 @@ def test_an_nnx_model_that_insists_on_batch_statistics_is_refused():
             x = self.norm(self.conv(images), use_running_average=False)
             return self.head(x.mean((1, 2)))
 
-    apply_fn, params = from_nnx(Stubborn(nnx.Rngs(0)))
+    apply_fn, params = from_nnx(nnx_model(Stubborn))
     with pytest.raises(ValueError, match="examples of a batch influence each other"):
         gradient_norms(apply_fn, params, IMAGES, LABELS)
 

@@ -25,8 +25,12 @@ CONFIG = validate(
     },
     "test",
 )
-SCORES = ("margin", "entropy", "cross_entropy", "grand_last_layer", "el2n")
-ASKED = (*SCORES, "artifact_margin_none", "logits", "features")
+ASKED = (
+    *("entropy", "cross_entropy", "margin", "el2n"),
+    *("grand_last_layer", "artifact_margin_none"),
+)
+#: For selectors, beside the scores.
+OUTPUTS = ("logits", "features")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,9 @@ def data():
 
 @pytest.fixture(scope="module")
 def spec(data):
-    return parts.build_learner_spec(CONFIG, parts.build_model(CONFIG, data), ASKED)
+    return parts.build_learner_spec(
+        CONFIG, parts.build_model(CONFIG, data), (*ASKED, *OUTPUTS)
+    )
 
 
 @pytest.fixture
@@ -80,10 +86,18 @@ def test_programs_of_the_proxy_are_made_ready_by_name(learner):
 # scores and selections
 
 
+def test_only_what_a_method_names_and_an_evaluation_needs_is_compiled(learner):
+    rows = np.arange(3, dtype=np.int32)
+    with pytest.raises(ValueError, match="asks for least_confidence but does not name"):
+        learner.score(("entropy", "least_confidence"), rows)
+    compiled = learner._main.score(rows, ())
+    assert set(compiled) == {*ASKED, "zero_one"}
+
+
 @pytest.mark.parametrize("model", [MAIN, PROXY])
 def test_every_score_is_aligned_with_the_index_set(learner, model):
     index_set = np.array([700, 3, 1454, 41], np.int32)
-    names = (*SCORES, "artifact_margin_none")
+    names = (*ASKED, "zero_one")
     scores = learner.score(names, index_set, model)
     assert tuple(scores) == names
     again = learner.score(names, index_set[::-1].copy(), model)

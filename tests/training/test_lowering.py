@@ -14,9 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dpet_jax.config.load import validate
 from dpet_jax.models.families import ResNet18
 from dpet_jax.run import build as parts
-from dpet_jax.scores.pool import ScoreSpec, score_data
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.optimizer import OPTIMIZERS, Sgd
+from dpet_jax.training.scoring import ScoreSpec, score_data
 from dpet_jax.training.state import DeviceData, StepSpec, init_state
 from dpet_jax.training.steps import train_steps
 from dpet_jax.training.traced import numbers_of, without_numbers

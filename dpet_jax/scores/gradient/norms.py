@@ -1,4 +1,4 @@
-"""How far one example alone would pull the parameters: exact gradient norms."""
+"""Exact norms of each example's loss gradient by all parameters."""
 
 import warnings
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Method = Literal["auto", "one_pass", "vmap"]
 
 
 class GradientPath(NamedTuple):
-    """The way in which gradient norms of a function are computed.
+    """How gradient norms of a function are computed.
 
     Attributes:
         method: "one_pass": one backward pass in which every layer adds the length of

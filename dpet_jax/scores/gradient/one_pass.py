@@ -27,7 +27,7 @@ from dpet_jax.scores.gradient.rules import (
 
 
 class NoRuleError(ValueError):
-    """A function has no one-pass gradient lengths; the message says by what and why."""
+    """Raised, with the reason, where a function has no one-pass gradient lengths."""
 
 
 class Layer(NamedTuple):
@@ -208,7 +208,7 @@ def _itself(path: str) -> Callable[[Any], dict[str, Any]]:
 
 
 def _of_parameters(equation: JaxprEqn, inputs: list[Value]) -> list[Value]:
-    """Run an operation on parameters alone, and keep the way back to them."""
+    """Run an operation on parameters alone, and keep its gradient by them."""
     moving = [value for value in inputs if value.origin]
     origins = [value.origin for value in moving if value.origin]
     paths = tuple(dict.fromkeys(path for origin in origins for path in origin.paths))

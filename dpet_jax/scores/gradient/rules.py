@@ -1,4 +1,4 @@
-"""How an operation in which parameters meet an example is run and measured.
+"""How to run and measure an operation in which parameters meet an example.
 
 A convolution or matrix product with a parameter has the forms of `layer_norms`; of the
 other operations listed here the gradient is small, and is formed.
@@ -46,7 +46,7 @@ _FORMED = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value that parameters alone decide comes from.
+    """Origin of a value that is computed from parameters alone.
 
     Attributes:
         paths: The parameters.
@@ -61,7 +61,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Value:
-    """What a variable of the jaxpr holds.
+    """Value of a variable of the jaxpr.
 
     Attributes:
         array: Its value.
@@ -97,7 +97,7 @@ class Rule:
 
 
 def bind(equation: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
-    """Run an operation as it stands in the jaxpr."""
+    """Run an operation of the jaxpr unchanged."""
     params = equation.primitive.get_bind_params(equation.params)
     result = equation.primitive.bind(*arrays, **params)
     return list(result) if equation.primitive.multiple_results else [result]
