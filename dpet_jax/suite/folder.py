@@ -1,4 +1,4 @@
-"""What there is of a suite on disk: which runs, which answers, and its record."""
+"""The folder of a suite: its runs, the settings that were chosen, and its record."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ class SuiteFolder:
         return self._out / job.folder
 
     def state(self, job: Job) -> State:
-        """Tell what there is of a run."""
+        """Return whether a run is finished, begun or missing."""
         if (self.of(job) / SUMMARY).exists():
             return "finished"
         return "begun" if (self.of(job) / CONFIG).exists() else "missing"
@@ -61,7 +61,7 @@ class SuiteFolder:
                 yield from variant.jobs([*variant.settings], seed)
 
     def answers(self, variant: Variant) -> dict[float, Answer]:
-        """Return the setting that answers for each target; none before any trial."""
+        """Return the setting chosen for each target; none before any trial."""
         targets = self._suite.section.targets
         if not variant.tuned:
             return dict.fromkeys(targets, Answer(AS_IT_IS, reached=True))
@@ -77,7 +77,7 @@ class SuiteFolder:
                 yield job.setting, self.read(job)
 
     def write(self, problems: Sequence[str]) -> None:
-        """Write down which runs belong together, for a report.
+        """Record which runs belong together, for a report.
 
         Args:
             problems: What went wrong, a sentence each.
@@ -92,11 +92,11 @@ class SuiteFolder:
                 if variant.section.role is not None
             },
             "problems": [*dict.fromkeys(problems)],
-            "variants": [self._told(variant) for variant in self._suite.variants],
+            "variants": [self._record(variant) for variant in self._suite.variants],
         }
         write_whole(self.path / SUITE, json.dumps(record, indent=1) + "\n")
 
-    def _told(self, variant: Variant) -> dict[str, Any]:
+    def _record(self, variant: Variant) -> dict[str, Any]:
         chosen = self.answers(variant)
         by_target = {
             str(target): [
