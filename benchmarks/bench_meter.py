@@ -88,7 +88,7 @@ def prepare(options: argparse.Namespace):
 
 
 def sensors(folder: Path, counters: int) -> Found:
-    """Give RAPL where there is one, else files like its."""
+    """Return the sensors of RAPL where there is one, else of files like its own."""
     found = rapl.find()
     if not found.probes:
         for number in range(counters):
@@ -107,9 +107,9 @@ def measure(train, num_steps: int, period: float, options: argparse.Namespace) -
         folder = Path(name)
         shares, ticks = [], []
         for pair in range(options.pairs):
-            # who comes first changes, so that a drift of the machine favours nobody
+            # the order changes, so that a drift of the machine favours neither
             for metered in (False, True) if pair % 2 else (True, False):
-                # both begin alike
+                # both begin in the same way
                 found = sensors(folder, options.counters)
                 with EnergyMeter(found, period_s=period) as meter:
                     if not metered:

@@ -1,4 +1,4 @@
-"""What does NVML really tell of this GPU's energy, how often, and is it to be believed?
+"""What does NVML report of this GPU's energy, how often, and is it right?
 
 Every source and scope is asked as fast as is reasonable while the GPU idles, computes
 all the time, and computes half of every 100 ms and of every 130 ms. A sensor that looks
@@ -28,7 +28,7 @@ from timing import report
 from dpet_jax.energy.probes.nvml.probe import find
 from dpet_jax.energy.probes.nvml.queries import field_number, reason
 
-QUESTION = "What does NVML tell of this GPU's energy, how often, and does it agree?"
+QUESTION = "What does NVML report of this GPU's energy, how often, and does it agree?"
 SCOPES = {
     "gpu": "NVML_POWER_SCOPE_GPU",
     "module": "NVML_POWER_SCOPE_MODULE",
@@ -77,7 +77,7 @@ class MatmulLoad:
         self._running = self._thread.submit(work, self._burst, period_s, self._stopping)
 
     def stop(self):
-        """Stop, and return what came of the plan."""
+        """Stop, and return how well the plan was kept."""
         self._stopping.set()
         return self._running.result()
 
@@ -88,7 +88,7 @@ class MatmulLoad:
 
 
 def work(burst, period_s, stopping, clock=time.monotonic):
-    """Compute half of every period until told to stop; all the time if it is None.
+    """Compute half of every period until stopped; all the time if it is None.
 
     Args:
         burst: Computes for a moment and returns its seconds.
@@ -205,7 +205,7 @@ def is_energy(name):
 
 
 def source_row(load, name, trace, failures):
-    """Say how fast a source answers and how often it has something new to say."""
+    """Return how fast a source answers and how often its number changes."""
     calls_us = [reading.call_s * 1e6 for reading in trace]
     gaps_ms = [(b.time_s - a.time_s) * 1e3 for a, b in pairwise(changes(trace))]
     return {
@@ -224,7 +224,7 @@ def source_row(load, name, trace, failures):
 
 
 def load_row(load, traces, realised):
-    """Compare the mean watts that the sources came to."""
+    """Compare the mean watts of the sources."""
     watts = {name: mean_w(name, trace) for name, trace in traces.items()}
     reference_w = watts.get(REFERENCE)
     return {

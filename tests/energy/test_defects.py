@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 from fakes.clock import FakeClock
+from fakes.cpu import BusyCpu
 from fakes.nvml import COUNTER, FakeGpu, FakeNVML, no_libcuda
 from fakes.probe import FakeProbe, counter, power
 from fakes.rapl import FakePowercap, server, two_dies
@@ -310,30 +311,6 @@ def test_p6_gpu_is_found_by_its_uuid_whatever_letters_it_has(uuid, monkeypatch, 
 
 
 # P7: the CPU's figure differs 2.3 times by the choice of a model, which is not labelled
-
-
-class BusyCpu:
-    """Two CPUs, half of whose time is busy; a fifth of that is this process."""
-
-    def __init__(self, folder, clock):
-        self.clock, self.path = clock, folder / "stat"
-        clock.follow(self.write)
-        self.write()
-
-    def write(self):
-        ticks = round(100 * self.clock())
-        line = f"{ticks} 0 0 {ticks} 0 0 0 0"
-        self.path.write_text(f"cpu  {line}\ncpu0 {line}\ncpu1 {line}\n")
-
-    def model(self):
-        return CpuPowerModel(
-            10.0,
-            60.0,
-            "wall meter",
-            stat=self.path,
-            process_times=lambda: (self.clock() / 5, 0.0, 0.0, 0.0),
-            now=self.clock,
-        )
 
 
 def test_p7_model_says_that_it_is_one_and_how_far_others_could_be_off(tmp_path, clock):

@@ -11,13 +11,13 @@ from dpet_jax import energy
 WATTS = (500.0, 700.0)
 
 
-def install(monkeypatch):
+def install(monkeypatch, clock=time.monotonic):
     """Give this process two cards and no RAPL, whatever the machine has."""
     cards = [
         FakeGpu(power=watts, uuid=f"GPU-4e00000{n}-0000-0000-0000-000000000000")
         for n, watts in enumerate(WATTS)
     ]
-    fake = FakeNVML(cards, clock=time.monotonic)
+    fake = FakeNVML(cards, clock=clock)
     fake.install(monkeypatch)
     monkeypatch.setattr(
         "dpet_jax.energy.probes.rapl.find", lambda: energy.Found((), ())
