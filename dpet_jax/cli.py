@@ -18,7 +18,6 @@ from dpet_jax.errors import UserError
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.page import write_report
 from dpet_jax.report.runs import By
-from dpet_jax.run.digest import summary_lines
 from dpet_jax.run.interrupt import EXIT_RESUMABLE
 from dpet_jax.suite.variants import load_suite
 
@@ -112,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
     compare.add_argument("--seeds", metavar="A,B,...", help="instead of the suite's")
     compare.add_argument(
-        "--by", choices=get_args(By), help="what the report tells costs in"
+        "--by", choices=get_args(By), help="the unit of costs in the report"
     )
     compare.add_argument(
         "--minutes", type=float, help="stop after so long; start again to go on"
@@ -120,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--dry-run",
         action="store_true",
-        help="tell what would be run, and for how long",
+        help="list the runs and what they will cost, and run nothing",
     )
 
     report = add(
@@ -130,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument(
         "runs", type=Path, nargs="+", help="folders of suites or runs, or above such"
     )
-    report.add_argument("--by", choices=get_args(By), help="what costs are told in")
+    report.add_argument("--by", choices=get_args(By), help="the unit of costs")
     report.add_argument(
         "--out", type=Path, metavar="DIR", help="by default the first of the folders"
     )
@@ -174,7 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     add("list", "List methods, scores, models, sources and other choices.")
-    add("doctor", "Tell devices, versions, caches and what can be measured.")
+    add("doctor", "Show devices, versions, caches and what can be measured.")
 
     return parser
 
@@ -183,6 +182,7 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
     config = load(options.config, overrides)
     use_compilation_cache()
     from dpet_jax.run import experiment
+    from dpet_jax.run.summary import summary_lines
 
     result = experiment.run(
         config,
@@ -330,7 +330,7 @@ def _list(options: Any, rest: list[str], console: Console) -> int:
 def _doctor(options: Any, rest: list[str], console: Console) -> int:
     del options, rest
     folder = use_compilation_cache()
-    from dpet_jax.run.doctor import findings
+    from dpet_jax.run.machine import findings
 
     table = Table(box=None, show_header=False, padding=(0, 3, 0, 0))
     for name, text in findings(folder):
@@ -340,7 +340,7 @@ def _doctor(options: Any, rest: list[str], console: Console) -> int:
 
 
 def use_compilation_cache() -> Path | None:
-    """Let JAX keep compiled programs between processes, unless told where already.
+    """Let JAX keep compiled programs between processes, unless a place is set already.
 
     Returns:
         The folder, or None if the cache is switched off.

@@ -27,7 +27,7 @@ from dpet_jax.methods.base import (
     Span,
     TrainResult,
 )
-from dpet_jax.run import loop as orchestrator
+from dpet_jax.run import loop as loop_module
 from dpet_jax.run import selection_cost as selecting
 from dpet_jax.run.folder import Recorder, read_events
 from dpet_jax.run.interrupt import Interrupt
@@ -286,7 +286,7 @@ def build(tmp_path, monkeypatch):
     ):
         time = FakeClock(0.0)
         time.monotonic = time
-        monkeypatch.setattr(orchestrator, "time", time)
+        monkeypatch.setattr(loop_module, "time", time)
         monkeypatch.setattr(chunks, "time", time)
         monkeypatch.setattr(selecting, "time", time)
         names = ("step_s", "accuracies", "bad_step", "bad_look")
