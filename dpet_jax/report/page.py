@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from dpet_jax.errors import UserError
+from dpet_jax.files import write_whole
 from dpet_jax.report.facts import deviations, setting
 from dpet_jax.report.formats import escape_markdown, to_csv, to_latex, to_markdown
 from dpet_jax.report.paired import paired_differences
@@ -23,7 +24,6 @@ from dpet_jax.report.sheets import (
     tuning_sheet,
 )
 from dpet_jax.report.table import CostTable, cost_table
-from dpet_jax.run.folder import write_whole
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 

@@ -6,13 +6,13 @@ import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import yaml
 
 from dpet_jax.errors import UserError
-from dpet_jax.files import open_lines, read_lines, replacing, write_whole
+from dpet_jax.files import JsonLines, read_lines, replacing, write_whole
 
 EVENTS = "events.jsonl"
 SUMMARY = "summary.json"
@@ -107,11 +107,11 @@ class Recorder:
     path: Path
     segment: int = 0
     next_id: int = 0
-    _file: TextIO = field(init=False, repr=False)
+    _file: JsonLines = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Open the file."""
-        self._file = open_lines(self.path)
+        self._file = JsonLines(self.path)
 
     def write(self, event: str, **values: Any) -> dict[str, Any]:
         """Append one event and return it as written."""
@@ -121,8 +121,7 @@ class Recorder:
             "segment": self.segment,
             **_plain(values),
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._file.append(line)
         self.next_id += 1
         return line
 

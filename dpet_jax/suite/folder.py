@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpet_jax.errors import UserError
+from dpet_jax.files import write_whole
 from dpet_jax.report.comparison import SUITE
 from dpet_jax.report.runs import COMPARED, Run, read_run
-from dpet_jax.run.folder import CONFIG, SUMMARY, write_whole
+from dpet_jax.run.folder import CONFIG, SUMMARY
 from dpet_jax.suite.variants import AS_IT_IS, Answer, Job, Suite, Variant, answers
 
 State = Literal["finished", "begun", "missing"]
