@@ -291,4 +291,4 @@ def table_without_times(folder):
 
 
 def timed(name):
-    return name.endswith(("_s", "seconds", "wh")) or name == "wall_s"
+    return name.endswith(("_s", "seconds", "wh", "_warm")) or name == "wall_s"
