@@ -295,7 +295,7 @@ def table_without_times(folder):
 
 
 def timed(name):
-    return name.endswith(("_s", "seconds", "wh")) or name == "wall_s"
+    return name.endswith(("_s", "seconds", "wh", "_warm")) or name == "wall_s"
 
 
 # what the command line takes, before anything is done

@@ -87,7 +87,7 @@ def read_comparison(paths: Sequence[Path], by: By | None = None) -> Comparison:
     problems += [
         f"{run.folder}: diverged; it counts as a run that reached no further target"
         for run in comparison.runs
-        if run.diverged
+        if run.stopped_by == "diverged"
     ]
     return replace(comparison, problems=tuple(dict.fromkeys(problems)))
 

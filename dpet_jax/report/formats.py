@@ -105,7 +105,7 @@ def _numbers(run: Run, target: float, out: Path) -> dict[str, object]:
         "accuracy": cost and cost.accuracy,
         "test_accuracy": cost and cost.test_accuracy,
         "final_test_accuracy": run.summary["test_accuracy"],
-        "stopped_by": run.summary["stopped_by"],
+        "stopped_by": run.stopped_by,
         "energy_quality": run.quality,
         "folder": relative(run.folder, out),
     }

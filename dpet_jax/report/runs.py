@@ -17,6 +17,7 @@ from dpet_jax.run.folder import (
     read_json,
     read_yaml,
 )
+from dpet_jax.run.limits import StopReason
 
 #: What costs are compared in.
 By = Literal["wh", "epochs", "visits", "seconds"]
@@ -40,7 +41,7 @@ COMPARED: dict[By, str] = {
 #: What a report reads of summary.json and of the start event without asking.
 _SUMMARY = (
     *("name", "test_accuracy", "coreset_size", "pruning_ratio", "flops", "epochs"),
-    *("select_flops", "targets_on", "stopped_by", "lost", "compilations"),
+    *("select_flops", "targets_on", "lost", "compilations"),
 )
 _STARTED = (
     *("dataset", "fingerprint", "train", "validation", "test"),
@@ -84,9 +85,10 @@ class Run:
         return str(label or kind.rpartition(":")[2].replace("_", " "))
 
     @property
-    def diverged(self) -> bool:
-        """Whether its loss was not finite any more."""
-        return bool(self.summary["stopped_by"] == "diverged")
+    def stopped_by(self) -> StopReason:
+        """What ended it."""
+        reason: StopReason = self.summary["stopped_by"]
+        return reason
 
     @property
     def started(self) -> Event:
@@ -161,7 +163,7 @@ def read_run(folder: Path) -> Run:
 
 def _check(run: Run) -> None:
     """Read once everything that a report reads without asking."""
-    _ = (run.seed, run.diverged, run.quality, run.targets, run.end)
+    _ = (run.seed, run.stopped_by, run.quality, run.targets, run.end)
     _ = [run.summary[name] for name in _SUMMARY]
     _ = [run.started[name] for name in _STARTED]
     _ = run.config["data"]["split_seed"], run.config["evaluate"]["every"]

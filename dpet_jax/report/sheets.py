@@ -183,7 +183,7 @@ def results_sheet(table: CostTable) -> Sheet:
 def _results(line: TableRow) -> tuple[Entry, ...]:
     runs = line.row.runs
     waits = [run.summary["phases"]["compile"]["s"] for run in runs]
-    reasons = dict.fromkeys(run.summary["stopped_by"] for run in runs)
+    reasons = dict.fromkeys(run.stopped_by for run in runs)
     size = line.coreset_size
     return (
         Entry(line.row.label),
@@ -303,7 +303,7 @@ def sources_sheet(comparison: Comparison, out: Path) -> Sheet:
                 Entry(row.label),
                 Entry(str(run.seed)),
                 Entry(_used_for(row, run, comparison.targets)),
-                Entry(str(run.summary["stopped_by"])),
+                Entry(run.stopped_by),
                 Entry(relative(run.folder, out)),
             )
             for row in comparison.rows

@@ -29,9 +29,11 @@ def test_cost_of_selection_adds_up_over_the_queries():
     }
     counted = {"event": "train", "visits": 90, "executed_visits": 100, "flops": 600}
     phases = {name: {"s": 1.5} for name in ("select", "train", "eval")}
-    told = energy_report.proxies([*asked, counted], begun, phases)
-    assert (told["select_flops"], told["selection_visits"]) == (2 * 10**15, 1020)
-    assert (told["visits"], told["updates"], told["device_seconds"]) == (90, 10, 9.0)
+    # a run that was killed right after a resume; what was lost is not what was done
+    lost = {"event": "lost", "visits": 30, "scored_examples": 0}
+    found = energy_report.proxies([*asked, counted, lost], begun, phases)
+    assert (found["select_flops"], found["selection_visits"]) == (2 * 10**15, 1020)
+    assert (found["visits"], found["updates"], found["device_seconds"]) == (90, 10, 9.0)
     assert energy_report.proxies([], begun, phases)["select_flops"] == 0
 
 
@@ -40,10 +42,10 @@ NO_LIMITS = {"epochs": None, "visits": None, "seconds": None, "wh": None}
 
 def test_overshoot_is_what_was_spent_beyond_the_budget_without_evaluation():
     data = report(wh(train=2.5, eval=9.0, checkpoint=0.25))
-    told = energy_report.budget(NO_LIMITS | {"wh": 2.0}, data, "budget.wh")
-    assert told["spent_wh"] == pytest.approx(2.75)
-    assert told["overshoot_wh"] == pytest.approx(0.75)
-    assert told["stopped_by"] == "budget.wh"
+    found = energy_report.budget(NO_LIMITS | {"wh": 2.0}, data, "budget.wh")
+    assert found["spent_wh"] == pytest.approx(2.75)
+    assert found["overshoot_wh"] == pytest.approx(0.75)
+    assert found["stopped_by"] == "budget.wh"
     kept = energy_report.budget(NO_LIMITS | {"wh": 3.0}, data, "finished")
     assert kept["overshoot_wh"] == 0
     assert energy_report.budget(NO_LIMITS, data, "finished")["overshoot_wh"] is None
@@ -59,10 +61,10 @@ def test_carbon_needs_an_intensity_and_keeps_pue_apart_from_the_energy():
         "pue_source": "site",
         "embodied_g": 20.0,
     }
-    told = energy_report.carbon(given, energy)
-    assert told["facility_wh"] == pytest.approx(600)
-    assert told["g_co2e"] == pytest.approx(180)
-    assert told["sci_g_per_run"] == pytest.approx(200)
+    found = energy_report.carbon(given, energy)
+    assert found["facility_wh"] == pytest.approx(600)
+    assert found["g_co2e"] == pytest.approx(180)
+    assert found["sci_g_per_run"] == pytest.approx(200)
     assert energy_report.carbon(None, energy) is None
     nothing = energy | {"quality": "unavailable", "measured_wh": None}
     assert energy_report.carbon(given, nothing)["g_co2e"] is None
