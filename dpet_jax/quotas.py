@@ -34,5 +34,7 @@ def largest_remainder(
     left = total - int(whole.sum())
     if not 0 <= left <= np.count_nonzero(shares > whole):
         raise ValueError(f"shares of {shares.sum():g} cannot be rounded to {total}")
-    whole[np.argsort(whole - shares, kind="stable")[:left]] += 1
+    # 2.6 - 2 and 0.6 differ in floating point; among equals the earlier one goes first
+    rest = np.round(shares - whole, _DECIMALS)
+    whole[np.argsort(-rest, kind="stable")[:left]] += 1
     return whole

@@ -14,6 +14,8 @@ def class_quotas(
 ) -> Int[np.ndarray, " k"]:
     """Divide a budget among classes in proportion to their sizes.
 
+    By largest remainder; the first class gets a place among equals.
+
     Args:
         labels: Class of each example, in [0, num_classes).
         num_classes: k.

@@ -62,24 +62,26 @@ def test_norms_of_a_perceptron_equal_those_derived_by_hand(method, batch_size):
 NETWORK, SIDE = ResidualNetwork(8, (8, 32), (1, 1), 3, 1), 7
 
 
-def trained(spec, seed=1):
-    """Draw a network, and running statistics and parameters off their start."""
+def drawn(spec, seed=1):
+    """Draw parameters and running statistics, all off their start."""
     rng = np.random.default_rng(seed)
-    params, stats = jax.jit(spec.init)(jax.random.key(seed))
 
-    def moved(path, leaf):
-        low, high = (0.5, 2.0) if path[-1].key == "var" else (-0.2, 0.2)
-        start = 0.0 if path[-1].key == "var" else np.asarray(leaf)
-        return jnp.asarray(start + rng.uniform(low, high, leaf.shape), jnp.float32)
+    def leaf(path, shape):
+        low, high = (0.5, 2.0) if path[-1].key in ("var", "scale") else (-0.2, 0.2)
+        values = rng.uniform(low, high, shape.shape)
+        if len(shape.shape) > 1:  # a kernel: keep the size of what it gives
+            values *= 10 * np.prod(shape.shape[:-1]) ** -0.5
+        return jnp.asarray(values, jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(moved, (params, stats))
+    shapes = jax.eval_shape(spec.init, jax.random.key(seed))
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def test_norms_of_a_network_equal_those_of_its_formed_gradients():
     rng = np.random.default_rng(3)
     images = jnp.asarray(rng.normal(size=(5, SIDE, SIDE, 1)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 3, 5), jnp.int32)
-    params, stats = trained(NETWORK)
+    params, stats = drawn(NETWORK)
     apply_fn = NETWORK.bind(stats)
     norms = gradient_norms(
         apply_fn, params, images, labels, method="one_pass", batch_size=2
@@ -101,7 +103,7 @@ def test_norms_of_a_network_equal_those_of_its_formed_gradients():
     [(NETWORK, SIDE), (ResNet18(width_multiplier=0.125).build(10, (32, 32, 3)), 32)],
 )
 def test_every_parameter_of_a_network_meets_the_example_once(spec, side):
-    params, stats = jax.jit(spec.init)(jax.random.key(0))
+    params, stats = drawn(spec)
     images = jnp.zeros((1, side, side, spec.in_channels))
     path = gradient_path(spec.bind(stats), params, images)
     met = [name for layer in path.layers for name in layer.parameters]
@@ -170,7 +172,7 @@ def test_batch_statistics_are_refused_with_an_explanation(method):
 
 def test_a_network_in_training_mode_is_refused():
     images = jnp.zeros((2, SIDE, SIDE, 1))
-    params, stats = trained(NETWORK)
+    params, stats = drawn(NETWORK)
 
     def in_training(params, images):
         key = jax.random.key(0)
@@ -185,7 +187,7 @@ def test_an_empty_pool_has_no_norms():
 
 
 def test_norms_lower_for_accelerators():
-    params, stats = trained(NETWORK)
+    params, stats = drawn(NETWORK)
     arguments = (params, jnp.zeros((4, SIDE, SIDE, 1)), jnp.zeros(4, jnp.int32))
     traced = gradient_norms.trace(NETWORK.bind(stats), *arguments, method="one_pass")
     for platform in ("cuda", "tpu"):

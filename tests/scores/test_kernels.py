@@ -27,9 +27,15 @@ def one(name, logits, label=0):
     return lookup(name).kernel()(jnp.asarray(logits), jnp.int32(label))
 
 
+@jax.jit
+def _scores(logits, labels):
+    kernels = {name: lookup(name).kernel() for name in (*NAMES, *ARTIFACTS)}
+    return {name: jax.vmap(each)(logits, labels) for name, each in kernels.items()}
+
+
 def score(name, logits, labels):
-    """Score examples as the pipeline does."""
-    return jax.jit(jax.vmap(lookup(name).kernel()))(logits, labels)
+    """Score examples as the pipeline does: all scores in one program."""
+    return _scores(logits, labels)[name]
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +140,8 @@ def test_scores_of_extreme_logits_are_finite_float32(dtype):
     expected |= {"zero_one": 1.0}
     logits = jnp.array([[most, -most, 0.0, most]], dtype)
 
-    @jax.jit
-    def scores(logits):
-        label = jnp.ones(1, jnp.int32)
-        kernels = {name: lookup(name).kernel() for name in NAMES}
-        return {name: jax.vmap(kernels[name])(logits, label) for name in NAMES}
-
-    for name, got in scores(logits).items():
+    for name in NAMES:
+        got = score(name, logits, jnp.ones(1, jnp.int32))
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, expected[name], rtol=1e-6, err_msg=name)
 

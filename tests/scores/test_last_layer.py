@@ -5,19 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpet_jax.scores import el2n, grand_last_layer, last_layer_gram
+from dpet_jax.scores import el2n, factors, grand_last_layer, last_layer_gram
 from dpet_jax.scores.error import error_vector
-from dpet_jax.scores.factors import (
-    Gradients,
-    cosine_similarity,
-    distances,
-    inner_products,
-    last_layer_gradients,
-    products_with,
-    squared_lengths,
-    unit_gradients,
-    weighted_sum,
-)
+from dpet_jax.scores.factors import Gradients, last_layer_gradients
 
 N, D, K = 9, 7, 5
 
@@ -84,7 +74,7 @@ def test_without_features_only_the_bias_is_left(examples):
     logits, labels, features = examples
     np.testing.assert_allclose(
         grand(logits, labels, jnp.zeros_like(features)),
-        jax.vmap(el2n)(logits, labels),
+        jax.jit(jax.vmap(el2n))(logits, labels),
         rtol=1e-6,
     )
 
@@ -179,6 +169,14 @@ def test_accelerators_multiply_the_gram_matrix_in_full_float32(platform, example
 
 # factors of two sets
 
+inner_products = jax.jit(factors.inner_products)
+squared_lengths = jax.jit(factors.squared_lengths)
+unit_gradients = jax.jit(factors.unit_gradients)
+cosine_similarity = jax.jit(factors.cosine_similarity)
+distances = jax.jit(factors.distances)
+weighted_sum = jax.jit(factors.weighted_sum)
+products_with = jax.jit(factors.products_with)
+
 
 @pytest.fixture(scope="module")
 def formed():
@@ -191,12 +189,12 @@ def formed():
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         errors = p - np.eye(4)[labels]
         with_bias = np.concatenate([np.ones((count, 1)), features], axis=1)
-        factors = last_layer_gradients(
+        gradients = jax.jit(last_layer_gradients)(
             jnp.asarray(logits, jnp.float32),
             jnp.asarray(labels, jnp.int32),
             jnp.asarray(features, jnp.float32),
         )
-        sets.append((factors, errors[:, :, None] * with_bias[:, None]))
+        sets.append((gradients, errors[:, :, None] * with_bias[:, None]))
     return sets
 
 

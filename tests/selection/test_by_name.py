@@ -13,7 +13,8 @@ from dpet_jax.selection.glister import Validation, glister
 from dpet_jax.selection.grad_match import grad_match
 from dpet_jax.selection.submodular import facility_location_of_gradients
 
-N, PADDED, K, D = 60, 70, 3, 5
+# padded to the capacity of a class, so that classes and all share programs
+N, PADDED, K, D = 60, 128, 3, 5
 BARE = {"grad_match": grad_match, "facility_location": facility_location_of_gradients}
 
 
@@ -52,7 +53,7 @@ def test_padding_changes_no_choice(gradients, examples, name):
 
 @pytest.mark.parametrize("name", sorted(BARE))
 def test_a_class_is_a_problem_of_its_own(arrays, gradients, examples, name):
-    chosen = run_selector(name, examples, 12, per_class=True)
+    chosen = run_selector(name, examples, 36, per_class=True)
     labels = arrays[1]
     for label in range(K):
         mine = chosen.indices[labels[chosen.indices] == label]
