@@ -136,17 +136,17 @@ def work(learner, options: argparse.Namespace) -> int:
     import numpy as np
 
     from dpet_jax.methods.base import Plan, Span
-    from dpet_jax.training.batches import Batches
+    from dpet_jax.training.chunks import Batches
 
     sizes = [options.examples * share // 8 for share in range(1, 8)]
     for index, size in enumerate(sizes):
         chosen = np.arange(size, dtype=np.int32)
         plan = Plan(chosen, "bench", reset="optimizer")
-        learner.begin(plan, index)
+        learner.main.begin(plan, index)
         batches = Batches(plan, options.batch, seed=0, plan_index=index)
         steps = batches.num_steps
         rows = batches.rows(0, steps)
-        learner.wait(learner.train_chunk(rows, steps, Span(0, plan.visits), 0))
+        learner.main.wait(learner.main.train(rows, steps, Span(0, plan.visits), 0))
         pool = np.arange(size, options.examples, dtype=np.int32)
         for score in ("margin", "grand"):
             learner.select("top_k", pool, min(size, pool.size), scores=(score,))

@@ -65,19 +65,19 @@ def prepare(options: argparse.Namespace):
     for _ in learner.compile():
         pass
     index_set = np.arange(data.num_train, dtype=np.int32)
-    learner.begin(Plan(index_set, "bench"), 0)
+    learner.main.begin(Plan(index_set, "bench"), 0)
     # the loop trains in chunks of about a second, with one more queued; so here
-    chunk = learner.max_steps
+    chunk = learner.main.max_steps
     rows = np.resize(index_set, chunk * learner.batch_size)
 
     def train(chunks: int) -> None:
         before = None
         for _ in range(chunks):
-            handle = learner.train_chunk(rows, chunk, Span(0, data.num_train), 0)
+            handle = learner.main.train(rows, chunk, Span(0, data.num_train), 0)
             if before is not None:
-                learner.wait(before)
+                learner.main.wait(before)
             before = handle
-        learner.wait(before)
+        learner.main.wait(before)
 
     train(1)
     start = time.perf_counter()

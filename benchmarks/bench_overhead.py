@@ -26,11 +26,12 @@ from timing import report, spread
 from dpet_jax.config.load import validate
 from dpet_jax.data import Data, prepare
 from dpet_jax.data.source import ImageSet, make_source
+from dpet_jax.data.sources import Digits
 from dpet_jax.energy import EnergyMeter, discover
 from dpet_jax.methods.base import PROXY, Plan, Span
 from dpet_jax.methods.query import Query
 from dpet_jax.run import build as parts
-from dpet_jax.training.batches import Batches
+from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import DeviceLearner
 
 RANKINGS = (
@@ -159,21 +160,21 @@ def random_images(examples: int, side: int) -> Data:
 
     names = [str(label) for label in range(10)]
     source = make_source("random", drawn(examples), drawn(10), names, ("train", "test"))
-    return prepare(source, validation_fraction=0.0)
+    return prepare(source, Digits(validation_fraction=0.0))
 
 
 def epoch_of(learner: DeviceLearner, options: argparse.Namespace) -> Figure:
     """Train on every example once, waited for as the loop does."""
     plan = Plan(np.arange(options.examples, dtype=np.int32), "bench")
-    learner.begin(plan, 0)
+    learner.main.begin(plan, 0)
     batches = Batches(plan, options.batch, seed=0, plan_index=0)
     rows, steps = batches.rows(0, batches.num_steps), batches.num_steps
 
     def run():
-        learner.wait(learner.train_chunk(rows, steps, Span(0, plan.visits), 0))
+        learner.main.wait(learner.main.train(rows, steps, Span(0, plan.visits), 0))
 
     run()
-    return Figure(run, steps * options.batch * learner.train_flops)
+    return Figure(run, steps * options.batch * learner.main.train_flops)
 
 
 def query_of(learner: DeviceLearner, name: str, options: argparse.Namespace) -> Figure:

@@ -20,14 +20,17 @@ from jax import lax
 from timing import interleaved, network, ratios, report, spread
 
 from dpet_jax.data.augment import normalise
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import apply, apply_folded, fold, init
-from dpet_jax.scores import FEATURE_SCORES, SCORES
-from dpet_jax.scores.pool import ScoreSpec, score_data
+from dpet_jax.scores import known_scores, lookup
 from dpet_jax.selection import top_k
 from dpet_jax.training.learner import data_mesh
+from dpet_jax.training.scoring import ScoreSpec, score_data
+from dpet_jax.training.state import DeviceData
 
-ALL = (*SCORES, *FEATURE_SCORES)
+ALL = tuple(
+    name
+    for name in known_scores()
+    if lookup(name).reads in ("logits", "features") and not name.startswith("artifact_")
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
@@ -67,7 +70,7 @@ def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
             np.full(3, 0.25, np.float32),
         )
     )
-    variables = jax.jit(init, static_argnums=0)(model, jax.random.key(0))
+    variables = jax.jit(model.init)(jax.random.key(0))
     capacity = -(-examples // batch) * batch
     rows = jnp.asarray(np.resize(np.arange(examples), capacity), jnp.int32)
     count = jnp.int32(examples)
@@ -88,10 +91,10 @@ def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
         return partial(summed, variables, data, rows, count)
 
     def folded(variables):
-        return partial(apply_folded, model, fold(model, *variables), dtype=dtype)
+        return partial(model.apply_folded, model.fold(*variables), dtype=dtype)
 
     def unfolded(variables):
-        return partial(apply, model, *variables, dtype=dtype)
+        return partial(model.apply, *variables, dtype=dtype)
 
     def scored(*names):
         spec = ScoreSpec(model, names, batch, dtype, mesh)

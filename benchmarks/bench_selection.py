@@ -34,11 +34,9 @@ import numpy as np
 from bench_gradient_norms import enlarged_digits, trained
 from timing import interleaved, network, ratios, report, spread
 
-from dpet_jax.data.device import DeviceData
-from dpet_jax.data.sources import parquet
+from dpet_jax.data.sources import Parquet
 from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import Gradients, last_layer_gradients
-from dpet_jax.scores.pool import ScoreSpec, score_data
 from dpet_jax.selection.badge import badge
 from dpet_jax.selection.craig import craig
 from dpet_jax.selection.geometry import herding, k_center
@@ -49,6 +47,8 @@ from dpet_jax.selection.submodular import (
     graph_cut_of_gradients,
 )
 from dpet_jax.training.learner import data_mesh
+from dpet_jax.training.scoring import ScoreSpec, score_data
+from dpet_jax.training.state import DeviceData
 
 MIB = 2**20
 BATCH = 64
@@ -210,7 +210,7 @@ def padded(logits, labels, features, positions, capacity) -> Pool:
 
 
 def real(folder: Path) -> DeviceData:
-    source = parquet.read(folder)
+    source = Parquet(path=folder).read()
     pixels = source.train.images[:5000].astype(np.float32).reshape(-1, 3) / 255
     return jax.device_put(
         DeviceData(

@@ -14,16 +14,20 @@ Three ways in:
       logits = run.apply_fn(run.params, images)
 """
 
-from importlib.metadata import version
 from typing import Any
-
-__version__ = version("dpet-jax")
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load_run` when it is asked for, so that importing this stays light."""
+    """Look `load_run` and the version up when asked for, so that importing is light."""
     if name == "load_run":
         from dpet_jax.run.load import load_run
 
         return load_run
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("dpet-jax")
+        except PackageNotFoundError:  # a bare tree that nobody installed
+            return "0+unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,30 +1,40 @@
-"""The command line: run, compare, report, energy, predict, show, list, doctor, data."""
+"""The command line: run, compare, report, energy, predict, show, list, doctor."""
 
+import argparse
 import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, get_args
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dpet_jax.arguments import build_parser
 from dpet_jax.config.load import load
 from dpet_jax.errors import UserError
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.page import write_report
 from dpet_jax.report.runs import By
-from dpet_jax.run.digest import summary_lines
 from dpet_jax.run.interrupt import EXIT_RESUMABLE
 from dpet_jax.suite.variants import load_suite
 
 EXIT_MISTAKE = 2
 EXIT_DIVERGED = 1
 EXIT_FAILED = 1
+
+#: Options, what else stood on the line, and where to print; returns the exit code.
+Command: TypeAlias = Callable[[Any, list[str], Console], int]
+
+_DESCRIPTION = """\
+Train image classifiers on the fewest joules: choose the data, measure the cost.
+
+  dpet run configs/quickstart.yaml                       a first run, under 90 seconds
+  dpet run configs/quickstart.yaml --method.kind=rs2     any key can be overridden
+  dpet show configs/quickstart.yaml                      every key there is
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if training diverged; 2 for a user's mistake; 75 if a signal interrupted a
         run that can be resumed.
     """
-    parser = build_parser(_COMMANDS)
-    options, rest = parser.parse_known_args(arguments)
-
+    options, rest = build_parser().parse_known_args(arguments)
+    # kinds of the user's own lie where the command is given, as for `python -m`
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     console = Console()
     try:
         if rest and not getattr(options, "takes_overrides", False):
@@ -51,15 +62,127 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _no_action(options: Any, rest: list[str], console: Console) -> int:
-    del options, rest, console
-    raise UserError("command line: dpet data needs an action; see dpet data --help")
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser; parsed options hold their function as `command`."""
+    parser = argparse.ArgumentParser(
+        prog="dpet",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, text: str, **defaults: Any) -> Any:
+        sub = subparsers.add_parser(
+            name,
+            help=text,
+            description=text,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=defaults.pop("epilog", None),
+        )
+        sub.set_defaults(command=COMMANDS[name], **defaults)
+        return sub
+
+    run = add(
+        "run",
+        "Run one experiment; its folder is DIR/<name>/seed<k>/ and is printed last.",
+        takes_overrides=True,
+        epilog="Any key of the config can be given as --section.key=value, such as\n"
+        "--train.batch_size=256 or --method.kind=rs2; `dpet show` prints them all.",
+    )
+    run.add_argument("config", type=Path, help="a YAML file")
+    run.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
+    run.add_argument(
+        "--resume", action="store_true", help="go on from the latest checkpoint"
+    )
+    run.add_argument(
+        "--overwrite", action="store_true", help="replace the run in the folder"
+    )
+
+    compare = add(
+        "compare",
+        "Run what a suite lacks, and write its report; start it again to go on.",
+        takes_overrides=True,
+        epilog="Any key of the configs can be given as --section.key=value, such as\n"
+        "--data.path=DIR; it holds for every run.",
+    )
+    compare.add_argument("suite", type=Path, help="a YAML file")
+    compare.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
+    compare.add_argument("--seeds", metavar="A,B,...", help="instead of the suite's")
+    compare.add_argument(
+        "--by", choices=get_args(By), help="the unit of costs in the report"
+    )
+    compare.add_argument(
+        "--minutes", type=float, help="stop after so long; start again to go on"
+    )
+    compare.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="list the runs and what they will cost, and run nothing",
+    )
+
+    report = add(
+        "report",
+        "Write page, tables and plots about the runs in some folders.",
+    )
+    report.add_argument(
+        "runs", type=Path, nargs="+", help="folders of suites or runs, or above such"
+    )
+    report.add_argument("--by", choices=get_args(By), help="the unit of costs")
+    report.add_argument(
+        "--out", type=Path, metavar="DIR", help="by default the first of the folders"
+    )
+
+    energy = add(
+        "energy",
+        "Show what a run cost, also one that was killed or still goes on.",
+    )
+    energy.add_argument("run", type=Path, help="a run folder")
+    energy.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the whole report here"
+    )
+    energy.add_argument(
+        "--csv", type=Path, metavar="FILE", help="append one row to this table"
+    )
+    energy.add_argument(
+        "--boamps", type=Path, metavar="FILE", help="write a BoAmps report here"
+    )
+
+    predict = add("predict", "Classify new images with the model of a finished run.")
+    predict.add_argument("run", type=Path, help="a run folder")
+    predict.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="an .npz with images, and labels if known, or a folder of "
+        "images, whose class sub-folders, if any, are the labels",
+    )
+    predict.add_argument(
+        "--csv", type=Path, help="write the table here instead of printing it"
+    )
+
+    show = add(
+        "show",
+        "Print the resolved config, or its JSON schema.",
+        takes_overrides=True,
+    )
+    show.add_argument("config", type=Path, nargs="?", help="a YAML file")
+    show.add_argument(
+        "--schema", action="store_true", help="print the JSON schema instead"
+    )
+
+    add("list", "List methods, scores, models, sources and other choices.")
+    add("doctor", "Show devices, versions, caches and what can be measured.")
+
+    return parser
 
 
 def _run(options: Any, overrides: list[str], console: Console) -> int:
     config = load(options.config, overrides)
     use_compilation_cache()
     from dpet_jax.run import experiment
+    from dpet_jax.run.summary import summary_lines
 
     result = experiment.run(
         config,
@@ -207,7 +330,7 @@ def _list(options: Any, rest: list[str], console: Console) -> int:
 def _doctor(options: Any, rest: list[str], console: Console) -> int:
     del options, rest
     folder = use_compilation_cache()
-    from dpet_jax.run.doctor import findings
+    from dpet_jax.run.machine import findings
 
     table = Table(box=None, show_header=False, padding=(0, 3, 0, 0))
     for name, text in findings(folder):
@@ -216,23 +339,8 @@ def _doctor(options: Any, rest: list[str], console: Console) -> int:
     return 0
 
 
-def _import(options: Any, rest: list[str], console: Console) -> int:
-    del rest
-    from dpet_jax.data.importers import import_dataset
-
-    folder = import_dataset(
-        options.name, options.source, options.target, overwrite=options.overwrite
-    )
-    console.out(
-        f"{options.name} is ready in {folder}; use it with --data.kind=tfds "
-        f"--data.name={options.name} --data.path={options.target}",
-        highlight=False,
-    )
-    return 0
-
-
 def use_compilation_cache() -> Path | None:
-    """Let JAX keep compiled programs between processes, unless told where already.
+    """Let JAX keep compiled programs between processes, unless a place is set already.
 
     Returns:
         The folder, or None if the cache is switched off.
@@ -248,7 +356,7 @@ def use_compilation_cache() -> Path | None:
     return Path(chosen) if chosen else None
 
 
-_COMMANDS = {
+COMMANDS: dict[str, Command] = {
     "run": _run,
     "compare": _compare,
     "report": _report,
@@ -257,8 +365,6 @@ _COMMANDS = {
     "show": _show,
     "list": _list,
     "doctor": _doctor,
-    "data": _no_action,
-    "import": _import,
 }
 
 

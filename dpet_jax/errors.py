@@ -1,5 +1,7 @@
 """What can go wrong outside the code: a user's mistake, a training that diverges."""
 
+from typing import Any
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: the message names file, key, value, remedy.
@@ -9,7 +11,15 @@ class UserError(ValueError):
 
 
 class SelectionEndedError(Exception):
-    """A selection was given up half-way, for the reason that is its message."""
+    """A selection was ended half-way.
+
+    Attributes:
+        reason: A `StopReason`, why.
+    """
+
+    def __init__(self, reason: Any) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class DivergedError(ArithmeticError):

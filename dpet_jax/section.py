@@ -5,11 +5,11 @@ its methods what it does. A class of the user's own comes in by its import path.
 """
 
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     BaseModel,
@@ -66,7 +66,8 @@ class Kind(Section):
     @property
     def label(self) -> str:
         """What people call it in headlines, tables and plots."""
-        return self.kind.rpartition(":")[2].replace("_", " ")
+        name = self.kind.rpartition(":")[2].rpartition(".")[2]
+        return name.replace("_", " ")
 
 
 def import_path(of: Any) -> str:
@@ -144,6 +145,9 @@ class OneOf:
             raise ValueError(
                 f"{kind!r} is no class that extends {import_path(self.base)}"
             )
+        if inspect.isabstract(found):
+            lacking = ", ".join(sorted(found.__abstractmethods__))
+            raise ValueError(f"{kind!r} lacks {lacking}, which a run calls")
         return found
 
     def read(self, value: Any) -> Kind:
@@ -205,207 +209,3 @@ def kind_of(member: type[Kind]) -> str:
     """Return the name by which configs call a kind."""
     names = get_args(member.model_fields["kind"].annotation)
     return names[0] if names else import_path(member)
-
-
-class DataSection(Kind):
-    """Where the images come from, and how they are split."""
-
-    image_size: Count | None = Field(None, description="area-resize to so many pixels")
-    validation_fraction: Share = 0.1
-    train_examples: Count | None = Field(
-        None, description="that the training split keeps, of all classes alike"
-    )
-    split_seed: Seed = Field(0, description="of the validation split; not the run's")
-    label_noise: Share = Field(
-        0.0, description="share of training labels replaced, for studies"
-    )
-
-
-class DigitsData(DataSection):
-    """Scikit-learn's 1,797 handwritten digits of 8x8 pixels; nothing to download."""
-
-    kind: Literal["digits"] = "digits"
-
-
-class TfdsData(DataSection):
-    """Any image-classification set prepared in TFDS' array_record layout."""
-
-    kind: Literal["tfds"] = "tfds"
-    name: str = "cifar10"
-    path: Path = Field(description="the TFDS data_dir")
-    train_split: str = "train"
-    test_split: str = "test"
-
-
-class ParquetData(DataSection):
-    """A folder in the Hugging Face hub's parquet layout."""
-
-    kind: Literal["parquet"] = "parquet"
-    path: Path = Field(description="folder with train-*.parquet and test-*.parquet")
-    image_column: str | None = None
-    label_column: str | None = None
-
-
-class NpzData(DataSection):
-    """One .npz file with train_images, train_labels, test_images and test_labels."""
-
-    kind: Literal["npz"] = "npz"
-    path: Path
-
-
-class ModelSection(Kind):
-    """The network."""
-
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-
-
-class ResNet18Model(ModelSection):
-    """CIFAR ResNet-18: 3x3 stem, no max-pool, 64-128-256-512, two blocks a stage."""
-
-    kind: Literal["resnet18"] = "resnet18"
-    width_multiplier: Positive = 1.0
-    depth_multiplier: Positive = 1.0
-    channel_multiple: Count = 8
-
-
-class ResNet20Model(ModelSection):
-    """ResNet-20 family of the tight-budget paper: stem 16, 16-32-64, three blocks."""
-
-    kind: Literal["resnet20"] = "resnet20"
-    width_multiplier: Positive = 1.0
-    depth_multiplier: Positive = 1.0
-    scale: Positive | None = Field(None, description="width and depth in tandem")
-    channel_multiple: Count = 1
-
-    @model_validator(mode="after")
-    def _scale_alone(self) -> "ResNet20Model":
-        if self.scale is not None and (
-            self.width_multiplier,
-            self.depth_multiplier,
-        ) != (
-            1.0,
-            1.0,
-        ):
-            raise ValueError(
-                "scale sets width and depth in tandem; leave width_multiplier and "
-                "depth_multiplier at 1.0 with it"
-            )
-        return self
-
-
-class ResNetModel(ModelSection):
-    """A residual network of basic blocks with explicit channels and blocks a stage."""
-
-    kind: Literal["resnet"] = "resnet"
-    stem: Count
-    channels: tuple[Count, ...] = Field(min_length=1)
-    blocks: tuple[Count, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _one_entry_a_stage(self) -> "ResNetModel":
-        if len(self.channels) != len(self.blocks):
-            raise ValueError(
-                f"channels has {len(self.channels)} stages but blocks has "
-                f"{len(self.blocks)}; give one entry a stage in both"
-            )
-        return self
-
-
-class OptimizerSection(Kind):
-    """How gradients become steps."""
-
-    learning_rate: Positive
-    weight_decay: NonNegative = 0.0
-
-
-class SgdOptimizer(OptimizerSection):
-    """SGD with momentum; the decay is added to the gradient (L2), as PyTorch does."""
-
-    kind: Literal["sgd"] = "sgd"
-    learning_rate: Positive = 0.1
-    momentum: Share = 0.9
-    nesterov: bool = True
-    weight_decay: NonNegative = 5e-4
-
-
-class _AdamSection(OptimizerSection):
-    learning_rate: Positive = 1e-3
-    b1: Share = 0.9
-    b2: Share = 0.999
-    eps: Positive = 1e-8
-
-
-class AdamOptimizer(_AdamSection):
-    """Adam; the decay is added to the gradient (L2), as PyTorch does."""
-
-    kind: Literal["adam"] = "adam"
-
-
-class AdamWOptimizer(_AdamSection):
-    """Adam with decoupled decay (scaled by the learning rate)."""
-
-    kind: Literal["adamw"] = "adamw"
-    weight_decay: NonNegative = 1e-2
-
-
-class ScheduleSection(Kind):
-    """How the learning rate changes."""
-
-    horizon: Literal["plan", "method"] | Positive = Field(
-        "plan",
-        description="plan: restarts with each; method: once over all the method plans; "
-        "a number: once over so many epochs",
-    )
-    final_learning_rate: NonNegative = 0.0
-
-
-class ConstantSchedule(Kind):
-    """The peak learning rate throughout."""
-
-    kind: Literal["constant"] = "constant"
-
-
-class LinearSchedule(ScheduleSection):
-    """A straight line from the peak to the final learning rate."""
-
-    kind: Literal["linear"] = "linear"
-
-
-class CosineSchedule(ScheduleSection):
-    """Half a cosine from the peak to the final learning rate, no restarts inside."""
-
-    kind: Literal["cosine"] = "cosine"
-
-
-class TriangularSchedule(ScheduleSection):
-    """Up in a straight line to the peak, then down (one-cycle)."""
-
-    kind: Literal["triangular"] = "triangular"
-    start_fraction: float = Field(0.2, ge=0, le=1, description="of the peak, at first")
-    peak_at: float = Field(0.25, gt=0, lt=1, description="share of the horizon")
-
-
-class AugmentConfig(Section):
-    """Random changes to each training image, drawn anew at every visit."""
-
-    translate: CountFromZero = Field(0, description="pixels, reflected at the border")
-    flip: bool = False
-    cutout: CountFromZero = Field(0, description="side of the square, 0 for none")
-
-
-class TrainConfig(Section):
-    """How one step trains."""
-
-    batch_size: Count = 128
-    optimizer: Annotated[
-        OptimizerSection,
-        OneOf(OptimizerSection, (SgdOptimizer, AdamOptimizer, AdamWOptimizer)),
-    ] = SgdOptimizer()
-    schedule: Annotated[
-        Kind,
-        OneOf(
-            Kind, (CosineSchedule, ConstantSchedule, LinearSchedule, TriangularSchedule)
-        ),
-    ] = CosineSchedule()
-    augment: AugmentConfig = AugmentConfig()
-    label_smoothing: Share = 0.0

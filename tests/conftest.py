@@ -11,10 +11,10 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # one for each worker: entries are not written in one go
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    cache = Path(__file__).parents[1] / ".cache" / "xla" / worker
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    # outside the tree, so that a fresh clone finds what an earlier one compiled; all
+    # workers share it, and one that reads a half-written entry compiles for itself
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    jax.config.update("jax_compilation_cache_dir", str(base / "dpet_jax" / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpet_jax.cli import main
+from dpet_jax.cli import COMMANDS, build_parser, main
 from dpet_jax.run.interrupt import Interrupt
 
 TINY = """
@@ -126,7 +126,7 @@ WRONG = {
     "no override": (["run", "TINY", "batch_size=3"], "'batch_size=3' is no override"),
     "data missing": (
         ["run", "TINY", "--data.kind=tfds", "--data.name=cifar10", "--data.path=DIR/x"],
-        "dpet data import cifar10",
+        "--data.kind=cifar",
     ),
     "parquet missing": (
         ["run", "TINY", "--data.kind=parquet", "--data.path=DIR/nothing"],
@@ -139,9 +139,13 @@ WRONG = {
     "batch too large": (["run", "TINY", "--train.batch_size=2000"], "2000"),
     "stray argument": (["list", "--verbose"], "unknown argument '--verbose'"),
     "no run": (["predict", "DIR", "--data=DIR"], "holds no run"),
-    "nothing to import": (
-        ["data", "import", "cifar10", "--from=DIR/no.tar.gz", "--to=DIR/to"],
-        "no.tar.gz",
+    "archive missing": (
+        ["run", "TINY", "--data.kind=cifar", "--data.path=DIR/no.tar.gz"],
+        "no.tar.gz: no such file",
+    ),
+    "pictures missing": (
+        ["run", "TINY", "--data.kind=folder", "--data.path=DIR"],
+        "no class folders",
     ),
     "budget without a source": (
         ["run", "TINY", "--budget.wh=5"],
@@ -291,4 +295,62 @@ def table_without_times(folder):
 
 
 def timed(name):
-    return name.endswith(("_s", "seconds", "wh")) or name == "wall_s"
+    return name.endswith(("_s", "seconds", "wh", "_warm")) or name == "wall_s"
+
+
+# what the command line takes, before anything is done
+
+
+@pytest.fixture(scope="module")
+def parser():
+    return build_parser()
+
+
+def parsed(parser, text):
+    return parser.parse_known_args(text.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("run a.yaml", "run"),
+        ("compare a.yaml", "compare"),
+        ("report a b", "report"),
+        ("energy a", "energy"),
+        ("predict a --data=b", "predict"),
+        ("show", "show"),
+        ("list", "list"),
+        ("doctor", "doctor"),
+    ],
+)
+def test_each_command_is_carried_out_by_its_own(parser, text, command):
+    options, rest = parsed(parser, text)
+    assert options.command is COMMANDS[command]
+    assert rest == []
+
+
+@pytest.mark.parametrize("text", ["run a.yaml", "compare a.yaml", "show a.yaml"])
+def test_keys_of_a_config_are_left_over(parser, text):
+    options, rest = parsed(parser, f"{text} --train.batch_size=3 --seed=4")
+    assert options.takes_overrides
+    assert rest == ["--train.batch_size=3", "--seed=4"]
+
+
+def test_no_option_is_guessed_from_its_beginning(parser):
+    options, rest = parsed(parser, "compare a.yaml --dry --min=3")
+    assert not options.dry_run
+    assert options.minutes is None
+    assert rest == ["--dry", "--min=3"]
+
+
+def test_runs_go_to_runs_unless_told(parser):
+    assert parsed(parser, "compare a.yaml")[0].out == Path("runs")
+    assert parsed(parser, "run a.yaml --out=b")[0].out == Path("b")
+    assert parsed(parser, "report a")[0].out is None
+
+
+@pytest.mark.parametrize("text", ["report a --by=joules", "compare a --by=kwh", ""])
+def test_what_there_is_not_is_refused(parser, text, capsys):
+    with pytest.raises(SystemExit):
+        parsed(parser, text)
+    assert "usage" in capsys.readouterr().err

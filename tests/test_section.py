@@ -1,34 +1,103 @@
-"""What is trained, on what: numbers that are no numbers, kinds left out."""
+"""Sections, kinds of them, and kinds that are named by an import path."""
+
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import ValidationError
 
-from dpet_jax import section as sections
+from dpet_jax.config.experiment import TrainConfig
+from dpet_jax.section import (
+    Count,
+    Kind,
+    OneOf,
+    Section,
+    import_from,
+    import_path,
+    kind_of,
+    one_of,
+)
+from dpet_jax.training.optimizer import Sgd
+from dpet_jax.training.schedule import Cosine
 
 
-def test_data_keeps_all_training_examples_unless_told():
-    assert sections.DigitsData().train_examples is None
-    assert sections.DigitsData(train_examples=100).train_examples == 100
+class Fruit(Kind):
+    """A base of kinds."""
 
 
-@pytest.mark.parametrize("bad", [0, -1, 1.5, True])
-def test_impossible_numbers_of_examples_are_refused(bad):
-    with pytest.raises(ValidationError):
-        sections.DigitsData(train_examples=bad)
+class Apple(Fruit):
+    kind: Literal["apple"] = "apple"
+    seeds: Count = 5
 
 
-def test_scale_excludes_the_multipliers_that_it_stands_for():
-    with pytest.raises(ValidationError, match="in tandem"):
-        sections.ResNet20Model(kind="resnet20", scale=1.2, width_multiplier=1.2)
-    assert sections.ResNet20Model(kind="resnet20", scale=1.2).scale == 1.2
+class DriedPear(Fruit):
+    """Without a short name."""
+
+    age: Count = 1
+
+
+class Bowl(Section):
+    fruit: Annotated[Fruit, OneOf(Fruit, (Apple,))] = Apple()
+
+
+PEAR = f"{__name__}:DriedPear"
 
 
 def test_a_section_without_a_kind_is_of_the_default_kind():
-    train = sections.TrainConfig(optimizer={"momentum": 0.5})
-    assert train.optimizer == sections.SgdOptimizer(momentum=0.5)
-    assert isinstance(train.schedule, sections.CosineSchedule)
+    train = TrainConfig(optimizer={"momentum": 0.5})
+    assert train.optimizer == Sgd(momentum=0.5)
+    assert isinstance(train.schedule, Cosine)
+    assert Bowl(fruit={"seeds": 3}).fruit == Apple(seeds=3)
 
 
-def test_a_network_needs_one_entry_a_stage():
-    with pytest.raises(ValidationError, match="one entry a stage"):
-        sections.ResNetModel(kind="resnet", stem=8, channels=(8, 16), blocks=(1,))
+def test_a_kind_is_named_shortly_or_by_its_import_path_or_is_an_object():
+    assert Bowl(fruit={"kind": "apple"}) == Bowl()
+    dried = Bowl(fruit={"kind": PEAR, "age": 3})
+    assert dried.fruit == DriedPear(age=3)
+    assert Bowl(fruit=DriedPear(age=3)) == dried
+    assert (DriedPear().kind, DriedPear().label) == (PEAR, "DriedPear")
+    assert (kind_of(Apple), kind_of(DriedPear)) == ("apple", PEAR)
+
+
+def test_what_is_written_reads_back_equal():
+    for bowl in (Bowl(), Bowl(fruit=DriedPear(age=2))):
+        assert Bowl.model_validate(bowl.model_dump(mode="json")) == bowl
+
+
+@pytest.mark.parametrize(
+    ("fruit", "kind", "where"),
+    [
+        ({"kind": "plum"}, "kind_unknown", ("fruit",)),
+        ({"kind": "nowhere:Plum"}, "kind_unknown", ("fruit",)),
+        ({"kind": f"{__name__}:Bowl"}, "kind_unknown", ("fruit",)),
+        ({"kind": PEAR, "age": 0}, "greater_than_equal", ("fruit", "age")),
+        ({"kind": PEAR, "seeds": 1}, "extra_forbidden", ("fruit", "seeds")),
+        ("apple", "kind_keys", ("fruit",)),
+    ],
+)
+def test_a_wrong_kind_or_key_is_an_error_at_its_own_place(fruit, kind, where):
+    with pytest.raises(ValidationError) as caught:
+        Bowl(fruit=fruit)
+    (error,) = caught.value.errors()
+    assert (error["type"], error["loc"]) == (kind, where)
+
+
+def test_a_field_tells_which_kinds_it_holds():
+    kinds = one_of(Bowl, "fruit")
+    assert kinds is not None
+    assert (kinds.default, kinds.by_name) == ("apple", {"apple": Apple})
+    assert one_of(Apple, "seeds") is None
+    assert one_of(Apple, "absent") is None
+
+
+def test_json_schema_lists_the_members_and_any_import_path():
+    members = Bowl.model_json_schema()["properties"]["fruit"]["anyOf"]
+    assert [m["properties"]["kind"].get("const") for m in members] == ["apple", None]
+    assert members[0]["properties"]["seeds"]["minimum"] == 1
+
+
+def test_paths_name_nested_things_and_say_what_is_wrong():
+    assert import_from(import_path(Apple.model_dump)) == Apple.model_dump
+    with pytest.raises(ValueError, match="has no 'Sausage'"):
+        import_from("dpet_jax.section:Sausage")
+    with pytest.raises(ValueError, match="ModuleNotFoundError"):
+        import_from("dpet_jax.sausage:Sausage")

@@ -1,8 +1,9 @@
 """Every key of an experiment, its default and its range.
 
-Reading these classes tells what a config file may hold; `dpet show` prints the same.
-Unknown keys are errors, so a mistyped one cannot be ignored. Defaults live here and in
-`sections`, and nowhere else; the resolved config is written into every run folder.
+A config file holds the fields of these classes, and of the kinds that they list;
+`dpet show` prints them. Unknown keys are errors, so a mistyped one cannot be ignored.
+A default is written in its class and nowhere else; the resolved config is saved in
+every run folder.
 """
 
 from pathlib import Path
@@ -11,46 +12,65 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from dpet_jax.methods.sections import (
-    ActiveLearningMethod,
-    CoresetMethod,
-    DpetMethod,
-    EpsilonGreedyMethod,
-    InfoBatchMethod,
-    LossThresholdMethod,
-    MethodSection,
-    OneShotMethod,
-    Rs2Method,
-    SelectiveBackpropMethod,
-    StaleSelectiveBackpropMethod,
-    StandardMethod,
+from dpet_jax.data.augment import AugmentConfig
+from dpet_jax.data.source import DataSection
+from dpet_jax.data.sources import Cifar, Digits, Folder, Npz, Parquet, Tfds
+from dpet_jax.methods.active_learning import ActiveLearning
+from dpet_jax.methods.base import Method
+from dpet_jax.methods.coreset import SavedCoreset
+from dpet_jax.methods.dpet import Dpet
+from dpet_jax.methods.dynamic import (
+    EpsilonGreedy,
+    InfoBatch,
+    LossThreshold,
+    StaleSelectiveBackprop,
 )
+from dpet_jax.methods.one_shot import OneShot
+from dpet_jax.methods.rs2 import Rs2
+from dpet_jax.methods.selective_backprop import SelectiveBackprop
+from dpet_jax.methods.standard import Standard
+from dpet_jax.models.families import MODELS, ResNet18
+from dpet_jax.models.network import ModelSection
 from dpet_jax.section import (
     Count,
-    DataSection,
-    DigitsData,
     Fraction,
-    ModelSection,
     NonNegative,
-    NpzData,
     Number,
     OneOf,
-    ParquetData,
     Positive,
-    ResNet18Model,
-    ResNet20Model,
-    ResNetModel,
     Section,
     Seed,
-    TfdsData,
-    TrainConfig,
+    Share,
+)
+from dpet_jax.training.optimizer import OPTIMIZERS, OptimizerSection, Sgd
+from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
+
+METHODS = OneOf(
+    Method,
+    (
+        Dpet,
+        Standard,
+        Rs2,
+        ActiveLearning,
+        OneShot,
+        InfoBatch,
+        LossThreshold,
+        StaleSelectiveBackprop,
+        SelectiveBackprop,
+        EpsilonGreedy,
+        SavedCoreset,
+    ),
 )
 
-#: Methods whose plans say where on the schedule they lie.
-PACED_METHODS = (
-    *("infobatch", "loss_threshold", "stale_selective_backprop"),
-    *("selective_backprop", "epsilon_greedy"),
-)
+
+class TrainConfig(Section):
+    """How one step trains."""
+
+    batch_size: Count = 128
+    optimizer: Annotated[OptimizerSection, OneOf(OptimizerSection, OPTIMIZERS)] = Sgd()
+    schedule: Annotated[ScheduleSection, OneOf(ScheduleSection, SCHEDULES)] = Cosine()
+    augment: AugmentConfig = AugmentConfig()
+    label_smoothing: Share = 0.0
 
 
 class EvaluateConfig(Section):
@@ -156,31 +176,12 @@ class Config(Section):
     name: str = Field("dpet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     seed: Seed = 0
     data: Annotated[
-        DataSection, OneOf(DataSection, (DigitsData, TfdsData, ParquetData, NpzData))
-    ] = DigitsData()
-    model: Annotated[
-        ModelSection, OneOf(ModelSection, (ResNet18Model, ResNet20Model, ResNetModel))
-    ] = ResNet18Model()
+        DataSection,
+        OneOf(DataSection, (Digits, Folder, Cifar, Parquet, Npz, Tfds)),
+    ] = Digits()
+    model: Annotated[ModelSection, OneOf(ModelSection, MODELS)] = ResNet18()
     train: TrainConfig = TrainConfig()
-    method: Annotated[
-        MethodSection,
-        OneOf(
-            MethodSection,
-            (
-                DpetMethod,
-                StandardMethod,
-                Rs2Method,
-                ActiveLearningMethod,
-                OneShotMethod,
-                InfoBatchMethod,
-                LossThresholdMethod,
-                StaleSelectiveBackpropMethod,
-                SelectiveBackpropMethod,
-                EpsilonGreedyMethod,
-                CoresetMethod,
-            ),
-        ),
-    ] = DpetMethod()
+    method: Annotated[Method, METHODS] = Dpet()
     evaluate: EvaluateConfig = EvaluateConfig()
     targets: tuple[Fraction, ...] = ()
     stop: StopConfig = StopConfig()
@@ -205,10 +206,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _horizon_is_heard(self) -> "Config":
         horizon = getattr(self.train.schedule, "horizon", "plan")
-        paced = self.method.kind in PACED_METHODS or getattr(
-            self.method, "choose_every", None
-        )
-        if paced and not isinstance(horizon, str):
+        if self.method.paced and not isinstance(horizon, str):
             raise ValueError(
                 f"train.schedule.horizon is {horizon:g} epochs, but {self.method.kind} "
                 "puts its passes on one schedule itself, however many examples they "

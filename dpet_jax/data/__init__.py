@@ -1,14 +1,16 @@
-"""Data sets: read a source, then `prepare` the arrays that a run uses.
+"""Data sets: a section reads its source, `prepare` makes the arrays of a run.
 
     from dpet_jax.data import prepare
-    from dpet_jax.data.sources import digits
+    from dpet_jax.data.sources import Digits
 
-    data = prepare(digits.read(), validation_fraction=0.1)
+    section = Digits(validation_fraction=0.1)
+    data = prepare(section.read(), section)
 
-A source is any module of `dpet_jax.data.sources`: `digits`, `npz`, `parquet`, `tfds`.
+Every kind of source is one class of `dpet_jax.data.sources`. Libraries that a source
+needs (TFDS, pyarrow, scikit-learn, Pillow) are imported when it is read.
 """
 
 from dpet_jax.data.dataset import Data, prepare
-from dpet_jax.data.source import ImageSet, Source
+from dpet_jax.data.source import DataSection, ImageSet, Source, make_source
 
-__all__ = ["Data", "ImageSet", "Source", "prepare"]
+__all__ = ["Data", "DataSection", "ImageSet", "Source", "make_source", "prepare"]

@@ -2,14 +2,26 @@
 
 Translating with a reflected border and mirroring only decide which pixel of the stored
 image each output pixel reads, so both are one gather and no padded copy of the data
-exists. All strengths are traced: changing them never compiles again.
+exists. All strengths are traced: changing them never compiles again. JAX is imported
+by the functions, so that a config can be read without it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
+from jaxtyping import Bool, Float32, Int32, Key, UInt8
+from pydantic import Field
+
+from dpet_jax.section import CountFromZero, Section
+
+Array: TypeAlias = Any  # of JAX, or while nothing is on the device of NumPy
+
+
+class AugmentConfig(Section):
+    """Random changes to each training image, drawn anew at every visit."""
+
+    translate: CountFromZero = Field(0, description="pixels, reflected at the border")
+    flip: bool = False
+    cutout: CountFromZero = Field(0, description="side of the square, 0 for none")
 
 
 class Augmentation(NamedTuple):
@@ -32,6 +44,8 @@ def normalise(
     std: Float32[Array, " c"],
 ) -> Float32[Array, "b h w c"]:
     """Scale pixels to [0, 1], subtract the mean, divide by the standard deviation."""
+    import jax.numpy as jnp
+
     mean, std = (values[None, None, None] for values in (mean, std))
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
@@ -42,7 +56,7 @@ def gather_augmented(
     rows: Int32[Array, " b"],
     augmentation: Augmentation,
 ) -> tuple[UInt8[Array, "b h w c"], Bool[Array, "b h w 1"]]:
-    """Gather rows, each shifted and mirrored at random, and draw the cutout squares.
+    """Gather rows, each shifted and mirrored at random, with their cutout squares.
 
     Args:
         key: One key for the batch.
@@ -58,6 +72,9 @@ def gather_augmented(
         DeVries & Taylor (2017), "Improved Regularization of Convolutional Neural
         Networks with Cutout", for the mask.
     """
+    import jax
+    import jax.numpy as jnp
+
     batch, (height, width) = rows.shape[0], images.shape[1:3]
     shift_key, flip_key, cutout_key = jax.random.split(key, 3)
     shift = jax.random.randint(
@@ -80,11 +97,15 @@ def gather_augmented(
 
 def _reflect(index, size):
     """Mirror an index at the borders without repeating the border pixel."""
+    import jax.numpy as jnp
+
     index = jnp.abs(index)
     return jnp.where(index >= size, 2 * (size - 1) - index, index)
 
 
 def _inside(centre, size, side):
+    import jax.numpy as jnp
+
     start = jnp.floor(centre * size).astype(jnp.int32) - side // 2
     position = jnp.arange(size)[None]
     return (position >= start) & (position < start + side)

@@ -1,19 +1,16 @@
-"""From a source to the arrays that a run uses."""
+"""The arrays that a run uses, made from a source."""
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 from dpet_jax.data.decode import resize_images
-from dpet_jax.data.source import ImageSet, Source
-from dpet_jax.data.split import (
-    add_label_noise,
-    check_seed,
-    stratified_split,
-    stratified_subset,
-)
+from dpet_jax.data.source import DataSection, ImageSet, Source, checked
+from dpet_jax.data.split import add_label_noise, stratified_split, stratified_subset
+from dpet_jax.errors import UserError
 
 _CHUNK_ROWS = 1024
 _ONE_LEVEL = 1 / 255
@@ -28,11 +25,11 @@ class Data:
         images: Pixels, 0 to 255.
         labels: Class of each image, in [0, k); in the training split with noise.
         num_train: Size of the training split, from which the pool is made.
-        num_validation: Size of the validation split, drawn from the source's training
-            split; may be 0.
+        num_validation: Size of the validation split, which is the source's own or, if
+            it has none, drawn from its training split; may be 0.
         num_test: Size of the test split.
-        source_rows: Row number of each example in the source's own training split
-            (training, validation) or test split (test).
+        source_rows: Row number of each example in the split of the source that it
+            comes from.
         class_names: One name per class, in label order.
         mean: Per channel, over the training split, of pixels in [0, 1].
         std: Per channel likewise, at least one grey level, 1/255, so that a constant
@@ -86,76 +83,81 @@ class Data:
         return np.arange(start, start + self.num_test, dtype=np.int32)
 
 
-def prepare(
-    source: Source,
-    *,
-    image_size: int | None = None,
-    validation_fraction: float = 0.1,
-    train_examples: int | None = None,
-    split_seed: int = 0,
-    label_noise: float = 0.0,
-    noise_seed: int = 0,
-) -> Data:
-    """Resize, split and spoil a source, and measure its pixels.
+def prepare(source: Any, section: DataSection) -> Data:
+    """Resize and split a source, add label noise, and measure its pixels.
 
     The validation split leaves the training data before anything else happens to it:
     mean, standard deviation and label noise concern the training split alone.
 
     Args:
-        source: The data set as read.
-        image_size: Side in pixels to which all images are resized by averaging areas,
-            or None to keep them. Sources that take `image_size` have resized already.
-        validation_fraction: Share of the source's training split, in [0, 1).
-        train_examples: Examples that the training split keeps, drawn from every class
-            in proportion; None keeps all.
-        split_seed: Seed of both draws, from 0; independent of the run's, so that runs
-            with other seeds are paired.
-        label_noise: Share of training labels that are made wrong, in [0, 1].
-        noise_seed: Seed of the noise, from 0.
+        source: The data set as `section.read()` returns it.
+        section: How to resize and split it.
 
     Returns:
         The arrays of a run.
 
     Raises:
-        UserError: If a setting is out of range or a class is too small to be split.
+        UserError: If the source breaks a rule of `Source`, a class is too small to be
+            split, or a fraction is given for a validation split that is there already.
     """
-    check_seed(noise_seed, "data.noise_seed")
-    train = ImageSet(
-        resize_images(source.train.images, image_size), source.train.labels
-    )
-    test = ImageSet(resize_images(source.test.images, image_size), source.test.labels)
-    train_rows, validation_rows = stratified_split(
-        train.labels, validation_fraction, split_seed
-    )
-    if train_examples is not None:
-        rows = stratified_subset(train.labels[train_rows], train_examples, split_seed)
+    source = checked(source)
+    train, test = (_resized(split, section) for split in (source.train, source.test))
+    validation, train_rows, validation_rows = _validation(source, train, section)
+    if section.train_examples is not None:
+        rows = stratified_subset(
+            train.labels[train_rows], section.train_examples, section.split_seed
+        )
         train_rows = train_rows[rows]
     clean = train.labels[train_rows]
     noisy, noisy_rows = add_label_noise(
-        clean, label_noise, noise_seed, len(source.class_names)
+        clean, section.label_noise, section.split_seed, len(source.class_names)
     )
-    drawn = np.concatenate([train_rows, validation_rows])
-    images = np.empty(
-        (len(drawn) + len(test.images), *train.images.shape[1:]), np.uint8
-    )
-    np.take(train.images, drawn, axis=0, out=images[: len(drawn)])
-    images[len(drawn) :] = test.images
-    mean, std = _mean_and_std(images[: len(train_rows)])
+    sizes = [len(train_rows), len(validation_rows), len(test.labels)]
+    images = np.empty((sum(sizes), *train.images.shape[1:]), np.uint8)
+    parts = np.split(images, np.cumsum(sizes)[:-1])
+    np.take(train.images, train_rows, axis=0, out=parts[0])
+    np.take(validation.images, validation_rows, axis=0, out=parts[1])
+    parts[2][:] = test.images
+    mean, std = _mean_and_std(parts[0])
+    own = () if source.validation is None else (validation,)
     return Data(
         name=source.name,
         images=images,
-        labels=np.concatenate([noisy, train.labels[validation_rows], test.labels]),
-        num_train=len(train_rows),
-        num_validation=len(validation_rows),
-        num_test=len(test.labels),
-        source_rows=np.concatenate([drawn, np.arange(len(test.labels))]),
+        labels=np.concatenate([noisy, validation.labels[validation_rows], test.labels]),
+        num_train=sizes[0],
+        num_validation=sizes[1],
+        num_test=sizes[2],
+        source_rows=np.concatenate([train_rows, validation_rows, np.arange(sizes[2])]),
         class_names=source.class_names,
         mean=mean,
         std=std,
-        fingerprint=_fingerprint(train, test),
+        fingerprint=_fingerprint(train, test, *own),
         noisy_rows=noisy_rows,
         clean_labels=clean[noisy_rows],
     )
+
+
+def _resized(split: ImageSet, section: DataSection) -> ImageSet:
+    return ImageSet(resize_images(split.images, section.size), split.labels)
+
+
+def _validation(
+    source: Source, train: ImageSet, section: DataSection
+) -> tuple[ImageSet, np.ndarray, np.ndarray]:
+    """Return what to validate from, the rows to train on and to validate on."""
+    fraction = section.validation_fraction
+    if source.validation is None:
+        return train, *stratified_split(train.labels, fraction, section.split_seed)
+    default = DataSection.model_fields["validation_fraction"].default
+    if fraction not in (0, default):
+        raise UserError(
+            f"data.validation_fraction is {fraction}, but {source.name} has a "
+            "validation split of its own, which is used whole; leave the key away, or "
+            "set it to 0 for no validation set."
+        )
+    own = _resized(source.validation, section)
+    rows = np.arange(len(own.labels) if fraction else 0)
+    return own, np.arange(len(train.labels)), rows
 
 
 def _mean_and_std(
@@ -176,9 +178,9 @@ def _mean_and_std(
     return mean.astype(np.float32), std.astype(np.float32)
 
 
-def _fingerprint(train: ImageSet, test: ImageSet) -> str:
+def _fingerprint(*splits: ImageSet) -> str:
     digest = hashlib.sha256()
-    for images, labels in (train, test):
+    for images, labels in splits:
         digest.update(str(images.shape).encode())
         digest.update(np.ascontiguousarray(images).data)
         digest.update(np.ascontiguousarray(labels, dtype="<i4").data)

@@ -1,13 +1,17 @@
-"""Turn encoded pictures into pixels, and resize pixels, with Pillow."""
+"""Turn picture files into pixels, and resize pixels, with Pillow.
+
+Pillow is imported when the first picture is decoded, not with this module.
+"""
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from dpet_jax.errors import UserError
 
@@ -17,114 +21,182 @@ from dpet_jax.errors import UserError
 _MIN_BYTES_FOR_THREADS = 8_192
 
 _GREY_MODES = ("1", "L", "LA", "La")
+_ORIENTATION = 0x0112  # EXIF: how the camera was held; 1 is upright
+_SHOWN = 5
 
 
 def decode_images(
-    blobs: Sequence[bytes],
+    pictures: Sequence[bytes | Path],
     place: Callable[[int], str],
-    image_size: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> UInt8[np.ndarray, "n h w c"]:
-    """Decode PNG, JPEG and other picture files that lie in memory.
+    """Decode whatever picture files Pillow reads.
 
     Greys stay one channel unless some picture of the set has colours; everything else
-    (palette, CMYK, alpha) becomes RGB, transparency dropped.
+    (palette, CMYK, alpha) becomes RGB, transparency dropped. A picture is turned
+    upright as its EXIF orientation says; of an animation the first frame counts.
 
     Args:
-        blobs: The bytes of each picture file, at least one.
+        pictures: The bytes of each picture file, or where it lies; at least one.
         place: Names a row for messages, such as "a.parquet row 17".
-        image_size: Side in pixels to which every picture is resized, or None to take
-            them as they are; then all must have one size.
+        size: Height and width to which every picture is resized, or None to take them
+            as they are; then all must have one size.
 
     Returns:
         Pixels, 0 to 255.
 
     Raises:
-        UserError: If a picture cannot be decoded or has another size than the first.
+        UserError: If pictures cannot be decoded, or are of several sizes; it lists
+            both.
     """
-    check_image_size(image_size)
-
-    def decode(row: int) -> np.ndarray:
-        try:
-            return _decode_one(blobs[row], image_size)
-        except Exception as error:  # a damaged file makes Pillow raise nearly anything
-            raise UserError(
-                f"{place(row)}: the image cannot be decoded "
-                f"({len(blobs[row])} bytes; {error}). Replace or remove it."
-            ) from error
-
-    first = decode(0)
-    images = np.empty((len(blobs), *first.shape), np.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        small = sum(map(len, blobs)) < _MIN_BYTES_FOR_THREADS * len(blobs)
-        pictures = (map if small else pool.map)(decode, range(len(blobs)))
-        for row, picture in enumerate(pictures):
-            if picture.shape[:2] != first.shape[:2]:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise UserError(
-                    f"{place(row)}: the image is {_size(picture)} pixels, but "
-                    f"{place(0)} is {_size(first)}; --data.image_size=N resizes all "
-                    "images to N x N."
-                )
-            if picture.shape[2] > images.shape[3]:
-                images = np.repeat(images, picture.shape[2], axis=3)
-            images[row] = picture  # a grey spreads over three channels
+    images: np.ndarray | None = None
+    first = 0
+    damaged: list[str] = []
+    of_other_size: list[str] = []
+    for row, picture in enumerate(_decoded(pictures, size)):
+        if isinstance(picture, str):
+            damaged.append(f"{place(row)}: the image cannot be decoded ({picture})")
+            continue
+        if images is None:
+            first = row
+            images = np.empty((len(pictures), *picture.shape), np.uint8)
+        if picture.shape[:2] != images.shape[1:3]:
+            of_other_size.append(f"{place(row)}: {_size(picture)} pixels")
+            continue
+        if picture.shape[2] > images.shape[3]:
+            images = np.repeat(images, picture.shape[2], axis=3)
+        images[row] = picture  # a grey spreads over three channels
+    problems = []
+    if damaged:
+        them = "it" if len(damaged) == 1 else "them"
+        problems.append(f"{some(damaged)}. Replace or remove {them}.")
+    if of_other_size and images is not None:
+        problems.append(
+            f"{some(of_other_size)}, but {place(first)} is {_size(images[first])}; "
+            "--data.image_size=N resizes all images to N x N."
+        )
+    if problems or images is None:
+        raise UserError("\n".join(problems))
     return images
 
 
+def _decoded(
+    pictures: Sequence[bytes | Path], size: tuple[int, int] | None
+) -> Iterator[np.ndarray | str]:
+    """Yield the pixels of each picture, or what is wrong with it."""
+    from PIL import Image
+
+    num_bytes = [_num_bytes(picture) for picture in pictures]
+
+    def decode(row: int) -> np.ndarray | str:
+        try:
+            return _decode_one(pictures[row], size)
+        except Exception as error:  # a damaged file makes Pillow raise nearly anything
+            return f"{num_bytes[row]} bytes; {_reason(error)}"
+
+    if sum(num_bytes) < _MIN_BYTES_FOR_THREADS * len(pictures):
+        yield from map(decode, range(len(pictures)))
+        return
+    Image.preinit()  # before there are threads that would all do it
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(decode, range(len(pictures)))
+
+
 def resize_images(
-    images: UInt8[np.ndarray, "n h w c"], image_size: int | None
+    images: UInt8[np.ndarray, "n h w c"], size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, "n h2 w2 c"]:
-    """Resize every image to a square by averaging areas (Pillow's BOX filter).
+    """Resize every image by averaging areas (Pillow's BOX filter).
 
     Args:
         images: Grey or RGB pixels.
-        image_size: Side in pixels; None, or the side that the images have, returns
-            `images` itself.
+        size: Height and width; None, or those that the images have, returns `images`
+            itself.
 
     Returns:
         Pixels, each rounded to the nearest level.
     """
-    check_image_size(image_size)
-    if image_size is None or images.shape[1:3] == (image_size, image_size):
+    if size is None or images.shape[1:3] == size:
         return images
-    num_images, channels = len(images), images.shape[3]
-    resized = np.empty((num_images, image_size, image_size, channels), np.uint8)
+    from PIL import Image
+
+    resized = np.empty((len(images), *size, images.shape[3]), np.uint8)
     for row, image in enumerate(images):
-        picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
-        resized[row] = _pixels(picture, image_size)
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        resized[row] = _pixels(picture, size)
     return resized
 
 
-def check_image_size(image_size: int | None) -> None:
-    """Refuse an image side below one pixel.
+def is_picture(path: Path) -> bool:
+    """Return whether Pillow knows the format of a file, by its first bytes."""
+    from PIL import Image
 
-    Raises:
-        UserError: If `image_size` is zero or negative.
-    """
-    if image_size is not None and image_size < 1:
-        raise UserError(
-            f"data.image_size is {image_size}; give a side of at least 1 pixel, or "
-            "null to keep the images as they are."
-        )
+    try:
+        with Image.open(_checked(path)):
+            return True
+    except Exception:  # whatever Pillow raises about a damaged header
+        return False
 
 
-def _decode_one(blob: bytes, image_size: int | None) -> np.ndarray:
-    with Image.open(io.BytesIO(blob)) as picture:
-        if picture.mode.startswith(("I", "F")):
+def some(lines: Sequence[str]) -> str:
+    """Return the first few of many lines, and the number of the others."""
+    more = len(lines) - _SHOWN
+    shown = "\n".join(lines[:_SHOWN])
+    return f"{shown}\nand {more} more like these" if more > 0 else shown
+
+
+def _decode_one(picture: bytes | Path, size: tuple[int, int] | None) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    file = io.BytesIO(picture) if isinstance(picture, bytes) else _checked(picture)
+    with Image.open(file) as opened:
+        if opened.mode.startswith(("I", "F")):
             # Pillow would clip these to 255 without a word.
-            raise ValueError(f"more than 8 bits a channel, mode {picture.mode}")
-        if picture.mode in _GREY_MODES:
-            return _pixels(picture.convert("L"), image_size)
-        if "transparency" in picture.info:
-            return _pixels(picture.convert("RGBA").convert("RGB"), image_size)
-        return _pixels(picture.convert("RGB"), image_size)
+            raise ValueError(
+                f"more than 8 bits a channel, mode {opened.mode}; bring it to 8 bits"
+            )
+        if opened.format == "EPS":
+            raise ValueError("EPS is a program that Ghostscript would run")
+        upright: Image.Image = opened
+        # Asking takes a tenth of the time of decoding a small JPEG.
+        tagged = opened.format != "JPEG" or {"exif", "xmp"} & opened.info.keys()
+        if tagged and opened.getexif().get(_ORIENTATION, 1) != 1:
+            upright = ImageOps.exif_transpose(opened)
+        if upright.mode in _GREY_MODES:
+            return _pixels(upright.convert("L"), size)
+        if "transparency" in upright.info:
+            return _pixels(upright.convert("RGBA").convert("RGB"), size)
+        return _pixels(upright.convert("RGB"), size)
 
 
-def _pixels(picture: Image.Image, image_size: int | None) -> np.ndarray:
-    if image_size is not None:
-        picture = picture.resize((image_size, image_size), Image.Resampling.BOX)
+def _checked(path: Path) -> Path:
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")  # a pipe would be waited for
+    return path
+
+
+def _pixels(picture: Any, size: tuple[int, int] | None) -> np.ndarray:
+    from PIL import Image
+
+    if size is not None:
+        picture = picture.resize(size[::-1], Image.Resampling.BOX)
     array = np.asarray(picture)
     return array if array.ndim == 3 else array[:, :, None]
+
+
+def _num_bytes(picture: bytes | Path) -> int:
+    if isinstance(picture, bytes):
+        return len(picture)
+    return picture.stat().st_size if picture.is_file() else 0
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "Pillow knows no picture format like it"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 def _size(image: np.ndarray) -> str:

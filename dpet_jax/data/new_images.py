@@ -1,16 +1,18 @@
 """Images that a finished model has not seen: an .npz file or a folder of pictures."""
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from dpet_jax.data.class_folders import class_folders, names_of
 from dpet_jax.data.decode import decode_images, resize_images
 from dpet_jax.data.source import check_images, check_labels
+from dpet_jax.data.sources.npz import read_arrays
 from dpet_jax.errors import UserError
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 class NewImages(NamedTuple):
@@ -34,7 +36,7 @@ def read_new_images(
 
     Args:
         path: An .npz with `images` and, if known, `labels`; or a folder of pictures,
-            directly or in sub-folders that are all called like classes.
+            directly or in folders that are called like classes, which are the labels.
         image_shape: Height, width and channels that the model takes.
         class_names: Names of the model's classes.
 
@@ -42,16 +44,14 @@ def read_new_images(
         UserError: If there is nothing to read or it does not fit the model.
     """
     if path.is_dir():
-        new = _read_folder(path, image_shape[0], class_names)
+        new = _read_folder(path, image_shape[:2], class_names)
     elif path.suffix == ".npz" and path.is_file():
         new = _read_npz(path)
     else:
         raise UserError(
             f"--data: {path}: is neither an .npz file nor a folder of pictures"
         )
-    images = new.images
-    if images.shape[1:3] != image_shape[:2]:
-        images = resize_images(images, image_shape[0])
+    images = resize_images(new.images, image_shape[:2])
     if images.shape[3] == 1 < image_shape[2]:
         images = np.repeat(images, image_shape[2], axis=3)
     if images.shape[1:] != image_shape:
@@ -68,15 +68,11 @@ def read_new_images(
 
 
 def _read_npz(path: Path) -> NewImages:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"--data: {path}: cannot be read as .npz ({error})") from error
+    arrays, names = read_arrays(path, ("images", "labels"))
     if "images" not in arrays:
         raise UserError(
             f"--data: {path}: has no array 'images'; it holds "
-            f"{', '.join(arrays) or 'nothing'}"
+            f"{', '.join(names) or 'nothing'}"
         )
     images = check_images(arrays["images"], f"{path}, images")
     labels = None
@@ -89,17 +85,57 @@ def _read_npz(path: Path) -> NewImages:
     return NewImages([str(row) for row in range(len(images))], images, labels)
 
 
-def _read_folder(path: Path, side: int, class_names: tuple[str, ...]) -> NewImages:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise UserError(f"--data: {path}: holds no pictures ({', '.join(_SUFFIXES)})")
-    images = decode_images(
-        [file.read_bytes() for file in files], lambda row: str(files[row]), side
-    )
-    names = [str(file.relative_to(path)) for file in files]
-    labels = None
-    if all(file.parent.name in class_names for file in files):
-        labels = np.array(
-            [class_names.index(file.parent.name) for file in files], np.int32
+def _read_folder(
+    path: Path, size: tuple[int, int], class_names: tuple[str, ...]
+) -> NewImages:
+    listed = class_folders(path)
+    if listed.deeper:
+        raise UserError(
+            f"--data: {path}: folders inside folders: {names_of(listed.deeper, path)}; "
+            "give the folder that holds the pictures or the class folders"
         )
-    return NewImages(names, images, labels)
+    files = [*listed.loose, *(f for inside in listed.classes.values() for f in inside)]
+    if not files:
+        raise UserError(f"--data: {path}: holds no pictures")
+    labels = _labels(path, listed.classes, listed.loose, class_names)
+    images = decode_images(files, lambda row: str(files[row]), size)
+    return NewImages([str(file.relative_to(path)) for file in files], images, labels)
+
+
+def _labels(
+    path: Path,
+    classes: dict[str, list[Path]],
+    loose: list[Path],
+    class_names: tuple[str, ...],
+) -> Int32[np.ndarray, " n"] | None:
+    """Number the class folders as the model does; None if they are no classes."""
+    known = [name for name in classes if name in class_names]
+    if not known:
+        if classes:
+            logging.getLogger(__name__).warning(
+                "%s: accuracy unknown, for none of the folders %s is called like a "
+                "class of the model: %s",
+                *(path, _names(classes), _names(class_names)),
+            )
+        return None
+    unknown = [name for name in classes if name not in class_names]
+    twice = [name for name in known if class_names.count(name) > 1]
+    if unknown or loose or twice:
+        reason = f"the model has several classes called {_names(twice)}"
+        if loose:
+            reason = f"pictures in no class folder: {names_of(loose, path)}"
+        if unknown:
+            reason = f"the model has no class {_names(unknown)}"
+        raise UserError(
+            f"--data: {path}: {reason}; its classes are {_names(class_names)}. Give "
+            "all pictures in folders of its classes, or without any such folder"
+        )
+    return np.repeat(
+        np.array([class_names.index(name) for name in classes], np.int32),
+        [len(files) for files in classes.values()],
+    )
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:10]) + (", …" if len(listed) > 10 else "")

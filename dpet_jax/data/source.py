@@ -1,13 +1,16 @@
-"""What every data source returns, and the checks that raw arrays must pass."""
+"""What a data source is, and the checks that raw arrays must pass."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
+from pydantic import Field
 
 from dpet_jax.errors import UserError
+from dpet_jax.section import Count, Kind, Seed, Share
 
 # Rows looked at together, so that a check never copies a whole data set.
 _CHUNK_ROWS = 1024
@@ -26,25 +29,73 @@ class ImageSet(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set as it was read, before any split or noise.
+    """A data set as it was read, before any resizing, split or noise.
 
     Attributes:
         name: What results call the data set.
         train: Examples to train on; every class occurs.
         test: Examples to test on, with images of the same shape.
         class_names: One name per class, in label order.
+        validation: Examples to validate on, or None if they are to be drawn from the
+            training examples.
     """
 
     name: str
     train: ImageSet
     test: ImageSet
     class_names: tuple[str, ...]
+    validation: ImageSet | None = None
+
+
+class DataSection(Kind):
+    """Where the images come from, and how they are split.
+
+    A source of your own extends this class: its keys are fields, and `read` returns
+    what they name. `kind: package.module:Name` in a config, or an object of it in
+    Python, makes a run use it.
+    """
+
+    image_size: Count | None = Field(
+        None, description="resize all images to so many pixels a side, averaging areas"
+    )
+    validation_fraction: Share = Field(
+        0.1,
+        description="share of the training examples to validate on, 0 for none; a "
+        "source with a validation split of its own uses that instead",
+    )
+    train_examples: Count | None = Field(
+        None, description="that the training split keeps, of all classes alike"
+    )
+    split_seed: Seed = Field(
+        0, description="of the splits and the label noise; not the run's seed"
+    )
+    label_noise: Share = Field(
+        0.0, description="share of training labels replaced, for studies"
+    )
+
+    @abstractmethod
+    def read(self) -> Source:
+        """Read the whole data set into memory.
+
+        Pictures of several sizes are brought to `self.size` while they are decoded; of
+        the keys of this class that is the only one that `read` needs to look at.
+
+        Raises:
+            UserError: If there is nothing to read, or it is no image classification
+                set; the message names file, key, value and remedy.
+        """
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width that `image_size` asks for; None if it asks for nothing."""
+        return None if self.image_size is None else (self.image_size, self.image_size)
 
 
 def check_images(images: np.ndarray, place: str) -> UInt8[np.ndarray, "n h w c"]:
     """Check raw pixels and bring them to uint8 with a channel axis.
 
-    Floats in [0, 1] are scaled to 0..255 and rounded.
+    Floats in [0, 1] are scaled to 0..255 and rounded. Pixels divided by 255 twice,
+    which rounding would make black, are refused.
 
     Args:
         images: uint8 or float pixels, [n h w], [n h w 1] or [n h w 3].
@@ -70,13 +121,19 @@ def check_images(images: np.ndarray, place: str) -> UInt8[np.ndarray, "n h w c"]
     if images.dtype.kind != "f":
         raise UserError(
             f"{place}: type {images.dtype}, but pixels must be uint8 in 0..255 or "
-            "float in [0, 1]; convert them, for instance with .astype(numpy.uint8)."
+            "float in [0, 1]; scale them to that range first (16-bit values: divide "
+            "by 65535), for .astype alone would wrap or cut values."
         )
     scaled = np.empty(images.shape, np.uint8)
     for start in range(0, len(images), _CHUNK_ROWS):
         chunk = images[start : start + _CHUNK_ROWS]
         _check_unit_interval(chunk, start, place)
         scaled[start : start + _CHUNK_ROWS] = np.rint(chunk.astype(np.float64) * 255)
+    if scaled.max() <= 1 and images.max() > 0:
+        raise UserError(
+            f"{place}: no float pixel is above {images.max():.3g}, but they must span "
+            "[0, 1]; were they divided by 255 twice? Divide once."
+        )
     return scaled
 
 
@@ -135,9 +192,10 @@ def make_source(
     train: ImageSet,
     test: ImageSet,
     class_names: Sequence[str] | None,
-    places: tuple[str, str],
+    places: Sequence[str],
+    validation: ImageSet | None = None,
 ) -> Source:
-    """Put two checked splits together, after checking them against each other.
+    """Put the splits of a data set together, after checking them against each other.
 
     Args:
         name: What results call the data set.
@@ -145,35 +203,85 @@ def make_source(
         test: Examples to test on.
         class_names: One name per class, or None if the source knows none; then there
             are as many classes as the largest training label says.
-        places: Files or folders of the training and the test split, for messages.
+        places: Files or folders of the training, the test and, where there is one, the
+            validation split, for messages.
+        validation: Examples to validate on, or None.
 
     Returns:
-        The data set.
+        The data set. Where some splits are grey and others in colour, all have three
+        channels.
 
     Raises:
-        UserError: If lengths, shapes or labels disagree, or a class is never trained.
+        UserError: If lengths, shapes or labels disagree, a class is never trained, or
+            there is one class only.
     """
-    for split, place in zip((train, test), places, strict=True):
+    splits = [train, test] if validation is None else [train, test, validation]
+    channels = max(split.images.shape[3] for split in splits)
+    splits = [_with_channels(split, channels) for split in splits]
+    for split, place in zip(splits, places, strict=True):
         if len(split.images) != len(split.labels):
             raise UserError(
                 f"{place}: {len(split.images)} images but {len(split.labels)} labels; "
                 "each image needs one label."
             )
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise UserError(
-            f"{places[1]}: test images are {_shape(test)}, but training images are "
-            f"{_shape(train)} ({places[0]}); --data.image_size=N resizes all images "
-            "to N x N; channels must agree."
-        )
+        if split.images.shape[1:] != splits[0].images.shape[1:]:
+            raise UserError(
+                f"{place}: images are {_shape(split)}, but those to train on are "
+                f"{_shape(splits[0])} ({places[0]}); --data.image_size=N resizes all "
+                "images to N x N."
+            )
     num_classes = (
         int(train.labels.max()) + 1 if class_names is None else len(class_names)
     )
-    check_labels(train.labels, places[0], num_classes)
+    for split, place in zip(splits, places, strict=True):
+        check_labels(split.labels, place, num_classes)
     _check_every_class(train.labels, num_classes, class_names, places[0])
-    check_labels(test.labels, places[1], num_classes)
+    if num_classes < 2:
+        raise UserError(
+            f"{places[0]}: all examples are of one class; a classifier needs two."
+        )
     if class_names is None:
         class_names = [str(label) for label in range(num_classes)]
-    return Source(name, train, test, tuple(class_names))
+    return Source(name, splits[0], splits[1], tuple(class_names), *splits[2:])
+
+
+def checked(source: Any) -> Source:
+    """Check all that a source has returned, in case its `read` did not.
+
+    Raises:
+        UserError: If it is no `Source`, and as `check_images`, `check_labels` and
+            `make_source` do.
+    """
+    if not isinstance(source, Source):
+        raise UserError(
+            f"data.kind: read() returned {type(source).__name__}; it must return a "
+            "dpet_jax.data.Source."
+        )
+    given = {
+        f"{source.name} {split}": images
+        for split, images in (
+            ("train", source.train),
+            ("test", source.test),
+            ("validation", source.validation),
+        )
+        if images is not None
+    }
+    train, test, *validation = [
+        ImageSet(
+            check_images(np.asarray(split.images), f"{place} images"),
+            check_labels(np.asarray(split.labels), f"{place} labels"),
+        )
+        for place, split in given.items()
+    ]
+    return make_source(
+        source.name, train, test, source.class_names, list(given), *validation
+    )
+
+
+def _with_channels(split: ImageSet, channels: int) -> ImageSet:
+    if split.images.shape[3] == channels:
+        return split
+    return split._replace(images=np.repeat(split.images, channels, axis=3))
 
 
 def _check_every_class(
@@ -202,11 +310,15 @@ def _check_unit_interval(chunk: np.ndarray, start: int, place: str) -> None:
         return
     row, *pixel = (int(i) for i in np.unravel_index(inside.argmin(), chunk.shape))
     value = chunk[(row, *pixel)]
-    remedy = (
-        "divide by 255, or save the pixels as uint8"
-        if np.isfinite(value)
-        else "correct or remove the row"
-    )
+    if not np.isfinite(value):
+        remedy = "correct or remove the row"
+    elif chunk.min() < 0:
+        remedy = (
+            "save the pixels as they were before mean and standard deviation were "
+            "taken out; a run normalises them itself"
+        )
+    else:
+        remedy = "divide by 255, or save the pixels as uint8"
     raise UserError(
         f"{place} row {start + row}: pixel {tuple(pixel)} is {value}, but float pixels "
         f"must lie in [0, 1]; {remedy}."

@@ -1,58 +1,55 @@
-"""Set validation rows apart, and spoil labels on purpose."""
+"""Validation and test splits, subsets, and wrong labels on purpose."""
+
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
 from dpet_jax.errors import UserError
+from dpet_jax.quotas import largest_remainder
 
-# Streams of randomness, so that the split and the noise of one seed are independent.
-_SPLIT_STREAM = 10
+# Streams of randomness, so that the draws of one seed are independent of each other.
+_SPLIT_STREAMS = {"validation_fraction": 10, "test_fraction": 13}
 _NOISE_STREAM = 11
 _SUBSET_STREAM = 12
 
 
 def stratified_split(
-    labels: Int32[np.ndarray, " n"], fraction: float, seed: int
-) -> tuple[Int64[np.ndarray, " t"], Int64[np.ndarray, " v"]]:
-    """Draw validation rows from every class in proportion to its size.
+    labels: Int32[np.ndarray, " n"],
+    fraction: float,
+    seed: int,
+    key: Literal["validation_fraction", "test_fraction"] = "validation_fraction",
+) -> tuple[Int64[np.ndarray, " t"], Int64[np.ndarray, " d"]]:
+    """Draw rows from every class in proportion to its size.
 
-    round(fraction n) rows are drawn. Each class gives the whole part of its share;
-    the rows still missing come from the classes with the largest remainders.
+    round(fraction n) rows are drawn, shared out among the classes by largest
+    remainder.
 
     Args:
         labels: Class of each row, non-negative.
         fraction: Share of the rows to draw, in [0, 1); 0 draws none.
         seed: Non-negative; the same seed draws the same rows.
+        key: Key of the data section that gives the fraction: draws for one and for the
+            other are independent, and messages name it.
 
     Returns:
-        The rows to train on and the rows to validate on, each ascending.
+        The rows left and the rows drawn, each ascending.
 
     Raises:
-        UserError: If `fraction` or `seed` is out of range, or a class is too small to
-            give at least one row to each side.
+        UserError: If a class is too small to give at least one row to each side.
     """
-    check_seed(seed, "data.split_seed")
-    if not 0 <= fraction < 1:
-        raise UserError(
-            f"data.validation_fraction is {fraction}; give a share in [0, 1), such as "
-            "0.1, or 0 for no validation set."
-        )
     num_rows = len(labels)
     if fraction == 0:
         return np.arange(num_rows, dtype=np.int64), np.empty(0, np.int64)
     classes, counts = np.unique(labels, return_counts=True)
     shares = np.round(counts * fraction, 9)  # 0.1 * 30 is not 3 exactly
-    drawn = np.floor(shares).astype(np.int64)
-    _check_sizes(classes, counts, shares, fraction)
-    missing = round(fraction * num_rows) - int(drawn.sum())
-    drawn[np.argsort(drawn - shares, kind="stable")[: max(missing, 0)]] += 1
-
-    rng = np.random.default_rng([seed, _SPLIT_STREAM])
-    validation = np.zeros(num_rows, bool)
-    for label, num_drawn in zip(classes, drawn, strict=True):
-        rows = np.flatnonzero(labels == label)
-        validation[rng.permutation(rows)[:num_drawn]] = True
-    return np.flatnonzero(~validation), np.flatnonzero(validation)
+    _check_sizes(classes, counts, shares, fraction, key)
+    drawn = np.zeros(num_rows, bool)
+    rng = np.random.default_rng([seed, _SPLIT_STREAMS[key]])
+    quotas = largest_remainder(shares, round(fraction * num_rows))
+    for label, quota in zip(classes, quotas, strict=True):
+        drawn[rng.permutation(np.flatnonzero(labels == label))[:quota]] = True
+    return np.flatnonzero(~drawn), np.flatnonzero(drawn)
 
 
 def stratified_subset(
@@ -69,7 +66,7 @@ def stratified_subset(
         The rows drawn, ascending.
 
     Raises:
-        UserError: If there are not so many rows, or fewer than two for each class.
+        UserError: If there are fewer rows, or a class would be left without one.
     """
     classes, counts = np.unique(labels, return_counts=True)
     if size > labels.size:
@@ -86,13 +83,10 @@ def stratified_subset(
             f"{classes[int(shares.argmin())]} without an example; choose at least "
             f"{int(np.ceil(labels.size / counts.min()))}."
         )
-    drawn = np.floor(np.round(shares, 9)).astype(np.int64)
-    missing = size - int(drawn.sum())
-    drawn[np.argsort(drawn - shares, kind="stable")[:missing]] += 1
     rng = np.random.default_rng([seed, _SUBSET_STREAM])
     rows = [
-        rng.permutation(np.flatnonzero(labels == label))[:count]
-        for label, count in zip(classes, drawn, strict=True)
+        rng.permutation(np.flatnonzero(labels == label))[:quota]
+        for label, quota in zip(classes, largest_remainder(shares, size), strict=True)
     ]
     return np.sort(np.concatenate(rows))
 
@@ -107,57 +101,42 @@ def add_label_noise(
 
     Args:
         labels: Class of each row, in [0, num_classes).
-        fraction: Share of the rows to spoil, in [0, 1].
-        seed: Non-negative; the same seed spoils the same rows in the same way.
-        num_classes: Number of classes, k.
+        fraction: Share of the rows to change, in [0, 1].
+        seed: Non-negative; the same seed changes the same rows in the same way.
+        num_classes: Number of classes, k, at least 2.
 
     Returns:
-        A copy of the labels with the wrong ones in it, and the spoilt rows, ascending.
-
-    Raises:
-        UserError: If `fraction` or `seed` is out of range, or there is no other class.
+        A copy of the labels with the wrong ones in it, and the rows changed, ascending.
     """
-    check_seed(seed, "data.noise_seed")
-    if not 0 <= fraction <= 1:
-        raise UserError(
-            f"data.label_noise is {fraction}; give the share of wrong labels, in "
-            "[0, 1], such as 0.2, or 0 for none."
-        )
     noisy = labels.copy()
-    num_flipped = round(fraction * len(labels))
-    if num_flipped == 0:
-        return noisy, np.empty(0, np.int64)
-    if num_classes < 2:
-        raise UserError(
-            f"data.label_noise is {fraction}, but the data set has {num_classes} "
-            "class, so no label can be wrong; set it to 0."
-        )
     rng = np.random.default_rng([seed, _NOISE_STREAM])
+    num_flipped = round(fraction * len(labels))
     rows = np.sort(rng.choice(len(labels), num_flipped, replace=False))
     offsets = rng.integers(1, num_classes, num_flipped)
     noisy[rows] = (labels[rows] + offsets) % num_classes
     return noisy, rows
 
 
-def check_seed(seed: int, key: str) -> None:
-    """Refuse a negative seed, which NumPy's generators do not take.
-
-    Raises:
-        UserError: If `seed` is negative; the message names `key`.
-    """
-    if seed < 0:
-        raise UserError(f"{key} is {seed}; give a whole number from 0.")
-
-
 def _check_sizes(
-    classes: np.ndarray, counts: np.ndarray, shares: np.ndarray, fraction: float
+    classes: np.ndarray,
+    counts: np.ndarray,
+    shares: np.ndarray,
+    fraction: float,
+    key: str,
 ) -> None:
     small = (shares < 1) | (np.ceil(shares) >= counts)
-    if small.any():
-        i = int(small.argmax())
-        raise UserError(
-            f"data.validation_fraction is {fraction}, but class {classes[i]} has only "
-            f"{counts[i]} training examples, too few for one or more on either side "
-            f"({int(small.sum())} such classes); change the fraction, or set it to 0 "
-            "for no validation set."
-        )
+    if not small.any():
+        return
+    i = int(small.argmax())
+    remedy = "set it to 0 for no validation set, or add examples"
+    if key == "test_fraction":
+        remedy = "add examples, or make a test split of your own"
+    least = int(counts.min())
+    if least > 1:
+        low, high = np.ceil(1000 / least) / 1000, np.floor(1000 - 1000 / least) / 1000
+        remedy = f"choose a share from {low:g} to {high:g}, {remedy}"
+    raise UserError(
+        f"data.{key} is {fraction}, but class {classes[i]} has only {counts[i]} "
+        f"examples, too few for one or more on either side ({int(small.sum())} such "
+        f"classes); {remedy}."
+    )

@@ -4,20 +4,16 @@ A method only decides. It never trains, evaluates, stops or saves, and it never 
 JAX: it moves positions in the training split, as numpy arrays.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import (
-    Any,
-    Literal,
-    NamedTuple,
-    Protocol,
-    TypeAlias,
-    TypeVar,
-    runtime_checkable,
-)
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-MethodState = TypeVar("MethodState", bound=tuple[Any, ...])
+from dpet_jax.section import Kind
+
+#: A NamedTuple of plain arrays and numbers, all of which a checkpoint saves.
+MethodState: TypeAlias = Any
 
 #: Names a network that a learner keeps.
 ModelHandle: TypeAlias = str
@@ -36,11 +32,31 @@ class Pool(NamedTuple):
         num_examples: n.
         labels: int32[n], each in [0, num_classes).
         num_classes: k.
+        source_rows: int[n], where each example stands in the data as they were read;
+            None if nobody knows.
+        dataset: Name of the data set.
+        fingerprint: Of its images and labels; "" if nobody knows.
     """
 
     num_examples: int
     labels: np.ndarray
     num_classes: int
+    source_rows: np.ndarray | None = None
+    dataset: str = ""
+    fingerprint: str = ""
+
+
+class Auxiliary(NamedTuple):
+    """A network beside the main one, which a method has trained to choose by.
+
+    Attributes:
+        handle: `PROXY` follows the main model's plans and scores in its place; `FRESH`
+            is trained on plans of the method's own.
+        width_multiplier: Its width over that of the main model, in (0, 1].
+    """
+
+    handle: ModelHandle
+    width_multiplier: float = 1.0
 
 
 class Span(NamedTuple):
@@ -165,6 +181,11 @@ class TrainResult(NamedTuple):
 class Learner(Protocol):
     """What a method may ask of the accelerator."""
 
+    @property
+    def batch_size(self) -> int:
+        """Rows of a training step."""
+        ...
+
     def score(
         self, names: tuple[str, ...], index_set: np.ndarray, model: ModelHandle = MAIN
     ) -> dict[str, np.ndarray]:
@@ -198,39 +219,60 @@ class Learner(Protocol):
         ...
 
 
-@runtime_checkable
-class Method(Protocol[MethodState]):
-    """What a paper calls its algorithm, over index sets.
+class Method(Kind, ABC):
+    """How examples are chosen: keys of a config, their checks, and the algorithm.
 
-    The state is a NamedTuple of plain arrays and numbers: all of it is saved.
+    Fields are the keys under `method`. Only `planned_visits`, `start` and `plan` have
+    to be written.
     """
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Names of every score the method will ask for."""
-        ...
+        """Names of every score the method asks for."""
+        return ()
 
+    @property
+    def auxiliary(self) -> Auxiliary | None:
+        """The network beside the main one that it needs; None for most methods."""
+        return None
+
+    @property
+    def proxied(self) -> bool:
+        """Whether an auxiliary network scores in place of the main one."""
+        return self.auxiliary is not None and self.auxiliary.handle == PROXY
+
+    @property
+    def paced(self) -> bool:
+        """Whether its plans say themselves where on the schedule they lie."""
+        return False
+
+    @abstractmethod
     def planned_visits(self, pool: Pool) -> int:
         """Count the visits of all plans together, if nothing stops the run earlier."""
-        ...
 
+    @abstractmethod
     def start(self, pool: Pool, seed: int) -> MethodState:
-        """Return the state before the first plan."""
-        ...
+        """Return the state before the first plan.
 
+        Raises:
+            UserError: If the method cannot run on this pool.
+        """
+
+    @abstractmethod
     def plan(
         self, state: MethodState, learner: Learner
     ) -> tuple[MethodState, Plan | None]:
-        """Score, select and say what to train on next; None when finished."""
-        ...
+        """Score, select and return what to train on next; None when finished."""
 
     def observe(self, state: MethodState, result: TrainResult) -> MethodState:
-        """Take note of the plan just trained."""
-        ...
+        """Return the state after a plan was trained; by default it is the same."""
+        del result
+        return state
 
     def coreset(self, state: MethodState) -> Coreset | None:
         """Return the examples chosen so far; None for a method that chooses none."""
-        ...
+        del state
+        return None
 
 
 def generator(seed: int, stream: str, index: int = 0) -> np.random.Generator:

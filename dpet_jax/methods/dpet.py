@@ -1,67 +1,104 @@
 """DPET: an RS2 warm-up, then rounds that add the most informative examples."""
 
+from typing import Annotated, Literal
+
 import numpy as np
+from pydantic import Field, model_validator
 
-from dpet_jax.methods.active_learning import RoundState, visits_of_rounds
-from dpet_jax.methods.base import (
-    Coreset,
-    Learner,
-    Plan,
-    Pool,
-    Span,
-    TrainResult,
-    generator,
-)
-from dpet_jax.methods.query import Query
-from dpet_jax.methods.sampling import rs2_passes
+from dpet_jax.methods.base import Learner, Plan, Pool, Span, generator
+from dpet_jax.methods.query import QueryMethod, RoundState, visits_of_rounds
+from dpet_jax.methods.rs2 import rs2_passes
+from dpet_jax.section import Count, CountFromZero, Fraction, Number, Section
+
+#: Dissimilarity of a prediction to its label, by the name of the score that is it:
+#: ||p - y|| on probabilities (a factor changes no rank), and KL(y || p) = -log p_y.
+DISSIMILARITY_SCORES = {"euclidean": "el2n", "kl": "cross_entropy"}
+
+_ARTIFACT_SCORES = ("margin", "entropy", "least_confidence")
 
 
-class Dpet:
-    """Warm up on random subsets, then train on a coreset that grows round by round.
+class DissimilarityConfig(Section):
+    """How far a prediction is from its label, blended into the score."""
+
+    kind: Literal["none", "euclidean", "kl"] = "none"
+    weight: Annotated[float, Field(ge=0, le=1), Number] = Field(
+        0.5, description="lambda; 0 is the score alone"
+    )
+
+
+class Dpet(QueryMethod):
+    """RS2 warm-up, then rounds that add the most informative examples.
 
     The warm-up's examples do not count as selected. A round scores the not yet selected
     examples without augmentation, adds the most informative ones, and trains on old and
     new together; the weights go on, the optimizer starts anew.
-
-    Args:
-        query: How a round ranks the pool; `artifact` also repeats the warm-up of the
-            authors' code.
-        warmup_passes: RS2 passes before round 1.
-        keep_fraction: Share of the data in a warm-up pass. The paper calls its 0.3 a
-            "data reduction"; its code keeps a third.
-        passes_per_round: Passes over the coreset in each round.
-        max_rounds: Rounds after the warm-up.
 
     Source:
         Scala, Pontieri & Flesca (2024), "DPET: A Data and Parameter Efficient Training
         Framework for Green AI".
     """
 
-    def __init__(
-        self,
-        query: Query,
-        *,
-        warmup_passes: int,
-        keep_fraction: float,
-        passes_per_round: int,
-        max_rounds: int,
-    ) -> None:
-        self.query = query
-        self.warmup_passes = warmup_passes
-        self.keep_fraction = keep_fraction
-        self.passes_per_round = passes_per_round
-        self.max_rounds = max_rounds
+    kind: Literal["dpet"] = "dpet"
+    warmup_passes: Count = Field(20, description="RS2 passes before round 1")
+    keep_fraction: Fraction = Field(
+        1 / 3,
+        description="of the data in a warm-up pass; the paper calls its 0.3 a data "
+        "reduction, its code keeps a third",
+    )
+    passes_per_round: Count = 10
+    max_rounds: CountFromZero = Field(40, description="rounds after the warm-up")
+    dissimilarity: DissimilarityConfig = DissimilarityConfig()
+    compat: Literal["none", "artifact"] = Field(
+        "none", description="artifact: repeat the authors' code, quirks included"
+    )
+
+    @model_validator(mode="after")
+    def _score_fits(self) -> "Dpet":
+        if self.score == "random" and self.dissimilarity.kind != "none":
+            raise ValueError("dissimilarity needs a score; score is random")
+        if self.compat == "none":
+            return self
+        if self.score not in _ARTIFACT_SCORES:
+            raise ValueError(
+                f"compat artifact knows margin, entropy and least_confidence, "
+                f"not {self.score}"
+            )
+        if self.candidate_fraction != 1:
+            raise ValueError(
+                "compat artifact scores the whole pool; leave candidate_fraction at 1.0"
+            )
+        if self.proxy is not None:
+            raise ValueError(
+                "compat artifact scores with the model itself; leave proxy at null"
+            )
+        if self.diversity.kind != "none":
+            raise ValueError("compat artifact has no diversity; leave it at none")
+        return self
 
     @property
-    def scores(self) -> tuple[str, ...]:
-        """Names of everything that a round asks the learner for."""
-        return self.query.asks
+    def label(self) -> str:
+        """The name that its authors gave it, and what it ranks by."""
+        return super().label.replace("dpet", "DPET")
+
+    @property
+    def ranked_by(self) -> tuple[str, ...]:
+        """The score, and the dissimilarity to blend in; or the authors' own formula."""
+        if self.compat == "artifact":
+            return (f"artifact_{self.score}_{self.dissimilarity.kind}",)
+        if self.dissimilarity.kind == "none":
+            return super().ranked_by
+        return (self.score, DISSIMILARITY_SCORES[self.dissimilarity.kind])
+
+    @property
+    def blend_weight(self) -> float:
+        """Share of the dissimilarity."""
+        return 0.0 if self.dissimilarity.kind == "none" else self.dissimilarity.weight
 
     def planned_visits(self, pool: Pool) -> int:
         """Count the warm-up and all rounds over their growing sets."""
         warm_up = self._warm_up(pool.num_examples, seed=0).visits
         rounds = visits_of_rounds(
-            0, self.query.size, self.max_rounds, pool.num_examples
+            0, self.query_size, self.max_rounds, pool.num_examples
         )
         return warm_up + self.passes_per_round * rounds
 
@@ -78,7 +115,7 @@ class Dpet:
             return counted, self._warm_up(state.num_examples, state.seed)
         if round_index > self.max_rounds:
             return state, None
-        chosen = self.query.select(
+        chosen = self.query(
             learner, state.num_examples, state.indices, state.seed, round_index
         )
         if chosen.indices.size == 0:
@@ -92,17 +129,8 @@ class Dpet:
         )
         return counted, plan
 
-    def observe(self, state: RoundState, result: TrainResult) -> RoundState:
-        """Learn nothing from the result; the next query looks at the model itself."""
-        del result
-        return state
-
-    def coreset(self, state: RoundState) -> Coreset | None:
-        """Return everything selected so far; the warm-up's examples are not."""
-        return state.coreset
-
     def _warm_up(self, num_examples: int, seed: int) -> Plan:
-        if self.query.artifact:
+        if self.compat == "artifact":
             return self._artifact_warm_up(num_examples, seed)
         subsets = rs2_passes(num_examples, self.keep_fraction, self.warmup_passes, seed)
         return Plan(subsets, label="warm-up", passes=self.warmup_passes)

@@ -1,19 +1,22 @@
 """Methods that choose anew in every pass, by losses that training gives away."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from abc import abstractmethod
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from dpet_jax.methods.base import (
-    Coreset,
     Learner,
+    Method,
     Plan,
     Pool,
     Span,
     TrainResult,
     generator,
 )
-from dpet_jax.methods.sampling import kept
+from dpet_jax.methods.rs2 import kept
+from dpet_jax.section import Count, Fraction, NonNegative, Number, Share
 
 
 class DynamicState(NamedTuple):
@@ -32,58 +35,37 @@ class DynamicState(NamedTuple):
     losses: np.ndarray
 
 
-@runtime_checkable
-class Rule(Protocol):
-    """How a dynamic method chooses.
-
-    Attributes:
-        label: What its plans are called.
-    """
-
-    label: str
-
-    def expected_share(self, passes: int) -> float:
-        """Estimate the share of the data that a pass visits, on average."""
-        ...
-
-    def choose(
-        self, state: DynamicState, passes: int
-    ) -> tuple[np.ndarray, np.ndarray | None, int]:
-        """Choose what the next passes train on.
-
-        Args:
-            state: What is known.
-            passes: Passes of the whole run.
-
-        Returns:
-            int32[m] of positions, ascending; their loss weights or None; and for how
-            many passes that stands.
-        """
-        ...
-
-
-class Dynamic:
-    """Let a rule choose from the last loss of every example, pass by pass.
+class DynamicMethod(Method):
+    """Choose pass by pass, from the last loss of every example.
 
     The losses are those of the training steps themselves, so choosing costs nothing on
     the accelerator. The schedule runs once over all passes: a pass takes its share of
     it however many examples it visits.
-
-    Args:
-        rule: How to choose.
-        passes: Passes of the run, pruned ones included.
     """
 
-    scores: tuple[str, ...] = ()
+    passes: Count = Field(200, description="pruned ones included")
 
-    def __init__(self, rule: Rule, *, passes: int) -> None:
-        self.rule = rule
-        self.passes = passes
+    @abstractmethod
+    def expected_share(self) -> float:
+        """Estimate the share of the data that a pass visits, on average."""
+
+    @abstractmethod
+    def choose(self, state: DynamicState) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Choose what the next passes train on.
+
+        Returns:
+            int32[m] of positions, ascending; their loss weights or None; and for how
+            many passes that stays.
+        """
+
+    @property
+    def paced(self) -> bool:
+        """Its passes share one schedule."""
+        return True
 
     def planned_visits(self, pool: Pool) -> int:
         """Estimate the visits, which depend on the losses."""
-        share = self.rule.expected_share(self.passes)
-        return max(1, round(self.passes * share * pool.num_examples))
+        return max(1, round(self.passes * self.expected_share() * pool.num_examples))
 
     def start(self, pool: Pool, seed: int) -> DynamicState:
         """Begin with no loss known."""
@@ -97,16 +79,16 @@ class Dynamic:
         del learner
         if state.passes >= self.passes:
             return state, None
-        rows, weights, stands = self.rule.choose(state, self.passes)
-        stands = min(stands, self.passes - state.passes)
+        rows, weights, passes = self.choose(state)
+        passes = min(passes, self.passes - state.passes)
         plan = Plan(
             rows.astype(np.int32),
-            label=f"{self.rule.label} {state.passes + 1}",
-            passes=stands,
+            label=f"pass {state.passes + 1}",
+            passes=passes,
             weights=weights,
             schedule=Span(state.passes * rows.size, self.passes * rows.size),
         )
-        return state._replace(passes=state.passes + stands), plan
+        return state._replace(passes=state.passes + passes), plan
 
     def observe(self, state: DynamicState, result: TrainResult) -> DynamicState:
         """Keep the new losses of the examples that were trained on."""
@@ -114,13 +96,8 @@ class Dynamic:
         losses[result.index_set] = result.losses
         return state._replace(losses=losses)
 
-    def coreset(self, state: DynamicState) -> Coreset | None:
-        """Return None: no set of examples is the outcome."""
-        del state
-        return None
 
-
-class InfoBatch:
+class InfoBatch(DynamicMethod):
     """Skip each easy example by chance, and let the others of its kind count for it.
 
     Before the annealing phase an example whose loss is below the mean is left out with
@@ -128,32 +105,31 @@ class InfoBatch:
     expected gradient is that of the full data. The first pass and the annealing phase
     are full, with weights of exactly 1.
 
-    Args:
-        prune_probability: r, of examples below the mean; not a share of the data.
-        annealing_start: Share of the passes after which nothing is left out.
-
     Source:
         Qin et al. (2024), "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic
         Data Pruning", equations 3 to 5.
     """
 
-    label = "pass"
+    kind: Literal["infobatch"] = "infobatch"
+    prune_probability: Share = Field(0.5, description="of examples below the mean loss")
+    annealing_start: Fraction = Field(
+        0.875, description="share of the passes after which nothing is skipped"
+    )
 
-    def __init__(self, prune_probability: float, annealing_start: float) -> None:
-        self.prune_probability = prune_probability
-        self.annealing_start = annealing_start
+    @property
+    def label(self) -> str:
+        """The name that its authors gave it."""
+        return "InfoBatch"
 
-    def expected_share(self, passes: int) -> float:
+    def expected_share(self) -> float:
         """Take half of the losses to be below their mean."""
-        pruned = max(0, int(np.ceil(self.annealing_start * passes)) - 1)
-        return 1 - pruned / passes * self.prune_probability / 2
+        pruned = max(0, int(np.ceil(self.annealing_start * self.passes)) - 1)
+        return 1 - pruned / self.passes * self.prune_probability / 2
 
-    def choose(
-        self, state: DynamicState, passes: int
-    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+    def choose(self, state: DynamicState) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Draw anew in every pass."""
         everything = np.arange(state.num_examples)
-        annealing = state.passes >= self.annealing_start * passes
+        annealing = state.passes >= self.annealing_start * self.passes
         if state.passes == 0 or annealing:
             return everything, None, 1
         easy = state.losses < state.losses.mean(dtype=np.float64)
@@ -164,54 +140,44 @@ class InfoBatch:
         return everything[stays], weights[stays].astype(np.float32), 1
 
 
-class LossThreshold:
+class LossThreshold(DynamicMethod):
     """Leave out what the network had right lately, and look at everything now and then.
 
     Every `refresh_every`-th pass is full. The others train on the examples whose last
     loss is at least the p-quantile of the losses of a random subset.
-
-    Args:
-        prune_fraction: p, the share left out between full passes.
-        refresh_every: Passes from one full pass to the next.
-        threshold_per: "cycle" keeps the examples of the first pruned pass until the
-            next full one, as the authors' code does; "pass" sets the threshold anew, as
-            their text does.
-        subset_size: Examples whose losses give the quantile.
-        drop_highest: Share of the highest losses that is left out as well, against
-            mislabelled examples.
 
     Source:
         Chang & Chen (2024), "ML Training Under Tight Budget Constraints With Data
         Pruning and Model Scaling".
     """
 
-    label = "pass"
+    kind: Literal["loss_threshold"] = "loss_threshold"
+    prune_fraction: Share = Field(0.3, description="left out between full passes")
+    refresh_every: Count = Field(5, description="passes from one full pass to the next")
+    threshold_per: Literal["cycle", "pass"] = Field(
+        "cycle",
+        description="cycle: the examples of the first pruned pass stay until the next "
+        "full one, as the authors' code does; pass: anew, as their text does",
+    )
+    subset_size: Count = Field(5000, description="losses that give the quantile")
+    drop_highest: Share = Field(0.0, description="share, against wrong labels")
 
-    def __init__(
-        self,
-        prune_fraction: float,
-        refresh_every: int,
-        threshold_per: str,
-        subset_size: int,
-        drop_highest: float,
-    ) -> None:
-        self.prune_fraction = prune_fraction
-        self.refresh_every = refresh_every
-        self.threshold_per = threshold_per
-        self.subset_size = subset_size
-        self.drop_highest = drop_highest
+    @model_validator(mode="after")
+    def _something_stays(self) -> "LossThreshold":
+        if self.prune_fraction + self.drop_highest >= 1:
+            raise ValueError(
+                "prune_fraction and drop_highest leave nothing; keep their sum below 1"
+            )
+        return self
 
-    def expected_share(self, passes: int) -> float:
+    def expected_share(self) -> float:
         """Count the full passes and the pruned ones."""
-        full = -(-passes // self.refresh_every)
+        full = -(-self.passes // self.refresh_every)
         pruned = 1 - min(1.0, self.prune_fraction + self.drop_highest)
-        return (full + (passes - full) * pruned) / passes
+        return (full + (self.passes - full) * pruned) / self.passes
 
-    def choose(
-        self, state: DynamicState, passes: int
-    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+    def choose(self, state: DynamicState) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Give a full pass, or those that follow it until the next."""
-        del passes
         within = state.passes % self.refresh_every
         if within == 0:
             return np.arange(state.num_examples), None, 1
@@ -222,19 +188,15 @@ class LossThreshold:
         stays = state.losses >= lowest
         if self.drop_highest:
             stays &= state.losses <= np.quantile(losses, 1 - self.drop_highest)
-        stands = self.refresh_every - within if self.threshold_per == "cycle" else 1
-        return _at_least_one(stays, state.losses), None, stands
+        passes = self.refresh_every - within if self.threshold_per == "cycle" else 1
+        return _at_least_one(stays, state.losses), None, passes
 
 
-class StaleSelectiveBackprop:
+class StaleSelectiveBackprop(DynamicMethod):
     """Visit an example with a probability that grows with the rank of its last loss.
 
     P = (share of all last losses that are not above it) ^ beta, in every pass but the
     first, which is full. Losses of examples that are not visited stay as they are.
-
-    Args:
-        beta: At least 0; the mean of P is about 1 / (beta + 1).
-        refresh_every: Passes from one full pass to the next.
 
     Source:
         Jiang et al. (2019), "Accelerating Deep Learning by Focusing on the Biggest
@@ -242,22 +204,17 @@ class StaleSelectiveBackprop:
         seen, here those of all examples.
     """
 
-    label = "pass"
+    kind: Literal["stale_selective_backprop"] = "stale_selective_backprop"
+    beta: NonNegative = Field(1.0, description="mean probability is 1 / (beta + 1)")
+    refresh_every: Count = Field(3, description="passes from one full pass to the next")
 
-    def __init__(self, beta: float, refresh_every: int) -> None:
-        self.beta = beta
-        self.refresh_every = refresh_every
-
-    def expected_share(self, passes: int) -> float:
+    def expected_share(self) -> float:
         """Count the full passes, and the mean of P for the others."""
-        full = -(-passes // self.refresh_every)
-        return (full + (passes - full) / (self.beta + 1)) / passes
+        full = -(-self.passes // self.refresh_every)
+        return (full + (self.passes - full) / (self.beta + 1)) / self.passes
 
-    def choose(
-        self, state: DynamicState, passes: int
-    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+    def choose(self, state: DynamicState) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Draw anew in every pass."""
-        del passes
         if state.passes % self.refresh_every == 0:
             return np.arange(state.num_examples), None, 1
         draw = generator(state.seed, "selective backprop", state.passes)
@@ -266,37 +223,29 @@ class StaleSelectiveBackprop:
         return _at_least_one(stays, state.losses), None, 1
 
 
-class EpsilonGreedy:
+class EpsilonGreedy(DynamicMethod):
     """Visit the examples with the highest last losses, and a random few of the others.
 
     A control for the rules above: round(keep * n) examples a pass, a share epsilon of
     them by chance. Examples never trained on come first; at epsilon 1 it is random.
-
-    Args:
-        keep_fraction: Share of the data in a pass.
-        epsilon: Share of the pass that chance fills.
 
     Source:
         Raju, Daruwalla & Lipasti (2021), "Accelerating Deep Learning with Dynamic Data
         Pruning".
     """
 
-    label = "pass"
+    kind: Literal["epsilon_greedy"] = "epsilon_greedy"
+    keep_fraction: Fraction = 0.5
+    epsilon: Annotated[float, Field(ge=0, le=1), Number] = Field(
+        0.1, description="share of a pass that chance fills"
+    )
 
-    def __init__(self, keep_fraction: float, epsilon: float) -> None:
-        self.keep_fraction = keep_fraction
-        self.epsilon = epsilon
-
-    def expected_share(self, passes: int) -> float:
+    def expected_share(self) -> float:
         """Return the share of every pass."""
-        del passes
         return self.keep_fraction
 
-    def choose(
-        self, state: DynamicState, passes: int
-    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+    def choose(self, state: DynamicState) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Choose anew in every pass."""
-        del passes
         size = kept(state.num_examples, self.keep_fraction)
         draw = generator(state.seed, "epsilon greedy", state.passes)
         shuffled = draw.permutation(state.num_examples)

@@ -1,14 +1,17 @@
 """Choose a coreset once, by a network trained to choose, and train on nothing else."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import AfterValidator, Field, model_validator
 
 from dpet_jax.methods.base import (
+    FRESH,
     MAIN,
+    Auxiliary,
     Coreset,
     Learner,
+    Method,
     ModelHandle,
     Plan,
     Pool,
@@ -17,38 +20,35 @@ from dpet_jax.methods.base import (
     TrainResult,
     generator,
 )
-from dpet_jax.methods.sampling import kept
+from dpet_jax.methods.proxy import ProxyConfig
+from dpet_jax.methods.query import score_to_rank_by
+from dpet_jax.methods.rs2 import kept
+from dpet_jax.section import Count, CountFromZero, Fraction
 
-#: "forgetting" is counted while the choosing network trains.
-Kind = Literal["random", "score", "forgetting", "selector"]
+#: Selectors, by the names that configs use.
+SELECTORS = (
+    *("facility_location", "graph_cut", "craig", "glister", "grad_match"),
+    *("k_center", "herding", "badge"),
+)
+#: Of these, the ones that give loss weights.
+WEIGHTED_SELECTORS = ("craig", "grad_match")
+#: Of these, the ones whose papers solve one problem for each class.
+PER_CLASS_SELECTORS = (
+    *("craig", "grad_match", "herding", "facility_location", "graph_cut"),
+)
+#: Counted while the choosing network trains.
+FORGETTING = "forgetting"
 
 
-@dataclass(frozen=True)
-class Choice:
-    """How the coreset is chosen.
-
-    Attributes:
-        by: Name of a score or of a selector of the learner.
-        kind: What that is.
-        per_class: Give every class its share of the coreset.
-        weighted: Train with the selector's weights, scaled to mean 1.
-        pretrain_passes: Passes over all data of a network that is drawn to choose.
-        networks: How many of them; their scores are averaged.
-    """
-
-    by: str
-    kind: Kind
-    per_class: bool
-    weighted: bool
-    pretrain_passes: int
-    networks: int = 1
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        """Names of what the learner is asked for."""
-        if self.kind == "selector":
-            return ("logits", "features")
-        return (self.by,) if self.kind == "score" else ()
+def _known(name: str) -> str:
+    """Refuse a name that nothing to choose by has."""
+    if name not in (*SELECTORS, FORGETTING):
+        try:
+            score_to_rank_by(name)
+        except ValueError as error:
+            others = ", ".join((FORGETTING, *SELECTORS))
+            raise ValueError(f"{error}; or one of {others}") from error
+    return name
 
 
 class OneShotState(NamedTuple):
@@ -73,19 +73,13 @@ class OneShotState(NamedTuple):
     weights: np.ndarray
 
 
-class OneShot:
-    """Train a network on everything, choose by it, then train on the coreset alone.
+class OneShot(Method):
+    """Choose a coreset once by networks trained to choose, then train on it alone.
 
     The choosing network is drawn anew, trained with the run's own augmentation and
     schedule, and thrown away; all of it is the cost of selection. With `choose_every`
     the main model chooses instead, again and again as it learns, beginning with a
     random set; the weights and the schedule go on.
-
-    Args:
-        choice: How the coreset is chosen.
-        keep_fraction: Its share of the data.
-        passes: Passes over it.
-        choose_every: Passes between choices of the main model; None chooses once.
 
     Source:
         The set-up common to Paul, Ganguli & Dziugaite (2021), "Deep Learning on a Data
@@ -94,23 +88,86 @@ class OneShot:
         Leskovec (2020) and Killamsetty et al. (2021) do.
     """
 
-    def __init__(
-        self,
-        choice: Choice,
-        *,
-        keep_fraction: float,
-        passes: int,
-        choose_every: int | None = None,
-    ) -> None:
-        self.choice = choice
-        self.keep_fraction = keep_fraction
-        self.passes = passes
-        self.choose_every = choose_every
+    kind: Literal["one_shot"] = "one_shot"
+    by: Annotated[str, AfterValidator(_known)] = Field(
+        "el2n", description="a score, forgetting, or a selector; see `dpet list`"
+    )
+    keep_fraction: Fraction = 0.3
+    passes: Count = Field(200, description="over the coreset")
+    pretrain_passes: CountFromZero = Field(
+        10, description="over all data, of each choosing network"
+    )
+    networks: Count = Field(1, description="whose scores are averaged")
+    per_class: bool | None = Field(
+        None, description="a share for each class; null: as the method's paper has it"
+    )
+    weighted: bool | None = Field(
+        None, description="train with the selector's weights; null: as its paper has it"
+    )
+    choose_every: Count | None = Field(
+        None, description="passes; the model itself chooses again, no pre-training"
+    )
+    proxy: ProxyConfig | None = Field(
+        None, description="a narrower network is pre-trained to choose"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "OneShot":
+        if self.weighted and self.by not in WEIGHTED_SELECTORS:
+            raise ValueError(
+                f"weighted needs a selector that gives weights "
+                f"({', '.join(WEIGHTED_SELECTORS)}); {self.by} gives none"
+            )
+        if self.networks > 1 and self.by in ("random", *SELECTORS):
+            raise ValueError(
+                f"networks averages scores; {self.by} is none, so leave it at 1"
+            )
+        if self.choose_every is not None and self.by == FORGETTING:
+            raise ValueError(
+                "forgetting is counted on all data, but with choose_every the model "
+                "trains on its choice alone; leave choose_every at null"
+            )
+        if self.choose_every is not None and (
+            self.networks > 1 or self.proxy is not None
+        ):
+            raise ValueError(
+                "with choose_every the model itself chooses; leave networks at 1 and "
+                "proxy at null"
+            )
+        if self.by == FORGETTING and self.pretrain_passes == 0:
+            raise ValueError(
+                "forgetting is counted while a network trains; give pretrain_passes at "
+                "least 1"
+            )
+        if self.by == "random" and self.proxy is not None:
+            raise ValueError("by random asks no network; leave proxy at null")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Its name and what it chooses by."""
+        by = self.by.rpartition(":")[2].replace("_", " ")
+        return f"one shot ({by}, keep {self.keep_fraction:g})"
 
     @property
     def scores(self) -> tuple[str, ...]:
         """Names of what the learner is asked for."""
-        return self.choice.scores
+        if self.by in SELECTORS:
+            return ("logits", "features")
+        return () if self.by in ("random", FORGETTING) else (self.by,)
+
+    @property
+    def auxiliary(self) -> Auxiliary | None:
+        """The network that is drawn and trained to choose."""
+        if self.by == "random" or self.choose_every is not None:
+            return None
+        share = 1.0 if self.proxy is None else self.proxy.width_multiplier
+        return Auxiliary(FRESH, share)
+
+    @property
+    def paced(self) -> bool:
+        """Whether it puts several plans on one schedule."""
+        return self.choose_every is not None
 
     def planned_visits(self, pool: Pool) -> int:
         """Count the visits of the main model; those of choosing are not its."""
@@ -128,7 +185,10 @@ class OneShot:
         if state.passes >= self.passes:
             return state, None
         chosen = self._choose(state, learner)
-        weights = _mean_one(chosen) if self.choice.weighted else None
+        weighted = self.by in WEIGHTED_SELECTORS
+        if self.weighted is not None:
+            weighted = self.weighted
+        weights = _mean_one(chosen) if weighted else None
         stretch = min(self.choose_every or self.passes, self.passes - state.passes)
         order = np.argsort(chosen.indices)
         size, done = chosen.indices.size, state.passes
@@ -150,12 +210,7 @@ class OneShot:
         )
         return state, plan
 
-    def observe(self, state: OneShotState, result: TrainResult) -> OneShotState:
-        """Learn nothing: a choice looks at the model itself."""
-        del result
-        return state
-
-    def coreset(self, state: OneShotState) -> Coreset | None:
+    def coreset(self, state: OneShotState) -> Coreset:
         """Return the present coreset; its round is the number of the choice."""
         chosen = Selection(state.indices, state.gains)
         return Coreset.empty().extended(max(0, state.choices - 1), chosen)
@@ -163,15 +218,17 @@ class OneShot:
     def _choose(self, state: OneShotState, learner: Learner) -> Selection:
         everything = np.arange(state.num_examples, dtype=np.int32)
         size = kept(state.num_examples, self.keep_fraction)
-        by, per_class = self.choice.by, self.choice.per_class
+        by, per_class = self.by, self.by in PER_CLASS_SELECTORS
+        if self.per_class is not None:
+            per_class = self.per_class
         draw = generator(state.seed, f"choice by {by}", state.choices)
-        if self.choice.kind == "random" or (self.choose_every and state.choices == 0):
+        if by == "random" or (self.choose_every and state.choices == 0):
             values = draw.permutation(state.num_examples).astype(np.float32)
             chosen = learner.select(
                 "top_k", everything, size, values=values, per_class=per_class
             )
             return Selection(chosen.indices, np.full(size, np.nan, np.float32))
-        if self.choice.kind != "selector":
+        if by not in SELECTORS:
             values = self._scored(state, learner, everything)
             return learner.select(
                 "top_k", everything, size, values=values, per_class=per_class
@@ -188,35 +245,35 @@ class OneShot:
         self, state: OneShotState, learner: Learner, everything: np.ndarray
     ) -> np.ndarray:
         """Average the scores over the networks that choose."""
-        by = self.choice.by
+        by = self.by
         if self.choose_every:
             return learner.score((by,), everything)[by]
         scores, losses = [], []
-        for network in range(self.choice.networks):
+        for network in range(self.networks):
             model, result = self._pretrained(state, learner, network)
-            if self.choice.kind == "forgetting":
+            if by == FORGETTING:
                 assert result is not None, "forgetting is counted while training"
                 scores.append(result.forgetting)
                 losses.append(result.losses)
             else:
                 scores.append(learner.score((by,), everything, model)[by])
-        if self.choice.kind == "forgetting":
+        if by == FORGETTING:
             return forgetting_ranks(np.stack(scores), np.stack(losses))
         total = np.stack(scores).astype(np.float64).sum(axis=0)
-        return (total / self.choice.networks).astype(np.float32)
+        return (total / self.networks).astype(np.float32)
 
     def _pretrained(
         self, state: OneShotState, learner: Learner, network: int
     ) -> tuple[ModelHandle, TrainResult | None]:
         draw = generator(state.seed, "choosing network", network)
         model = learner.fresh(int(draw.integers(2**31)))
-        if self.choice.pretrain_passes == 0:
+        if self.pretrain_passes == 0:
             return model, None
         everything = np.arange(state.num_examples, dtype=np.int32)
         label = "pre-training"
-        if self.choice.networks > 1:
-            label = f"{label} {network + 1} of {self.choice.networks}"
-        plan = Plan(everything, label, self.choice.pretrain_passes)
+        if self.networks > 1:
+            label = f"{label} {network + 1} of {self.networks}"
+        plan = Plan(everything, label, self.pretrain_passes)
         return model, learner.train(plan, model)
 
 

@@ -13,6 +13,17 @@ from dpet_jax.methods.base import (
     Selection,
     TrainResult,
 )
+from dpet_jax.section import Fraction, Section
+
+
+class ProxyConfig(Section):
+    """A narrow network, trained alongside, that scores in place of the model.
+
+    Stem and stages have the model's channels times the multiplier, rounded to its
+    channel_multiple (8 where channels are explicit), at least 8 and never more.
+    """
+
+    width_multiplier: Fraction = 0.25
 
 
 class ProxyLearner:
@@ -21,7 +32,7 @@ class ProxyLearner:
     The proxy is trained on every plan of the main model, but only once it is asked: the
     plans of a last round, after which nobody asks, cost nothing. What it then catches
     up on is part of the selection that asked. A method that names no model, or the main
-    one, hears the proxy; another model answers for itself.
+    one, gets the proxy's scores; another model scores for itself.
 
     Args:
         learner: Keeps both models.
@@ -32,6 +43,11 @@ class ProxyLearner:
     def __init__(self, learner: Learner, pending: list[Plan]) -> None:
         self._learner = learner
         self._pending = pending
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a training step."""
+        return self._learner.batch_size
 
     def score(
         self, names: tuple[str, ...], index_set: np.ndarray, model: ModelHandle = MAIN

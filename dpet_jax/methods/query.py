@@ -1,59 +1,111 @@
-"""The query of a round: which examples of the pool to add next."""
+"""Methods of rounds: each adds to a growing set what a query of the pool finds."""
 
-from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import AfterValidator, Field, model_validator
 
-from dpet_jax.methods.base import Learner, Selection, generator
+from dpet_jax.methods.base import (
+    PROXY,
+    Auxiliary,
+    Coreset,
+    Learner,
+    Method,
+    Selection,
+    generator,
+)
+from dpet_jax.methods.proxy import ProxyConfig
+from dpet_jax.scores.registry import lookup, selectable_scores
+from dpet_jax.section import Count, Fraction, Number, Section
 
-#: Dissimilarity of a prediction to its label, by the name of the score that is it:
-#: ||p - y|| on probabilities (a factor changes no rank), and KL(y || p) = -log p_y.
-DISSIMILARITY_SCORES = {"euclidean": "el2n", "kl": "cross_entropy"}
 
+def score_to_rank_by(name: str) -> str:
+    """Return the name of a score that can rank examples, as it is.
 
-@dataclass(frozen=True)
-class Query:
-    """How a round ranks the pool.
-
-    Attributes:
-        score: A score's name, or "random", the control that scores nothing.
-        size: Examples to add, fewer only when the pool runs out.
-        candidate_fraction: Share of the pool that is scored, drawn anew each round.
-        dissimilarity: "none", or a key of `DISSIMILARITY_SCORES` to blend in.
-        weight: Share of the dissimilarity in the blend.
-        artifact: Rank by the authors' own formula instead.
-        diversity: "none", or a selector that spreads the choice out among the best.
-        shortlist: How many times `size` of the best it chooses from.
+    Raises:
+        ValueError: If no score is called so, or it ranks nothing.
     """
+    if not lookup(name).selectable:
+        raise ValueError(
+            f"{name!r} serves another end than to choose examples; take one of "
+            f"{', '.join(selectable_scores())}"
+        )
+    return name
 
-    score: str
-    size: int
-    candidate_fraction: float = 1.0
-    dissimilarity: str = "none"
-    weight: float = 0.0
-    artifact: bool = False
-    diversity: str = "none"
-    shortlist: float = 1.0
+
+ScoreName = Annotated[str, AfterValidator(score_to_rank_by)]
+
+
+class DiversityConfig(Section):
+    """Spread a round's examples out, among the best by score."""
+
+    kind: Literal["none", "k_center", "badge", "stratified"] = "none"
+    shortlist: Annotated[float, Field(ge=1), Number] = Field(
+        3.0, description="times query_size: the best by score that it chooses from"
+    )
+
+
+class QueryMethod(Method):
+    """A method that asks round by round which examples of the pool to add."""
+
+    score: ScoreName = Field(
+        "margin", description="one of `dpet list`, or package.module:function"
+    )
+    query_size: Count = Field(1000, description="fewer only when the pool runs out")
+    candidate_fraction: Fraction = Field(
+        1.0, description="share of the pool that is scored, drawn anew each round"
+    )
+    diversity: DiversityConfig = DiversityConfig()
+    proxy: ProxyConfig | None = Field(
+        None, description="a narrower network that scores; its cost counts as selection"
+    )
+
+    @model_validator(mode="after")
+    def _network_is_asked(self) -> "QueryMethod":
+        if self.proxy is not None and self.score == "random":
+            raise ValueError(
+                "score random asks no network, so a proxy would never be trained; "
+                "leave proxy at null"
+            )
+        if self.score == "random" and self.diversity.kind != "none":
+            raise ValueError(
+                "diversity chooses among the best by score; score is random"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """Its name and what it ranks by."""
+        by = self.score.rpartition(":")[2].replace("_", " ")
+        if self.proxy is not None:
+            by = f"{by} by a proxy of width {self.proxy.width_multiplier:g}"
+        return f"{super().label} ({by})"
+
+    @property
+    def ranked_by(self) -> tuple[str, ...]:
+        """Names of the scores that rank the pool: none at random, or two to blend."""
+        return () if self.score == "random" else (self.score,)
+
+    @property
+    def blend_weight(self) -> float:
+        """Share of the second of two scores."""
+        return 0.0
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Names of the scores that a round asks for."""
-        if self.score == "random":
-            return ()
-        if self.artifact:
-            return (f"artifact_{self.score}_{self.dissimilarity}",)
-        if self.dissimilarity == "none":
-            return (self.score,)
-        return (self.score, DISSIMILARITY_SCORES[self.dissimilarity])
+        """Names of everything that a round asks the learner for."""
+        if self.diversity.kind == "none":
+            return self.ranked_by
+        return (*self.ranked_by, "logits", "features")
 
     @property
-    def asks(self) -> tuple[str, ...]:
-        """Names of everything that a round asks the learner for."""
-        if self.diversity == "none":
-            return self.scores
-        return (*self.scores, "logits", "features")
+    def auxiliary(self) -> Auxiliary | None:
+        """The proxy, if there is one."""
+        if self.proxy is None:
+            return None
+        return Auxiliary(PROXY, self.proxy.width_multiplier)
 
-    def select(
+    def query(
         self,
         learner: Learner,
         num_examples: int,
@@ -71,11 +123,12 @@ class Query:
             round_index: Decides the random draws.
 
         Returns:
-            At most `size` examples, most informative first; empty when the pool is.
+            At most `query_size` examples, most informative first; empty when the pool
+            is.
         """
         pool = np.setdiff1d(np.arange(num_examples, dtype=np.int32), selected)
-        size = min(self.size, pool.size)
-        if self.score == "random" or size == 0:
+        size = min(self.query_size, pool.size)
+        if not self.ranked_by or size == 0:
             drawn = generator(seed, "query", round_index).permutation(pool)[:size]
             return Selection(drawn, np.full(size, np.nan, np.float32))
         count = min(pool.size, max(size, round(self.candidate_fraction * pool.size)))
@@ -83,14 +136,65 @@ class Query:
             draw = generator(seed, "candidates", round_index).permutation(pool)
             pool = np.sort(draw[:count])
         best = size
-        if self.diversity != "none":
-            best = min(pool.size, max(size, round(self.shortlist * size)))
+        if self.diversity.kind != "none":
+            best = min(pool.size, max(size, round(self.diversity.shortlist * size)))
         chosen = learner.select(
-            "top_k", pool, best, scores=self.scores, weight=self.weight
+            "top_k", pool, best, scores=self.ranked_by, weight=self.blend_weight
         )
         if best == size:
             return chosen
         draws = generator(seed, "diversity", round_index)
         return learner.select(
-            self.diversity, chosen.indices, size, seed=int(draws.integers(2**31))
+            self.diversity.kind, chosen.indices, size, seed=int(draws.integers(2**31))
         )
+
+    def coreset(self, state: "RoundState") -> Coreset:
+        """Return everything selected so far."""
+        return state.coreset
+
+
+class RoundState(NamedTuple):
+    """Which examples were selected, and when.
+
+    Attributes:
+        num_examples: n.
+        seed: The run's seed.
+        plans: Plans given out so far.
+        indices: int32[m], positions in the order in which they entered.
+        round_index: int32[m], the round in which each entered.
+        scores: float32[m], the score at which each entered.
+    """
+
+    num_examples: int
+    seed: int
+    plans: int
+    indices: np.ndarray
+    round_index: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def begin(cls, num_examples: int, seed: int) -> "RoundState":
+        """Return the state with nothing selected."""
+        return cls(num_examples, seed, 0, *Coreset.empty())
+
+    @property
+    def coreset(self) -> Coreset:
+        """The examples selected so far."""
+        return Coreset(self.indices, self.round_index, self.scores)
+
+    def extended(self, round_index: int, chosen: Selection) -> "RoundState":
+        """Return the state after a selection was added."""
+        coreset = self.coreset.extended(round_index, chosen)
+        return self._replace(**coreset._asdict())
+
+
+def visits_of_rounds(
+    sizes_before: int, query_size: int, rounds: int, num_examples: int
+) -> int:
+    """Add up the sizes of growing sets, one pass each."""
+    sizes = [
+        min(sizes_before + query_size * index, num_examples)
+        for index in range(1, rounds + 1)
+        if sizes_before + query_size * (index - 1) < num_examples
+    ]
+    return sum(sizes)

@@ -1,27 +1,105 @@
 """RS2: a fresh random subset in every pass."""
 
-from dpet_jax.methods.base import Plan
-from dpet_jax.methods.sampling import rs2_passes
-from dpet_jax.methods.standard import OnePlan
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from dpet_jax.methods.base import Plan, generator
+from dpet_jax.methods.standard import OnePlanMethod
+from dpet_jax.section import Count, Fraction
 
 
-def rs2(keep_fraction: float, passes: int, *, replacement: bool = False) -> OnePlan:
-    """Train each pass on its own random subset of round(keep_fraction * n) examples.
+class Rs2(OnePlanMethod):
+    """Repeated random sampling: a fresh random subset in every pass.
 
-    Args:
-        keep_fraction: Share of the data in a pass, in (0, 1].
-        passes: How many passes; a paper's "epochs of RS2" are these.
-        replacement: Draw passes independently of one another.
+    Each pass trains on its own round(keep_fraction * n) examples; what a paper calls
+    "epochs of RS2" are `passes` here.
 
     Source:
         Okanovic et al. (2024), "Repeated Random Sampling for Minimizing the
         Time-to-Accuracy of Learning".
     """
 
-    def make_plan(num_examples: int, seed: int) -> Plan:
-        subsets = rs2_passes(
-            num_examples, keep_fraction, passes, seed, replacement=replacement
-        )
-        return Plan(subsets, label="rs2", passes=passes)
+    kind: Literal["rs2"] = "rs2"
+    keep_fraction: Fraction = 0.1
+    passes: Count = 200
+    replacement: bool = Field(False, description="draw passes independently")
 
-    return OnePlan(make_plan)
+    @property
+    def label(self) -> str:
+        """The name that its authors gave it."""
+        return "RS2"
+
+    def make_plan(self, num_examples: int, seed: int) -> Plan:
+        """Return one random subset a pass."""
+        subsets = rs2_passes(
+            num_examples,
+            self.keep_fraction,
+            self.passes,
+            seed,
+            replacement=self.replacement,
+        )
+        return Plan(subsets, label="rs2", passes=self.passes)
+
+
+def kept(num_examples: int, keep_fraction: float) -> int:
+    """Return m = round(keep_fraction * n), at least 1."""
+    return max(1, round(keep_fraction * num_examples))
+
+
+def rs2_passes(
+    num_examples: int,
+    keep_fraction: float,
+    passes: int,
+    seed: int,
+    *,
+    replacement: bool = False,
+) -> np.ndarray:
+    """Draw the random subset of every pass.
+
+    Without replacement the passes walk one shuffled order of the data after another.
+    Where a pass reaches the end of an order, the tail is carried over and completed
+    from the next one, which is arranged so that the pass still holds no example twice.
+    After t passes every example was thus seen floor(t * m / n) times or once more, for
+    any keep fraction; peers drop the tail or visit it twice.
+
+    Args:
+        num_examples: n.
+        keep_fraction: Share of the data in a pass, in (0, 1].
+        passes: How many subsets.
+        seed: The run's seed.
+        replacement: Draw each pass from all data, whatever earlier passes held; within
+            a pass no example comes twice either way.
+
+    Returns:
+        int32[passes, m].
+
+    Source:
+        Okanovic et al. (2024), "Repeated Random Sampling for Minimizing the
+        Time-to-Accuracy of Learning", algorithms 1 and 2.
+    """
+    size = kept(num_examples, keep_fraction)
+    if replacement:
+        return np.stack(
+            [
+                generator(seed, "rs2", index)
+                .permutation(num_examples)[:size]
+                .astype(np.int32)
+                for index in range(passes)
+            ]
+        )
+    rows = np.empty((passes, size), np.int32)
+    order = np.zeros(0, np.int64)
+    orders_drawn = 0
+    for row in rows:
+        if order.size >= size:
+            row[:], order = order[:size], order[size:]
+            continue
+        tail = order
+        order = generator(seed, "rs2", orders_drawn).permutation(num_examples)
+        orders_drawn += 1
+        head = order[~np.isin(order, tail)][: size - tail.size]
+        row[:] = np.concatenate([tail, head])
+        order = order[~np.isin(order, head)]
+    return rows

@@ -1,19 +1,13 @@
 """Selective backpropagation: a fresh forward pass decides what is trained on."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
-from dpet_jax.methods.base import (
-    Coreset,
-    Learner,
-    Plan,
-    Pool,
-    Span,
-    TrainResult,
-    generator,
-)
+from dpet_jax.methods.base import Learner, Method, Plan, Pool, Span, generator
 from dpet_jax.methods.dynamic import cdf_below
+from dpet_jax.section import Count, NonNegative
 
 LOSS = "cross_entropy"
 
@@ -36,7 +30,7 @@ class SelectiveState(NamedTuple):
     queue: np.ndarray
 
 
-class SelectiveBackprop:
+class SelectiveBackprop(Method):
     """Look at the loss of the next examples, and train on some, harder ones likelier.
 
     The data are walked in a new random order in every pass. The network as it stands
@@ -45,34 +39,26 @@ class SelectiveBackprop:
     fill batches. The forward passes are paid for as selection. They run in evaluation
     mode, without augmentation; the authors' run in training mode, batch by batch.
 
-    Args:
-        beta: At least 0; the mean of P is about 1 / (beta + 1).
-        passes: Passes of looking.
-        look_ahead: Examples that one forward pass looks at before training goes on.
-        history_size: Losses that a loss is ranked against.
-        batch_size: Rows of a training step.
-
     Source:
         Jiang et al. (2019), "Accelerating Deep Learning by Focusing on the Biggest
         Losers", algorithm 1.
     """
 
-    scores: tuple[str, ...] = (LOSS,)
+    kind: Literal["selective_backprop"] = "selective_backprop"
+    passes: Count = Field(200, description="of looking at all examples")
+    beta: NonNegative = Field(1.0, description="mean probability is 1 / (beta + 1)")
+    look_ahead: Count = Field(500, description="examples of one forward pass")
+    history_size: Count = Field(1024, description="losses that a loss is ranked among")
 
-    def __init__(
-        self,
-        beta: float,
-        *,
-        passes: int,
-        look_ahead: int,
-        history_size: int,
-        batch_size: int,
-    ) -> None:
-        self.beta = beta
-        self.passes = passes
-        self.look_ahead = look_ahead
-        self.history_size = history_size
-        self.batch_size = batch_size
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The loss of the examples looked at."""
+        return (LOSS,)
+
+    @property
+    def paced(self) -> bool:
+        """Its plans share one schedule, which follows the looking."""
+        return True
 
     def planned_visits(self, pool: Pool) -> int:
         """Estimate the visits, which depend on the losses."""
@@ -89,28 +75,18 @@ class SelectiveBackprop:
     ) -> tuple[SelectiveState, Plan | None]:
         """Look ahead until chosen examples fill a batch; the last may stay short."""
         total, began = self.passes * state.num_examples, state.seen
-        while state.seen < total and state.queue.size < self.batch_size:
+        while state.seen < total and state.queue.size < learner.batch_size:
             state = self._look(state, learner)
         if state.queue.size == 0:
             return state, None
         size, looked = state.queue.size, state.seen - began
         if state.seen < total:
-            size -= size % self.batch_size
+            size -= size % learner.batch_size
         rows, queue = state.queue[:size], state.queue[size:]
         # the schedule follows the looking: this plan takes its share of it
         span = Span(round(began * size / looked), round(total * size / looked))
         label = f"pass {(state.seen - 1) // state.num_examples + 1}"
         return state._replace(queue=queue), Plan(np.sort(rows), label, schedule=span)
-
-    def observe(self, state: SelectiveState, result: TrainResult) -> SelectiveState:
-        """Learn nothing: the next look has newer losses."""
-        del result
-        return state
-
-    def coreset(self, state: SelectiveState) -> Coreset | None:
-        """Return None: no set of examples is the outcome."""
-        del state
-        return None
 
     def _look(self, state: SelectiveState, learner: Learner) -> SelectiveState:
         pass_index, first = divmod(state.seen, state.num_examples)

@@ -1,11 +1,12 @@
-"""Methods that are a single plan, and full-data training, the first of them."""
+"""Full-data training, and the base of methods that are a single plan."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from abc import abstractmethod
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from dpet_jax.methods.base import Coreset, Learner, Plan, Pool, TrainResult
+from dpet_jax.methods.base import Learner, Method, Plan, Pool
+from dpet_jax.section import Count
 
 
 class OnePlanState(NamedTuple):
@@ -22,24 +23,15 @@ class OnePlanState(NamedTuple):
     planned: bool
 
 
-class OnePlan:
-    """A method whose whole course is known before it starts.
+class OnePlanMethod(Method):
+    """A method whose whole course is known before it starts."""
 
-    Args:
-        make_plan: Maps the number of examples and the seed to the plan.
-        chosen: The coreset the plan trains on, if it is one.
-    """
-
-    scores: tuple[str, ...] = ()
-
-    def __init__(
-        self, make_plan: Callable[[int, int], Plan], chosen: Coreset | None = None
-    ) -> None:
-        self.make_plan = make_plan
-        self.chosen = chosen
+    @abstractmethod
+    def make_plan(self, num_examples: int, seed: int) -> Plan:
+        """Return the plan; no seed may change its visits."""
 
     def planned_visits(self, pool: Pool) -> int:
-        """Count the plan's visits, which no seed changes."""
+        """Count the plan's visits."""
         return self.make_plan(pool.num_examples, 0).visits
 
     def start(self, pool: Pool, seed: int) -> OnePlanState:
@@ -57,23 +49,15 @@ class OnePlan:
             state.num_examples, state.seed
         )
 
-    def observe(self, state: OnePlanState, result: TrainResult) -> OnePlanState:
-        """Learn nothing from the result."""
-        del result
-        return state
 
-    def coreset(self, state: OnePlanState) -> Coreset | None:
-        """Return the given coreset, or None."""
-        del state
-        return self.chosen
+class Standard(OnePlanMethod):
+    """Every example in every pass."""
 
+    kind: Literal["standard"] = "standard"
+    passes: Count = 200
 
-def standard(passes: int) -> OnePlan:
-    """Train on every example in every pass."""
-
-    def make_plan(num_examples: int, seed: int) -> Plan:
+    def make_plan(self, num_examples: int, seed: int) -> Plan:
+        """Return all examples, so many times."""
         del seed
         everything = np.arange(num_examples, dtype=np.int32)
-        return Plan(everything, label="standard", passes=passes)
-
-    return OnePlan(make_plan)
+        return Plan(everything, label="standard", passes=self.passes)

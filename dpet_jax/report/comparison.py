@@ -1,15 +1,22 @@
-"""From folders to a comparison: which runs stand for which method."""
+"""From folders to a comparison: which runs belong to which method."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dpet_jax.errors import UserError
-from dpet_jax.report.alike import comparable, mixed_settings
 from dpet_jax.report.paper import PAPER_WH
-from dpet_jax.report.rows import ROLES, Comparison, Row, Tuning
-from dpet_jax.report.runs import By, Run, find_runs, read_run
+from dpet_jax.report.rows import (
+    ROLES,
+    Comparison,
+    Row,
+    Tuning,
+    comparable,
+    mixed_settings,
+)
+from dpet_jax.report.runs import COMPARED, By, Run, find_runs, read_run
 from dpet_jax.run.folder import read_json
 
 SUITE = "suite.json"
@@ -18,18 +25,18 @@ SUITE = "suite.json"
 def read_comparison(paths: Sequence[Path], by: By | None = None) -> Comparison:
     """Read the runs below some folders.
 
-    A suite's folder says which runs belong together; anywhere else runs with one
+    The folder of a suite says which runs belong together; anywhere else runs with one
     parent folder, such as seeds, are one row. Runs that cannot be compared with most
     others are left out, and a problem says so: those of another data set or split, and
     for a cost in seconds or Wh those of another device or energy quality.
 
     Args:
         paths: Folders of suites or runs, or above such.
-        by: What costs will be told in; by default `Comparison.natural_cost`.
+        by: What costs will be compared in; by default `Comparison.natural_cost`.
 
     Raises:
-        UserError: If there is no finished run, a suite's record is broken, or no run
-            has measured the cost.
+        UserError: If there is no finished run, the record of a suite is broken, or no
+            run has measured the cost.
     """
     rows: list[Row] = []
     problems: list[str] = []
@@ -52,7 +59,7 @@ def read_comparison(paths: Sequence[Path], by: By | None = None) -> Comparison:
         for run in find_runs(path)
         if not any(run.is_relative_to(folder) for folder in suites)
     ]
-    rows += _loose_rows(loose, {row.key for row in rows}, problems)
+    rows += _loose_rows(loose, rows, problems)
     names += [
         (path.parent if run == path else path).resolve().name for path, run in loose
     ]
@@ -68,7 +75,7 @@ def read_comparison(paths: Sequence[Path], by: By | None = None) -> Comparison:
         if mixed := mixed_settings(row):
             problems.append(
                 f"{row.label}: its runs differ in more than the seed "
-                f"({', '.join(mixed)}); their median is that of a mixture"
+                f"({', '.join(mixed)}), so that their median mixes settings"
             )
     comparison = Comparison(
         name=", ".join(dict.fromkeys(names)),
@@ -78,9 +85,9 @@ def read_comparison(paths: Sequence[Path], by: By | None = None) -> Comparison:
         statements=tuple(dict.fromkeys(statements)),
     )
     problems += [
-        f"{run.folder}: diverged; it counts as a run that reached no more"
+        f"{run.folder}: diverged; it counts as a run that reached no further target"
         for run in comparison.runs
-        if run.diverged
+        if run.stopped_by == "diverged"
     ]
     return replace(comparison, problems=tuple(dict.fromkeys(problems)))
 
@@ -132,13 +139,26 @@ def _tuning(record: dict[str, Any] | None) -> Tuning | None:
     if record is None:
         return None
     chosen = {float(target): name for target, name in record["chosen"].items()}
-    cost = {by: None if c is None else float(c) for by, c in record["cost"].items()}
+    cost: dict[By, float | None] = {}
+    for by, name in COMPARED.items():
+        # an earlier version called wh_warm wh, and seconds_warm seconds
+        spent = record["cost"].get(name, record["cost"].get(by))
+        cost[by] = None if spent is None else float(spent)
     return Tuning(record["trials"], tuple(record["seeds"]), cost, chosen)
 
 
 def _loose_rows(
-    folders: Sequence[tuple[Path, Path]], taken: set[str], problems: list[str]
+    folders: Sequence[tuple[Path, Path]], others: Sequence[Row], problems: list[str]
 ) -> list[Row]:
+    """Make a row of the runs of each parent folder.
+
+    It is called by its method, and by its folder too where another row has that label.
+
+    Args:
+        folders: Pairs of a path that was given and the folder of a run below it.
+        others: Rows whose keys and labels are taken.
+        problems: Gets a sentence for each run that cannot be read.
+    """
     groups: dict[Path, dict[Path, Run]] = {}
     names: dict[Path, str] = {}
     for path, folder in folders:
@@ -151,13 +171,17 @@ def _loose_rows(
         inside = parent.is_relative_to(path.resolve())
         name = parent.relative_to(path.resolve()).as_posix() if inside else "."
         names.setdefault(parent, parent.name if name == "." else name)
-    rows = []
+    taken = {row.key for row in others}
+    rows: list[Row] = []
     for parent, held in groups.items():
-        name = names[parent]
-        key = name if name not in taken else parent.as_posix()
+        key = names[parent] if names[parent] not in taken else parent.as_posix()
         taken.add(key)
         runs = tuple(sorted(held.values(), key=lambda run: run.seed))
         targets = {target for run in runs for target in run.targets}
         if runs:
-            rows.append(Row(key, key, dict.fromkeys(targets, runs), runs))
-    return rows
+            rows.append(Row(key, runs[0].method, dict.fromkeys(targets, runs), runs))
+    labels = Counter(row.label for row in (*others, *rows))
+    return [
+        row if labels[row.label] == 1 else replace(row, label=f"{row.label}, {row.key}")
+        for row in rows
+    ]

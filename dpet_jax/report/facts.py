@@ -1,44 +1,45 @@
-"""What a report says about how its numbers came about."""
+"""How the numbers of a report came about: the setting, and departures from protocol."""
 
-import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
 
-from dpet_jax.report.paired import TESTABLE_PAIRS, Difference
-from dpet_jax.report.printed import NONE, points, signed, significant, target_name
-from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import COST_NAMES, By, Run
-from dpet_jax.report.sheets import Entry, Sheet
+from dpet_jax.report.printed import significant
+from dpet_jax.report.rows import Comparison
+from dpet_jax.report.runs import By, Run
 
-_COST_TOLD: dict[By, str] = {
-    "wh": "Wh of preparing data, choosing and training; compiling and evaluating apart",
-    "seconds": "seconds of preparing data, choosing and training; compiling and "
-    "evaluating apart",
-    "epochs": "full-pass equivalents: FLOPs of training, scoring and pre-training over "
-    "those of one training pass over all training examples; evaluating apart",
-    "visits": "rows that the main model was trained on; scoring, pre-training and "
-    "evaluating are not in it",
+_COSTS: dict[By, str] = {
+    "wh": "Wh of data preparation, selection and training; compilation and evaluation "
+    "are reported apart (wh_warm in table.csv)",
+    "seconds": "seconds of data preparation, selection and training; compilation and "
+    "evaluation are reported apart (seconds_warm in table.csv)",
+    "epochs": "full-pass equivalents: FLOPs of training, scoring and auxiliary "
+    "networks over those of one training pass over all training examples; without "
+    "evaluation",
+    "visits": "examples that the main model has seen in training, repeats included "
+    "(visits in table.csv); without scoring, auxiliary networks and evaluation",
 }
 
 
 def setting(comparison: Comparison, by: By) -> list[tuple[str, str]]:
     """Return names and texts of what all runs have in common, or differ in."""
     runs = comparison.runs
+
+    def each(text: Callable[[Run], str]) -> str:
+        return "; or ".join(dict.fromkeys(map(text, runs)))
+
     facts = [
-        ("cost", _COST_TOLD[by]),
-        ("data set", _each(runs, _data)),
-        ("examples", _each(runs, _sizes)),
-        ("evaluation grid", _each(runs, _grid)),
+        ("cost", _COSTS[by]),
+        ("data set", each(_data)),
+        ("examples", each(_sizes)),
+        ("evaluation grid", each(_grid)),
         *[
             (f"{role} here", row.label)
             for role in ("standard", "tuned", "random")
             if (row := comparison.row(role)) is not None
         ],
-        ("device", _each(runs, _device)),
-        ("versions", _each(runs, _versions)),
-        ("energy", _each(runs, _energy)),
-        ("compiling", _compiling(runs)),
+        ("device", each(_device)),
+        ("versions", each(_versions)),
+        ("energy", each(_energy)),
+        ("compilation", _compilation(runs)),
     ]
     return [(name, text) for name, text in facts if text]
 
@@ -46,161 +47,14 @@ def setting(comparison: Comparison, by: By) -> list[tuple[str, str]]:
 def deviations(comparison: Comparison) -> list[str]:
     """Return in what runs depart from an honest protocol, a sentence each."""
     runs = comparison.runs
-
-    def those(told: Callable[[Run], str | None]) -> list[str]:
-        found: dict[str, int] = {}
-        for run in runs:
-            text = told(run)
+    found: list[str] = []
+    for departure in (_on_test, _compat, _noise, _invalid):
+        counts: dict[str, int] = {}
+        for text in map(departure, runs):
             if text is not None:
-                found[text] = found.get(text, 0) + 1
-        return [f"{text} ({n} of {len(runs)} runs)" for text, n in found.items()]
-
-    return [
-        *those(_on_test),
-        *those(_compat),
-        *those(_noise),
-        *those(_doubts),
-        *filter(None, map(_lost, runs)),
-    ]
-
-
-def tuning_sheet(comparison: Comparison, by: By) -> Sheet | None:
-    """Return what tuning took and chose; None where nothing was tuned."""
-    rows = [row for row in comparison.rows if row.tuning is not None]
-    if not rows:
-        return None
-    return Sheet(
-        name="tuning",
-        title="Tuning",
-        header=(
-            "method",
-            "trials",
-            "seeds",
-            COST_NAMES[by],
-            *(f"for {target_name(t)}" for t in comparison.targets),
-        ),
-        rows=tuple(_tuned(row, comparison.targets, by) for row in rows),
-        notes=(
-            "The cost is that of all trials together, and is in no other number here; "
-            "their seeds are not reported. The chosen settings, for each target "
-            f"({NONE} where no trial reached it), were then run with the reported "
-            "seeds.",
-        ),
-    )
-
-
-def statistics_sheets(differences: Iterable[Difference], by: By) -> list[Sheet]:
-    """Return the paired differences, one table for each baseline."""
-    by_role: dict[str, list[Difference]] = {}
-    for one in differences:
-        by_role.setdefault(one.role, []).append(one)
-    return [_paired(role, ones, by) for role, ones in by_role.items()]
-
-
-def sources_sheet(comparison: Comparison, out: Path) -> Sheet:
-    """Return which run folders each line is made of.
-
-    Args:
-        comparison: Which runs stand for which method.
-        out: The report's folder, which the paths start from.
-    """
-    rows = []
-    for row in comparison.rows:
-        for run in row.all_runs:
-            targets = [
-                target_name(t) for t in comparison.targets if run in _answering(row, t)
-            ]
-            if run in row.runs:
-                targets.append("the end")
-            rows.append(
-                (
-                    Entry(row.label),
-                    Entry(str(run.seed)),
-                    Entry(", ".join(targets)),
-                    Entry(str(run.summary["stopped_by"])),
-                    Entry(relative(run.folder, out)),
-                )
-            )
-    return Sheet(
-        name="sources",
-        title="Where the numbers come from",
-        header=("method", "seed", "answers for", "ended by", "run folder"),
-        rows=tuple(rows),
-        notes=("Paths start from the folder of this report.",),
-    )
-
-
-def relative(folder: Path, out: Path) -> str:
-    """Return a folder's path as seen from another."""
-    return Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix()
-
-
-def _answering(row: Row, target: float) -> tuple[Run, ...]:
-    return row.by_target.get(target, ())
-
-
-def _tuned(row: Row, targets: tuple[float, ...], by: By) -> tuple[Entry, ...]:
-    tuning = row.tuning
-    assert tuning is not None
-    return (
-        Entry(row.label),
-        Entry(str(tuning.trials)),
-        Entry(", ".join(map(str, tuning.seeds))),
-        Entry(significant(tuning.cost.get(by))),
-        *(Entry(tuning.chosen.get(t) or NONE) for t in targets),
-    )
-
-
-def _paired(role: str, differences: list[Difference], by: By) -> Sheet:
-    columns = list(dict.fromkeys(one.target for one in differences))
-    labels = {one.row.key: one.row.label for one in differences}
-    found = {(one.row.key, one.target): one for one in differences}
-    baseline = {"tuned": "tuned standard training", "random": "the random control"}
-    return Sheet(
-        name=f"against_{role}",
-        title=f"Seed by seed against {baseline.get(role, role)}",
-        header=(
-            "method",
-            *(
-                "test accuracy, points"
-                if target is None
-                else f"{target_name(target)}, {COST_NAMES[by].partition(' (')[0]}"
-                for target in columns
-            ),
-        ),
-        rows=tuple(
-            (
-                Entry(label),
-                *(_difference_entry(found[key, target]) for target in columns),
-            )
-            for key, label in labels.items()
-        ),
-        notes=(
-            "Each cell: the method less the baseline, median and range over seeds that "
-            "both have (for a cost, that both got there with). Wilcoxon's signed-rank "
-            "test, two-sided, with Holm's correction for all methods of a column; not "
-            f"testable below {TESTABLE_PAIRS} pairs.",
-        ),
-    )
-
-
-def _difference_entry(one: Difference) -> Entry:
-    if one.of is None:
-        return Entry(NONE, ("no pair",))
-    told = points if one.target is None else signed
-    pairs = len(one.differences)
-    small = [f"{pairs} pair{'s' * (pairs > 1)}"]
-    if pairs > 1:
-        alike = one.of.low == one.of.high
-        between = f"{told(one.of.low)} to {told(one.of.high)}"
-        small.insert(0, "no spread" if alike else between)
-    small.append("not testable" if one.p is None else f"p = {significant(one.p)}")
-    return Entry(told(one.of.median), tuple(small))
-
-
-def _each(runs: Iterable[Run], told: Callable[[Run], str]) -> str:
-    """Return what is true of all runs, or each variety."""
-    return "; or ".join(dict.fromkeys(map(told, runs)))
+                counts[text] = counts.get(text, 0) + 1
+        found += [f"{text} ({n} of {len(runs)} runs)" for text, n in counts.items()]
+    return [*found, *filter(None, map(_lost, runs))]
 
 
 def _data(run: Run) -> str:
@@ -210,9 +64,8 @@ def _data(run: Run) -> str:
 
 
 def _sizes(run: Run) -> str:
-    start = run.started
     sizes = ("train", "validation", "test")
-    return ", ".join(f"{start[name]:,} {name}" for name in sizes)
+    return ", ".join(f"{run.started[name]:,} {name}" for name in sizes)
 
 
 def _grid(run: Run) -> str:
@@ -247,7 +100,7 @@ def _energy(run: Run) -> str:
     return f"{energy['quality']}, {included} included{without}"
 
 
-def _compiling(runs: Iterable[Run]) -> str:
+def _compilation(runs: Iterable[Run]) -> str:
     waits, cached = [], 0
     for run in runs:
         programs = run.summary["compilations"].values()
@@ -258,19 +111,19 @@ def _compiling(runs: Iterable[Run]) -> str:
     return (
         f"{significant(sum(waits))} s over all {len(waits)} runs, at most "
         f"{significant(max(waits))} s in one; {cached} of them found programs in a "
-        "cache. Costs in the tables are warm, which is without it; cold they would be "
-        "higher by a run's own compiling"
+        "cache. Costs in the tables are warm, that is without compilation; cold costs "
+        "would be higher by a run's own compilation"
     )
 
 
 def _on_test(run: Run) -> str | None:
     if run.summary["targets_on"] != "test":
         return None
-    return "targets were looked for on the test split, which flatters every method"
+    return "the test split decided about targets, which flatters every method"
 
 
 def _compat(run: Run) -> str | None:
-    kind: Any = run.summary.get("compat", "none")
+    kind = run.summary.get("compat", "none")
     return None if kind == "none" else f"compat: {kind}, not the method as published"
 
 
@@ -279,7 +132,7 @@ def _noise(run: Run) -> str | None:
     return f"{100 * share:g} % of the training labels are noise" if share else None
 
 
-def _doubts(run: Run) -> str | None:
+def _invalid(run: Run) -> str | None:
     energy = run.summary["energy"]
     if energy["quality"] == "unavailable" or energy["valid"]:
         return None
@@ -294,5 +147,5 @@ def _lost(run: Run) -> str | None:
     name = f"{run.summary['name']}, seed {run.seed}"
     return (
         f"{name}: a crash lost {significant(float(lost['seconds']))} s{wh}, "
-        f"{lost['visits']:,} visits, which are in none of its costs"
+        f"{lost['visits']:,} examples seen, which are in none of its costs"
     )

@@ -5,15 +5,15 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from dpet_jax.report.facts import relative
 from dpet_jax.report.printed import NONE, TIMES
 from dpet_jax.report.rows import Comparison
-from dpet_jax.report.runs import By, Run, cost_of
-from dpet_jax.report.sheets import Entry, Sheet
+from dpet_jax.report.runs import COMPARED, Run, compared
+from dpet_jax.report.sheets import Entry, Sheet, relative
 
+#: Costs go by the names that summary.json has for them.
 COLUMNS = (
     *("key", "method", "target", "seed", "reached"),
-    *("epochs", "visits", "seconds", "wh"),
+    *("epochs", "visits", "seconds_warm", "wh_warm"),
     *("accuracy", "test_accuracy", "final_test_accuracy", "stopped_by"),
     *("energy_quality", "folder"),
 )
@@ -30,27 +30,35 @@ _LATEX = {
 
 def to_markdown(sheet: Sheet) -> str:
     """Return a table as Markdown, its notes below."""
+
+    def line(entries: Iterable[str]) -> str:
+        return f"| {' | '.join(entries)} |"
+
     lines = [
-        f"## {_markdown(sheet.title)}",
+        f"## {escape_markdown(sheet.title)}",
         "",
-        _line(map(_markdown, sheet.header)),
-        _line("---" for _ in sheet.header),
-        *(_line(map(_entry_markdown, row)) for row in sheet.rows),
+        line(map(escape_markdown, sheet.header)),
+        line("---" for _ in sheet.header),
+        *(line(map(_entry_markdown, row)) for row in sheet.rows),
         "",
-        *(f"{_markdown(note)}\n" for note in sheet.notes),
+        *(f"{escape_markdown(note)}\n" for note in sheet.notes),
     ]
     return "\n".join(lines)
 
 
 def to_latex(sheet: Sheet) -> str:
     """Return a table as LaTeX for the package booktabs."""
+
+    def line(entries: Iterable[str]) -> str:
+        return f"{' & '.join(entries)} \\\\"
+
     lines = [
         *(f"% {line}" for note in sheet.notes for line in note.splitlines()),
         f"\\begin{{tabular}}{{l{'r' * (len(sheet.header) - 1)}}}",
         "\\toprule",
-        f"{' & '.join(map(escape_latex, sheet.header))} \\\\",
+        line(map(escape_latex, sheet.header)),
         "\\midrule",
-        *(f"{' & '.join(map(_entry_latex, row))} \\\\" for row in sheet.rows),
+        *(line(map(_entry_latex, row)) for row in sheet.rows),
         "\\bottomrule",
         "\\end{tabular}",
     ]
@@ -61,8 +69,8 @@ def to_csv(comparison: Comparison, out: Path) -> str:
     """Return the numbers of every method, target and seed, not rounded.
 
     Args:
-        comparison: Which runs stand for which method.
-        out: The folder of the file, which the run folders' paths start from.
+        comparison: Which runs belong to which method.
+        out: The folder of the file, which the paths of run folders start from.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -70,10 +78,8 @@ def to_csv(comparison: Comparison, out: Path) -> str:
     for row in comparison.rows:
         for target in comparison.targets:
             for run in row.by_target.get(target, ()):
-                writer.writerow(
-                    {"key": row.key, "method": row.label, "target": target}
-                    | _raw(run, target, out)
-                )
+                common = {"key": row.key, "method": row.label, "target": target}
+                writer.writerow(common | _numbers(run, target, out))
     return text.getvalue()
 
 
@@ -84,42 +90,32 @@ def escape_latex(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Return text that Markdown prints as it is, also inside a table."""
-    return _markdown(text)
+    for character in "\\`*_|[]":
+        text = text.replace(character, f"\\{character}")
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(text.split())
 
 
-def _raw(run: Run, target: float, out: Path) -> dict[str, object]:
-    crossing = run.crossing(target)
-    event = None if crossing is None else crossing.event
-    kinds: tuple[By, ...] = ("epochs", "visits", "seconds", "wh")
+def _numbers(run: Run, target: float, out: Path) -> dict[str, object]:
+    cost = run.target_cost(target)
     return {
         "seed": run.seed,
-        "reached": int(event is not None),
-        **{by: None if event is None else cost_of(event, by) for by in kinds},
-        "accuracy": None if event is None else event["accuracy"],
-        "test_accuracy": None if crossing is None else crossing.test_accuracy,
+        "reached": int(cost is not None),
+        **{name: cost and compared(cost.spent, by) for by, name in COMPARED.items()},
+        "accuracy": cost and cost.accuracy,
+        "test_accuracy": cost and cost.test_accuracy,
         "final_test_accuracy": run.summary["test_accuracy"],
-        "stopped_by": run.summary["stopped_by"],
+        "stopped_by": run.stopped_by,
         "energy_quality": run.quality,
         "folder": relative(run.folder, out),
     }
 
 
-def _line(entries: Iterable[str]) -> str:
-    return f"| {' | '.join(entries)} |"
-
-
 def _entry_markdown(entry: Entry) -> str:
-    main = _markdown(entry.main)
+    main = escape_markdown(entry.main)
     main = f"**{main}**" if entry.strong else main
-    small = "; ".join(map(_markdown, entry.small))
+    small = "; ".join(map(escape_markdown, entry.small))
     return f"{main} ({small})".strip() if small else main
-
-
-def _markdown(text: str) -> str:
-    for character in "\\`*_|[]":
-        text = text.replace(character, f"\\{character}")
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return " ".join(text.split())
 
 
 def _entry_latex(entry: Entry) -> str:

@@ -1,19 +1,14 @@
-"""A report on disk: one page that needs nothing else, and its parts for papers."""
+"""A report on disk: one self-contained page, and its parts for papers."""
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from dpet_jax.errors import UserError
-from dpet_jax.report.facts import (
-    deviations,
-    setting,
-    sources_sheet,
-    statistics_sheets,
-    tuning_sheet,
-)
+from dpet_jax.files import write_whole
+from dpet_jax.report.facts import deviations, setting
 from dpet_jax.report.formats import escape_markdown, to_csv, to_latex, to_markdown
 from dpet_jax.report.paired import paired_differences
 from dpet_jax.report.rows import Comparison
@@ -21,28 +16,21 @@ from dpet_jax.report.runs import COST_NAMES, By
 from dpet_jax.report.sheets import (
     Sheet,
     cost_sheet,
-    ends_sheet,
+    paired_sheets,
     paper_sheet,
-    present,
+    results_sheet,
     savings_sheet,
+    sources_sheet,
+    tuning_sheet,
 )
 from dpet_jax.report.table import CostTable, cost_table
-from dpet_jax.run.folder import write_whole
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
-class _Shown(NamedTuple):
-    """A picture as the page shows it."""
-
-    name: str
-    title: str
-    caption: str
-    of: str
-    svg: Any
-
-
 class _Content(NamedTuple):
+    """What page and Markdown both hold."""
+
     comparison: Comparison
     by: By
     results: list[Sheet]
@@ -57,8 +45,8 @@ def write_report(comparison: Comparison, by: By, out: Path) -> list[Path]:
     """Write a report: page, Markdown, CSV, LaTeX and plots, each whole or not at all.
 
     Args:
-        comparison: Which runs stand for which method.
-        by: What costs are told in.
+        comparison: Which runs belong to which method.
+        by: What costs are compared in.
         out: The folder, made if missing; files of an earlier report are replaced.
 
     Returns:
@@ -71,26 +59,19 @@ def write_report(comparison: Comparison, by: By, out: Path) -> list[Path]:
     table = cost_table(comparison, by)
     pictures = drawn.pictures(comparison, table)
     shown = [picture for picture in pictures if picture.figure is not None]
-    content = _content(comparison, by, table, out, drawn.missing(pictures))
+    content = _content(comparison, table, out, drawn.missing(pictures))
     for picture in shown:
         style.settle(picture.figure)
     svgs = {picture.name: style.to_svg(picture.figure) for picture in shown}
+    inline = {
+        picture.name: style.inline(
+            svgs[picture.name], picture.name, html.escape(picture.heading)
+        )
+        for picture in shown
+    }
     files: dict[str, str | bytes] = {
-        "report.html": _page(
-            jinja2,
-            content,
-            [
-                _Shown(
-                    p.name,
-                    p.heading,
-                    p.caption,
-                    p.of,
-                    style.inline(svgs[p.name], p.name, html.escape(p.heading)),
-                )
-                for p in shown
-            ],
-        ),
-        "report.md": _markdown(content, [(p.heading, p.name) for p in shown]),
+        "report.html": _page(jinja2, content, shown, inline),
+        "report.md": _markdown(content, shown),
         "table.csv": to_csv(comparison, out),
         "table.tex": to_latex(content.results[0]),
         **{f"plots/{name}.svg": svg for name, svg in svgs.items()},
@@ -106,39 +87,35 @@ def write_report(comparison: Comparison, by: By, out: Path) -> list[Path]:
 
 
 def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """Import what draws, which no other command needs."""
     try:
         import jinja2
 
-        from dpet_jax.report.plots import pictures
-        from dpet_jax.report.plots import style as plot_style
+        from dpet_jax.report.plots import pictures, style
     except ModuleNotFoundError as error:
         raise UserError(
             f"a report needs the package {error.name}, which is not installed; run "
             "pip install 'dpet-jax[plot]'"
         ) from error
-    return jinja2, plot_style, pictures
+    return jinja2, style, pictures
 
 
 def _content(
-    comparison: Comparison, by: By, table: CostTable, out: Path, missing: list[str]
+    comparison: Comparison, table: CostTable, out: Path, missing: list[str]
 ) -> _Content:
+    by = table.by
+    results = (
+        cost_sheet(table),
+        savings_sheet(table, comparison),
+        paper_sheet(table),
+        results_sheet(table),
+    )
+    paired = paired_sheets(paired_differences(comparison, by), by)
     return _Content(
         comparison=comparison,
         by=by,
-        results=present(
-            [
-                cost_sheet(table),
-                savings_sheet(table, comparison),
-                paper_sheet(table),
-                ends_sheet(table),
-            ]
-        ),
-        checks=present(
-            [
-                *statistics_sheets(paired_differences(comparison, by), by),
-                tuning_sheet(comparison, by),
-            ]
-        ),
+        results=_present(results),
+        checks=_present([*paired, tuning_sheet(comparison, by)]),
         sources=sources_sheet(comparison, out),
         setting=setting(comparison, by),
         deviations=deviations(comparison),
@@ -146,7 +123,16 @@ def _content(
     )
 
 
-def _page(jinja2: ModuleType, content: _Content, shown: list[_Shown]) -> str:
+def _present(sheets: Iterable[Sheet | None]) -> list[Sheet]:
+    return [sheet for sheet in sheets if sheet is not None and sheet.rows]
+
+
+def _page(
+    jinja2: ModuleType,
+    content: _Content,
+    pictures: Sequence[Any],
+    inline: dict[str, str],
+) -> str:
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -159,18 +145,19 @@ def _page(jinja2: ModuleType, content: _Content, shown: list[_Shown]) -> str:
             content=content,
             comparison=content.comparison,
             cost_name=COST_NAMES[content.by],
-            pictures=shown,
+            pictures=pictures,
+            inline=inline,
         )
     )
 
 
-def _markdown(content: _Content, pictures: Iterable[tuple[str, str]]) -> str:
+def _markdown(content: _Content, pictures: Sequence[Any]) -> str:
     comparison = content.comparison
     lines = [f"# {escape_markdown(comparison.name)}", ""]
     for title, sentences in (
         ("Problems", comparison.problems),
         ("Departures from the protocol", content.deviations),
-        ("What the suite says", comparison.statements),
+        ("About this suite", comparison.statements),
     ):
         if sentences:
             lines += [f"## {title}", "", *_bullets(sentences), ""]
@@ -178,8 +165,11 @@ def _markdown(content: _Content, pictures: Iterable[tuple[str, str]]) -> str:
     lines += ["## Setting", ""]
     lines += _bullets(f"{name}: {text}" for name, text in content.setting)
     lines += ["", "## Pictures", ""]
-    lines += [f"![{escape_markdown(t)}](plots/{name}.svg)\n" for t, name in pictures]
-    lines += [*_bullets(f"left out: {text}" for text in content.missing), ""]
+    lines += [
+        f"![{escape_markdown(picture.heading)}](plots/{picture.name}.svg)\n"
+        for picture in pictures
+    ]
+    lines += [*_bullets(f"not shown: {text}" for text in content.missing), ""]
     lines += map(to_markdown, [*content.checks, content.sources])
     return "\n".join(lines).rstrip() + "\n"
 

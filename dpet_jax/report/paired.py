@@ -1,9 +1,9 @@
-"""Differences between methods, seed by seed, and whether chance explains them."""
+"""Paired differences between methods, and their significance tests."""
 
 from typing import NamedTuple
 
 from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import By, cost_of
+from dpet_jax.report.runs import By, compared
 from dpet_jax.report.table import Spread, spread
 
 #: With fewer pairs the smallest p-value that the test can give is above 0.03.
@@ -11,16 +11,16 @@ TESTABLE_PAIRS = 6
 
 
 class Difference(NamedTuple):
-    """A method less a baseline, over the seeds that both have.
+    """A method minus a baseline, over the seeds that both have.
 
     Attributes:
         row: The method.
-        role: The baseline's: "tuned" or "random".
+        role: That of the baseline: "tuned" or "random".
         target: Where costs are compared; None for the accuracy at the end.
         differences: One a seed, in the order of seeds.
         of: Median and range; None without a pair.
-        p: Of the signed-rank test, corrected for all methods that are held against the
-            same baseline in the same respect; None if not testable.
+        p: Of the signed-rank test, corrected for all methods that are compared with the
+            same baseline in the same column; None if not testable.
     """
 
     row: Row
@@ -39,8 +39,8 @@ def paired_differences(comparison: Comparison, by: By) -> list[Difference]:
     from `TESTABLE_PAIRS` pairs on.
 
     Args:
-        comparison: Which runs stand for which method.
-        by: What costs are told in.
+        comparison: Which runs belong to which method.
+        by: What costs are compared in.
     """
     found: list[Difference] = []
     for role in ("tuned", "random"):
@@ -59,7 +59,7 @@ def paired_differences(comparison: Comparison, by: By) -> list[Difference]:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Correct p-values for being several, by Holm's step-down procedure.
+    """Correct p-values for multiple tests, by Holm's step-down procedure.
 
     Source:
         Holm (1979), "A Simple Sequentially Rejective Multiple Test Procedure".
@@ -87,10 +87,10 @@ def _values(row: Row, target: float | None, by: By) -> dict[int, float]:
     if target is None:
         found = {run.seed: run.summary["test_accuracy"] for run in row.runs}
     else:
-        crossings = {
-            run.seed: run.crossing(target) for run in row.by_target.get(target, ())
+        costs = {
+            run.seed: run.target_cost(target) for run in row.by_target.get(target, ())
         }
-        found = {seed: c and cost_of(c.event, by) for seed, c in crossings.items()}
+        found = {seed: c and compared(c.spent, by) for seed, c in costs.items()}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
@@ -105,5 +105,5 @@ def _p_value(differences: tuple[float, ...]) -> float:
     # takes a second to import, and few reports have so many seeds
     from scipy.stats import wilcoxon
 
-    # without any difference the statistic would be nought by nought
+    # without any difference the statistic would be 0/0
     return float(wilcoxon(differences).pvalue) if any(differences) else 1.0

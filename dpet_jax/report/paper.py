@@ -1,4 +1,4 @@
-"""What the DPET paper reports, for ratios beside ours."""
+"""What the DPET paper reports, for comparison with our ratios."""
 
 #: Wh to first reach 60, 65, ... 90 % test accuracy with a ResNet-18 on CIFAR-10, whole
 #: machine by CodeCarbon, one seed. Only ratios can be compared between machines.
@@ -22,7 +22,7 @@ PAPER_TARGETS = (0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90)
 
 
 def paper_ratio(row: str | None, target: float) -> float | None:
-    """Return a row's Wh over those of standard training, as the paper has them.
+    """Return the Wh of a row over those of standard training, from the paper.
 
     Args:
         row: A key of `PAPER_WH`; anything else gives None.

@@ -1,6 +1,7 @@
-"""Numbers as a report prints them: three digits, and a dash where there is none."""
+"""Numbers as text: three significant digits, and a dash where there is none."""
 
 import math
+from collections.abc import Callable
 
 NONE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -45,17 +46,19 @@ def points(fraction: float | None) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """Return a ratio as so many times."""
+    """Return a ratio as a factor."""
     return NONE if ratio is None else f"{significant(ratio)}{TIMES}"
 
 
 def target_name(target: float) -> str:
-    """Return an accuracy to be reached in percent, without needless decimals."""
+    """Return a target accuracy in percent, without needless decimals."""
     return f"{100 * target:.6g} %"
 
 
-def span(low: float | None, high: float | None) -> str:
+def span(
+    low: float | None, high: float | None, number: Callable[[float], str] = significant
+) -> str:
     """Return a range, or that there is none."""
     if low is None or high is None:
         return NONE
-    return f"{significant(low)} to {significant(high)}" if low != high else "no spread"
+    return "no spread" if low == high else f"{number(low)} to {number(high)}"

@@ -1,16 +1,23 @@
-"""What a report compares: methods, each with the runs that stand for it."""
+"""The rows of a report: a method each, with the runs that are compared."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from dpet_jax.report.runs import By, Run
+from dpet_jax.config.load import flat
+from dpet_jax.errors import UserError
+from dpet_jax.report.runs import COST_NAMES, By, Run
 
 #: What a row can be to the others.
 ROLES = ("standard", "tuned", "random")
 
+#: Something of a run that must be equal for some number to be compared.
+Kind = Callable[[Run], tuple[str, ...]]
+
 
 class Tuning(NamedTuple):
-    """What it took to choose a row's hyper-parameters.
+    """What it took to choose the hyper-parameters of a row.
 
     Attributes:
         trials: Settings that were tried.
@@ -33,9 +40,9 @@ class Row:
     Attributes:
         key: Its name in the comparison, unique.
         label: Its name for people.
-        by_target: The runs that answer for a target, one a seed. Where a setting was
-            chosen for each target they differ from target to target.
-        runs: The runs whose course and end stand for the row: those of the highest
+        by_target: The runs that are compared at a target, one a seed. Where a setting
+            was chosen for each target they differ from target to target.
+        runs: The runs whose curves and final results are shown: those of the highest
             target that has any.
         tuning: None where nothing was tuned.
         paper: Name of the row of `PAPER_WH` that it repeats, or None.
@@ -54,6 +61,11 @@ class Row:
         found = {run.folder: run for runs in self.by_target.values() for run in runs}
         return tuple((found | {run.folder: run for run in self.runs}).values())
 
+    def keeping(self, keep: Callable[[Run], bool]) -> "Row":
+        """Return the row with some of its runs alone."""
+        by_target = {t: tuple(filter(keep, r)) for t, r in self.by_target.items()}
+        return replace(self, by_target=by_target, runs=tuple(filter(keep, self.runs)))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -65,7 +77,7 @@ class Comparison:
         targets: Accuracies, ascending.
         roles: Key of the row that is "standard" (as papers train it), "tuned" (full
             data with a tuned schedule) and "random" (the control); those there are.
-        statements: What the suite says of itself: how it was made small, and so on.
+        statements: What readers have to know about the suite, a sentence each.
         problems: What is wrong or left out, a sentence each.
     """
 
@@ -84,8 +96,7 @@ class Comparison:
     @property
     def runs(self) -> tuple[Run, ...]:
         """Every run of every row, once."""
-        found = {run.folder: run for row in self.rows for run in row.all_runs}
-        return tuple(found.values())
+        return runs_of(self.rows)
 
     def natural_cost(self) -> By:
         """Return Wh if all runs measured the same parts of one kind of device.
@@ -96,6 +107,11 @@ class Comparison:
         devices = {device_of(run) for run in self.runs}
         alike = len(kinds) == len(devices) == 1
         return "wh" if alike and next(iter(kinds))[0] == "measured" else "epochs"
+
+
+def runs_of(rows: Iterable[Row]) -> tuple[Run, ...]:
+    """Return every run of some rows, once."""
+    return tuple({run.folder: run for row in rows for run in row.all_runs}.values())
 
 
 def data_of(run: Run) -> tuple[str, ...]:
@@ -123,14 +139,75 @@ def energy_of(run: Run) -> tuple[str, ...]:
 
 
 def setting_of(run: Run) -> dict[str, Any]:
-    """Return the flat settings that runs of one method have in common."""
+    """Return the settings, by dotted key, that runs of one method have in common."""
     apart = ("name", "seed", "checkpoint", "energy", "targets")
-    return _flat({k: v for k, v in run.config.items() if k not in apart})
+    return dict(flat({k: v for k, v in run.config.items() if k not in apart}))
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
+def mixed_settings(row: Row) -> list[str]:
+    """Return the settings in which runs that are compared at one target differ."""
+    names: dict[str, None] = {}
+    for runs in [*row.by_target.values(), row.runs]:
+        settings = [setting_of(run) for run in runs]
+        for name in dict.fromkeys(key for one in settings for key in one):
+            if len({repr(one.get(name)) for one in settings}) > 1:
+                names[name] = None
+    return list(names)
+
+
+def comparable(rows: list[Row], by: By | None, problems: list[str]) -> list[Row]:
+    """Leave out the runs that must not be mixed with most others.
+
+    Those of another data set, split or evaluation grid; for a cost in seconds or Wh
+    those of another device; for Wh those of another energy quality or boundary.
+
+    Args:
+        rows: As they were found.
+        by: What costs will be compared in; None if that is still to be chosen.
+        problems: Gets a sentence for each run left out.
+
+    Raises:
+        UserError: If no run has measured the cost.
+    """
+    rows = _alike(rows, problems, data_of, "data set, split or evaluation grid")
+    if by not in ("wh", "seconds"):
+        kinds = sorted({", ".join(device_of(run)) for run in runs_of(rows)})
+        if len(kinds) > 1:
+            problems.append(
+                f"runs come from several devices ({'; '.join(kinds)}): costs in epochs "
+                "and examples seen can be compared, seconds and Wh cannot"
+            )
+        return rows
+    rows = _measured(rows, by, problems)
+    rows = _alike(rows, problems, device_of, "device")
+    if by == "wh":
+        rows = _alike(rows, problems, energy_of, "energy quality or boundary")
+    return rows
+
+
+def _measured(rows: list[Row], by: By, problems: list[str]) -> list[Row]:
+    without = [run for run in runs_of(rows) if run.spent(by) is None]
+    if len(without) == len(runs_of(rows)):
+        raise UserError(
+            f"no run has measured {COST_NAMES[by]}; choose another cost, such as "
+            "--by=epochs"
+        )
+    problems += [
+        f"{run.folder}: left out, it has not measured {COST_NAMES[by]}"
+        for run in without
+    ]
+    return [row.keeping(lambda run: run not in without) for row in rows]
+
+
+def _alike(rows: list[Row], problems: list[str], kind: Kind, what: str) -> list[Row]:
+    counts = Counter(kind(run) for run in runs_of(rows))
+    if len(counts) < 2:
+        return rows
+    (usual, _), *_ = counts.most_common()
+    problems += [
+        f"{run.folder}: left out, it has another {what} than most runs "
+        f"({', '.join(kind(run))} instead of {', '.join(usual)})"
+        for run in runs_of(rows)
+        if kind(run) != usual
+    ]
+    return [row.keeping(lambda run: kind(run) == usual) for row in rows]

@@ -1,13 +1,14 @@
-"""Runs as a report sees them: what their folders hold, and nothing else."""
+"""Finished runs, read from their folders alone."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import yaml
 
 from dpet_jax.errors import UserError
+from dpet_jax.run.costs import Event, Spent, TargetCost, spent_at, target_cost
 from dpet_jax.run.folder import (
     CONFIG,
     EVENTS,
@@ -16,42 +17,31 @@ from dpet_jax.run.folder import (
     read_json,
     read_yaml,
 )
+from dpet_jax.run.limits import StopReason
 
+#: What costs are compared in.
 By = Literal["wh", "epochs", "visits", "seconds"]
 
-#: What a cost is called, with its unit.
 COST_NAMES: dict[By, str] = {
     "wh": "energy (Wh)",
     "epochs": "epochs (full-pass equivalents)",
-    "visits": "training visits",
+    "visits": "examples seen",
     "seconds": "seconds",
 }
 
-#: Phases that a cost in Wh or seconds is made of. Programs are compiled once for all
-#: runs of a process, evaluation is the same for all: both are told apart.
-COST_PHASES = ("data", "select", "train")
+#: The number of `run.costs.Spent` that is compared. Those in Wh and seconds are warm:
+#: whichever run of a process comes first compiles for all.
+COMPARED: dict[By, str] = {
+    "wh": "wh_warm",
+    "epochs": "epochs",
+    "visits": "visits",
+    "seconds": "seconds_warm",
+}
 
-
-def cost_of(event: dict[str, Any], by: By) -> float | None:
-    """Return what a run had spent at an event.
-
-    Args:
-        event: With counters, and Wh and seconds by phase.
-        by: Wh and seconds leave out compiling and evaluating; epochs count scoring and
-            pre-training; visits are rows that the main model was trained on, alone.
-
-    Returns:
-        None where it was not measured.
-    """
-    if by in ("epochs", "visits"):
-        return float(event[by])
-    phases = event.get(by)
-    return None if phases is None else float(sum(phases[p] for p in COST_PHASES))
-
-
+#: What a report reads of summary.json and of the start event without asking.
 _SUMMARY = (
     *("name", "test_accuracy", "coreset_size", "pruning_ratio", "flops", "epochs"),
-    *("select_flops", "targets_on", "stopped_by", "lost", "compilations"),
+    *("select_flops", "targets_on", "lost", "compilations"),
 )
 _STARTED = (
     *("dataset", "fingerprint", "train", "validation", "test"),
@@ -59,33 +49,15 @@ _STARTED = (
 )
 
 
-class Point(NamedTuple):
-    """An evaluation on the split that targets are reached on.
-
-    Attributes:
-        event: As recorded, with everything that had been spent.
-        accuracy: A fraction.
-    """
-
-    event: dict[str, Any]
-    accuracy: float
-
-
-class Crossing(NamedTuple):
-    """The first evaluation at or above a target.
-
-    Attributes:
-        event: As recorded.
-        test_accuracy: Of the same parameters.
-    """
-
-    event: dict[str, Any]
-    test_accuracy: float
+def compared(spent: Spent, by: By) -> float | None:
+    """Return the number that runs are compared by; None where it was not measured."""
+    value = getattr(spent, COMPARED[by])
+    return None if value is None else float(value)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that came to its end.
+    """A finished run.
 
     Attributes:
         folder: Where it is.
@@ -97,7 +69,7 @@ class Run:
     folder: Path
     config: dict[str, Any]
     summary: dict[str, Any]
-    events: tuple[dict[str, Any], ...]
+    events: tuple[Event, ...]
 
     @property
     def seed(self) -> int:
@@ -105,17 +77,26 @@ class Run:
         return int(self.summary["seed"])
 
     @property
-    def diverged(self) -> bool:
-        """Whether its loss was not finite any more."""
-        return bool(self.summary["stopped_by"] == "diverged")
+    def method(self) -> str:
+        """Name of its method for people."""
+        # runs of an earlier version recorded the kind alone
+        kind = str(self.summary.get("method") or "a method")
+        label = self.summary.get("method_label")
+        return str(label or kind.rpartition(":")[2].replace("_", " "))
 
     @property
-    def started(self) -> dict[str, Any]:
+    def stopped_by(self) -> StopReason:
+        """What ended it."""
+        reason: StopReason = self.summary["stopped_by"]
+        return reason
+
+    @property
+    def started(self) -> Event:
         """The last start event: versions, device, split sizes."""
         return self._last("start")
 
     @property
-    def end(self) -> dict[str, Any]:
+    def end(self) -> Event:
         """The stop event, with everything that was spent."""
         return self._last("stop")
 
@@ -126,25 +107,26 @@ class Run:
 
     @property
     def targets(self) -> tuple[float, ...]:
-        """What it was to reach, ascending."""
+        """The accuracies it was to reach, ascending."""
         return tuple(sorted(entry["target"] for entry in self.summary["targets"]))
 
-    def points(self) -> list[Point]:
-        """Return the evaluations that decide about targets, in order."""
+    def evaluations(self) -> list[Event]:
+        """Return the evaluations on the split that targets are reached on, in order."""
         return [
-            Point(e, e["accuracy"])
-            for e in self.events
-            if e["event"] == "evaluate" and e["accuracy"] is not None
+            event
+            for event in self.events
+            if event["event"] == "evaluate" and event["accuracy"] is not None
         ]
 
-    def crossing(self, target: float) -> Crossing | None:
-        """Return where it reached a target, or None; nothing is interpolated."""
-        for event in self.events:
-            if event["event"] == "target" and event["target"] == target:
-                return Crossing(event, event["test_accuracy"])
-        return None
+    def target_cost(self, target: float) -> TargetCost | None:
+        """Return what it cost to reach a target; None if the run never did."""
+        return target_cost(self.events, target)
 
-    def _last(self, event: str) -> dict[str, Any]:
+    def spent(self, by: By) -> float | None:
+        """Return what the whole run cost; None where that was not measured."""
+        return compared(spent_at(self.end), by)
+
+    def _last(self, event: str) -> Event:
         for one in reversed(self.events):
             if one["event"] == event:
                 return one
@@ -159,7 +141,7 @@ def read_run(folder: Path) -> Run:
     """
     if not (folder / SUMMARY).exists():
         begun = (folder / EVENTS).exists()
-        what = "this run has not come to its end" if begun else "holds no run"
+        what = "this run has not finished" if begun else "holds no run"
         raise UserError(f"{folder}: {what}; it is left out")
     try:
         events = read_events(folder / EVENTS)
@@ -180,19 +162,16 @@ def read_run(folder: Path) -> Run:
 
 
 def _check(run: Run) -> None:
-    """Ask for everything that a report reads without asking."""
-    _ = (run.seed, run.diverged, run.quality, run.targets, run.end["epochs"])
-    for name in _SUMMARY:
-        _ = run.summary[name]
-    for name in _STARTED:
-        _ = run.started[name]
+    """Read once everything that a report reads without asking."""
+    _ = (run.seed, run.stopped_by, run.quality, run.targets, run.end)
+    _ = [run.summary[name] for name in _SUMMARY]
+    _ = [run.started[name] for name in _STARTED]
     _ = run.config["data"]["split_seed"], run.config["evaluate"]["every"]
     _ = run.summary["phases"]["compile"]["s"], run.summary["energy"]["included"]
+    _ = [run.target_cost(target) for target in run.targets]
     for event in run.events:
-        if event["event"] in ("plan", "evaluate", "target", "stop"):
-            _ = (event["epochs"], event["visits"], event["executed_visits"])
-            for by in ("wh", "seconds"):
-                cost_of(event, by)
+        if event["event"] in ("plan", "evaluate", "stop"):
+            _ = spent_at(event), event["executed_visits"]
 
 
 def find_runs(path: Path) -> list[Path]:

@@ -1,23 +1,29 @@
-"""The tables of a report as text, before they are HTML, Markdown or LaTeX."""
+"""The tables of a report as text, before they become HTML, Markdown or LaTeX."""
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from dpet_jax.report.paired import TESTABLE_PAIRS, Difference
+from dpet_jax.report.paper import paper_ratio
 from dpet_jax.report.printed import (
     NONE,
     percent,
+    points,
+    signed,
     significant,
     span,
     target_name,
     times,
 )
-from dpet_jax.report.rows import Comparison
-from dpet_jax.report.runs import COST_NAMES
+from dpet_jax.report.rows import Comparison, Row
+from dpet_jax.report.runs import COST_NAMES, By, Run
 from dpet_jax.report.table import Cell, CostTable, Spread, TableRow, spread
 
 
 class Entry(NamedTuple):
-    """What stands in one place of a table.
+    """One cell of a table.
 
     Attributes:
         main: The number itself.
@@ -49,7 +55,7 @@ class Sheet(NamedTuple):
 
 
 def cost_sheet(table: CostTable) -> Sheet:
-    """Return the energy-to-accuracy table."""
+    """Return the table of what each method spent to reach each accuracy."""
     return Sheet(
         name="cost",
         title=f"Cost to reach an accuracy, in {COST_NAMES[table.by]}",
@@ -59,19 +65,19 @@ def cost_sheet(table: CostTable) -> Sheet:
             for line in table.rows
         ),
         notes=(
-            "Each cell: median over seeds, one that never got there being above all "
-            "that did; then smallest to largest of those that got there, seeds that "
-            "got there of all, and the median test accuracy of the parameters that "
-            f"did. {NONE} where the median seed never got there; nothing is "
-            "extrapolated.",
-            "Bold: every seed got there, and the dearest of them spent less than any "
-            "seed of any other method.",
+            "Each cell: median over seeds, where a seed that never reached the target "
+            "counts as above all that did; then the range of those that reached it, "
+            "how many of all seeds did, and the median test accuracy of their "
+            f"parameters at that moment. {NONE} where the median seed never reached "
+            "it; nothing is extrapolated.",
+            "Bold: every seed reached the target, and the most expensive of them spent "
+            "less than any seed of any other method.",
         ),
     )
 
 
 def cost_entry(cell: Cell) -> Entry:
-    """Return a cell of the table as text."""
+    """Return a cell of the cost table as text."""
     if not cell.costs:
         return Entry("", ("no run",))
     small = [f"{cell.reached} of {len(cell.costs)}"]
@@ -86,50 +92,58 @@ def cost_entry(cell: Cell) -> Entry:
 
 def savings_sheet(table: CostTable, comparison: Comparison) -> Sheet | None:
     """Return what each method saves against both standards; None without either."""
-    roles = [role for role in ("standard", "tuned") if comparison.row(role)]
-    if not roles:
+    labels = {
+        role: row.label
+        for role in ("standard", "tuned")
+        if (row := comparison.row(role)) is not None
+    }
+    if not labels:
         return None
-    names = {role: _label(comparison, role) for role in roles}
     rows = []
     for line in table.rows:
         entries = []
         for target in table.targets:
-            first, *others = (times(line.savings[r][target]) for r in roles)
+            first, *others = (times(line.savings[role][target]) for role in labels)
             entries.append(Entry(first, tuple(f"tuned {other}" for other in others)))
         rows.append((Entry(line.row.label), *entries))
-    told = f"median cost of {names[roles[0]]} over that of the method"
-    if len(roles) > 1:
-        told += f"; below it, marked tuned, that of {names['tuned']}"
+    first, *others = labels.values()
+    note = f"Each cell: median cost of {first} over that of the method"
+    if others:
+        note += f"; below it, marked tuned, that of {others[0]}"
     return Sheet(
         name="savings",
         title="Savings against standard training",
         header=("method", *map(target_name, table.targets)),
         rows=tuple(rows),
-        notes=(f"Each cell: {told}. Above 1 is a saving.",),
+        notes=(f"{note}. Above 1 is a saving.",),
     )
 
 
 def paper_sheet(table: CostTable) -> Sheet | None:
-    """Return our ratios beside the paper's; None where no target coincides."""
-    targets = [t for t in table.targets if any(r.paper[t] for r in table.rows)]
-    lines = [line for line in table.rows if any(line.paper[t] for t in targets)]
+    """Return our ratios beside those of the paper; None where no target coincides."""
+    paper = {
+        (line.row.key, t): ratio
+        for line in table.rows
+        for t in table.targets
+        if (ratio := paper_ratio(line.row.paper, t)) is not None
+    }
+    targets = [t for t in table.targets if any(t == target for _, target in paper)]
+    lines = [r for r in table.rows if any(r.row.key == key for key, _ in paper)]
     if not lines:
         return None
+
+    def entry(line: TableRow, target: float) -> Entry:
+        saving = line.savings.get("standard", {}).get(target)
+        ours = None if saving is None else 1 / saving
+        theirs = significant(paper.get((line.row.key, target)))
+        return Entry(significant(ours), (f"paper {theirs}",))
+
     return Sheet(
         name="paper",
         title="Beside the paper: cost over that of standard training",
         header=("method", *map(target_name, targets)),
         rows=tuple(
-            (
-                Entry(line.row.label),
-                *(
-                    Entry(
-                        significant(line.ratios[t]),
-                        (f"paper {significant(line.paper[t])}",),
-                    )
-                    for t in targets
-                ),
-            )
+            (Entry(line.row.label), *(entry(line, target) for target in targets))
             for line in lines
         ),
         notes=(
@@ -140,8 +154,8 @@ def paper_sheet(table: CostTable) -> Sheet | None:
     )
 
 
-def ends_sheet(table: CostTable) -> Sheet:
-    """Return what the runs of each method ended with."""
+def results_sheet(table: CostTable) -> Sheet:
+    """Return the final results of each method."""
     return Sheet(
         name="ends",
         title="At the end of the runs",
@@ -152,24 +166,24 @@ def ends_sheet(table: CostTable) -> Sheet:
             f"{COST_NAMES[table.by]}, in all",
             "coreset",
             "pruned",
-            "choosing, of FLOPs",
-            "compiling, s",
-            "ended by",
+            "selection, of FLOPs",
+            "compilation, s",
+            "stopped by",
         ),
-        rows=tuple(_end(line) for line in table.rows),
+        rows=tuple(_results(line) for line in table.rows),
         notes=(
-            "Medians, smallest to largest below. Choosing is scoring, selecting and "
-            "training only in order to choose. Compiling is in no other number here: "
-            "it is the time the runs waited for their programs, the first run of a "
-            "process waiting for what later ones and those with a cache find ready.",
+            "Medians, with the range below. Selection is scoring, selecting and "
+            "training auxiliary networks. Compilation is in no other number here: it "
+            "is the time that runs waited for their programs, and the first run of a "
+            "process waits for what later runs, and runs with a cache, find ready.",
         ),
     )
 
 
-def _end(line: TableRow) -> tuple[Entry, ...]:
+def _results(line: TableRow) -> tuple[Entry, ...]:
     runs = line.row.runs
     waits = [run.summary["phases"]["compile"]["s"] for run in runs]
-    reasons = dict.fromkeys(run.summary["stopped_by"] for run in runs)
+    reasons = dict.fromkeys(run.stopped_by for run in runs)
     size = line.coreset_size
     return (
         Entry(line.row.label),
@@ -184,19 +198,131 @@ def _end(line: TableRow) -> tuple[Entry, ...]:
     )
 
 
-def _spread(of: Spread | None, told: Callable[[float], str]) -> Entry:
+def _spread(of: Spread | None, number: Callable[[float], str]) -> Entry:
     if of is None:
         return Entry(NONE)
-    small = (f"{told(of.low)} to {told(of.high)}",) if of.low != of.high else ()
-    return Entry(told(of.median), small)
+    small = () if of.low == of.high else (span(of.low, of.high, number),)
+    return Entry(number(of.median), small)
 
 
-def _label(comparison: Comparison, role: str) -> str:
-    row = comparison.row(role)
-    assert row is not None
-    return row.label
+def paired_sheets(differences: Sequence[Difference], by: By) -> list[Sheet]:
+    """Return the paired differences, one table for each baseline."""
+    roles = dict.fromkeys(one.role for one in differences)
+    return [
+        _paired(role, [one for one in differences if one.role == role], by)
+        for role in roles
+    ]
 
 
-def present(sheets: Sequence[Sheet | None]) -> list[Sheet]:
-    """Return the tables that there are."""
-    return [sheet for sheet in sheets if sheet is not None and sheet.rows]
+def _paired(role: str, differences: list[Difference], by: By) -> Sheet:
+    columns = list(dict.fromkeys(one.target for one in differences))
+    labels = {one.row.key: one.row.label for one in differences}
+    found = {(one.row.key, one.target): one for one in differences}
+    baseline = {"tuned": "tuned standard training", "random": "the random control"}
+    cost = COST_NAMES[by].partition(" (")[0]
+    return Sheet(
+        name=f"against_{role}",
+        title=f"Paired differences from {baseline.get(role, role)}",
+        header=(
+            "method",
+            *(
+                "test accuracy, points" if t is None else f"{target_name(t)}, {cost}"
+                for t in columns
+            ),
+        ),
+        rows=tuple(
+            (Entry(label), *(_difference(found[key, target]) for target in columns))
+            for key, label in labels.items()
+        ),
+        notes=(
+            "Each cell: method minus baseline, median and range over the seeds that "
+            "both have (for a cost, with which both reached the target). Wilcoxon's "
+            "signed-rank test, two-sided, with Holm's correction for all methods of a "
+            f"column; not testable below {TESTABLE_PAIRS} pairs.",
+        ),
+    )
+
+
+def _difference(one: Difference) -> Entry:
+    if one.of is None:
+        return Entry(NONE, ("no pair",))
+    number = points if one.target is None else signed
+    pairs = len(one.differences)
+    small = [f"{pairs} pair{'s' * (pairs > 1)}"]
+    if pairs > 1:
+        small.insert(0, span(one.of.low, one.of.high, number))
+    small.append("not testable" if one.p is None else f"p = {significant(one.p)}")
+    return Entry(number(one.of.median), tuple(small))
+
+
+def tuning_sheet(comparison: Comparison, by: By) -> Sheet | None:
+    """Return what tuning took and chose; None where nothing was tuned."""
+    rows = []
+    for row in comparison.rows:
+        if row.tuning is not None:
+            trials, seeds, cost, chosen = row.tuning
+            rows.append(
+                (
+                    Entry(row.label),
+                    Entry(str(trials)),
+                    Entry(", ".join(map(str, seeds))),
+                    Entry(significant(cost.get(by))),
+                    *(Entry(chosen.get(t) or NONE) for t in comparison.targets),
+                )
+            )
+    if not rows:
+        return None
+    targets = (f"for {target_name(target)}" for target in comparison.targets)
+    return Sheet(
+        name="tuning",
+        title="Tuning",
+        header=("method", "trials", "seeds", COST_NAMES[by], *targets),
+        rows=tuple(rows),
+        notes=(
+            "The cost is that of all trials together, and is in no other number here; "
+            "their seeds are not reported. The chosen settings, for each target "
+            f"({NONE} where no trial reached it), were then run with the reported "
+            "seeds.",
+        ),
+    )
+
+
+def sources_sheet(comparison: Comparison, out: Path) -> Sheet:
+    """Return which run folders each line is made of.
+
+    Args:
+        comparison: Which runs belong to which method.
+        out: The folder of the report, which the paths start from.
+    """
+    return Sheet(
+        name="sources",
+        title="Where the numbers come from",
+        header=("method", "seed", "used for", "stopped by", "run folder"),
+        rows=tuple(
+            (
+                Entry(row.label),
+                Entry(str(run.seed)),
+                Entry(_used_for(row, run, comparison.targets)),
+                Entry(run.stopped_by),
+                Entry(relative(run.folder, out)),
+            )
+            for row in comparison.rows
+            for run in row.all_runs
+        ),
+        notes=("Paths start from the folder of this report.",),
+    )
+
+
+def _used_for(row: Row, run: Run, targets: Sequence[float]) -> str:
+    uses = {target_name(target): row.by_target.get(target, ()) for target in targets}
+    uses["the end"] = row.runs
+    return ", ".join(
+        use
+        for use, runs in uses.items()
+        if run.folder in [other.folder for other in runs]
+    )
+
+
+def relative(folder: Path, out: Path) -> str:
+    """Return the path of a folder as seen from another."""
+    return Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix()

@@ -1,26 +1,25 @@
-"""The energy-to-accuracy table: what each method spent to reach each accuracy."""
+"""The table of costs: what each method spent to reach each accuracy."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dpet_jax.report.paper import paper_ratio
 from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import By, Run, cost_of
+from dpet_jax.report.runs import By, Run, compared
 
 
 class Cell(NamedTuple):
     """What some runs of one method spent to reach a target.
 
     Attributes:
-        costs: Of each seed; None where it never got there, or nothing was measured.
-        reached: How many seeds got there.
-        median: Over all seeds, one that never got there being above all that did; None
-            where the median seed never got there, and where nothing was measured.
-        test_accuracy: Median over the seeds that got there, of the parameters that did.
-        best: Whether the dearest seed is below every seed of every other method; never
-            with a single seed, since there is no spread then.
+        costs: Of each seed; None where it never did, or nothing was measured.
+        reached: How many seeds did.
+        median: Over all seeds, one that never reached the target being above all that
+            did; None where the median seed never did, or nothing was measured.
+        test_accuracy: Median over the seeds that reached it, of the same parameters.
+        best: Whether the most expensive seed is below every seed of every other method;
+            never with a single seed, since there is no spread then.
     """
 
     costs: tuple[float | None, ...]
@@ -31,7 +30,7 @@ class Cell(NamedTuple):
 
     @property
     def spread(self) -> tuple[float, float] | None:
-        """Smallest and largest cost of the seeds that got there."""
+        """Smallest and largest cost of the seeds that reached the target."""
         known = [cost for cost in self.costs if cost is not None]
         return (min(known), max(known)) if known else None
 
@@ -45,28 +44,23 @@ class Spread(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """One method's line.
+    """The line of one method.
 
     Attributes:
         row: The method.
         cells: By target.
-        savings: By role ("standard", "tuned"), then by target: the baseline's median
-            cost over this one's; above 1 is a saving. None where either is missing.
-        paper: By target, the paper's cost over that of its standard training, beside
-            `ratios`; None where the paper has none.
-        ratios: By target, this median cost over the standard row's.
-        test_accuracy: At the end of the runs that stand for the row.
+        savings: By role ("standard", "tuned"), then by target: the median cost of the
+            baseline over this one; above 1 is a saving. None where either is missing.
+        test_accuracy: At the end of `row.runs`.
         total: What these runs cost in all.
         coreset_size: Of the same runs, the median; None where none was chosen.
         pruning_ratio: 1 minus its share of the data.
-        selection_share: Share of the FLOPs of training and choosing that choosing took.
+        selection_share: Share of selection in the FLOPs of training and selection.
     """
 
     row: Row
     cells: dict[float, Cell]
     savings: dict[str, dict[float, float | None]]
-    paper: dict[float, float | None]
-    ratios: dict[float, float | None]
     test_accuracy: Spread | None
     total: Spread | None
     coreset_size: float | None
@@ -75,10 +69,10 @@ class TableRow(NamedTuple):
 
 
 class CostTable(NamedTuple):
-    """All methods' lines.
+    """The lines of all methods.
 
     Attributes:
-        by: What costs are told in.
+        by: What costs are compared in.
         targets: Accuracies, ascending.
         rows: In the order of the comparison.
     """
@@ -92,8 +86,8 @@ def cost_table(comparison: Comparison, by: By) -> CostTable:
     """Compute the table of a comparison.
 
     Args:
-        comparison: Which runs stand for which method.
-        by: What costs are told in.
+        comparison: Which runs belong to which method.
+        by: What costs are compared in.
     """
     cells = {
         row.key: {
@@ -116,21 +110,15 @@ def cost_table(comparison: Comparison, by: By) -> CostTable:
             role: {t: _over(cells[key][t].median, mine[t].median) for t in mine}
             for role, key in baselines.items()
         }
-        standard = cells.get(baselines.get("standard", ""), {})
         lines.append(
             TableRow(
                 row=row,
                 cells=mine,
                 savings=savings,
-                paper={t: paper_ratio(row.paper, t) for t in mine},
-                ratios={
-                    t: _over(mine[t].median, standard[t].median) if standard else None
-                    for t in mine
-                },
                 test_accuracy=spread(
                     [run.summary["test_accuracy"] for run in row.runs]
                 ),
-                total=spread([cost_of(run.end, by) for run in row.runs]),
+                total=spread([run.spent(by) for run in row.runs]),
                 coreset_size=_median([r.summary["coreset_size"] for r in row.runs]),
                 pruning_ratio=_median([r.summary["pruning_ratio"] for r in row.runs]),
                 selection_share=_median([_selection_share(run) for run in row.runs]),
@@ -141,16 +129,16 @@ def cost_table(comparison: Comparison, by: By) -> CostTable:
 
 def cell_of(runs: Sequence[Run], target: float, by: By) -> Cell:
     """Compute one cell from the events of some runs."""
-    crossings = [run.crossing(target) for run in runs]
-    costs = tuple(None if c is None else cost_of(c.event, by) for c in crossings)
-    accuracies = [c.test_accuracy for c in crossings if c is not None]
+    found = [run.target_cost(target) for run in runs]
+    costs = tuple(None if c is None else compared(c.spent, by) for c in found)
+    reached = [c for c in found if c is not None]
     measured = sum(cost is not None for cost in costs)
     median = None
-    if costs and measured == len(accuracies):
+    if costs and measured == len(reached):
         ranked = statistics.median(math.inf if c is None else c for c in costs)
         median = ranked if math.isfinite(ranked) else None
-    accuracy = statistics.median(accuracies) if accuracies else None
-    return Cell(costs, len(accuracies), median, accuracy)
+    accuracy = _median([c.test_accuracy for c in reached])
+    return Cell(costs, len(reached), median, accuracy)
 
 
 def spread(values: Sequence[float | int | None]) -> Spread | None:
@@ -171,9 +159,8 @@ def _mark_best(
         known = [cost for cost in cell.costs if cost is not None]
         if len(known) < max(2, len(cell.costs)) or not others:
             continue
-        dearest = max(known)
         rivals = [c.spread[0] for c in others if c.spread is not None]
-        if all(dearest < rival for rival in rivals):
+        if all(max(known) < rival for rival in rivals):
             cells[key][target] = cell._replace(best=True)
 
 

@@ -1,59 +1,42 @@
 """From a config to the parts of a run; the only code that knows both."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from dpet_jax import section as sections
 from dpet_jax.config import experiment as schema
 from dpet_jax.data import Data, prepare
 from dpet_jax.data.augment import Augmentation
-from dpet_jax.data.sources import digits, npz, parquet, tfds
 from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
 from dpet_jax.errors import UserError
-from dpet_jax.methods import sections as method_sections
-from dpet_jax.models import ResNetSpec, resnet18, resnet20
-from dpet_jax.models.spec import scaled_channels
+from dpet_jax.methods.base import ModelHandle, Pool
+from dpet_jax.models.network import Network
 from dpet_jax.run.limits import Limits
-from dpet_jax.training import SCHEDULES, Family, Hyper, Schedule, StepSpec
 from dpet_jax.training.learner import LearnerSpec, data_mesh
+from dpet_jax.training.schedule import schedules_with, traced_schedule
+from dpet_jax.training.state import StepSpec
+from dpet_jax.training.steps import Hyper
+from dpet_jax.training.traced import numbers_of, without_numbers
+
+
+def build_pool(data: Data) -> Pool:
+    """Return the training split as a method sees it."""
+    count = data.num_train
+    return Pool(
+        count,
+        data.labels[:count],
+        data.num_classes,
+        data.source_rows[:count],
+        data.name,
+        data.fingerprint,
+    )
 
 
 def build_data(config: schema.Config) -> Data:
     """Read the data set and split it."""
-    section = config.data
-    match section:
-        case sections.TfdsData():
-            source = tfds.read(
-                section.name,
-                section.path,
-                train_split=section.train_split,
-                test_split=section.test_split,
-                image_size=section.image_size,
-            )
-        case sections.ParquetData():
-            source = parquet.read(
-                section.path,
-                image_column=section.image_column,
-                label_column=section.label_column,
-                image_size=section.image_size,
-            )
-        case sections.NpzData():
-            source = npz.read(section.path)
-        case _:
-            source = digits.read()
-    data = prepare(
-        source,
-        image_size=section.image_size,
-        validation_fraction=section.validation_fraction,
-        train_examples=section.train_examples,
-        split_seed=section.split_seed,
-        label_noise=section.label_noise,
-        noise_seed=section.split_seed,
-    )
+    data = prepare(config.data.read(), config.data)
     check_fit(config, data)
     return data
 
@@ -78,71 +61,48 @@ def check_fit(config: schema.Config, data: Data) -> None:
         )
 
 
-def build_model(config: schema.Config, data: Data) -> ResNetSpec:
+def build_model(config: schema.Config, data: Data) -> Network:
     """Shape the network for the data set."""
-    section, channels = config.model, data.image_shape[2]
-    match section:
-        case sections.ResNetModel():
-            return ResNetSpec(
-                section.stem,
-                section.channels,
-                section.blocks,
-                data.num_classes,
-                channels,
-            )
-        case sections.ResNet20Model():
-            scale = section.scale
-            return resnet20(
-                data.num_classes,
-                channels,
-                width_multiplier=scale or section.width_multiplier,
-                depth_multiplier=scale or section.depth_multiplier,
-                channel_multiple=section.channel_multiple,
-            )
-        case _:
-            return resnet18(
-                data.num_classes,
-                channels,
-                width_multiplier=section.width_multiplier,
-                depth_multiplier=section.depth_multiplier,
-                channel_multiple=section.channel_multiple,
-            )
+    return config.model.build(data.num_classes, data.image_shape)
 
 
-def build_proxy(config: schema.Config, model: ResNetSpec) -> ResNetSpec | None:
-    """Shape the narrow network that scores in place of the model, if one is wanted.
+def build_auxiliary(
+    config: schema.Config, model: Network
+) -> tuple[ModelHandle, Network] | None:
+    """Shape the network that the method has trained to choose by, if it needs one.
 
     Args:
         config: The run's.
-        model: Shape of the main network, whose depth it keeps.
+        model: The main network.
 
     Raises:
-        UserError: If so many channels cannot be made fewer.
+        UserError: If the model has no form so narrow.
     """
-    section = getattr(config.method, "proxy", None)
-    if section is None:
+    wanted = config.method.auxiliary
+    if wanted is None:
         return None
-    share = section.width_multiplier
-    multiple = getattr(config.model, "channel_multiple", 8)
-    stem, *channels = (
-        min(base, scaled_channels(base, share, multiple))
-        for base in (model.stem, *model.channels)
-    )
-    proxy = replace(model, stem=stem, channels=tuple(channels))
-    if share < 1 and proxy == model:
+    handle, share = wanted
+    if share == 1:
+        return handle, model
+    try:
+        return handle, config.model.narrower(model, share)
+    except ValueError as error:
         raise UserError(
-            f"method.proxy.width_multiplier: {share:g} leaves the model's channels "
-            f"{list(model.channels)} as they are, which are at least 8 and rounded to "
-            f"multiples of {multiple}; choose a smaller one, a wider model, or leave "
-            "method.proxy at null"
-        )
-    return proxy
+            f"method.proxy.width_multiplier: {share:g} {error}, or leave method.proxy "
+            "at null"
+        ) from error
 
 
 def build_learner_spec(
-    config: schema.Config, model: ResNetSpec, scores: tuple[str, ...]
+    config: schema.Config, model: Network, scores: tuple[str, ...] | None = None
 ) -> LearnerSpec:
-    """Say how the learner computes."""
+    """Return how the learner computes.
+
+    Args:
+        config: The run's.
+        model: The main network.
+        scores: What it will be asked for; by default what the method names.
+    """
     mesh = data_mesh()
     batches = {
         "train.batch_size": config.train.batch_size,
@@ -156,54 +116,28 @@ def build_learner_spec(
             )
     step = StepSpec(
         model,
-        optimizer_family(config),
+        without_numbers(config.train.optimizer),
         config.train.batch_size,
         config.model.compute_dtype,
         mesh,
+        schedules_with(config.train.schedule),
     )
-    narrow = build_proxy(config, model)
-    batch = config.evaluate.batch_size
-    method = config.method
-    if not isinstance(method, method_sections.OneShotMethod):
-        return LearnerSpec(step, batch, scores, proxy=narrow)
-    # it is pre-trained on a plan of its own, not on those of the model
-    asks = method.by != "random" and method.choose_every is None
-    return LearnerSpec(step, batch, scores, fresh=(narrow or model) if asks else None)
-
-
-def optimizer_family(config: schema.Config) -> Family:
-    """Return the shape of the optimizer's state."""
-    return "sgd" if config.train.optimizer.kind == "sgd" else "adam"
+    return LearnerSpec(
+        step,
+        config.evaluate.batch_size,
+        config.method.scores if scores is None else scores,
+        build_auxiliary(config, model),
+    )
 
 
 def build_hyper(config: schema.Config) -> Hyper:
-    """Collect the traced numbers of training; the horizon is set by each plan.
-
-    What the configured optimizer or schedule does not know is neutral.
-    """
-    optimizer = config.train.optimizer.model_dump()
-    schedule = config.train.schedule.model_dump()
-    augment = config.train.augment
-    peak, decay = optimizer["learning_rate"], optimizer["weight_decay"]
-    decoupled = optimizer["kind"] == "adamw"
+    """Collect the traced numbers of training; the horizon is set by each plan."""
+    train = config.train
+    augment = train.augment
     return Hyper(
-        schedule=Schedule(
-            kind=_whole(SCHEDULES.index(schedule["kind"])),
-            peak=_single(peak),
-            final=_single(schedule.get("final_learning_rate", 0.0)),
-            start=_single(peak * schedule.get("start_fraction", 1.0)),
-            peak_at=_single(schedule.get("peak_at", 0.5)),
-            horizon=_single(1.0),
-            cyclic=_switch(False),
-        ),
-        momentum=_single(optimizer.get("momentum", 0.0)),
-        nesterov=_switch(optimizer.get("nesterov", False)),
-        b1=_single(optimizer.get("b1", 0.9)),
-        b2=_single(optimizer.get("b2", 0.999)),
-        eps=_single(optimizer.get("eps", 1e-8)),
-        gradient_decay=_single(0.0 if decoupled else decay),
-        decoupled_decay=_single(decay if decoupled else 0.0),
-        label_smoothing=_single(config.train.label_smoothing),
+        schedule=traced_schedule(train.schedule, train.optimizer.learning_rate),
+        optimizer=numbers_of(train.optimizer),
+        label_smoothing=_single(train.label_smoothing),
         augmentation=Augmentation(
             _whole(augment.translate), _switch(augment.flip), _whole(augment.cutout)
         ),

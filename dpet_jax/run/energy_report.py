@@ -1,19 +1,13 @@
-"""What a run cost, from its folder alone, whether it ended or was killed."""
+"""The energy report of a run, from its folder alone, finished or killed."""
 
 from pathlib import Path
 from typing import Any
 
 from dpet_jax.energy import Report, report_from_journal
 from dpet_jax.errors import UserError
+from dpet_jax.run.costs import Event, target_costs
 from dpet_jax.run.folder import CONFIG, ENERGY, EVENTS, SUMMARY, read_events, read_yaml
-
-#: Phases whose energy buys accuracy; evaluation is told apart, and checkpoints, idling
-#: and set-up are part of the whole only.
-_SPENT_ON_ACCURACY = ("compile", "data", "select", "train")
-
-_WH = ("wh", "wh_warm", "wh_cold", "wh_eval", "wh_incl_eval")
-
-Event = dict[str, Any]
+from dpet_jax.run.limits import StopReason
 
 
 def run_report(folder: Path, *, finished: bool | None = None) -> Report:
@@ -43,13 +37,15 @@ def run_report(folder: Path, *, finished: bool | None = None) -> Report:
     report = report_from_journal(folder / ENERGY)
     data = report.data
     stopped = [e for e in events if e["event"] == "stop"]
-    reason = stopped[-1]["reason"] if stopped else None
+    reason: StopReason | None = stopped[-1]["reason"] if stopped else None
+    quality = data["energy"]["quality"]
     data["run_id"] = f"{config['name']}/seed{config['seed']}"
     ended = (folder / SUMMARY).exists() if finished is None else finished
     data["complete"] = data["complete"] and ended
-    data["energy_to_accuracy"] = energy_to_accuracy(
-        events, _targets(config), reason, data["energy"]["quality"]
-    )
+    data["energy_to_accuracy"] = [
+        cost | {"quality": quality, "stopped_by": reason}
+        for cost in target_costs(events, _targets(config))
+    ]
     data["budget"] = budget(config["budget"], data, reason)
     data["proxies"] = proxies(events, begun, data["phases"])
     data["carbon"] = carbon(config["energy"]["carbon"], data["energy"])
@@ -60,86 +56,14 @@ def run_report(folder: Path, *, finished: bool | None = None) -> Report:
         **{name: versions[name] for name in ("python", "jax", "jaxlib")},
         "versions": versions,
     }
-    _tell_aliasing(data)
+    _mark_aliasing(data)
     return report
 
 
-def energy_to_accuracy(
-    events: list[Event], targets: list[float], stopped_by: str | None, quality: str
-) -> list[dict[str, Any]]:
-    """Return what it took to reach each accuracy, at the evaluation that found it so.
-
-    Nothing is interpolated: the true cost lies in the bracket between the evaluation
-    before and the one at or above the target. Work that a crash lost is not in it.
-    `wh` is what this run spent, compiling included; `wh_warm` leaves compiling out, and
-    `wh_cold` is null where programs came from a cache, since their first compilation
-    was not measured here.
-
-    Args:
-        events: A run's events without superseded ones.
-        targets: Accuracies.
-        stopped_by: What ended the run; None if it has not ended.
-        quality: Of the run's energy.
-    """
-    evaluations = [e for e in events if e["event"] == "evaluate"]
-    cached = any(
-        e["cache_hits"]
-        for e in events
-        if e["event"] == "compile" and e["segment"] == events[0]["segment"]
-    )
-    best = max((e["accuracy"] for e in evaluations), default=None)
-    spent = _total(evaluations[-1]["wh"]) if evaluations else None
-    costs = []
-    for target in targets:
-        number = next(
-            (n for n, e in enumerate(evaluations) if e["accuracy"] >= target), None
-        )
-        entry: dict[str, Any] = {"target": target, "reached": number is not None}
-        if number is None:
-            costs.append(
-                entry
-                | dict.fromkeys(_WH)
-                | {
-                    "quality": quality,
-                    "bracket_wh": None,
-                    "best_accuracy": best,
-                    "spent_wh": spent,
-                    "stopped_by": stopped_by,
-                }
-            )
-            continue
-        event = evaluations[number]
-        before = evaluations[number - 1]["wh"] if number else _nothing(event["wh"])
-        reached = next(
-            e for e in events if e["event"] == "target" and e["target"] == target
-        )
-        wh = _spent(event["wh"])
-        costs.append(
-            entry
-            | {
-                "wh": wh,
-                "wh_warm": _spent(event["wh"], without=("compile",)),
-                "wh_cold": None if cached else wh,
-                "wh_eval": None if wh is None else event["wh"]["eval"],
-                "wh_incl_eval": None if wh is None else wh + event["wh"]["eval"],
-                "quality": quality,
-                "bracket_wh": None if wh is None else [_spent(before), wh],
-                "spent_wh": _total(event["wh"]),
-                "compile_cached": cached,
-                "accuracy": event["accuracy"],
-                "test_accuracy": reached["test_accuracy"],
-                "epochs": event["epochs"],
-                "visits": event["visits"],
-                "wall_s": event["time_s"],
-            }
-        )
-    return costs
-
-
 def budget(
-    limits: dict[str, Any], data: dict[str, Any], stopped_by: str | None
+    limits: dict[str, Any], data: dict[str, Any], stopped_by: StopReason | None
 ) -> dict[str, Any]:
-    """Return the budgets, which of them ended the run, and by how much Wh overshot.
+    """Return the budgets, which of them ended the run, and the overshoot in Wh.
 
     Args:
         limits: The config's budgets.
@@ -169,7 +93,7 @@ def proxies(
         begun: The latest start event.
         phases: Of the energy report.
     """
-    last = next((e for e in reversed(events) if "visits" in e), {})
+    last = next((e for e in reversed(events) if "executed_visits" in e), {})
     selections = [e for e in events if e["event"] == "select"]
     step = next(
         (e for e in reversed(events) if e.get("what") == "train_steps"), {}
@@ -235,33 +159,22 @@ def _targets(config: dict[str, Any]) -> list[float]:
     return sorted({*config["targets"], *([] if goal is None else [goal])})
 
 
-def _spent(wh: dict[str, float] | None, without: tuple[str, ...] = ()) -> float | None:
-    if wh is None:
-        return None
-    return sum(wh[phase] for phase in _SPENT_ON_ACCURACY if phase not in without)
+def _mark_aliasing(data: dict[str, Any]) -> None:
+    """Mark sensors that read now and then, in step with training.
 
-
-def _total(wh: dict[str, float] | None) -> float | None:
-    return None if wh is None else sum(wh.values())
-
-
-def _nothing(wh: dict[str, float] | None) -> dict[str, float] | None:
-    return None if wh is None else dict.fromkeys(wh, 0.0)
-
-
-def _tell_aliasing(data: dict[str, Any]) -> None:
-    """Say where the pace of training may hide from a sensor that looks now and then."""
+    Such a sensor may meet the same part of every step, and miss the others.
+    """
     updates = data["proxies"]["updates"]
     step_s = data["phases"]["train"]["s"] / updates if updates else 0.0
     for source in data["energy"]["by_source"]:
         period_s, window_s = source["update_period_s"], source["sensor_window_s"]
-        blinks = source["kind"] == "power" and window_s and period_s
+        has_gaps = source["kind"] == "power" and window_s and period_s
         source["aliasing_risk"] = bool(
-            blinks and window_s < period_s and step_s and _locked(step_s / period_s)
+            has_gaps and window_s < period_s and step_s and _locked(step_s / period_s)
         )
 
 
 def _locked(ratio: float) -> bool:
-    """Tell whether two periods are within 5 % of a small whole ratio."""
+    """Return whether two periods are within 5 % of a small whole ratio."""
     larger = max(ratio, 1 / ratio)
     return abs(larger / max(1, round(larger)) - 1) < 0.05

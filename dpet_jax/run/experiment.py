@@ -14,8 +14,7 @@ from dpet_jax.config.load import flat, validate
 from dpet_jax.data import Data
 from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
-from dpet_jax.methods.base import Method, Pool
-from dpet_jax.models import ResNetSpec
+from dpet_jax.models.network import Network
 from dpet_jax.run import build
 from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import (
@@ -29,7 +28,6 @@ from dpet_jax.run.folder import (
 )
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.loop import Loop
-from dpet_jax.run.method_parts import build_method
 from dpet_jax.run.progress import Display
 from dpet_jax.run.segment import Segment
 from dpet_jax.run.summary import finish
@@ -91,9 +89,10 @@ def run(
         with meter.window("data"):
             data = build.build_data(config) if data is None else data
             build.check_fit(config, data)
+            # refuses what the method cannot run on, before anything on disk changes
+            config.method.start(build.build_pool(data), config.seed)
             model = build.build_model(config, data)
-            method = build_method(config, data)
-        spec = build.build_learner_spec(config, model, method.scores)
+        spec = build.build_learner_spec(config, model)
         with closing(RunFolder(path)) as folder:
             if resume and folder.finished:
                 summary = read_json(path / SUMMARY)
@@ -105,16 +104,13 @@ def run(
             asked = interrupt or Interrupt()
             listening = nullcontext() if interrupt else asked.listening()
             with closing(Segment(config, folder)) as segment, listening:
-                return _run_segment(
-                    config, data, spec, method, segment, meter, display, asked
-                )
+                return _run_segment(config, data, spec, segment, meter, display, asked)
 
 
 def _run_segment(
     config: Config,
     data: Data,
     spec: LearnerSpec,
-    method: Method,
     segment: Segment,
     meter: EnergyMeter,
     display: Display,
@@ -128,7 +124,7 @@ def _run_segment(
     with meter.window("data"):
         learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
     meter.accelerator = replace(meter.accelerator, barrier=learner.barrier)
-    flops_per_step = learner.batch_size * learner.train_flops
+    flops_per_step = learner.batch_size * learner.main.train_flops
     segment.start(config, data, flops_per_step, meter)
     with meter.window("compile"):
         for compilation in learner.compile():
@@ -138,14 +134,9 @@ def _run_segment(
         meter.measure_idle(config.energy.idle_s)
     loop = Loop(
         Parts(
-            method=method,
-            pool=Pool(
-                data.num_train,
-                data.labels[: data.num_train],
-                data.num_classes,
-            ),
+            method=config.method,
+            pool=build.build_pool(data),
             trainer=learner,
-            proxy=spec.proxy is not None,
             limits=build.build_limits(config),
             horizon=getattr(config.train.schedule, "horizon", "plan"),
             meter=meter,
@@ -153,7 +144,7 @@ def _run_segment(
             display=display,
             saver=segment.checkpoints,
             checkpoint_every_s=config.checkpoint.every_s,
-            facts=_facts(config, data, spec.step.model),
+            facts=_facts(data, spec.step.model),
             interrupt=interrupt,
             seed=config.seed,
         )
@@ -229,30 +220,19 @@ def check_same_config(config: Config, path: Path) -> None:
         )
 
 
-def _headline(config: Config, data: Data, model: ResNetSpec) -> str:
-    method = (
-        config.method.kind.upper()
-        if config.method.kind in ("dpet", "rs2")
-        else (config.method.kind.replace("_", " "))
-    )
-    score = getattr(config.method, "score", None)
-    proxy = getattr(config.method, "proxy", None)
-    if proxy is not None:
-        score = f"{score} by a proxy of width {proxy.width_multiplier:g}"
-    width = getattr(config.model, "width_multiplier", 1.0)
+def _headline(config: Config, data: Data, model: Network) -> str:
     return (
-        f"{method}{f' ({score})' if score else ''} on {data.name}: "
+        f"{config.method.label} on {data.name}: "
         f"{data.num_train:,} train · {data.num_validation:,} validation · "
-        f"{data.num_test:,} test · ResNet-{model.depth}"
-        f"{f' width {width:g}' if width != 1 else ''} · seed {config.seed}"
+        f"{data.num_test:,} test · {config.model.describe(model)} · "
+        f"seed {config.seed}"
     )
 
 
-def _facts(config: Config, data: Data, model: ResNetSpec) -> dict[str, Any]:
+def _facts(data: Data, model: Network) -> dict[str, Any]:
     """Return what `load_run` needs beside the parameters."""
     return {
         "model": model.to_json(),
-        "optimizer_family": build.optimizer_family(config),
         "num_train": data.num_train,
         "image_shape": list(data.image_shape),
         "mean": data.mean.tolist(),

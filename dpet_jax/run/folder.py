@@ -1,20 +1,18 @@
 """The run folder: events while running, counters, and the summary at the end."""
 
-import contextlib
 import fcntl
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import yaml
 
 from dpet_jax.errors import UserError
+from dpet_jax.files import JsonLines, read_lines, replacing, write_whole
 
 EVENTS = "events.jsonl"
 SUMMARY = "summary.json"
@@ -30,42 +28,6 @@ _FILES = (
     *(EVENTS, SUMMARY, CONFIG, CORESET, GALLERY, LABEL_NOISE),
     *(ENERGY, ENERGY_REPORT),
 )
-
-
-@dataclass
-class Counters:
-    """What a run has done so far; evaluation is left out.
-
-    Attributes:
-        full_pass_flops: FLOPs of one training pass over all training examples.
-        visits: Real rows trained on.
-        executed_visits: The same with fill rows.
-        scored_examples: Examples scored for selection.
-        flops: Analytic FLOPs of training and scoring, fill rows included.
-        grid_point: Next point of the evaluation grid, in units of its spacing.
-    """
-
-    full_pass_flops: int
-    visits: int = 0
-    executed_visits: int = 0
-    scored_examples: int = 0
-    flops: int = 0
-    grid_point: int = 1
-
-    @property
-    def epochs(self) -> float:
-        """Full-pass equivalents: FLOPs over those of one full training pass."""
-        return self.flops / self.full_pass_flops
-
-    def shown(self) -> dict[str, Any]:
-        """Return the counters as events carry them."""
-        return {
-            "visits": self.visits,
-            "executed_visits": self.executed_visits,
-            "scored_examples": self.scored_examples,
-            "flops": self.flops,
-            "epochs": self.epochs,
-        }
 
 
 class RunFolder:
@@ -128,24 +90,8 @@ class RunFolder:
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write an .npz so that the file is whole or absent."""
-        with _replacing(self.path / name) as temporary, temporary.open("wb") as file:
+        with replacing(self.path / name) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
-
-
-def write_whole(path: Path, held: str | bytes) -> None:
-    """Write a file so that it is whole or absent, whatever happens."""
-    with _replacing(path) as temporary:
-        temporary.write_bytes(held.encode() if isinstance(held, str) else held)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass
@@ -161,16 +107,11 @@ class Recorder:
     path: Path
     segment: int = 0
     next_id: int = 0
-    _file: TextIO = field(init=False, repr=False)
+    _file: JsonLines = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Open the file, after cutting off a line that a crash left torn."""
-        if self.path.exists():
-            whole = self.path.read_bytes()
-            end = whole.rfind(b"\n") + 1
-            if end < len(whole):
-                os.truncate(self.path, end)
-        self._file = self.path.open("a", encoding="utf-8")
+        """Open the file."""
+        self._file = JsonLines(self.path)
 
     def write(self, event: str, **values: Any) -> dict[str, Any]:
         """Append one event and return it as written."""
@@ -180,8 +121,7 @@ class Recorder:
             "segment": self.segment,
             **_plain(values),
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._file.append(line)
         self.next_id += 1
         return line
 
@@ -200,10 +140,7 @@ def read_events(path: Path, *, superseded: bool = False) -> list[dict[str, Any]]
     Returns:
         The events in order.
     """
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            events.append(json.loads(line))
+    events = read_lines(path)
     if superseded:
         return events
     kept: list[dict[str, Any]] = []

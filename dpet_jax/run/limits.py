@@ -5,7 +5,21 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from dpet_jax.run.folder import Counters
+from dpet_jax.run.counters import Counters
+
+#: What ends a run: its method has no more plans, it reached its target, a budget is
+#: used up, the loss is not finite, or a signal interrupted it, so that it can be
+#: resumed.
+StopReason = Literal[
+    "finished",
+    "target",
+    "budget.epochs",
+    "budget.visits",
+    "budget.seconds",
+    "budget.wh",
+    "diverged",
+    "interrupted",
+]
 
 
 @dataclass(frozen=True)
@@ -79,8 +93,8 @@ class Limits:
 
     def exhausted(
         self, counters: Counters, seconds: float, wh_steps: int = sys.maxsize
-    ) -> str | None:
-        """Name the budget that is used up, or None.
+    ) -> StopReason | None:
+        """Return the budget that is used up, or None.
 
         Args:
             counters: Work done.

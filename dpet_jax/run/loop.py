@@ -6,29 +6,20 @@ makes comparisons fair. It never imports JAX: the accelerator is behind `Trainer
 
 import math
 import time
-from collections import deque
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from dpet_jax.errors import DivergedError, SelectionEndedError
 from dpet_jax.methods.base import Learner, Plan, Span
 from dpet_jax.methods.proxy import ProxyLearner
-from dpet_jax.run.folder import Counters
+from dpet_jax.run.counters import Counters
+from dpet_jax.run.limits import StopReason
 from dpet_jax.run.position import Position
 from dpet_jax.run.selection_cost import SelectionWatch
 from dpet_jax.run.trainer import Parts
-from dpet_jax.training.batches import Batches
-from dpet_jax.training.pace import Pace
+from dpet_jax.training.chunks import Chunk, Chunks, Pace
 
 _WARN_AT = 0.8
-
-
-class _Chunk(NamedTuple):
-    handle: Any
-    num_steps: int
-    dispatched: float
-    counters: dict[str, Any]
-    plan_visits: int
 
 
 class Loop:
@@ -45,17 +36,22 @@ class Loop:
         self.parts = parts
         trainer, pool = parts.trainer, parts.pool
         steps = -(-pool.num_examples // trainer.batch_size)
-        full_pass_flops = steps * trainer.batch_size * trainer.train_flops
+        self._step_flops = trainer.batch_size * trainer.main.train_flops
         self.at = Position(
-            parts.method.start(pool, parts.seed), Counters(full_pass_flops)
+            parts.method.start(pool, parts.seed), Counters(steps * self._step_flops)
         )
         self._label = ""
-        self._pending: deque[_Chunk] = deque()
+        self._chunks: Chunks | None = None  # of the plan that is being trained on
         self._pace = Pace()
         self._warned = False
         self._last_save = time.monotonic()
         self._diverged = False
         self._cut_short = False
+
+    @property
+    def counters(self) -> Counters:
+        """Work done so far."""
+        return self.at.counters
 
     @property
     def seconds_without_eval(self) -> float:
@@ -70,22 +66,21 @@ class Loop:
         return None if phases is None else sum(phases.values()) - phases["eval"]
 
     def restore(self) -> None:
-        """Take the latest checkpoint up, on a loop that has not run yet."""
+        """Restore the latest checkpoint, on a loop that has not run yet."""
         trainer = self.parts.trainer
         restored = self.parts.saver.restore(trainer.snapshot())
         trainer.restore(restored.models)
-        self.at.take_up(restored.host, restored.meta["position"])
+        self.at.restore(restored.host, restored.meta["position"])
         if self.at.plan is not None:
-            trainer.set_weights(self.at.plan)
+            trainer.main.set_weights(self.at.plan)
 
-    def run(self) -> str:
+    def run(self) -> StopReason:
         """Train until something ends the run, and save.
 
         Returns:
-            What did: "finished", "target", "budget.epochs", "budget.visits",
-            "budget.seconds", "budget.wh", "diverged" or "interrupted" (by a signal).
+            What did.
         """
-        reason = None
+        reason: StopReason | None = None
         while reason is None:
             if self.at.plan is None:
                 reason = self._before_chunk() or self._next_plan()
@@ -99,29 +94,30 @@ class Loop:
 
     # one plan
 
-    def _next_plan(self) -> str | None:
+    def _next_plan(self) -> StopReason | None:
         parts, at, trainer = self.parts, self.at, self.parts.trainer
-        learner: Learner = ProxyLearner(trainer, at.pending) if parts.proxy else trainer
+        learner: Learner = (
+            ProxyLearner(trainer, at.pending) if parts.method.proxied else trainer
+        )
         watch = SelectionWatch(parts, at.counters, self._exhausted)
         try:
             with parts.meter.window("select"), watch.watching():
                 at.state, plan = parts.method.plan(at.state, learner)
         except SelectionEndedError as ended:
             # a network may be half-trained, so the last checkpoint has to do
-            self._cut_short = str(ended) == "interrupted"
-            return str(ended)
+            self._cut_short = ended.reason == "interrupted"
+            return ended.reason
         except DivergedError:
             self._diverged = True
             return "diverged"
         finally:
             if watch.flops:
-                self._event("select", **watch.told())
+                self._event("select", **watch.event())
         if plan is None:
             return "finished"
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
-        at.cursor = 0
         with parts.meter.window("train"):
-            trainer.begin(at.plan, at.plan_index)
+            trainer.main.begin(at.plan, at.plan_index)
         self._event("plan", label=plan.label, size=plan.size, passes=plan.passes)
         return None
 
@@ -133,57 +129,80 @@ class Loop:
             return Span(visits, self.parts.method.planned_visits(self.parts.pool))
         return Span(visits, round(horizon * self.parts.pool.num_examples))
 
-    def _train_plan(self) -> str | None:
+    def _train_plan(self) -> StopReason | None:
         parts, at, plan = self.parts, self.at, self.at.plan
         assert plan is not None
-        assert plan.schedule is not None
-        batches = Batches(plan, parts.trainer.batch_size, parts.seed, at.plan_index)
-        done = batches.visits_before(at.cursor)
         self._label = f"{plan.label:<10} {plan.size:>7,} x {plan.passes:<3}"
-        parts.display.begin_plan(plan.label, plan.visits, done)
         # one window for all chunks: closing it waits for the device, which between two
         # chunks would leave it idle
         with parts.meter.window("train", plan.label):
-            self._pace.begin(self._train_wh)
-            while at.cursor < batches.num_steps:
-                reason = self._advance(batches, plan.schedule)
+            self._chunks = Chunks(
+                parts.trainer.main,
+                plan,
+                batch_size=parts.trainer.batch_size,
+                seed=parts.seed,
+                plan_index=at.plan_index,
+                pace=self._pace,
+                first_step=at.cursor,
+                wh=lambda: self._train_wh,
+            )
+            parts.display.begin_plan(
+                plan.label, plan.visits, self._chunks.visits_started
+            )
+            while self._chunks.left:
+                reason = self._advance(self._chunks)
                 if reason is not None:
                     return reason
             if not self._drain():
                 return "diverged"
-            result = parts.trainer.result(plan.index_set)
+            result = parts.trainer.main.result(plan.index_set)
         at.state = parts.method.observe(at.state, result)
-        schedule_ends = plan.schedule.start + plan.visits >= plan.schedule.horizon
-        if parts.proxy:
+        if parts.method.proxied:
             at.pending.append(plan)
-        at.plan, at.plan_index = None, at.plan_index + 1
+        at.plan, at.plan_index, at.cursor = None, at.plan_index + 1, 0
         parts.display.end_plan()
+        assert plan.schedule is not None
+        schedule_ends = plan.schedule.start + plan.visits >= plan.schedule.horizon
         if schedule_ends and at.evaluated_visits != at.counters.visits:
             return self._evaluate(last=True)
         return None
 
-    def _advance(self, batches: Batches, schedule: Span) -> str | None:
+    def _advance(self, chunks: Chunks) -> StopReason | None:
         """Start one chunk, and evaluate and save where it is time."""
         reason = self._before_chunk()
         if reason is not None:
             return reason
-        self._dispatch(batches, schedule)
+        trainer, limits, counters = self.parts.trainer, self.parts.limits, self.counters
+        num_steps = chunks.next_steps(
+            min(
+                limits.steps_to_evaluation(counters, self._step_flops),
+                limits.steps_to_budget(counters, self._step_flops, trainer.batch_size),
+                max(1, self._steps_to_wh()),
+            )
+        )
+        counters.visits += chunks.next_visits(num_steps)
+        counters.executed_visits += num_steps * trainer.batch_size
+        counters.flops += num_steps * self._step_flops
+        self.at.cursor += num_steps
+        ended = chunks.start(num_steps, counters.shown())
+        if ended is not None:
+            self._record(ended)
         reason = self._evaluate(last=False) if self._grid_reached() else None
         self._checkpoint(end=False)
         return reason
 
-    def _before_chunk(self) -> str | None:
+    def _before_chunk(self) -> StopReason | None:
         """Look at everything that may end the run between two chunks."""
         reason = self._exhausted()
         if (self._diverged or reason) and not self._drain():
             return "diverged"
         return reason
 
-    def _exhausted(self) -> str | None:
+    def _exhausted(self) -> StopReason | None:
         if self.parts.interrupt.requested:
             return "interrupted"
         return self.parts.limits.exhausted(
-            self.at.counters, self.seconds_without_eval, self._steps_to_wh()
+            self.counters, self.seconds_without_eval, self._steps_to_wh()
         )
 
     @property
@@ -197,54 +216,27 @@ class Loop:
         if limits.wh and spent and spent >= _WARN_AT * limits.wh and not self._warned:
             self._warned = True
             self.parts.display.line(f"  {spent:.4g} of {limits.wh:g} Wh are spent")
-        pending = sum(chunk.num_steps for chunk in self._pending)
+        pending = 0 if self._chunks is None else self._chunks.pending_steps
         return limits.steps_to_wh(spent, self._pace.step_wh, pending)
-
-    def _dispatch(self, batches: Batches, schedule: Span) -> None:
-        trainer, limits, at = self.parts.trainer, self.parts.limits, self.at
-        step_flops = trainer.batch_size * trainer.train_flops
-        num_steps = min(
-            self._pace.steps,
-            trainer.max_steps,
-            batches.num_steps - at.cursor,
-            limits.steps_to_evaluation(at.counters, step_flops),
-            limits.steps_to_budget(at.counters, step_flops, trainer.batch_size),
-            max(1, self._steps_to_wh()),
-        )
-        visits = batches.visits_before(at.cursor)
-        rows = batches.rows(at.cursor, num_steps)
-        handle = trainer.train_chunk(rows, num_steps, schedule, visits)
-        at.cursor += num_steps
-        done = batches.visits_before(at.cursor)
-        at.counters.visits += done - visits
-        at.counters.executed_visits += num_steps * trainer.batch_size
-        at.counters.flops += num_steps * step_flops
-        shown = at.counters.shown()
-        self._pending.append(_Chunk(handle, num_steps, time.monotonic(), shown, done))
-        # one chunk runs while the next one queues; more would hide the clock
-        if len(self._pending) > 1:
-            self._wait()
 
     def _drain(self) -> bool:
         """Wait for all chunks; False if training diverged."""
         with self.parts.meter.window("train"):
-            while self._pending:
-                self._wait()
+            for chunk in self._chunks.drain() if self._chunks else ():
+                self._record(chunk)
         return not self._diverged
 
-    def _wait(self) -> None:
-        chunk = self._pending.popleft()
-        loss, correct, visits = self.parts.trainer.wait(chunk.handle)
-        self._pace.waited(chunk.num_steps, chunk.dispatched, self._train_wh)
-        self._diverged |= not math.isfinite(loss)
+    def _record(self, chunk: Chunk) -> None:
+        """Write down a chunk that has ended, with the counters of its start."""
+        self._diverged |= not math.isfinite(chunk.loss)
         self._event(
             "train",
-            chunk.counters,
+            chunk.note,
             steps=chunk.num_steps,
-            loss=loss / visits,
-            accuracy=correct / visits,
+            loss=chunk.loss,
+            accuracy=chunk.accuracy,
         )
-        self.parts.display.advance(chunk.plan_visits, loss / visits, correct / visits)
+        self.parts.display.advance(chunk.visits, chunk.loss, chunk.accuracy)
 
     # evaluation and targets
 
@@ -256,7 +248,7 @@ class Loop:
             counters.grid_point = math.floor(counters.flops / every) + 1
         return reached
 
-    def _evaluate(self, *, last: bool) -> str | None:
+    def _evaluate(self, *, last: bool) -> StopReason | None:
         parts, counters, split = self.parts, self.at.counters, self.parts.limits.split
         if not self._drain():
             return "diverged"
@@ -266,7 +258,7 @@ class Loop:
             evaluation = parts.trainer.evaluate(split)
         accuracy = evaluation.accuracy
         counted = {"split": split, "accuracy": accuracy, "loss": evaluation.loss}
-        self._event("evaluate", **counted)
+        event = self._event("evaluate", **counted)
         self._diverged = not math.isfinite(evaluation.loss)
         if self._diverged:
             return "diverged"
@@ -278,18 +270,23 @@ class Loop:
             + ("" if wh is None else f"  {sum(wh.values()):8.4g} Wh"),
             last=last,
         )
-        self._reach_targets(accuracy)
+        self._reach_targets(event)
         goal = parts.limits.stop_target
         return "target" if goal is not None and accuracy >= goal else None
 
-    def _last_evaluation(self, reason: str) -> str:
+    def _last_evaluation(self, reason: StopReason) -> StopReason:
         """Evaluate where a run ends off the grid, for the targets' sake."""
         if self.at.evaluated_visits == self.at.counters.visits:
             return reason
         return self._evaluate(last=True) or reason
 
-    def _reach_targets(self, accuracy: float) -> None:
-        parts, at = self.parts, self.at
+    def _reach_targets(self, event: dict[str, Any]) -> None:
+        """Record the targets that an evaluation is the first to reach.
+
+        They cost what had been spent at that evaluation; measuring the test accuracy
+        comes after it and is no part of the cost.
+        """
+        parts, at, accuracy = self.parts, self.at, event["accuracy"]
         reached = {entry["target"] for entry in at.targets}
         due = [
             target
@@ -298,8 +295,8 @@ class Loop:
         ]
         if not due:
             return
-        wall_s = parts.meter.total_s
         test_accuracy = accuracy
+        spent = {key: event[key] for key in ("time_s", "seconds", "wh")}
         if parts.limits.split != "test":
             with parts.meter.window("eval"):
                 test_accuracy = parts.trainer.evaluate("test").accuracy
@@ -308,13 +305,13 @@ class Loop:
                 "target": target,
                 "reached": True,
                 "accuracy": accuracy,
-                "epochs": at.counters.epochs,
-                "visits": at.counters.visits,
-                "wall_s": wall_s,
+                "epochs": event["epochs"],
+                "visits": event["visits"],
+                "wall_s": event["time_s"],
                 "test_accuracy": test_accuracy,
             }
             at.targets.append(entry)
-            self._event("target", **entry)
+            self._event("target", **entry, **spent)
 
     # surviving
 
@@ -340,7 +337,7 @@ class Loop:
 
     def _event(
         self, event: str, counters: dict[str, Any] | None = None, **values: Any
-    ) -> None:
+    ) -> dict[str, Any]:
         counted = counters or self.at.counters.shown()
         meter = self.parts.meter
         common = {
@@ -348,4 +345,4 @@ class Loop:
             "seconds": meter.seconds(),
             "wh": meter.wh(),
         }
-        self.parts.recorder.write(event, **(common | counted | values))
+        return self.parts.recorder.write(event, **(common | counted | values))

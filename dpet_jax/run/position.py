@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dpet_jax.methods.base import Plan, Span
-from dpet_jax.run.folder import Counters
+from dpet_jax.run.counters import Counters
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Position:
     pending: list[Plan] = field(default_factory=list)
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return named arrays and plain values from which `take_up` rebuilds it."""
+        """Return named arrays and plain values from which `restore` rebuilds it."""
         fields = self.state._asdict()
         arrays = {
             f"method.{name}": value
@@ -62,7 +62,7 @@ class Position:
             "evaluated_visits": self.evaluated_visits,
         }
 
-    def take_up(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+    def restore(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
         """Become what `saved` returned; the present method state gives its type."""
         state = {
             name.removeprefix("method."): value

@@ -88,10 +88,9 @@ class Segment:
         writing it would cost.
         """
         path = self.folder.path / ENERGY
-        return (
-            journal.read_until(path, "checkpoint", meta["journal_lines"])
-            or Accounts.from_json(meta["energy"])
-        )
+        return journal.read_until(
+            path, "checkpoint", meta["journal_lines"]
+        ) or Accounts.from_json(meta["energy"])
 
     def start(
         self, config: Config, data: Data, flops_per_step: int, meter: EnergyMeter

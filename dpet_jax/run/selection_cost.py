@@ -7,7 +7,8 @@ from typing import Any
 
 from dpet_jax.errors import SelectionEndedError
 from dpet_jax.methods.base import Plan
-from dpet_jax.run.folder import Counters
+from dpet_jax.run.counters import Counters
+from dpet_jax.run.limits import StopReason
 from dpet_jax.run.trainer import Parts
 
 
@@ -16,15 +17,18 @@ class SelectionWatch:
 
     Args:
         parts: What the loop works with.
-        counters: The run's, which take up the cost as it arises.
-        exhausted: Names what ends the run, or None.
+        counters: The run's, which get the cost as it arises.
+        exhausted: Returns what ends the run, or None.
 
     Attributes:
         flops: What it has cost so far.
     """
 
     def __init__(
-        self, parts: Parts, counters: Counters, exhausted: Callable[[], str | None]
+        self,
+        parts: Parts,
+        counters: Counters,
+        exhausted: Callable[[], StopReason | None],
     ) -> None:
         self.flops = 0
         self._parts = parts
@@ -53,8 +57,8 @@ class SelectionWatch:
             if self._shown is not None:
                 self._parts.display.end_plan()
 
-    def told(self) -> dict[str, Any]:
-        """Return what the event of the selection says."""
+    def event(self) -> dict[str, Any]:
+        """Return the values of the selection's event."""
         return {
             "scores": self._parts.method.scores,
             "scored": self._scored,

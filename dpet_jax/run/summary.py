@@ -8,6 +8,7 @@ from dpet_jax.config.experiment import Config
 from dpet_jax.data import Data
 from dpet_jax.energy.report.report import headline
 from dpet_jax.methods.base import Coreset
+from dpet_jax.methods.coreset import coreset_arrays
 from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import (
     CORESET,
@@ -19,7 +20,6 @@ from dpet_jax.run.folder import (
 )
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.machine import device_facts, versions
-from dpet_jax.run.method_parts import coreset_arrays
 from dpet_jax.run.segment import Segment
 
 _GALLERY_SIZE = 32
@@ -40,7 +40,7 @@ def finish(
         validation = learner.evaluate("validation") if data.num_validation else None
     chosen = parts.method.coreset(at.state)
     if chosen is not None:
-        folder.write_arrays(CORESET, coreset_arrays(chosen, data))
+        folder.write_arrays(CORESET, coreset_arrays(chosen, parts.pool))
         folder.write_arrays(GALLERY, _gallery(chosen, data))
     if data.noisy_rows.size:
         folder.write_arrays(
@@ -60,6 +60,7 @@ def finish(
         "name": config.name,
         "seed": config.seed,
         "method": config.method.kind,
+        "method_label": config.method.label,
         "dataset": data.name,
         "fingerprint": data.fingerprint,
         "test_accuracy": test.accuracy,
@@ -87,15 +88,13 @@ def finish(
         "energy": _energy(report.data),
         "budget": report.data["budget"],
         "compile_s_outside_window": report.data["compile_s_outside_window"],
-        "targets": _targets(
-            at.targets, parts.limits.all_targets, report.data["energy_to_accuracy"]
-        ),
+        "targets": report.data["energy_to_accuracy"],
         "targets_on": parts.limits.split,
         "lost": segment.lost(),
         "segments": segment.recorder.segment + 1,
         "compilations": segment.compile_summary(),
         "label_noise": config.data.label_noise,
-        "compat": getattr(config.method, "compat", "none"),
+        "compat": config.method.model_dump().get("compat", "none"),
         "stopped_by": stopped_by,
         "versions": versions(),
         "device": device_facts(),
@@ -106,7 +105,7 @@ def finish(
 
 
 def _energy(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the energy of a report as a summary tells it."""
+    """Return the part of an energy report that goes into the summary."""
     energy = data["energy"]
     modelled = energy["quality"] == "modelled"
     return {
@@ -121,25 +120,6 @@ def _energy(data: dict[str, Any]) -> dict[str, Any]:
         "unavailable": energy["unavailable"],
         "headline": headline(data),
     }
-
-
-def _targets(
-    reached: list[dict[str, Any]],
-    targets: tuple[float, ...],
-    costs: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """Return one entry for each target, reached or not, with its energy."""
-    by_target = {entry["target"]: entry for entry in reached}
-    blank = dict.fromkeys(("accuracy", "epochs", "visits", "wall_s", "test_accuracy"))
-    energy = {entry["target"]: entry for entry in costs}
-    return [
-        by_target.get(target, {"target": target, "reached": False, **blank})
-        | {
-            key: energy[target].get(key)
-            for key in ("wh", "wh_warm", "wh_cold", "wh_incl_eval", "bracket_wh")
-        }
-        for target in targets
-    ]
 
 
 def _gallery(chosen: Coreset, data: Data) -> dict[str, np.ndarray]:
@@ -158,3 +138,56 @@ def _gallery(chosen: Coreset, data: Data) -> dict[str, np.ndarray]:
         "score": chosen.scores[shown],
         "class_names": np.array(data.class_names),
     }
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Return the table that ends a run, a name and a value a line."""
+    size, validation = summary["coreset_size"], summary["validation_accuracy"]
+    phases = {name: phase["s"] for name, phase in summary["phases"].items()}
+    rows = {
+        "test accuracy": _accuracy(summary["test_accuracy"])
+        + (f"   (validation {_accuracy(validation)})" if validation else ""),
+        "coreset": "none (this method trains on all data)"
+        if size is None
+        else f"{size:,} of {summary['num_train']:,} "
+        f"(pruned {100 * summary['pruning_ratio']:.0f} %)",
+        "epochs": f"{summary['epochs']:.2f} full-pass equivalents",
+        "examples": f"{summary['visits']:,} visited   "
+        f"{summary['scored_examples']:,} scored",
+        "seconds": "   ".join(f"{name} {took:.1f}" for name, took in phases.items()),
+        "": f"{summary['wall_s']:.1f} in all, "
+        f"{summary['wall_s_without_eval']:.1f} without evaluation",
+    } | _printed_energy(summary)
+    rows["stopped by"] = summary["stopped_by"]
+    for target in summary["targets"]:
+        cost = "not reached"
+        if target["reached"]:
+            cost = f"{target['epochs']:.2f} epochs"
+            if target["wh"] is not None:
+                cost += f", {target['wh']:.4g} Wh"
+        rows[f"to {target['target']:g}"] = f"{cost} ({summary['targets_on']})"
+    lost = summary["lost"]
+    if lost["seconds"]:
+        wh = "" if lost["wh"] is None else f", {lost['wh']:.4g} Wh"
+        rows["lost to crashes"] = f"{lost['seconds']:.1f} s{wh}"
+    return [f"{name:<18}{text}" for name, text in rows.items()]
+
+
+def _printed_energy(summary: dict[str, Any]) -> dict[str, str]:
+    energy, budget = summary["energy"], summary["budget"]
+    rows = {"energy": energy["headline"]}
+    if energy["wh"] is None:
+        rows["energy"] += " - see dpet doctor"
+        return rows
+    phases = {name: phase["wh"] for name, phase in summary["phases"].items()}
+    rows["Wh"] = "   ".join(f"{name} {wh:.4g}" for name, wh in phases.items() if wh)
+    if budget["wh"] is not None:
+        rows["Wh budget"] = (
+            f"{budget['spent_wh']:.4g} of {budget['wh']:g} Wh, evaluation excluded; "
+            f"overshot by {budget['overshoot_wh']:.4g}"
+        )
+    return rows
+
+
+def _accuracy(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"

@@ -7,16 +7,28 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from dpet_jax.energy import EnergyMeter
-from dpet_jax.methods.base import Learner, Method, Plan, Pool, Span, TrainResult
+from dpet_jax.methods.base import Learner, Method, Plan, Pool, TrainResult
 from dpet_jax.run.folder import Recorder
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import Limits
 from dpet_jax.run.progress import Display
+from dpet_jax.training.chunks import Trainable
+
+
+@runtime_checkable
+class MainNetwork(Trainable, Protocol):
+    """The network that the run is about; `DeviceNetwork` documents each."""
+
+    @property
+    def train_flops(self) -> int: ...  # noqa: D102
+    def begin(self, plan: Plan, plan_index: int) -> None: ...  # noqa: D102
+    def set_weights(self, plan: Plan) -> None: ...  # noqa: D102
+    def result(self, index_set: np.ndarray) -> TrainResult: ...  # noqa: D102
 
 
 @runtime_checkable
 class Trainer(Learner, Protocol):
-    """What the loop makes the accelerator do; `DeviceLearner` documents each."""
+    """What the loop needs of the accelerator; `DeviceLearner` documents each."""
 
     scored_examples: int
     selection_visits: int
@@ -24,20 +36,7 @@ class Trainer(Learner, Protocol):
     between_chunks: Callable[[Plan, int, float, float], None]
 
     @property
-    def max_steps(self) -> int: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def train_flops(self) -> int: ...  # noqa: D102
-    def begin(  # noqa: D102
-        self, plan: Plan, plan_index: int
-    ) -> None: ...
-    def set_weights(self, plan: Plan) -> None: ...  # noqa: D102
-    def train_chunk(  # noqa: D102
-        self, rows: np.ndarray, num_steps: int, span: Span, visits: int
-    ) -> Any: ...
-    def wait(self, handle: Any) -> tuple[float, int, int]: ...  # noqa: D102
-    def result(self, index_set: np.ndarray) -> TrainResult: ...  # noqa: D102
+    def main(self) -> MainNetwork: ...  # noqa: D102
     def evaluate(self, split: Any) -> Any: ...  # noqa: D102
     def memory(self) -> dict[str, float | None]: ...  # noqa: D102
     def snapshot(self) -> Any: ...  # noqa: D102
@@ -62,7 +61,6 @@ class Parts:
         method: Decides.
         pool: The training split as the method sees it.
         trainer: The accelerator.
-        proxy: Whether the trainer keeps a proxy that scores for the main model.
         limits: Targets, budgets and the evaluation grid.
         horizon: "plan", "method" or a number of epochs: how long a schedule runs.
         meter: Attributes seconds and energy to phases.
@@ -78,7 +76,6 @@ class Parts:
     method: Method
     pool: Pool
     trainer: Trainer
-    proxy: bool
     limits: Limits
     horizon: Literal["plan", "method"] | float
     meter: EnergyMeter

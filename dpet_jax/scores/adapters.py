@@ -63,7 +63,7 @@ def from_nnx(model: nnx.Module) -> tuple[ApplyFn, Any]:
     graph, params, others = nnx.split(copy, nnx.Param, ...)
 
     def apply_fn(params, images):
-        # a copy, so that a model which insists on updating something updates nobody's
+        # a copy, so that a model which updates itself changes no one else's
         return nnx.merge(graph, params, others, copy=True)(images)
 
     return apply_fn, params

@@ -1,10 +1,10 @@
 """The importance score exactly as the DPET authors' code computes it.
 
-Offered behind `compat: artifact` alone. That code adds to a quantity that is small for
-uncertain examples the distance between one-hot label and raw LOGITS, and takes the
-smallest sums; so it prefers examples that are uncertain yet close to their label, and
-the length of the logits decides most of the ranking. Here the sum is negated: larger
-means selected first.
+For `compat: artifact`. That code adds to a quantity that is small for uncertain
+examples the distance between one-hot label and raw LOGITS, and takes the smallest sums;
+so it prefers examples that are uncertain yet close to their label, and the length of
+the logits decides most of the ranking. Here the sum is negated: larger means selected
+first.
 """
 
 from functools import partial
@@ -54,10 +54,21 @@ def artifact_importance(
     return -certainty
 
 
-ARTIFACT_SCORES: dict[str, ScoreFn] = {
-    f"artifact_{score}_{dissimilarity}": partial(
-        artifact_importance, score=score, dissimilarity=dissimilarity
+def _kernel(score: str, dissimilarity: str) -> ScoreFn:
+    kernel = partial(artifact_importance, score=score, dissimilarity=dissimilarity)
+    beside = "" if dissimilarity == "none" else f" and {dissimilarity} distance"
+    kernel.__doc__ = (
+        f"The DPET authors' formula: {score.replace('_', ' ')}{beside}."  # dpet list
     )
-    for score in ("margin", "entropy", "least_confidence")
-    for dissimilarity in ("none", "euclidean", "kl")
-}
+    return kernel
+
+
+artifact_margin_none = _kernel("margin", "none")
+artifact_margin_euclidean = _kernel("margin", "euclidean")
+artifact_margin_kl = _kernel("margin", "kl")
+artifact_entropy_none = _kernel("entropy", "none")
+artifact_entropy_euclidean = _kernel("entropy", "euclidean")
+artifact_entropy_kl = _kernel("entropy", "kl")
+artifact_least_confidence_none = _kernel("least_confidence", "none")
+artifact_least_confidence_euclidean = _kernel("least_confidence", "euclidean")
+artifact_least_confidence_kl = _kernel("least_confidence", "kl")

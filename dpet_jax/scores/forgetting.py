@@ -1,4 +1,4 @@
-"""How an example's predictions change while training, and the mean over several runs.
+"""Forgetting events of an example during training, and mean scores of several runs.
 
 Losses, hits and counts of all examples are tables that the training step fills as it
 goes; nothing here needs a forward pass of its own.

@@ -1,41 +1,26 @@
-"""Scoring a pool: one forward pass for everything asked for, in bounded memory.
+"""Scoring a pool: one forward pass for everything asked for, in bounded memory."""
 
-A name asks for a score or for "logits" or "features" themselves. A kernel of your own
-gets a name by an entry in `SCORES`, if it reads logits and label, or in
-`FEATURE_SCORES`, if it also reads the features; a name stands for the kernel that it
-had when a program was compiled, so enter it before its first use.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Int, Int32, Num
 
-from dpet_jax.data.augment import normalise
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import ResNetSpec, apply_folded, fold
-from dpet_jax.scores.arrays import FeatureScoreFn, ScoreFn
-from dpet_jax.scores.artifact import ARTIFACT_SCORES
-from dpet_jax.scores.error import cross_entropy, el2n, zero_one
-from dpet_jax.scores.last_layer import grand_last_layer
-from dpet_jax.scores.uncertainty import entropy, least_confidence, margin
+from dpet_jax.scores.registry import kernel_reads, lookup
 
-SCORES: dict[str, ScoreFn] = {
-    "margin": margin,
-    "entropy": entropy,
-    "least_confidence": least_confidence,
-    "cross_entropy": cross_entropy,
-    "el2n": el2n,
-    "zero_one": zero_one,
-}
-FEATURE_SCORES: dict[str, FeatureScoreFn] = {"grand_last_layer": grand_last_layer}
+#: What to compute: names of `dpet_jax.scores.registry`, import paths
+#: `package.module:function`, kernels themselves, "logits" or "features"; or such by the
+#: names that the results are to have.
+Asked: TypeAlias = (
+    Iterable[str | Callable[..., Any]] | Mapping[str, str | Callable[..., Any]]
+)
+
+#: What the network itself gives, which can be asked for beside scores.
+OUTPUTS: tuple[Literal["logits", "features"], ...] = ("logits", "features")
 
 #: Logits, labels and, of models that give them, features of a batch.
 Batch: TypeAlias = tuple[
@@ -43,38 +28,89 @@ Batch: TypeAlias = tuple[
 ]
 
 
-def score_fn(name: str) -> ScoreFn:
-    """Look a kernel of logits and label up by the name that configs use.
+class Column(NamedTuple):
+    """One thing to compute for each example.
+
+    Attributes:
+        name: What the result is called.
+        reads: Whether it needs logits alone or also features.
+        kernel: Maps them, and the label, of one example to its score; None for the
+            logits or the features themselves.
+    """
+
+    name: str
+    reads: Literal["logits", "features"]
+    kernel: Callable[..., Any] | None
+
+    def of(self, batch: Batch) -> Float32[Array, "b ..."]:
+        """Compute it for a batch that went through the network.
+
+        Raises:
+            ValueError: If it needs features and there are none, or if a kernel does not
+                give one number for an example.
+        """
+        logits, labels, features = batch
+        if self.reads == "logits":
+            if self.kernel is None:
+                return logits.astype(jnp.float32)
+            return self._checked(jax.vmap(self.kernel)(logits, labels))
+        if features is None:
+            raise ValueError(
+                f"{self.name} needs the features that the last layer reads: let "
+                "apply_fn return (logits, features)"
+            )
+        if self.kernel is None:
+            return features.astype(jnp.float32)
+        return self._checked(jax.vmap(self.kernel)(logits, labels, features))
+
+    def _checked(self, scores: Any) -> Float32[Array, " b"]:
+        if jnp.ndim(scores) != 1:
+            raise ValueError(
+                f"score {self.name} gives an array of shape {jnp.shape(scores)[1:]} "
+                "for one example, not a number"
+            )
+        return scores.astype(jnp.float32)
+
+
+def columns(asked: Asked) -> tuple[Column, ...]:
+    """Find the kernels of everything asked for.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If a score is unknown or does not come from a forward pass, if a
+            kernel takes other arguments, or if two of them have the same name.
     """
-    kernel = SCORES.get(name) or ARTIFACT_SCORES.get(name)
-    if kernel is None:
-        known = ", ".join((*SCORES, *FEATURE_SCORES))
-        raise ValueError(f"no score called {name!r}; there are {known}")
-    return kernel
-
-
-def read_out(name: str, batch: Batch) -> Float32[Array, "b ..."]:
-    """Compute what a name asks for from a batch that went through the network.
-
-    Raises:
-        ValueError: If the name is unknown, or needs features and there are none.
-    """
-    logits, labels, features = batch
-    if name == "logits":
-        return logits.astype(jnp.float32)
-    if name != "features" and name not in FEATURE_SCORES:
-        return jax.vmap(score_fn(name))(logits, labels)
-    if features is None:
+    pairs = (
+        [*asked.items()]
+        if isinstance(asked, Mapping)
+        else [*dict.fromkeys((_name_of(each), each) for each in asked)]
+    )
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
         raise ValueError(
-            f"{name} needs the features that the last layer reads: let apply_fn return "
-            "(logits, features)"
+            f"two scores are called {twice!r}; give a dict of names and scores"
         )
-    if name == "features":
-        return features.astype(jnp.float32)
-    return jax.vmap(FEATURE_SCORES[name])(logits, labels, features)
+    return tuple(_column(name, each) for name, each in pairs)
+
+
+def _name_of(each: str | Callable[..., Any]) -> str:
+    return each if isinstance(each, str) else getattr(each, "__name__", repr(each))
+
+
+def _column(name: str, each: str | Callable[..., Any]) -> Column:
+    if not isinstance(each, str):
+        return Column(name, kernel_reads(each, name), each)
+    for output in OUTPUTS:
+        if each == output:
+            return Column(name, output, None)
+    score = lookup(each)
+    if score.reads == "gradient":
+        raise ValueError(
+            f"score {each} reads gradients, not outputs: call gradient_norms"
+        )
+    if score.reads == "nothing":
+        raise ValueError(f"score {each} reads nothing: there is nothing to compute")
+    return Column(name, score.reads, score.kernel())
 
 
 def score_pool(
@@ -82,7 +118,7 @@ def score_pool(
     params: Any,
     images: Num[Array, "n ..."],
     labels: Int32[Array, " n"],
-    names: tuple[str, ...],
+    names: Asked,
     *,
     rows: Int[np.ndarray, " m"] | Int[Array, " m"] | None = None,
     batch_size: int = 500,
@@ -101,8 +137,12 @@ def score_pool(
         params: Whatever `apply_fn` takes.
         images: Inputs as `apply_fn` takes them, one array with n rows.
         labels: Class of each, in [0, k).
-        names: Scores to compute, keys of `SCORES` and `FEATURE_SCORES`; "logits" and
-            "features" for themselves.
+        names: What to compute: scores by name, such as "margin"; kernels, functions
+            of one example's `(logits, label)` or `(logits, label, features)`, called
+            by their `__name__`, or by their import path `package.module:function`;
+            "logits" and "features" for themselves. A dict gives the results names of
+            your choice. Pass the same kernel again, not a new closure, or it compiles
+            again.
         rows: Which examples to score, by position; all of them by default. Not inside
             `jax.jit`.
         batch_size: Examples of one forward pass; bounds the memory.
@@ -114,8 +154,9 @@ def score_pool(
         where more informative; of "logits" and "features" a vector.
 
     Raises:
-        ValueError: If a name is unknown or needs features that `apply_fn` does not
-            return (raised while tracing), or if a row is not one of the pool's.
+        ValueError: If a score is unknown, does not come from a forward pass or needs
+            features that `apply_fn` does not return, or if a row is not one of the
+            pool's.
     """
     num_pool = labels.shape[0]
     chosen = np.arange(num_pool) if rows is None else np.asarray(jax.device_get(rows))
@@ -127,7 +168,7 @@ def score_pool(
     padded[: chosen.size] = chosen
     subset = jax.device_put((padded, np.int32(chosen.size)))
     scores = _score_pool(
-        apply_fn, params, images, labels, subset, names, batch_size, dtype
+        apply_fn, params, images, labels, subset, columns(names), batch_size, dtype
     )
     if rows is None:
         return scores
@@ -136,8 +177,8 @@ def score_pool(
     return jax.device_put(cut)
 
 
-@partial(jax.jit, static_argnames=("apply_fn", "names", "batch_size", "dtype"))
-def _score_pool(apply_fn, params, images, labels, subset, names, batch_size, dtype):
+@partial(jax.jit, static_argnames=("apply_fn", "wanted", "batch_size", "dtype"))
+def _score_pool(apply_fn, params, images, labels, subset, wanted, batch_size, dtype):
     rows, count = subset
 
     def cast(leaf):
@@ -151,70 +192,15 @@ def _score_pool(apply_fn, params, images, labels, subset, names, batch_size, dty
         logits, features = outputs if isinstance(outputs, tuple) else (outputs, None)
         return logits, labels[batch], features
 
-    scores = score_rows(forward, rows, count, names, batch_size)
+    scores = score_rows(forward, rows, count, wanted, batch_size)
     return {name: values[: labels.shape[0]] for name, values in scores.items()}
-
-
-@dataclass(frozen=True)
-class ScoreSpec:
-    """What a compiled scoring program is specialised to, beside the data's shape.
-
-    Attributes:
-        model: Shape of the network.
-        names: Scores to compute, or "logits" and "features".
-        batch_size: Rows of one forward pass.
-        dtype: Name of the dtype of convolutions.
-        mesh: Devices that share a batch; its one axis is called "data".
-    """
-
-    model: ResNetSpec
-    names: tuple[str, ...]
-    batch_size: int
-    dtype: str
-    mesh: Mesh
-
-
-@partial(jax.jit, static_argnames="spec")
-def score_data(
-    spec: ScoreSpec,
-    params: Any,
-    batch_stats: Any,
-    data: DeviceData,
-    rows: Int32[Array, " capacity"],
-    count: Int32[Array, ""],
-) -> dict[str, Float32[Array, "capacity ..."]]:
-    """Score rows of the data set on the device, without augmentation.
-
-    Args:
-        spec: What the program is specialised to.
-        params: Parameters of the network.
-        batch_stats: Running statistics of the network.
-        data: The data set.
-        rows: Positions to score, padded to a multiple of the batch size.
-        count: How many of them to score.
-
-    Returns:
-        As `score_rows`.
-    """
-    sharded = NamedSharding(spec.mesh, PartitionSpec("data"))
-    folded = fold(spec.model, params, batch_stats)
-
-    def forward(batch):
-        batch = lax.with_sharding_constraint(batch, sharded)
-        images = normalise(data.images[batch], data.mean, data.std)
-        outputs = apply_folded(spec.model, folded, images, dtype=spec.dtype)
-        return outputs.logits, data.labels[batch], outputs.features
-
-    return score_rows(
-        forward, rows, count, spec.names, spec.batch_size, shards=spec.mesh.size
-    )
 
 
 def score_rows(
     forward: Callable[[Int32[Array, " b"]], Batch],
     rows: Int32[Array, " capacity"],
     count: Int32[Array, ""] | int,
-    names: tuple[str, ...],
+    wanted: tuple[Column, ...],
     batch_size: int,
     *,
     shards: int = 1,
@@ -229,7 +215,7 @@ def score_rows(
         rows: Positions to score, padded with any valid position to a multiple of the
             batch size.
         count: How many of them to score.
-        names: Scores to compute, or "logits" and "features".
+        wanted: What to compute, from `columns`.
         batch_size: Rows of one forward pass, a multiple of `shards`.
         shards: Devices that share a batch.
 
@@ -239,11 +225,10 @@ def score_rows(
 
     def score_batch(batch):
         # XLA:CPU sums the last pixels of a batch in another order than all others, so
-        # the last row, on each device, is one whose result nobody reads
+        # the last row, on each device, is one whose result is not used
         spare = jnp.pad(batch.reshape(shards, -1), ((0, 0), (0, 1))).reshape(-1)
         outputs = forward(spare)
-        values = {name: read_out(name, outputs) for name in names}
-        return {name: _without_spare(value, shards) for name, value in values.items()}
+        return {each.name: _without_spare(each.of(outputs), shards) for each in wanted}
 
     shapes = jax.eval_shape(score_batch, rows[:batch_size])
     empty = {
@@ -255,8 +240,8 @@ def score_rows(
         start = index * batch_size
         values = score_batch(lax.dynamic_slice_in_dim(rows, start, batch_size))
         return {
-            name: lax.dynamic_update_slice_in_dim(scores[name], values[name], start, 0)
-            for name in names
+            name: lax.dynamic_update_slice_in_dim(scores[name], value, start, 0)
+            for name, value in values.items()
         }
 
     scores = lax.fori_loop(0, -(-count // batch_size), body, empty)

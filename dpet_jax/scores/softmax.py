@@ -1,4 +1,4 @@
-"""Softmax for kernels that look at what a confident prediction leaves over.
+"""Softmax without cancellation, for scores of nearly certain predictions.
 
 1 - p and p - 1 cancel in float32: of a probability of 0.9999999 they keep one digit,
 and the last bit of a logit decides which. Sums over the other classes cancel nothing.

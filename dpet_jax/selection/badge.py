@@ -1,4 +1,4 @@
-"""Selectors that draw examples of large and different gradients: BADGE."""
+"""BADGE: draws of examples with large and different gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ def badge_picks(
         one = Gradients(*(leaf[index][None] for leaf in gradients))
         products = inner_products(gradients, one)[:, 0]
         squared = lengths + lengths[index] - 2.0 * products
-        # a copy of a pick must not live on what rounding leaves
+        # a copy of a pick must not be drawn for what rounding leaves of its distance
         squared = jnp.where(squared > 1e-6 * (lengths + lengths[index]), squared, 0.0)
         nearest = jnp.minimum(nearest, squared)
         return picks, nearest, available.at[index].set(False)

@@ -1,4 +1,4 @@
-"""Selectors by name, asked alike about what a network says of examples."""
+"""Selectors by name, all called alike with what a network gives for examples."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -25,10 +25,10 @@ _PROJECTED = 32
 
 
 class Examples(NamedTuple):
-    """What a network says of some examples, and what is true.
+    """What a network gives for some examples, and their labels.
 
     Attributes:
-        logits: Padded with rows that mean nothing.
+        logits: Padded past the examples with rows of any content.
         features: Penultimate features, padded alike.
         labels: Class of each, in [0, num_classes); its length is that of the examples.
         num_classes: k.
@@ -41,13 +41,13 @@ class Examples(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Examples of one class, or all of them, as a selector reads them.
+    """The examples of one class, or all of them, as a selector reads them.
 
     Attributes:
-        gradients: By the last layer, true labels.
+        gradients: By the last layer, of the true labels.
         logits: Padded as the gradients are.
         allowed: Which rows are examples.
-        validation: What glister lowers the loss of, and which rows of it count.
+        validation: Whose loss glister lowers, and which rows of it count.
         key: Randomness, for selectors that draw.
         learning_rate: Step that glister takes for a pick.
     """
@@ -63,7 +63,7 @@ class Problem(NamedTuple):
 Solve: TypeAlias = Callable[[Problem, int], Selection]
 
 
-def choose(
+def run_selector(
     name: str,
     examples: Examples,
     num_select: int,
@@ -80,13 +80,13 @@ def choose(
     Args:
         name: A key of `SELECTORS`; "stratified" is k-center inside each predicted
             class, on a random projection of the features.
-        examples: What to choose from.
-        num_select: How many.
+        examples: The candidates.
+        num_select: How many to pick.
         per_class: Solve one problem for each class, with a budget in proportion to its
             size; the picks are interleaved.
         seed: Decides what is drawn.
-        validation: What glister lowers the loss of; within a class, its examples of
-            that class.
+        validation: Examples whose loss glister lowers, within a class those of that
+            class; the candidates themselves by default.
         learning_rate: Step that glister takes for a pick.
 
     Returns:
@@ -95,13 +95,15 @@ def choose(
     Raises:
         ValueError: If the name is unknown, or more are asked for than there are.
     """
+    check_selector(name)
     key = jax.random.key(seed)
     if name == "stratified":
         key, draw = jax.random.split(key)
         examples, per_class = _by_predicted_class(examples, draw), True
     every = np.arange(examples.labels.size, dtype=np.int32)
     seen = None
-    if validation is not None:
+    if name in USES_VALIDATION:
+        validation = examples if validation is None else validation
         seen = _validation(validation, np.arange(validation.labels.size))
     if name == "craig":  # weighs each class's picks, so it knows of classes itself
         problem = _problem(examples, every, every.size, key, seen)
@@ -116,7 +118,7 @@ def choose(
 
     def of_class(rows: np.ndarray, count: int) -> Selection:
         label, beside = int(examples.labels[rows[0]]), seen
-        if validation is not None:
+        if seen is not None and validation is not None:
             same = np.flatnonzero(validation.labels == label)
             # a class without validation examples is judged by all others'
             beside = _validation(validation, same) if same.size else seen
@@ -165,7 +167,7 @@ def _capacity(labels: np.ndarray) -> int:
     return -(-int(np.bincount(labels).max()) // 128) * 128
 
 
-# one for each name
+# one function for each name; its first line is what `dpet list` shows
 
 
 def _facility_location(problem: Problem, num_select: int) -> Selection:
@@ -184,7 +186,7 @@ def _graph_cut(problem: Problem, num_select: int) -> Selection:
 
 def _glister(problem: Problem, num_select: int) -> Selection:
     """Lower the validation loss step by step: GLISTER."""
-    assert problem.validation is not None, "choose gives it validation examples"
+    assert problem.validation is not None, "run_selector gives validation examples"
     validation, counted = problem.validation
     return glister(
         problem.gradients,
@@ -217,7 +219,7 @@ def _stratified(problem: Problem, num_select: int) -> Selection:
 
 
 def _herding(problem: Problem, num_select: int) -> Selection:
-    """Keep to the mean of the features: herding."""
+    """Stay close to the mean of the features: herding."""
     return herding(problem.gradients.features, num_select, allowed=problem.allowed)
 
 
@@ -230,9 +232,9 @@ def _badge(problem: Problem, num_select: int) -> Selection:
 
 
 def _by_predicted_class(examples: Examples, key: jax.Array) -> Examples:
-    """Put predicted classes for the true ones, and a random projection of the features.
+    """Replace true classes by predicted ones, and features by a random projection.
 
-    It keeps distances roughly, at a fraction of the cost.
+    The projection keeps distances roughly, at a fraction of the cost.
     """
     count = examples.labels.size
     predicted = jax.device_get(jnp.argmax(examples.logits, axis=1))[:count]
@@ -256,6 +258,18 @@ _SOLVERS: dict[str, Solve] = {
     "badge": _badge,
     "stratified": _stratified,
 }
-#: Each name's selector; its docstring says what it looks for.
+#: The selectors by name; the first line of a docstring says what one looks for.
 SELECTORS: dict[str, Callable[..., Selection]] = {**_SOLVERS, "craig": craig}
+#: Selectors that read validation examples too.
 USES_VALIDATION = ("glister",)
+
+
+def check_selector(name: str) -> None:
+    """Refuse a name that is none of `SELECTORS`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if name not in SELECTORS:
+        there = ", ".join(("top_k", *SELECTORS))
+        raise ValueError(f"no selector called {name!r}; there is {there}")

@@ -1,4 +1,4 @@
-"""How well picks cover all examples: the state of greedy facility location.
+"""Coverage of all examples by picks: the state of greedy facility location.
 
 f(S) = sum_i max_{j in S} s_ij over symmetric similarities s >= 0. The level of an
 example is its similarity to the nearest pick, 0 at first; a pick gains what it adds to
@@ -25,13 +25,13 @@ _PARTS = 8
 
 
 class Coverage(NamedTuple):
-    """What was picked, and whom the picks stand for.
+    """The picks, and which of them is nearest to each example.
 
     Attributes:
         picks: In greedy order.
         level: Similarity of each example to the nearest pick; infinite for those that
             do not count.
-        nearest: The turn of that pick; a pick stands for itself.
+        nearest: The turn of that pick; a pick is nearest to itself.
     """
 
     picks: Picks
@@ -40,7 +40,10 @@ class Coverage(NamedTuple):
 
 
 def uncovered(allowed: Bool[Array, " n"]) -> Coverage:
-    """Start: an infinite level is never raised, so what has it counts for nothing."""
+    """Return the state before the first pick.
+
+    An infinite level is never raised, so an example that has it counts for nothing.
+    """
     n = allowed.shape[0]
     level = jnp.where(allowed, 0.0, jnp.inf)
     return Coverage(no_picks(n), level, jnp.zeros(n, jnp.int32))

@@ -1,4 +1,4 @@
-"""CRAIG: a weighted coreset whose gradients stand for all gradients."""
+"""CRAIG: a weighted coreset whose gradient sum approximates that of all examples."""
 
 from typing import NamedTuple
 
@@ -173,6 +173,6 @@ def _one_of(covered, one):
 
 
 def _weighted(covered, quota, size):
-    """Count whom each pick stands for."""
+    """Weight each pick by the number of examples that it is nearest to."""
     counts = np.bincount(covered.nearest[:size], minlength=quota)
     return selection(covered.picks, quota)._replace(weights=counts.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Selectors that look at where examples lie: k-center and herding."""
+"""Selectors by the position of examples in feature space: k-center and herding."""
 
 import jax
 import jax.numpy as jnp

@@ -25,7 +25,7 @@ from dpet_jax.selection.picks import (
 
 
 class Validation(NamedTuple):
-    """What the last layer reads and says of the validation examples.
+    """Logits, labels and features of the validation examples.
 
     Attributes:
         logits: Unnormalised log-probabilities before the first pick.

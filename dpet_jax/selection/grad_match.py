@@ -255,10 +255,10 @@ def _refit(fit, newest, correlations, ridge, noise):
         weights = jnp.where(blocks.any(), weights.at[leaving].set(0.0), weights)
 
         untried = untried & ~((jnp.arange(capacity) == slot) & enters)
-        wishes = slopes(weights) - noise * lengths
-        wishes = jnp.where(untried & ~fit.active, wishes, -jnp.inf)
-        entering = jnp.argmax(wishes)
-        going_on = blocks.any() | (wishes[entering] > 0.0)
+        pulls = slopes(weights) - noise * lengths
+        pulls = jnp.where(untried & ~fit.active, pulls, -jnp.inf)
+        entering = jnp.argmax(pulls)
+        going_on = blocks.any() | (pulls[entering] > 0.0)
         slot = jnp.where(blocks.any(), leaving, entering)
         return fit._replace(weights=weights), untried, slot, ~blocks.any(), going_on
 

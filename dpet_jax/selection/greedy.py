@@ -74,7 +74,7 @@ def cover(
 
 
 def check_greedy(greedy: str, epsilon: float, key: Key[Array, ""] | None) -> None:
-    """Refuse options that mean nothing.
+    """Refuse options that are unknown or do not fit one another.
 
     Raises:
         ValueError: If an option is unknown or does not fit another.

@@ -166,7 +166,7 @@ def lazy_cover(
         found = search(bounds, covered.level, free)
         bounds = bounds._replace(gains=found.bounds)
         covered = taken(covered, index, found.pick, found.gain, found.similar)
-        # as much to read, and nothing of the rounding of large early gains stays
+        # as much to read, and no rounding error of large early gains remains
         bounds = lax.cond(
             2 * jnp.sum(covered.level > bounds.level) > n,
             lambda: all_bounds(covered.level),

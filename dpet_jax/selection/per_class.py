@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dpet_jax.methods.base import Selection
+from dpet_jax.quotas import largest_remainder
 
 
 def class_quotas(
@@ -13,8 +14,7 @@ def class_quotas(
 ) -> Int[np.ndarray, " k"]:
     """Divide a budget among classes in proportion to their sizes.
 
-    By largest remainder: each class gets the whole part of its share, and the places
-    left go to the largest fractions, to the smaller class among equals.
+    By largest remainder; the first class gets a place among equals.
 
     Args:
         labels: Class of each example, in [0, num_classes).
@@ -30,11 +30,7 @@ def class_quotas(
     if not 0 <= num_select <= labels.size:
         raise ValueError(f"cannot pick {num_select} of {labels.size} examples")
     sizes = _class_sizes(labels, num_classes)
-    shares = sizes * num_select
-    whole, rest = np.divmod(shares, max(labels.size, 1))
-    left = num_select - int(whole.sum())
-    whole[np.argsort(-rest, kind="stable")[:left]] += 1
-    return whole
+    return largest_remainder(sizes * num_select / max(labels.size, 1), num_select)
 
 
 def per_class(
@@ -73,9 +69,9 @@ def per_class(
 def interleaved(selections: Sequence[Selection], sizes: Sequence[int]) -> Selection:
     """Merge selections so that every prefix is near the proportions of the whole.
 
-    The i-th pick of a class of n examples stands at (i - 1/2) / n: a class of twice the
-    size is met twice as often, and the order within a class is kept. Places depend on
-    no budget, so that a larger budget mostly appends.
+    The i-th pick of a class of n examples has the place (i - 1/2) / n: a class twice
+    as large has twice as many of the first picks, and the order within a class is kept.
+    Places depend on no budget, so that a larger budget mostly appends.
 
     Args:
         selections: One a class, each in greedy order; all with weights or none.

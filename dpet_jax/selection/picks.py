@@ -1,4 +1,4 @@
-"""What greedy selectors share: who may be picked, the best of them, what was picked."""
+"""Shared parts of greedy selectors: candidates, the best of them, buffers of picks."""
 
 import math
 from typing import NamedTuple
@@ -53,7 +53,7 @@ def candidates(
     allowed: Bool[Array, " n"] | None,
     *arrays: Float[Array, "n _"],
 ) -> Bool[Array, " n"]:
-    """Return which rows may be picked, after looking at what is asked for.
+    """Return which rows may be picked, after checking what is asked for.
 
     Args:
         num_select: How many are to be picked.

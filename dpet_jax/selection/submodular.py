@@ -47,7 +47,7 @@ def facility_location(
     key: Key[Array, ""] | None = None,
     allowed: Bool[Array, " n"] | None = None,
 ) -> Selection:
-    """Pick examples that every example is similar to one of.
+    """Pick examples such that every example is similar to a pick.
 
     f(S) = sum_i max_{j in S} s_ij with f(empty) = 0. It is monotone and submodular, so
     greedy picks reach 1 - 1/e of the largest value that as many can have.
@@ -66,8 +66,8 @@ def facility_location(
 
     Returns:
         Picks in greedy order; a gain is what the pick added to f, so the gains add up
-        to f(S). Ties go to the smaller index as far as float32 tells them: two examples
-        nearest to one another often gain the same, and rounding may decide.
+        to f(S). Ties go to the smaller index as far as float32 separates them: two
+        examples nearest to one another often gain the same, and rounding may decide.
 
     Raises:
         ValueError: If more are asked for than may be picked, if similarities are

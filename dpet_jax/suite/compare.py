@@ -1,4 +1,4 @@
-"""Run what a suite still lacks, and write down which runs belong together."""
+"""Run what a suite still lacks, and record which runs belong together."""
 
 import contextlib
 import tempfile
@@ -17,12 +17,14 @@ from dpet_jax.run import build as parts
 from dpet_jax.run import experiment
 from dpet_jax.run.folder import CONFIG
 from dpet_jax.run.interrupt import Interrupt
-from dpet_jax.suite.dry_run import foresee
+from dpet_jax.suite.dry_run import estimate
 from dpet_jax.suite.folder import State, SuiteFolder
 from dpet_jax.suite.variants import Job, Suite, Variant
 
+#: What a failed run leaves in its folder.
 ERROR = "error.txt"
 
+#: Length of the trial run that measures how long an epoch takes.
 _PACE_S = 3.0
 
 
@@ -31,8 +33,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         folder: Of the suite.
-        finished: Whether every run that could be run has come to its end.
-        interrupted: Whether it was asked to stop, and goes on when started again.
+        finished: Whether every run has finished.
+        interrupted: Whether it was asked to stop; it goes on when started again.
         problems: What went wrong, a sentence each.
     """
 
@@ -42,12 +44,12 @@ class Outcome(NamedTuple):
     problems: tuple[str, ...]
 
 
-class Foreseen(NamedTuple):
-    """What a job is expected to cost.
+class Planned(NamedTuple):
+    """A run that there will be, and what it is expected to cost.
 
     Attributes:
         job: The run.
-        state: What there is of it.
+        state: Whether it is finished, begun or missing.
         epochs: Full-pass equivalents; None if its config does not fit the data.
         problem: Why not.
     """
@@ -59,12 +61,12 @@ class Foreseen(NamedTuple):
 
 
 class Comparing:
-    """A suite being run in a folder.
+    """A suite in its folder, which can be planned and run.
 
     Args:
         suite: What to run.
         out: Parent of the suite's folder.
-        console: Where to tell of progress.
+        console: Where to show progress.
 
     Attributes:
         folder: The suite's.
@@ -91,13 +93,13 @@ class Comparing:
             if config.exists():
                 experiment.check_same_config(job.config, config)
 
-    # what there is to do
+    # planning
 
     def reported(self) -> list[Job]:
-        """Return the runs that the settings chosen so far ask for, seed by seed.
+        """Return the runs to be reported, with the settings chosen so far.
 
-        Every method has its first seed before any has its second. Before there is any
-        answer a tuned variant is there with its dearest setting alone.
+        Every method has its first seed before any has its second. A variant that is
+        not tuned yet has its most expensive setting alone.
         """
         return [
             job
@@ -111,21 +113,21 @@ class Comparing:
         if chosen:
             return chosen
         settings = variant.settings
-        return [max(settings, key=lambda name: self._foresee(settings[name]))]
+        return [max(settings, key=lambda name: self._estimate(settings[name]))]
 
-    def foreseen(self) -> list[Foreseen]:
-        """Play every run that there will be, at most one setting for each tuned row."""
+    def planned(self) -> list[Planned]:
+        """Estimate the cost of every run that there will be."""
         found = []
         for job in (*self.folder.trials(), *self.reported()):
             try:
-                epochs, problem = self._foresee(job.config), None
+                epochs, problem = self._estimate(job.config), None
             except UserError as error:
                 epochs, problem = None, f"{job.folder}: {error}"
-            found.append(Foreseen(job, self.folder.state(job), epochs, problem))
+            found.append(Planned(job, self.folder.state(job), epochs, problem))
         return found
 
     def seconds_per_epoch(self) -> float:
-        """Return the pace of the runs finished so far, or else of a short trial run."""
+        """Return the speed of finished runs, or else of a short trial run."""
         for job in self.folder.every_job():
             if self.folder.state(job) == "finished":
                 self._count(job)
@@ -147,7 +149,7 @@ class Comparing:
 
     def plan_lines(self) -> list[str]:
         """Return what would be run, a line each, and how long that would take."""
-        runs = self.foreseen()
+        runs = self.planned()
         pace = self.seconds_per_epoch()
         lines = [
             f"{_name(one.job):<58} {one.state:<9}"
@@ -162,21 +164,21 @@ class Comparing:
         )
         if any(variant.tuned for variant in self.suite.variants):
             lines.append(
-                "until it is tuned, a row is planned with its dearest setting alone; "
-                "it may need one for each target"
+                "until it is tuned, a row is planned with its most expensive setting "
+                "alone; it may need one for each target"
             )
         return [*self.problems, *lines]
 
-    # doing it
+    # running
 
     def run(self, *, minutes: float | None = None) -> Outcome:
         """Run everything that is missing, tuning first.
 
-        A finished run is not repeated and a begun one goes on. A run that fails is a
-        problem of its own: the others are run all the same.
+        A finished run is not repeated and a begun one is resumed. A run that fails is
+        recorded as a problem, and the others are run all the same.
 
         Args:
-            minutes: Stop, so that it can go on later, after so long.
+            minutes: Stop after so long; started again, the suite goes on.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         with self._interrupt.listening(), self._stopping_after(minutes):
@@ -207,7 +209,7 @@ class Comparing:
             timer.cancel()
 
     def _run_all(self, wanted: Callable[[], Sequence[Job]]) -> bool:
-        """Run some jobs; False if that was interrupted."""
+        """Run some jobs; return False if that was interrupted."""
         for job in wanted():
             if self.folder.state(job) == "finished":
                 self._count(job)
@@ -215,14 +217,14 @@ class Comparing:
             if self._interrupt.requested or not self._run(job):
                 return False
             self.folder.write(self.problems)
-            self._tell(job)
+            self._show_progress(job)
         return True
 
     def _run(self, job: Job) -> bool:
-        """Run one job; False if it was interrupted."""
+        """Run one job; return False if it was interrupted."""
         folder = self.folder.of(job)
         begun = self.folder.state(job) == "begun"
-        # on a terminal a bar follows the run; a log gets one line when it is done
+        # on a terminal a bar shows the run; a log gets one line when it is done
         inner = self._console if self._console.is_terminal else None
         try:
             result = experiment.run(
@@ -238,7 +240,7 @@ class Comparing:
             self.problems.append(f"{job.folder}: not run: {error}")
         except Exception as error:
             self._failed.add(job.folder)
-            # one broken run must not cost the others; everything about it is kept
+            # one failed run must not stop the others; its traceback is kept
             folder.mkdir(parents=True, exist_ok=True)
             (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
             self.problems.append(
@@ -252,7 +254,7 @@ class Comparing:
             self._count(job)
         return True
 
-    def _tell(self, job: Job) -> None:
+    def _show_progress(self, job: Job) -> None:
         jobs = [*self.folder.trials(), *self.reported()]
         left = [
             one
@@ -277,9 +279,9 @@ class Comparing:
             return ""
         epochs = 0.0
         for job in jobs:
-            # one that does not fit its data will take no time
+            # one that does not fit its data takes no time
             with contextlib.suppress(UserError):
-                epochs += self._foresee(job.config)
+                epochs += self._estimate(job.config)
         minutes = epochs * self._done_s / self._done_epochs / 60
         return (
             f"about {minutes:.0f} min left" if minutes >= 1 else "under a minute left"
@@ -297,11 +299,11 @@ class Comparing:
         self._done_s += summary["wall_s"] - summary["phases"]["compile"]["s"]
         self._done_epochs += summary["epochs"]
 
-    def _foresee(self, config: Config) -> float:
-        # seeds cost alike
+    def _estimate(self, config: Config) -> float:
+        """Return the epochs that a run is expected to cost, whatever its seed."""
         key = config.model_copy(update={"seed": 0, "name": "any"}).model_dump_json()
         if key not in self._epochs:
-            self._epochs[key] = foresee(config, self._data_of(config)).epochs
+            self._epochs[key] = estimate(config, self._data_of(config)).epochs
         return self._epochs[key]
 
     def _data_of(self, config: Config) -> Data:

@@ -1,4 +1,4 @@
-"""What a run will cost, found by playing it without a network."""
+"""A dry run: what a run will cost, found by playing its method without a network."""
 
 from typing import Any, NamedTuple
 
@@ -9,43 +9,39 @@ from dpet_jax.data import Data
 from dpet_jax.methods.base import (
     FRESH,
     MAIN,
-    PROXY,
     ModelHandle,
     Plan,
-    Pool,
     Selection,
     TrainResult,
 )
 from dpet_jax.methods.proxy import ProxyLearner
-from dpet_jax.models import forward_flops
-from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
+from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD, Network
 from dpet_jax.run import build as parts
-from dpet_jax.run.folder import Counters
-from dpet_jax.run.method_parts import build_method
+from dpet_jax.run.counters import Counters
+from dpet_jax.scores.pool import OUTPUTS
 from dpet_jax.selection.by_name import USES_VALIDATION
-from dpet_jax.training.batches import Batches
-from dpet_jax.training.grand import scoring_flops
+from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import LearnerSpec
-from dpet_jax.training.selection import READ_OUT
+from dpet_jax.training.scoring import scoring_flops
 
 
-class Foresight(NamedTuple):
+class Estimate(NamedTuple):
     """What a run will have cost at its end, if no target ends it earlier.
 
     Attributes:
-        epochs: Full-pass equivalents, scoring and pre-training included.
-        visits: Examples that the main model will be trained on.
+        epochs: Full-pass equivalents, scoring and auxiliary networks included.
+        visits: Examples that the main model will see in training.
     """
 
     epochs: float
     visits: int
 
 
-def foresee(config: Config, data: Data) -> Foresight:
-    """Play a run with a learner that only counts.
+def estimate(config: Config, data: Data) -> Estimate:
+    """Estimate the cost of a run by playing its method with a learner that only counts.
 
-    Exact for methods whose plans do not depend on what training says, and for others an
-    estimate: losses are drawn at random.
+    It is exact for methods whose plans do not depend on the results of training; for
+    the others losses are drawn at random.
 
     Args:
         config: The run's.
@@ -55,71 +51,70 @@ def foresee(config: Config, data: Data) -> Foresight:
         UserError: If the config does not fit the data.
     """
     parts.check_fit(config, data)
-    method = build_method(config, data)
+    method = config.method
     model = parts.build_model(config, data)
-    spec = parts.build_learner_spec(config, model, method.scores)
-    counting = Counting(spec, data, config.seed)
+    spec = parts.build_learner_spec(config, model)
+    counting = CountingLearner(spec, data, config.seed)
     pending: list[Plan] = []
-    learner = ProxyLearner(counting, pending) if spec.proxy is not None else counting
-    pool = Pool(data.num_train, data.labels[: data.num_train], data.num_classes)
-    limits, batch = parts.build_limits(config), spec.step.batch_size
+    learner = ProxyLearner(counting, pending) if method.proxied else counting
+    pool = parts.build_pool(data)
+    limits, batch = parts.build_limits(config), counting.batch_size
     step_flops = batch * counting.train_flops(MAIN)
     counters = Counters(-(-data.num_train // batch) * step_flops)
     state, plan = method.plan(method.start(pool, config.seed), learner)
     while plan is not None:
-        batches, step = Batches(plan, batch, config.seed, 0), 0
-        before, chosen = counters.visits, counting.flops - counters.flops
-        counters.flops += chosen
+        counters.flops = counting.flops
+        batches, step, before = Batches(plan, batch, config.seed, 0), 0, counters.visits
         while step < batches.num_steps and limits.exhausted(counters, 0.0) is None:
-            budget = limits.steps_to_budget(counters, step_flops, batch)
-            taken = min(budget, batches.num_steps - step)
-            step += taken
+            step += min(
+                limits.steps_to_budget(counters, step_flops, batch),
+                batches.num_steps - step,
+            )
             counters.visits = before + batches.visits_before(step)
-            counters.flops += taken * step_flops
+            counters.flops = counting.flops + step * step_flops
+        counting.flops = counters.flops
         if limits.exhausted(counters, 0.0) is not None:
             break
-        counting.flops = counters.flops
-        state = method.observe(state, counting.learnt(plan))
+        state = method.observe(state, counting.result(plan))
         pending.append(plan)
         state, plan = method.plan(state, learner)
-    flops = max(counters.flops, counting.flops)
-    return Foresight(flops / counters.full_pass_flops, counters.visits)
+    return Estimate(counting.flops / counters.full_pass_flops, counters.visits)
 
 
-class Counting:
+class CountingLearner:
     """A learner without networks: it counts FLOPs and answers at random.
 
     Args:
-        spec: How the real one would compute.
+        spec: How the real learner would compute.
         data: The data set.
-        seed: Of the answers.
+        seed: Decides the answers.
 
     Attributes:
         flops: Of everything it was asked to do so far.
+        batch_size: Rows of a training step.
     """
 
     def __init__(self, spec: LearnerSpec, data: Data, seed: int) -> None:
         self.flops = 0
-        self._spec = spec
-        height, width, _ = data.image_shape
-        self._shape = (height, width)
-        self._validation = data.num_validation
-        self._models = {MAIN: spec.step.model, PROXY: spec.proxy, FRESH: spec.fresh}
+        self.batch_size = spec.step.batch_size
+        self._score_batch_size = spec.score_batch_size
+        self._shape = data.image_shape
+        self._num_validation = data.num_validation
+        self._models = dict([(MAIN, spec.step.model), *filter(None, [spec.auxiliary])])
         self._draw = np.random.default_rng(seed)
 
     def train_flops(self, model: ModelHandle) -> int:
-        """Return the FLOPs of one example's training visit."""
-        return TRAIN_FLOPS_PER_FORWARD * forward_flops(
-            self._shape_of(model), *self._shape
-        )
+        """Return the FLOPs of one example in training."""
+        network = self._network(model)
+        return TRAIN_FLOPS_PER_FORWARD * network.forward_flops(*self._shape[:2])
 
     def score(
         self, names: tuple[str, ...], index_set: np.ndarray, model: ModelHandle = MAIN
     ) -> dict[str, np.ndarray]:
         """Count; see `Learner.score`."""
-        batches = (self._spec.score_batch_size, self._spec.step.batch_size)
+        batches = (self._score_batch_size, self.batch_size)
         self.flops += scoring_flops(
-            self._shape_of(model), self._shape, batches, index_set.size, names
+            self._network(model), self._shape, batches, index_set.size, names
         )
         return {name: self._random(index_set.size) for name in names}
 
@@ -133,10 +128,10 @@ class Counting:
     ) -> Selection:
         """Count what the selector reads; see `Learner.select`."""
         if selector != "top_k":
-            self.score(READ_OUT, index_set, model)
+            self.score(OUTPUTS, index_set, model)
             if selector in USES_VALIDATION:
-                self.score(READ_OUT, np.zeros(self._validation, np.int32), model)
-        elif "values" not in options or options["values"] is None:
+                self.score(OUTPUTS, np.zeros(self._num_validation, np.int32), model)
+        elif options.get("values") is None:
             self.score(options["scores"], index_set, model)
         chosen = self._draw.permutation(index_set)[:num_select].astype(np.int32)
         gains = self._random(num_select)
@@ -149,22 +144,20 @@ class Counting:
 
     def train(self, plan: Plan, model: ModelHandle) -> TrainResult:
         """Count; see `Learner.train`."""
-        batch = self._spec.step.batch_size
-        steps = Batches(plan, batch, 0, 0).num_steps
-        self.flops += steps * batch * self.train_flops(model)
-        return self.learnt(plan)
+        steps = Batches(plan, self.batch_size, 0, 0).num_steps
+        self.flops += steps * self.batch_size * self.train_flops(model)
+        return self.result(plan)
 
-    def learnt(self, plan: Plan) -> TrainResult:
-        """Draw what training a plan might teach."""
+    def result(self, plan: Plan) -> TrainResult:
+        """Return random losses of the examples of a plan."""
         rows = np.unique(plan.index_set)
         losses = self._draw.gamma(2.0, size=rows.size).astype(np.float32)
         return TrainResult(rows, losses, losses < 1, self._random(rows.size))
 
-    def _shape_of(self, model: ModelHandle) -> Any:
-        shape = self._models[model]
-        if shape is None:
+    def _network(self, model: ModelHandle) -> Network:
+        if model not in self._models:
             raise ValueError(f"this run has no {model} model")
-        return shape
+        return self._models[model]
 
     def _random(self, size: int) -> np.ndarray:
         return self._draw.random(size, np.float32)

@@ -1,4 +1,4 @@
-"""What there is of a suite on disk: which runs, which answers, and its record."""
+"""The folder of a suite: its runs, the settings that were chosen, and its record."""
 
 import contextlib
 import json
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpet_jax.errors import UserError
+from dpet_jax.files import write_whole
 from dpet_jax.report.comparison import SUITE
-from dpet_jax.report.runs import By, Run, cost_of, read_run
-from dpet_jax.run.folder import CONFIG, SUMMARY, write_whole
+from dpet_jax.report.runs import COMPARED, Run, read_run
+from dpet_jax.run.folder import CONFIG, SUMMARY
 from dpet_jax.suite.variants import AS_IT_IS, Answer, Job, Suite, Variant, answers
 
 State = Literal["finished", "begun", "missing"]
-
-_COSTS: tuple[By, ...] = ("epochs", "visits", "seconds", "wh")
 
 
 class SuiteFolder:
@@ -38,7 +37,7 @@ class SuiteFolder:
         return self._out / job.folder
 
     def state(self, job: Job) -> State:
-        """Tell what there is of a run."""
+        """Return whether a run is finished, begun or missing."""
         if (self.of(job) / SUMMARY).exists():
             return "finished"
         return "begun" if (self.of(job) / CONFIG).exists() else "missing"
@@ -63,7 +62,7 @@ class SuiteFolder:
                 yield from variant.jobs([*variant.settings], seed)
 
     def answers(self, variant: Variant) -> dict[float, Answer]:
-        """Return the setting that answers for each target; none before any trial."""
+        """Return the setting chosen for each target; none before any trial."""
         targets = self._suite.section.targets
         if not variant.tuned:
             return dict.fromkeys(targets, Answer(AS_IT_IS, reached=True))
@@ -79,7 +78,7 @@ class SuiteFolder:
                 yield job.setting, self.read(job)
 
     def write(self, problems: Sequence[str]) -> None:
-        """Write down which runs belong together, for a report.
+        """Record which runs belong together, for a report.
 
         Args:
             problems: What went wrong, a sentence each.
@@ -94,11 +93,11 @@ class SuiteFolder:
                 if variant.section.role is not None
             },
             "problems": [*dict.fromkeys(problems)],
-            "variants": [self._told(variant) for variant in self._suite.variants],
+            "variants": [self._record(variant) for variant in self._suite.variants],
         }
         write_whole(self.path / SUITE, json.dumps(record, indent=1) + "\n")
 
-    def _told(self, variant: Variant) -> dict[str, Any]:
+    def _record(self, variant: Variant) -> dict[str, Any]:
         chosen = self.answers(variant)
         by_target = {
             str(target): [
@@ -126,7 +125,10 @@ class SuiteFolder:
         return {
             "trials": len(variant.settings),
             "seeds": [*variant.section.tune.seeds],
-            "cost": {by: _sum([cost_of(run.end, by) for run in runs]) for by in _COSTS},
+            "cost": {
+                name: _sum([run.spent(by) for run in runs])
+                for by, name in COMPARED.items()
+            },
             "chosen": {
                 str(target): variant.texts[answer.setting] if answer.reached else None
                 for target, answer in chosen.items()

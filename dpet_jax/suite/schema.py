@@ -1,4 +1,4 @@
-"""Every key of a suite: which experiments are held against each other."""
+"""Every key of a suite: which experiments are compared with each other."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,14 +10,14 @@ from dpet_jax.section import Fraction, Section, Seed
 #: Names of folders and of rows.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
-#: What compare itself writes beside the variants.
+#: Folders that `dpet compare` itself writes beside those of the variants.
 _TAKEN = ("tuning", "plots")
 
 
 class TuneConfig(Section):
     """Try every combination of some values, on seeds that are not reported.
 
-    For each target the setting answers whose median cost to reach it is lowest; where
+    For each target the setting is chosen whose median cost to reach it is lowest; where
     none reaches it, the one that ends with the highest validation accuracy.
     """
 
@@ -36,7 +36,7 @@ class VariantConfig(Section):
     role: Literal["standard", "tuned", "random"] | None = Field(
         None,
         description="full data as papers train it, full data with a tuned schedule, or "
-        "the random control: what the others are held against",
+        "the random control: what the others are compared with",
     )
     paper: str | None = Field(None, description="the paper's row that it repeats")
 
@@ -64,16 +64,16 @@ class SuiteConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _roles_are_had_once(self) -> "SuiteConfig":
-        had: dict[str, str] = {}
+    def _roles_are_given_once(self) -> "SuiteConfig":
+        given: dict[str, str] = {}
         for name, variant in self.variants.items():
-            if variant.role in had:
+            if variant.role in given:
                 raise ValueError(
-                    f"variants.{name}.role: {variant.role} is {had[variant.role]}'s "
+                    f"variants.{name}.role: {variant.role} is {given[variant.role]}'s "
                     "already; give it to one variant"
                 )
             if variant.role is not None:
-                had[variant.role] = name
+                given[variant.role] = name
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Which runs a suite is made of, and which of them answer for a target."""
+"""The runs that a suite is made of, and the choice of settings by its trials."""
 
 import itertools
 import json
@@ -57,8 +57,8 @@ class Variant:
     Attributes:
         key: Its name.
         section: As the suite has it.
-        settings: By name, the config of each setting that may answer for it, whatever
-            its seed.
+        settings: By name, the config of each setting that may be chosen for a target;
+            its seed is set by each job.
         texts: By name, the setting for people.
     """
 
@@ -207,7 +207,7 @@ def setting_names(grid: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...
 
 
 class Answer(NamedTuple):
-    """Which setting answers for a target.
+    """The setting that is chosen for a target.
 
     Attributes:
         setting: Its name.
@@ -224,9 +224,8 @@ def answers(
 ) -> dict[float, Answer]:
     """Choose a setting for each target by the trials alone.
 
-    The one whose median cost to reach it is lowest, in full-pass equivalents; of a
-    one-cycle schedule that is, but for early crossings, the shortest length whose
-    median reaches the target.
+    The one whose median cost to reach it is lowest, in full-pass equivalents. Of
+    one-cycle schedules that is most often the shortest one whose median reaches it.
 
     Args:
         trials: The finished runs of each setting.
@@ -243,8 +242,8 @@ def answers(
 
 
 def _median_epochs(runs: Sequence[Run], target: float) -> float:
-    crossings = [run.crossing(target) for run in runs]
-    costs = [math.inf if c is None else float(c.event["epochs"]) for c in crossings]
+    found = [run.target_cost(target) for run in runs]
+    costs = [math.inf if cost is None else cost.spent.epochs for cost in found]
     return statistics.median(costs) if costs else math.inf
 
 

@@ -1,8 +1,7 @@
-"""What a method may ask of the accelerator, and what the loop makes it do."""
+"""The networks of a run on the accelerator: what a method asks, and evaluation."""
 
 import math
 import resource
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -12,26 +11,36 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dpet_jax.data import Data
-from dpet_jax.data.device import DeviceData
 from dpet_jax.errors import DivergedError
 from dpet_jax.methods.base import (
     FRESH,
     MAIN,
-    PROXY,
     ModelHandle,
     Plan,
     Selection,
     Span,
     TrainResult,
 )
-from dpet_jax.models import ResNetSpec
-from dpet_jax.scores.pool import FEATURE_SCORES, SCORES, ScoreSpec
-from dpet_jax.training import Hyper, StepSpec
-from dpet_jax.training.batches import Batches
+from dpet_jax.models.network import Network
+from dpet_jax.scores.pool import OUTPUTS
+from dpet_jax.selection.by_name import (
+    USES_VALIDATION,
+    Examples,
+    check_selector,
+    run_selector,
+)
+from dpet_jax.training.chunks import Chunk, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
-from dpet_jax.training.network import Compilation, DeviceModel, compilation
-from dpet_jax.training.pace import Pace
-from dpet_jax.training.selection import READ_OUT, Chooser
+from dpet_jax.training.network import Compilation, DeviceNetwork, compilation
+from dpet_jax.training.scoring import EVALUATION, ScoreSpec
+from dpet_jax.training.selection import (
+    finite_examples,
+    importance,
+    top_k_on_device,
+    top_k_per_class,
+)
+from dpet_jax.training.state import DeviceData, StepSpec
+from dpet_jax.training.steps import Hyper
 
 
 class Evaluation(NamedTuple):
@@ -56,28 +65,20 @@ class LearnerSpec:
         step: What the main model's training program is specialised to.
         score_batch_size: Rows of one forward pass when scoring and evaluating.
         scores: Scores that the method will ask for.
-        proxy: Shape of the narrow network that scores for the main one; None if it
-            scores itself.
-        fresh: Shape of the networks that `fresh` draws; None if there are none.
+        auxiliary: Handle and shape of the network that is trained to choose by; None
+            if there is none.
     """
 
     step: StepSpec
     score_batch_size: int
     scores: tuple[str, ...]
-    proxy: ResNetSpec | None = None
-    fresh: ResNetSpec | None = None
+    auxiliary: tuple[ModelHandle, Network] | None = None
 
 
 def data_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
     """Put devices in a row that shares each batch; all local ones by default."""
     devices = jax.local_devices()[:num_devices]
     return jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
-
-
-class _Queued(NamedTuple):
-    handle: Any
-    num_steps: int
-    dispatched: float
 
 
 class DeviceLearner:
@@ -91,6 +92,7 @@ class DeviceLearner:
         seed: Decides parameters, augmentation and batches.
 
     Attributes:
+        main: The network that the run is about; the loop alone trains it.
         scored_examples: Examples scored for selection.
         selection_visits: Visits of training other models than the main one.
         select_flops: FLOPs of both, fill rows included.
@@ -112,52 +114,28 @@ class DeviceLearner:
             "test": data.test_rows,
         }
         self._models = {MAIN: self._network(spec.step.model, hyper)}
-        if spec.proxy is not None:
-            self._models[PROXY] = self._network(spec.proxy, hyper)
-        if spec.fresh is not None:
-            self._models[FRESH] = self._network(spec.fresh, hyper)
-        self._main = self._models[MAIN]
-        self._chooser = Chooser(
-            self._count_and_score,
-            self._put,
-            labels=data.labels,
-            num_classes=data.num_classes,
-            validation_rows=data.validation_rows,
-            capacity=self._main.score_capacity,
-            stretch_size=spec.score_batch_size,
-            learning_rate=float(hyper.schedule.peak),
-        )
+        if spec.auxiliary is not None:
+            handle, auxiliary = spec.auxiliary
+            self._models[handle] = self._network(auxiliary, hyper)
+        self.main = self._models[MAIN]
+        self._peak_learning_rate = float(hyper.schedule.peak)
         self.scored_examples = 0
         self.selection_visits = 0
         self.select_flops = 0
         self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
 
-    def _network(self, model: ResNetSpec, hyper: Hyper) -> DeviceModel:
+    def _network(self, model: Network, hyper: Hyper) -> DeviceNetwork:
         step = replace(self._spec.step, model=model)
-        # every score at once costs nothing more, and one program serves all methods
-        names = tuple(dict.fromkeys((*SCORES, *FEATURE_SCORES, *self._spec.scores)))
         batch = self._spec.score_batch_size
-        score = ScoreSpec(model, names, batch, step.dtype, step.mesh)
-        return DeviceModel(
+        score = ScoreSpec(model, self._compiled_scores, batch, step.dtype, step.mesh)
+        return DeviceNetwork(
             step, score, self._device_data, self._data.num_train, hyper, self._seed
         )
-
-    # what the loop needs to know
-
-    @property
-    def max_steps(self) -> int:
-        """Most steps of one chunk."""
-        return self._main.max_steps
 
     @property
     def batch_size(self) -> int:
         """Rows of a step."""
         return self._spec.step.batch_size
-
-    @property
-    def train_flops(self) -> int:
-        """FLOPs of one example's training visit by the main model."""
-        return self._main.train_flops
 
     def compile(self) -> Iterator[Compilation]:
         """Draw the networks and make every program ready; yields each as it is done."""
@@ -168,44 +146,20 @@ class DeviceLearner:
                     if handle == MAIN
                     else done._replace(what=f"{handle} {done.what}")
                 )
-        names = tuple(name for name in self._spec.scores if name not in READ_OUT)
+        names = tuple(name for name in self._spec.scores if name not in OUTPUTS)
         if names:
             before = compile_counts()
             for network in self._models.values():
                 # of an empty index set, to make the programs ready that rank it
                 scores = network.score(np.zeros(0, np.int32), names)
-                for some in (names[:1], names):
-                    self._chooser.best(self._chooser.importance(scores, some, 0.0), 0)
+                for some in (names[:1], names[:2]):
+                    self._top_k(importance(scores, some, 0.0, self._replicated), 0)
             yield compilation("ranking", compile_counts().since(before))
-
-    # training the main model
-
-    def begin(self, plan: Plan, plan_index: int) -> None:
-        """Get ready for a plan: its loss weights, and what starts anew."""
-        self._main.begin(plan, plan_index)
-
-    def set_weights(self, plan: Plan) -> None:
-        """Set the loss weights of a plan."""
-        self._main.set_weights(plan)
-
-    def train_chunk(
-        self, rows: np.ndarray, num_steps: int, span: Span, visits: int
-    ) -> Any:
-        """Start a chunk of training; see `DeviceModel.train`."""
-        return self._main.train(rows, num_steps, span, visits)
-
-    def wait(self, handle: Any) -> tuple[float, int, int]:
-        """Wait for a chunk; return its summed loss, correct predictions and visits."""
-        return self._main.wait(handle)
 
     def barrier(self) -> None:
         """Wait until the device has nothing left to do for any network."""
         for network in self._models.values():
             network.barrier()
-
-    def result(self, index_set: np.ndarray) -> TrainResult:
-        """Read what training taught about the examples of a plan."""
-        return self._main.result(index_set)
 
     # what a method asks
 
@@ -227,30 +181,27 @@ class DeviceLearner:
         if model == MAIN:
             raise ValueError("the loop alone trains the main model")
         network = self._model(model)
+        plan = replace(plan, schedule=plan.schedule or Span(0, plan.visits))
         index = network.plans
         network.begin(plan, index)
-        batches = Batches(plan, self.batch_size, network.seed, index)
-        span = plan.schedule or Span(0, plan.visits)
-        pace, first = Pace(), 0
-        queued: _Queued | None = None
-        while first < batches.num_steps:
-            left = batches.num_steps - first
-            num_steps = min(pace.steps, network.max_steps, left)
-            visits = batches.visits_before(first)
-            rows = batches.rows(first, num_steps)
-            handle = network.train(rows, num_steps, span, visits)
-            chunk = _Queued(handle, num_steps, time.monotonic())
-            first += num_steps
-            self.selection_visits += batches.visits_before(first) - visits
-            executed = num_steps * self.batch_size
-            self.select_flops += executed * network.train_flops
-            # one chunk runs while the next one queues, as in the loop
-            if queued is not None:
-                loss, accuracy = self._waited(queued, network, model, pace)
-                self.between_chunks(plan, visits, loss, accuracy)
-            queued = chunk
-        if queued is not None:
-            self._waited(queued, network, model, pace)
+        chunks = Chunks(
+            network,
+            plan,
+            batch_size=self.batch_size,
+            seed=network.seed,
+            plan_index=index,
+            pace=Pace(),
+        )
+        while chunks.left:
+            num_steps = chunks.next_steps(chunks.left)
+            self.selection_visits += chunks.next_visits(num_steps)
+            self.select_flops += num_steps * self.batch_size * network.train_flops
+            ended = chunks.start(num_steps)
+            if ended is not None:
+                self._check_finite(ended, model)
+                self.between_chunks(plan, ended.visits, ended.loss, ended.accuracy)
+        for ended in chunks.drain():
+            self._check_finite(ended, model)
         return network.result(plan.index_set)
 
     def score(
@@ -280,16 +231,67 @@ class DeviceLearner:
             ValueError: If the selector is unknown, or takes more than there is.
             DivergedError: If a score or what a selector reads is not finite.
         """
-        return self._chooser.select(selector, index_set, num_select, model, **options)
+        if selector == "top_k":
+            chosen = self._select_top_k(index_set, num_select, model, **options)
+        else:
+            check_selector(selector)
+            examples = self._examples(index_set, model)
+            validation = None
+            if selector in USES_VALIDATION and self._data.validation_rows.size:
+                validation = self._examples(self._data.validation_rows, model)
+            chosen = run_selector(
+                selector,
+                examples,
+                num_select,
+                validation=validation,
+                learning_rate=self._peak_learning_rate,
+                **options,
+            )
+        return chosen._replace(indices=index_set[chosen.indices])
+
+    def _select_top_k(
+        self,
+        index_set: np.ndarray,
+        num_select: int,
+        model: ModelHandle,
+        *,
+        scores: tuple[str, ...] = (),
+        weight: float = 0.0,
+        values: np.ndarray | None = None,
+        per_class: bool = False,
+    ) -> Selection:
+        if values is None:
+            found = self._count_and_score(scores, index_set, model)
+            ranked = importance(found, scores, weight, self._replicated)
+        else:
+            padded = np.full(self.main.score_capacity, -np.inf, np.float32)
+            padded[: values.size] = values
+            ranked = self._put(padded)
+        if not per_class:
+            return self._top_k(ranked, num_select)
+        everything = self._top_k(ranked, index_set.size)
+        labels = self._data.labels[index_set]
+        return top_k_per_class(everything, labels, self._data.num_classes, num_select)
+
+    def _top_k(self, values: jax.Array, num_select: int) -> Selection:
+        size = self._spec.score_batch_size
+        return top_k_on_device(
+            values, num_select, stretch_size=size, sharding=self._replicated
+        )
+
+    def _examples(self, rows: np.ndarray, model: ModelHandle) -> Examples:
+        """Run rows of the data set through a network, for a selector to read."""
+        outputs = self._count_and_score(OUTPUTS, rows, model)
+        labels, num_classes = self._data.labels[rows], self._data.num_classes
+        return finite_examples(outputs, labels, num_classes, self._replicated)
 
     # looking at the main model
 
     def evaluate(self, split: Literal["train", "validation", "test"]) -> Evaluation:
         """Evaluate the model on a whole split, without augmentation."""
         rows = self._splits[split]
-        names = ("zero_one", "cross_entropy")
-        scores = self._main.score(rows, names)
-        read = jax.device_get([scores[name] for name in names])
+        scores = self.main.score(rows, EVALUATION)
+        read = jax.device_get([scores[name] for name in EVALUATION])
         wrong, losses = (np.asarray(values, np.float64)[: rows.size] for values in read)
         labels = self._data.labels[rows]
         counts = np.bincount(labels, minlength=self._data.num_classes)
@@ -303,7 +305,7 @@ class DeviceLearner:
     def snapshot(self) -> dict[ModelHandle, Any]:
         """Return everything on the device that a checkpoint needs, by model.
 
-        A fresh network is not among it: a selection that is taken up draws it again.
+        A fresh network is not in it: a selection that is resumed draws it again.
         """
         return {
             handle: model.snapshot()
@@ -312,7 +314,7 @@ class DeviceLearner:
         }
 
     def restore(self, snapshot: dict[ModelHandle, Any]) -> None:
-        """Take up a snapshot, on this learner's devices."""
+        """Restore a snapshot, on this learner's devices."""
         for handle, saved in snapshot.items():
             self._models[handle].restore(saved)
 
@@ -323,29 +325,36 @@ class DeviceLearner:
         peak = stats.get("peak_bytes_in_use")
         return {"host_mib": host, "device_mib": peak and peak / 2**20}
 
+    @property
+    def _compiled_scores(self) -> tuple[str, ...]:
+        """What the scoring programs compute: what is asked for, and to evaluate."""
+        return tuple(dict.fromkeys((*self._spec.scores, *EVALUATION)))
+
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
 
-    def _model(self, handle: ModelHandle) -> DeviceModel:
+    def _model(self, handle: ModelHandle) -> DeviceNetwork:
         if handle not in self._models:
             there = ", ".join(self._models)
             raise ValueError(f"no model called {handle!r}; there is {there}")
         return self._models[handle]
 
     @staticmethod
-    def _waited(
-        chunk: _Queued, network: DeviceModel, model: ModelHandle, pace: Pace
-    ) -> tuple[float, float]:
-        loss, correct, visits = network.wait(chunk.handle)
-        pace.waited(chunk.num_steps, chunk.dispatched, None)
-        if not math.isfinite(loss):
+    def _check_finite(chunk: Chunk, model: ModelHandle) -> None:
+        if not math.isfinite(chunk.loss):
             raise DivergedError(f"the loss of the {model} model is no number")
-        return loss / visits, correct / visits
 
     def _count_and_score(
         self, names: tuple[str, ...], index_set: np.ndarray, handle: ModelHandle
     ) -> dict[str, jax.Array]:
         network = self._model(handle)
+        unknown = [name for name in names if name not in self._compiled_scores]
+        if unknown:
+            raise ValueError(
+                f"the method asks for {', '.join(unknown)} but does not name it in its "
+                "`scores`, so it was not compiled"
+            )
         self.scored_examples += index_set.size
         self.select_flops += network.score_flops(index_set.size, names)
-        return network.score(index_set, names)
+        scores = network.score(index_set, names)
+        return {name: scores[name] for name in names}

@@ -1,166 +1,128 @@
-"""From what networks say about candidates to a selection on the host."""
-
-from collections.abc import Callable
-from typing import Any, TypeAlias
+"""From scores and outputs on the device to a selection on the host."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32
 
 from dpet_jax.errors import DivergedError
-from dpet_jax.methods.base import ModelHandle, Selection
-from dpet_jax.selection import blend
-from dpet_jax.selection.by_name import SELECTORS, USES_VALIDATION, Examples, choose
-from dpet_jax.selection.per_class import per_class as of_each_class
-from dpet_jax.selection.ranking import rank, stretch
-
-#: What the scoring program gives that is no score.
-READ_OUT = ("logits", "features")
-
-#: Scores named rows of the data set by a network: device arrays, aligned and longer.
-Scorer: TypeAlias = Callable[
-    [tuple[str, ...], np.ndarray, ModelHandle], dict[str, jax.Array]
-]
+from dpet_jax.methods.base import Selection
+from dpet_jax.selection.by_name import Examples
+from dpet_jax.selection.per_class import per_class
+from dpet_jax.selection.ranking import blend, rank, stretch
 
 
-class Chooser:
-    """Rank candidates, or run a selector over them; one program for every set size.
+def importance(
+    scores: dict[str, Float32[Array, " capacity"]],
+    names: tuple[str, ...],
+    weight: float,
+    sharding: jax.sharding.Sharding,
+) -> Float32[Array, " capacity"]:
+    """Return one score, or two blended by `blend`.
 
     Args:
-        score: Scores rows by a network, and counts what that costs.
-        put: Puts host arrays on the device.
-        labels: Class of every row of the data set.
-        num_classes: k.
-        validation_rows: Rows that glister lowers the loss of; where there are none, it
-            is that of the candidates.
-        capacity: Length of the arrays that `score` returns.
-        stretch_size: Entries of a ranking read at once; divides the capacity.
-        learning_rate: Step that glister takes for a pick.
+        scores: By name, on the device.
+        names: Of the score, or of the score and of the one to blend in.
+        weight: Share of the second.
+        sharding: Where the weight goes, so that no transfer is implicit.
     """
+    if len(names) == 1:
+        return scores[names[0]]
+    first, second = names
+    share = jax.device_put(np.float32(weight), sharding)
+    return blend(scores[first], scores[second], share)
 
-    def __init__(
-        self,
-        score: Scorer,
-        put: Callable[[Any], Any],
-        *,
-        labels: np.ndarray,
-        num_classes: int,
-        validation_rows: np.ndarray,
-        capacity: int,
-        stretch_size: int,
-        learning_rate: float,
-    ) -> None:
-        self._score = score
-        self._put = put
-        self._labels = labels
-        self._num_classes = num_classes
-        self._validation_rows = validation_rows
-        self._capacity = capacity
-        self._stretch_size = stretch_size
-        self._learning_rate = learning_rate
 
-    def select(
-        self,
-        selector: str,
-        index_set: np.ndarray,
-        num_select: int,
-        model: ModelHandle,
-        **options: Any,
-    ) -> Selection:
-        """Select; `DeviceLearner.select` documents the arguments.
+def top_k_on_device(
+    values: Float32[Array, " capacity"],
+    num_select: int,
+    *,
+    stretch_size: int,
+    sharding: jax.sharding.Sharding,
+) -> Selection:
+    """Take the largest values; one program for every number of them.
 
-        Raises:
-            ValueError: If the selector is unknown, or takes more than there is.
-            DivergedError: If a score or what a selector reads is not finite.
-        """
-        if selector == "top_k":
-            chosen = self._top_k(index_set, num_select, model, **options)
-            return chosen._replace(indices=index_set[chosen.indices])
-        if selector not in SELECTORS:
-            there = ", ".join(("top_k", *SELECTORS))
-            raise ValueError(f"no selector called {selector!r}; there is {there}")
-        examples = self._examples(index_set, model)
-        validation = None
-        if selector in USES_VALIDATION:
-            rows = self._validation_rows
-            validation = self._examples(rows, model) if rows.size else examples
-        chosen = choose(
-            selector,
-            examples,
-            num_select,
-            validation=validation,
-            learning_rate=self._learning_rate,
-            **options,
-        )
-        return chosen._replace(indices=index_set[chosen.indices])
+    The ranking stays on the device; only its beginning is read, in stretches of one
+    size, so that no number of picks is a program of its own.
 
-    def importance(
-        self, scores: dict[str, jax.Array], names: tuple[str, ...], weight: float
-    ) -> jax.Array:
-        """Return one score, or two blended."""
-        if len(names) == 1:
-            return scores[names[0]]
-        share = self._put(np.float32(weight))
-        return blend(scores[names[0]], scores[names[1]], share)
+    Args:
+        values: An importance for each candidate; minus infinity past the last.
+        num_select: How many to take.
+        stretch_size: Entries of the ranking read at once; divides the capacity.
+        sharding: Where positions go, so that no transfer is implicit.
 
-    def best(self, importance: jax.Array, num_select: int) -> Selection:
-        """Rank on the device, and read the first in stretches that one program cuts."""
-        ranking = rank(importance)
-        size = self._stretch_size
-        pieces = [
-            stretch(ranking, self._put(np.int32(first)), size)
-            for first in range(0, max(num_select, 1), size)
-        ]
-        flags = (ranking.has_nan, ranking.allowed)
-        pieces, (has_nan, allowed) = jax.device_get((pieces, flags))
-        if has_nan:
-            raise DivergedError("scores of the pool hold NaN")
-        if num_select > allowed:
-            raise ValueError(f"cannot take {num_select} of {allowed} examples")
-        order, gains = (
-            np.concatenate(parts)[:num_select] for parts in zip(*pieces, strict=True)
-        )
-        return Selection(order, gains)
+    Returns:
+        Positions in `values`, most important first, and their values.
 
-    def _top_k(
-        self,
-        index_set: np.ndarray,
-        num_select: int,
-        model: ModelHandle,
-        *,
-        scores: tuple[str, ...] = (),
-        weight: float = 0.0,
-        values: np.ndarray | None = None,
-        per_class: bool = False,
-    ) -> Selection:
-        if values is None:
-            found = self._score(scores, index_set, model)
-            importance = self.importance(found, scores, weight)
-        else:
-            padded = np.full(self._capacity, -np.inf, np.float32)
-            padded[: values.size] = values
-            importance = self._put(padded)
-        if not per_class:
-            return self.best(importance, num_select)
-        ranked = self.best(importance, index_set.size)
-        place = np.argsort(ranked.indices)
+    Raises:
+        ValueError: If more are asked for than there are.
+        DivergedError: If a value is NaN.
+    """
+    ranking = rank(values)
+    pieces = [
+        stretch(ranking, jax.device_put(np.int32(first), sharding), stretch_size)
+        for first in range(0, max(num_select, 1), stretch_size)
+    ]
+    flags = (ranking.has_nan, ranking.allowed)
+    pieces, (has_nan, allowed) = jax.device_get((pieces, flags))
+    if has_nan:
+        raise DivergedError("scores of the pool hold NaN")
+    if num_select > allowed:
+        raise ValueError(f"cannot take {num_select} of {allowed} examples")
+    order, gains = (
+        np.concatenate(parts)[:num_select] for parts in zip(*pieces, strict=True)
+    )
+    return Selection(order, gains)
 
-        def best_of(positions: np.ndarray, count: int) -> Selection:
-            first = np.argsort(place[positions])[:count].astype(np.int32)
-            return Selection(first, ranked.gains[place[positions[first]]])
 
-        labels = self._labels[index_set]
-        return of_each_class(best_of, labels, self._num_classes, num_select)
+def top_k_per_class(
+    ranked: Selection, labels: np.ndarray, num_classes: int, num_select: int
+) -> Selection:
+    """Take the first of each class, in proportion to the sizes of the classes.
 
-    def _examples(self, rows: np.ndarray, model: ModelHandle) -> Examples:
-        """Run rows of the data set through a network, for a selector to read."""
-        scores = self._score(READ_OUT, rows, model)
-        logits, features = scores["logits"], scores["features"]
-        count = self._put(np.int32(rows.size))
-        if not jax.device_get(_all_finite(logits, features, count)):
-            raise DivergedError(f"what the {model} model says is not finite")
-        labels = np.asarray(self._labels[rows], np.int32)
-        return Examples(logits, features, labels, self._num_classes)
+    Args:
+        ranked: All candidates, most important first.
+        labels: Class of each candidate.
+        num_classes: k.
+        num_select: How many to take in all.
+
+    Returns:
+        Positions of candidates, interleaved so that prefixes keep the proportions.
+
+    Raises:
+        ValueError: If more are asked for than there are.
+    """
+    turn = np.argsort(ranked.indices)
+
+    def first_of(positions: np.ndarray, count: int) -> Selection:
+        first = np.argsort(turn[positions])[:count].astype(np.int32)
+        return Selection(first, ranked.gains[turn[positions[first]]])
+
+    return per_class(first_of, labels, num_classes, num_select)
+
+
+def finite_examples(
+    outputs: dict[str, Float32[Array, "capacity _"]],
+    labels: np.ndarray,
+    num_classes: int,
+    sharding: jax.sharding.Sharding,
+) -> Examples:
+    """Make what selectors read from the outputs of a network.
+
+    Args:
+        outputs: Its "logits" and "features", padded past the examples.
+        labels: Class of each example.
+        num_classes: k.
+        sharding: Where counts go, so that no transfer is implicit.
+
+    Raises:
+        DivergedError: If an example's output is not finite.
+    """
+    logits, features = outputs["logits"], outputs["features"]
+    count = jax.device_put(np.int32(labels.size), sharding)
+    if not jax.device_get(_all_finite(logits, features, count)):
+        raise DivergedError("logits or features of the pool are not finite")
+    return Examples(logits, features, np.asarray(labels, np.int32), num_classes)
 
 
 @jax.jit

@@ -16,8 +16,8 @@ def test_choices_are_what_configs_accept():
         *("infobatch", "loss_threshold", "epsilon_greedy"),
         *("selective_backprop", "stale_selective_backprop"),
     }
-    assert found["data"] == {"digits", "tfds", "parquet", "npz"}
+    assert found["data"] == {"digits", "folder", "cifar", "parquet", "npz", "tfds"}
     assert found["schedules"] == {"constant", "linear", "cosine", "triangular"}
-    assert found["and"] >= {"craig", "forgetting", "k_center"}
-    assert not found["and"] & found["scores"]
+    assert found["selectors"] >= {"craig", "forgetting", "k_center"}
+    assert not found["selectors"] & found["scores"]
     assert "random" in found["scores"]

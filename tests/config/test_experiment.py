@@ -1,15 +1,28 @@
 """The keys of an experiment, their defaults, and that nothing else gets in."""
 
+import inspect
+
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from dpet_jax import section as sections
 from dpet_jax.config import experiment as schema
+from dpet_jax.models.families import MODELS
+from dpet_jax.training.optimizer import OPTIMIZERS
+from dpet_jax.training.schedule import SCHEDULES
 
 SECTIONS = [
     kind
-    for kind in {**vars(schema), **vars(sections)}.values()
-    if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not BaseModel
+    for kind in dict.fromkeys(
+        (
+            *(each for each in vars(schema).values() if isinstance(each, type)),
+            *(each for each in vars(sections).values() if isinstance(each, type)),
+            *(*MODELS, *OPTIMIZERS, *SCHEDULES),
+        )
+    )
+    if issubclass(kind, BaseModel)
+    and kind is not BaseModel
+    and not inspect.isabstract(kind)
 ]
 NEEDED = {"kind": None, "path": "somewhere", "learning_rate": 0.1, "stem": 8}
 NEEDED |= {"channels": (8,), "blocks": (1,)}
@@ -20,16 +33,15 @@ NEEDED |= {"intensity_g_per_kwh": 300.0, "intensity_source": "grid operator, 202
 DOCUMENTED = {
     "Config": "name seed data model train method evaluate targets stop budget "
     "checkpoint energy",
-    "TfdsData": "kind name path image_size validation_fraction split_seed",
-    "ResNet18Model": "kind width_multiplier depth_multiplier channel_multiple "
-    "compute_dtype",
-    "ResNet20Model": "kind width_multiplier depth_multiplier scale channel_multiple "
+    "Tfds": "kind name path image_size validation_fraction split_seed",
+    "ResNet18": "kind width_multiplier depth_multiplier channel_multiple compute_dtype",
+    "ResNet20": "kind width_multiplier depth_multiplier scale channel_multiple "
     "compute_dtype",
     "TrainConfig": "batch_size optimizer schedule augment label_smoothing",
-    "SgdOptimizer": "kind learning_rate momentum nesterov weight_decay",
-    "CosineSchedule": "kind horizon",
+    "Sgd": "kind learning_rate momentum nesterov weight_decay",
+    "Cosine": "kind horizon",
     "AugmentConfig": "translate flip cutout",
-    "DpetMethod": "kind score warmup_passes keep_fraction query_size passes_per_round "
+    "Dpet": "kind score warmup_passes keep_fraction query_size passes_per_round "
     "max_rounds dissimilarity candidate_fraction compat",
     "DissimilarityConfig": "kind weight",
     "EvaluateConfig": "every",
@@ -40,7 +52,7 @@ DOCUMENTED = {
     "CheckpointConfig": "every_s",
 }
 KINDS = {
-    ("Config", "data"): {"digits", "tfds", "parquet", "npz"},
+    ("Config", "data"): {"digits", "folder", "cifar", "parquet", "npz", "tfds"},
     ("Config", "model"): {"resnet18", "resnet20", "resnet"},
     ("Config", "method"): {
         *("standard", "rs2", "active_learning", "dpet", "coreset", "one_shot"),

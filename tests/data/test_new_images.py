@@ -74,5 +74,51 @@ def test_something_to_read_must_be_there(tmp_path, name):
     (tmp_path / "text.txt").write_text("hello")
     with pytest.raises(UserError, match=r"neither an \.npz file nor a folder"):
         read_new_images(tmp_path / name, (8, 8, 3), NAMES)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no pictures"):
-        read_new_images(tmp_path, (8, 8, 3), NAMES)
+        read_new_images(tmp_path / "empty", (8, 8, 3), NAMES)
+
+
+def test_no_file_is_skipped(tmp_path, refused):
+    """Whatever Pillow reads is read; what it does not read is an error."""
+    pictures(tmp_path / "cat")
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "cat" / "c.tif")
+    new = read_new_images(tmp_path, (8, 8, 3), NAMES)
+    assert new.names == ["cat/a.png", "cat/b.png", "cat/c.tif"]
+    assert new.images[:, 0, 0, 0].tolist() == [40, 80, 9]
+    (tmp_path / "cat" / "notes.txt").write_text("hello")
+    message = refused(read_new_images, tmp_path, (8, 8, 3), NAMES)
+    assert f"{tmp_path}/cat/notes.txt: the image cannot be decoded" in message
+
+
+def test_a_model_may_take_images_that_are_no_squares(tmp_path):
+    pictures(tmp_path, side=30)
+    assert read_new_images(tmp_path, (12, 20, 3), NAMES).images.shape == (2, 12, 20, 3)
+
+
+def test_folders_of_other_names_are_no_labels_and_that_is_said(tmp_path, caplog):
+    pictures(tmp_path / "2024")
+    pictures(tmp_path / "2025")
+    assert read_new_images(tmp_path, (8, 8, 3), NAMES).labels is None
+    (message,) = caplog.messages
+    for part in ("accuracy unknown", "2024, 2025", "cat, dog"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("beside", "names", "part"),
+    [
+        ("horse", NAMES, "the model has no class horse"),
+        (".", NAMES, "pictures in no class folder: 2 (a.png, b.png)"),
+        ("dog/deep", NAMES, "folders inside folders: 1 (dog/deep)"),
+        ("dog", ("cat", "dog", "dog"), "several classes called dog"),
+    ],
+)
+def test_labels_that_are_known_in_part_are_refused(
+    tmp_path, refused, beside, names, part
+):
+    pictures(tmp_path / "cat")
+    pictures(tmp_path / beside)
+    message = refused(read_new_images, tmp_path, (8, 8, 3), names)
+    assert f"--data: {tmp_path}: " in message
+    assert part in message

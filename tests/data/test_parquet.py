@@ -1,6 +1,5 @@
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpet_jax.data import prepare
-from dpet_jax.data.sources import parquet
+from dpet_jax.data.sources import Parquet
 
 CLASS_NAMES = ("cat", "dog", "owl")
 
@@ -57,7 +56,7 @@ def write(tmp_path, images, as_picture):
 
 
 def test_files_of_a_split_are_joined_in_name_order(write, images):
-    source = parquet.read(write())
+    source = Parquet(path=write()).read()
     assert source.name == "zoo"
     assert source.class_names == CLASS_NAMES
     np.testing.assert_array_equal(source.train.images, images[:6])
@@ -69,25 +68,25 @@ def test_files_of_a_split_are_joined_in_name_order(write, images):
 @pytest.mark.parametrize("image", ["image", "photo"])
 @pytest.mark.parametrize("label", ["fine_label", "labels"])
 def test_usual_columns_are_found(write, images, image, label):
-    source = parquet.read(write(image=image, label=label))
+    source = Parquet(path=write(image=image, label=label)).read()
     np.testing.assert_array_equal(source.train.images, images[:6])
     assert source.class_names == CLASS_NAMES
 
 
 def test_unusual_columns_can_be_named(write):
     folder = write(image="a", label="kind")
-    source = parquet.read(folder, image_column="a", label_column="kind")
+    source = Parquet(path=folder, image_column="a", label_column="kind").read()
     assert source.train.labels.tolist() == [0, 1, 2, 2, 1, 0]
 
 
 def test_without_metadata_classes_are_numbered(write):
-    source = parquet.read(write(class_names=None))
+    source = Parquet(path=write(class_names=None)).read()
     assert source.class_names == ("0", "1", "2")
 
 
 def test_image_size_resizes_pictures_of_any_size(write, as_picture):
     odd = as_picture(np.full((30, 20, 3), 9, np.uint8))
-    source = parquet.read(write([(4, odd, 1)]), image_size=2)
+    source = Parquet(path=write([(4, odd, 1)]), image_size=2).read()
     assert source.train.images.shape == (6, 2, 2, 3)
     assert (source.train.images[4] == 9).all()
 
@@ -152,14 +151,109 @@ def test_bad_rows_are_named_with_file_row_value_and_remedy(
     if case != "no bytes":  # None or nothing stands for the picture as it was
         replace = [(r, b or as_picture(images[r]), label) for r, b, label in replace]
     folder = write(replace, **names)
-    message = refused(parquet.read, folder)
+    message = refused(Parquet(path=folder).read)
     for part in (str(folder), *parts):
         assert part in message
 
 
+def rewrite(folder, name, class_names, labels=(1, 2, 0)):
+    """Give a file of three rows other class names and labels."""
+    table = pq.read_table(folder / f"{name}.parquet")
+    blobs = [struct["bytes"] for struct in table.column("img").to_pylist()]
+    pq.write_table(
+        hub_table(blobs, list(labels), class_names=class_names),
+        folder / f"{name}.parquet",
+    )
+
+
+def test_class_names_in_another_order_are_mapped_by_name(write):
+    """The test shard numbers owl, cat, dog; both are right within their file."""
+    folder = write()
+    rewrite(folder, "test-00000-of-00001", ("owl", "cat", "dog"), (2, 0, 1))
+    source = Parquet(path=folder).read()
+    assert source.class_names == CLASS_NAMES
+    assert source.test.labels.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (("cat", "dog", "emu"), "emu, owl"),
+        (("cat", "dog", "owl", "emu"), "emu"),
+        (("cat", "dog", "dog"), "owl"),
+    ],
+)
+def test_files_with_other_classes_are_refused_both_by_name(write, refused, names, part):
+    folder = write()
+    rewrite(folder, "test-00000-of-00001", names)
+    message = refused(Parquet(path=folder).read)
+    for expected in ("train-00000-of-00002", "test-00000-of-00001", part, "Export"):
+        assert expected in message
+
+
+def shards(folder, *names):
+    """Leave the training split in files of these names, each with all its classes."""
+    first = folder / "train-00000-of-00002.parquet"
+    content = first.read_bytes()
+    for file in folder.glob("train*"):
+        file.unlink()
+    for name in names:
+        (folder / f"{name}.parquet").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["train-00000-of-00002"], ["1 of 2 files", "train-00001-of-00002", "again"]),
+        (
+            ["train-00001-of-00009", "train-00004-of-00009"],
+            ["2 of 9 files", "train-00000-of-00009", "and more"],
+        ),
+        (
+            ["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"],
+            ["several exports", "train-00000-of-00001", "train-00000-of-00002"],
+        ),
+        (
+            ["train-00000-of-00001", "train-more"],
+            ["several exports", "train-more.parquet"],
+        ),
+        (
+            ["train-00000-of-00001-0123abcd", "train-00000-of-00001-4567cdef"],
+            ["0123abcd.parquet and train", "the same shard", "remove one"],
+        ),
+        (["train-00001-of-00001"], ["train-00000-of-00001"]),
+        (
+            ["train-00000-of-00001", "train-00001-of-00001"],
+            ["2 of 1 files", "impossible numbers"],
+        ),
+    ],
+)
+def test_files_that_say_that_others_are_missing_are_not_read_alone(
+    write, refused, names, parts
+):
+    folder = write()
+    shards(folder, *names)
+    message = refused(Parquet(path=folder).read)
+    for part in (str(folder), *parts):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train-0", "train-1"],
+        ["train-00000-of-00002-0123abcd", "train-00001-of-00002-4567cdef"],
+    ],
+)
+def test_files_of_other_names_are_joined_as_before(write, names):
+    folder = write()
+    shards(folder, *names)
+    assert Parquet(path=folder).read().train.labels.tolist() == [0, 1, 2, 2] * 2
+
+
 def test_mixed_sizes_name_the_row_and_the_remedy(write, as_picture, refused):
     odd = as_picture(np.zeros((5, 4, 3), np.uint8))
-    message = refused(parquet.read, write([(4, odd, 1)]))
+    message = refused(Parquet(path=write([(4, odd, 1)])).read)
     for part in (
         "train-00001-of-00002.parquet row 0",
         "5 x 4",
@@ -171,13 +265,17 @@ def test_mixed_sizes_name_the_row_and_the_remedy(write, as_picture, refused):
 
 def test_missing_columns_list_those_present(write, refused):
     folder = write(image="photo", label="kind")
-    message = refused(parquet.read, folder)
+    message = refused(Parquet(path=folder).read)
     for part in ("no column label", "photo, kind", "data.label_column", ".parquet"):
         assert part in message
-    message = refused(parquet.read, folder, image_column="pic", label_column="kind")
+    message = refused(
+        Parquet(path=folder, image_column="pic", label_column="kind").read
+    )
     for part in ("no column 'pic'", "photo, kind", "data.image_column"):
         assert part in message
-    message = refused(parquet.read, folder, image_column="kind", label_column="kind")
+    message = refused(
+        Parquet(path=folder, image_column="kind", label_column="kind").read
+    )
     for part in ("'kind' is int64", "bytes", "data.image_column"):
         assert part in message
 
@@ -186,25 +284,28 @@ def test_a_choice_between_two_picture_columns_is_left_to_the_user(
     tmp_path, as_picture, refused
 ):
     blob = {"bytes": as_picture(np.zeros((2, 2), np.uint8)), "path": ""}
-    table = pa.table({"left": [blob], "right": [blob], "label": [0]})
+    table = pa.table({"left": [blob] * 2, "right": [blob] * 2, "label": [0, 1]})
     for split in ("train", "test"):
         pq.write_table(table, tmp_path / f"{split}-0.parquet")
-    message = refused(parquet.read, tmp_path)
+    message = refused(Parquet(path=tmp_path).read)
     for part in ("more than one", "left, right, label", "data.image_column"):
         assert part in message
-    assert parquet.read(tmp_path, image_column="left").train.labels.tolist() == [0]
+    assert Parquet(path=tmp_path, image_column="left").read().train.labels.tolist() == [
+        0,
+        1,
+    ]
 
 
 def test_missing_folders_and_splits_say_where_to_look(write, tmp_path, refused):
-    message = refused(parquet.read, tmp_path / "nowhere")
+    message = refused(Parquet(path=tmp_path / "nowhere").read)
     assert f"{tmp_path / 'nowhere'}: no such folder" in message
     assert "data.path" in message
     folder = write()
-    message = refused(parquet.read, tmp_path)
+    message = refused(Parquet(path=tmp_path).read)
     assert "no file train-*.parquet" in message
     assert str(folder) in message
     (folder / "test-00000-of-00001.parquet").unlink()
-    message = refused(parquet.read, folder)
+    message = refused(Parquet(path=folder).read)
     assert f"{folder}: no file test-*.parquet" in message
     assert "train-00000-of-00002.parquet" in message
 
@@ -215,10 +316,10 @@ def test_damaged_and_empty_files_are_named(write, refused):
     good = file.read_bytes()
     for content in (b"", b"hello", good[:300] + good[-300:]):
         file.write_bytes(content)
-        message = refused(parquet.read, folder)
+        message = refused(Parquet(path=folder).read)
         assert f"{file}: cannot be read as parquet" in message
     pq.write_table(hub_table([], pa.array([], pa.int64())), file)
-    assert f"{folder} test: no rows" in refused(parquet.read, folder)
+    assert f"{folder} test: no rows" in refused(Parquet(path=folder).read)
 
 
 @pytest.mark.slow
@@ -227,12 +328,12 @@ def test_damaged_and_empty_files_are_named(write, refused):
     reason="set DPET_CIFAR10_JPEG to a folder of CIFAR-10 as parquet",
 )
 def test_the_real_cifar10_is_read_whole():
-    source = parquet.read(Path(os.environ["DPET_CIFAR10_JPEG"]))
+    source = Parquet(path=os.environ["DPET_CIFAR10_JPEG"]).read()
     assert source.class_names[3] == "cat"
     assert np.bincount(source.train.labels).tolist() == [5000] * 10
     assert np.bincount(source.test.labels).tolist() == [1000] * 10
     swapped = source._replace(train=source.test)
-    data = prepare(swapped, validation_fraction=0.0)
+    data = prepare(swapped, Parquet(path=".", validation_fraction=0))
     assert data.image_shape == (32, 32, 3)
     np.testing.assert_allclose(data.mean, (0.494, 0.485, 0.450), atol=6e-4)
     np.testing.assert_allclose(data.std, (0.245, 0.242, 0.261), atol=6e-4)

@@ -39,7 +39,7 @@ def test_greys_get_a_channel_axis_and_uint8_stays_as_it_is():
         (np.zeros((3, 3, 8, 8), np.uint8), ["(3, 3, 8, 8)", "channel axis"]),
         (np.zeros((3, 0, 8), np.uint8), ["(3, 0, 8)"]),
         (np.zeros((0, 8, 8), np.uint8), ["no rows"]),
-        (np.zeros((3, 8, 8), np.int64), ["int64", "uint8", ".astype"]),
+        (np.zeros((3, 8, 8), np.int64), ["int64", "uint8", "scale them"]),
         (np.full((3, 8, 8), "x"), ["<U1", "uint8"]),
     ],
 )
@@ -55,7 +55,7 @@ def test_images_of_another_shape_or_type_are_refused(refused, images, parts):
         (np.nan, "correct or remove"),
         (np.inf, "correct or remove"),
         (255.0, "divide by 255"),
-        (-0.25, "divide by 255"),
+        (-0.25, "as they were before mean and standard deviation"),
     ],
 )
 def test_a_bad_pixel_is_named_with_row_position_and_value(refused, value, remedy):
@@ -64,6 +64,20 @@ def test_a_bad_pixel_is_named_with_row_position_and_value(refused, value, remedy
     message = refused(check_images, images, PLACE)
     for part in (f"{PLACE} row 1500", "(2, 1, 0)", f"is {value}", "[0, 1]", remedy):
         assert part in message
+
+
+def test_sixteen_bit_pixels_are_not_told_to_be_cut(refused):
+    message = refused(check_images, np.full((3, 8, 8), 40_000, np.uint16), PLACE)
+    assert "divide by 65535" in message
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_pixels_divided_by_255_twice_are_refused(refused, kind):
+    levels = np.arange(256).reshape(4, 8, 8)
+    message = refused(check_images, (levels / 255 / 255).astype(kind), PLACE)
+    for part in (PLACE, "0.00392", "255 twice", "Divide once"):
+        assert part in message
+    assert (check_images(np.zeros((4, 8, 8), kind), PLACE) == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -119,6 +133,7 @@ def test_without_names_there_are_as_many_classes_as_the_training_labels_say():
         ([0, 3, 3], [0], None, ["A", "class 1, 2;", "without gaps"]),
         ([0, 1], [0], ["p", "q", "r"], ["A", "class 2 (r)", "add examples"]),
         ([0, 10**9], [0], None, ["class 1, 2, ", "10 and 999999989 more"]),
+        ([0, 0], [0], None, ["A", "all examples are of one class"]),
     ],
 )
 def test_labels_that_do_not_fit_the_classes_are_refused(
@@ -141,3 +156,18 @@ def test_other_test_shapes_and_lengths_are_refused_with_both_numbers(refused):
     short = ImageSet(good.images[:1], good.labels)
     message = refused(make_source, "x", short, good, None, ("A", "B"))
     assert "A: 1 images but 2 labels" in message
+    places = ("A", "B", "C")
+    message = refused(make_source, "x", good, good, None, places, short)
+    assert "C: 1 images but 2 labels" in message
+    message = refused(make_source, "x", good, good, None, places, image_set([0, 2]))
+    assert "C row 1: label 2" in message
+
+
+def test_greys_beside_colours_become_rgb_in_every_split():
+    grey, colour = image_set([0, 1]), image_set([0, 1], (2, 2, 3))
+    grey.images[:] = 7
+    source = make_source("x", grey, colour, None, ("A", "B", "C"), grey)
+    for split in (source.train, source.validation):
+        assert (split.images == 7).all()
+        assert split.images.shape == colour.images.shape
+    assert source.test.images is colour.images

@@ -7,15 +7,7 @@ import pytest
 import tensorflow_datasets
 from tensorflow_datasets.core import registered
 
-from dpet_jax.data.importers import import_dataset
-from dpet_jax.data.sources import tfds
-
-
-@pytest.fixture
-def prepared(make_cifar, tmp_path):
-    made = make_cifar("cifar10", "python", packed=True)
-    import_dataset("cifar10", made.path, tmp_path / "data")
-    return made, tmp_path / "data"
+from dpet_jax.data.sources import Tfds
 
 
 def write_tfds(data_dir, features, rows, version="1.0.0", supervised_keys=None):
@@ -64,33 +56,30 @@ def toy_rows(as_picture):
     return greys, {"train": rows[:4], "test": rows[4:]}
 
 
-def test_an_imported_set_comes_back_bit_equal(prepared):
-    made, data_dir = prepared
-    source = tfds.read("cifar10", data_dir)
-    assert source.name == "cifar10"
-    assert source.class_names == tuple(made.class_names["label"])
-    for split, images in (("train", source.train), ("test", source.test)):
-        np.testing.assert_array_equal(images.images, made.images[split])
-        np.testing.assert_array_equal(images.labels, made.labels[split]["label"])
+@pytest.fixture
+def prepared(tmp_path, toy_rows):
+    """The folder of a prepared set, and its pixels."""
+    greys, rows = toy_rows
+    return write_tfds(tmp_path / "data", toy_features(), rows), greys
 
 
-def test_cifar100_is_labelled_by_its_hundred_classes(make_cifar, tmp_path):
-    made = make_cifar("cifar100", "binary")
-    import_dataset("cifar100", made.path, tmp_path / "data")
-    source = tfds.read("cifar100", tmp_path / "data")
-    assert len(source.class_names) == 100
-    np.testing.assert_array_equal(source.train.labels, made.labels["train"]["label"])
+def test_a_prepared_set_comes_back_bit_equal(prepared):
+    path, greys = prepared
+    source = Tfds(path=path, name="toy").read()
+    assert source.name == "toy"
+    assert source.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(source.train.images[..., 0], greys[:4])
+    np.testing.assert_array_equal(source.test.images[..., 0], greys[4:])
+    assert source.train.labels.tolist() == [0, 1, 0, 1]
 
 
-def test_reading_and_importing_load_neither_tensorflow_nor_jax(prepared, tmp_path):
-    made, data_dir = prepared
+def test_reading_loads_neither_tensorflow_nor_jax(prepared):
     code = f"""
 import sys
-from pathlib import Path
-from dpet_jax.data import prepare, importers
-from dpet_jax.data.sources import digits, npz, parquet, tfds
-prepare(tfds.read("cifar10", {str(data_dir)!r}), validation_fraction=0.0)
-importers.import_dataset("cifar10", Path({str(made.path)!r}), Path({str(tmp_path)!r}))
+from dpet_jax.data import prepare
+from dpet_jax.data.sources import Tfds
+section = Tfds(path={str(prepared[0])!r}, name="toy", validation_fraction=0)
+prepare(section.read(), section)
 print(sorted({{"tensorflow", "jax", "torch"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -99,10 +88,10 @@ print(sorted({{"tensorflow", "jax", "torch"}} & set(sys.modules)))
 
 
 def test_names_with_a_version_and_slices_of_splits_work(prepared):
-    made, data_dir = prepared
-    source = tfds.read("cifar10:3.0.2", data_dir, train_split="train[:80%]")
-    assert source.name == "cifar10"
-    np.testing.assert_array_equal(source.train.images, made.images["train"][:24])
+    path, greys = prepared
+    source = Tfds(path=path, name="toy:1.0.0", train_split="train[:50%]").read()
+    assert source.name == "toy"
+    np.testing.assert_array_equal(source.train.images[..., 0], greys[:2])
 
 
 def test_any_names_and_greys_of_any_set_are_found(tmp_path, toy_rows):
@@ -115,7 +104,7 @@ def test_any_names_and_greys_of_any_set_are_found(tmp_path, toy_rows):
         "photo": FEATURES.Image(shape=(None, None, 1)),
         "kind": FEATURES.ClassLabel(names=["cat", "dog"]),
     }
-    source = tfds.read("toy", write_tfds(tmp_path, features, rows))
+    source = Tfds(name="toy", path=write_tfds(tmp_path, features, rows)).read()
     np.testing.assert_array_equal(source.train.images[..., 0], greys[:4])
     assert source.class_names == ("cat", "dog")
 
@@ -128,7 +117,7 @@ def test_supervised_keys_decide_between_two_labels(tmp_path, toy_rows):
     }
     features = toy_features(other=FEATURES.ClassLabel(names=["x", "y"]))
     path = write_tfds(tmp_path, features, rows, supervised_keys=("image", "other"))
-    source = tfds.read("toy", path)
+    source = Tfds(name="toy", path=path).read()
     assert source.class_names == ("x", "y")
     assert source.train.labels.tolist() == [1, 0, 1, 0]
 
@@ -138,8 +127,8 @@ def test_the_newest_version_is_read(tmp_path, toy_rows):
     write_tfds(tmp_path, toy_features(), rows, version="9.0.0")
     newer = {"train": rows["train"][:2], "test": rows["test"]}
     write_tfds(tmp_path, toy_features(), newer, version="10.0.0")
-    assert len(tfds.read("toy", tmp_path).train.labels) == 2
-    assert len(tfds.read("toy:9.0.0", tmp_path).train.labels) == 4
+    assert len(Tfds(name="toy", path=tmp_path).read().train.labels) == 2
+    assert len(Tfds(name="toy:9.0.0", path=tmp_path).read().train.labels) == 4
 
 
 def test_image_size_resizes_pictures_of_any_size(
@@ -148,10 +137,10 @@ def test_image_size_resizes_pictures_of_any_size(
     _, rows = toy_rows
     rows["train"][2]["image"] = as_picture(np.full((30, 20), 9, np.uint8))
     path = write_tfds(tmp_path, toy_features(), rows)
-    images = tfds.read("toy", path, image_size=2).train.images
+    images = Tfds(name="toy", path=path, image_size=2).read().train.images
     assert images.shape == (4, 2, 2, 1)
     assert (images[2] == 9).all()
-    message = refused(tfds.read, "toy", path)
+    message = refused(Tfds(name="toy", path=path).read)
     for part in ("'train' row 2", "30 x 20", "5 x 3", "--data.image_size=N"):
         assert part in message
 
@@ -164,28 +153,24 @@ def test_a_set_that_is_not_there_is_answered_with_how_to_make_it(
 ):
     (tmp_path / "empty").mkdir()
     (tmp_path / "half" / name / "3.0.2").mkdir(parents=True)
-    message = refused(tfds.read, name, tmp_path / folder)
+    message = refused(Tfds(name=name, path=tmp_path / folder).read)
     assert str(tmp_path / folder) in message
-    remedy = (
-        "array_record"
-        if name == "mnist"
-        else f"dpet data import {name} --from PATH --to DIR"
-    )
+    remedy = "array_record" if name == "mnist" else "--data.kind=cifar --data.path=FILE"
     assert remedy in message
 
 
 def test_a_missing_version_is_refused(prepared, refused):
-    message = refused(tfds.read, "cifar10:9.9.9", prepared[1])
-    for part in (str(prepared[1]), "cifar10:9.9.9", "dpet data import cifar10"):
+    message = refused(Tfds(name="toy:9.9.9", path=prepared[0]).read)
+    for part in (str(prepared[0]), "toy:9.9.9", "array_record"):
         assert part in message
 
 
 def test_another_file_format_is_refused_with_the_remedy(prepared, refused):
-    info_file = prepared[1] / "cifar10" / "3.0.2" / "dataset_info.json"
+    info_file = prepared[0] / "toy" / "1.0.0" / "dataset_info.json"
     info = json.loads(info_file.read_text())
     info_file.write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    message = refused(tfds.read, "cifar10", prepared[1])
-    for part in (str(info_file.parent), "tfrecord", "array_record", "dpet data import"):
+    message = refused(Tfds(name="toy", path=prepared[0]).read)
+    for part in (str(info_file.parent), "tfrecord", "array_record", "prepare"):
         assert part in message
 
 
@@ -193,9 +178,9 @@ def test_another_file_format_is_refused_with_the_remedy(prepared, refused):
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(
     prepared, refused, split
 ):
-    message = refused(tfds.read, "cifar10", prepared[1], train_split=split)
+    message = refused(Tfds(name="toy", path=prepared[0], train_split=split).read)
     for part in (
-        "cifar10/3.0.2",
+        "toy/1.0.0",
         repr(split),
         "splits: test, train",
         "data.train_split",
@@ -204,7 +189,7 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(
 
 
 def test_an_empty_slice_is_refused(prepared, refused):
-    message = refused(tfds.read, "cifar10", prepared[1], test_split="test[:0]")
+    message = refused(Tfds(name="toy", path=prepared[0], test_split="test[:0]").read)
     assert "'test[:0]': no rows" in message
 
 
@@ -216,7 +201,7 @@ def test_several_configs_are_left_to_the_user(tmp_path, toy_rows, refused):
         (tmp_path / "toy" / "1.0.0").rename(tmp_path / "toy" / config / "1.0.0")
         if config == "big":
             write_tfds(tmp_path, toy_features(), rows)
-    message = refused(tfds.read, "toy", tmp_path)
+    message = refused(Tfds(name="toy", path=tmp_path).read)
     for part in (str(tmp_path / "toy"), "big, small", "data.name", "toy/big"):
         assert part in message
 
@@ -229,22 +214,31 @@ def test_sets_that_are_not_image_classification_list_their_features(
         split: [{"image": r["image"]} for r in items] for split, items in rows.items()
     }
     features = {"image": FEATURES.Image(shape=(None, None, 1))}
-    message = refused(tfds.read, "toy", write_tfds(tmp_path, features, rows))
+    message = refused(Tfds(name="toy", path=write_tfds(tmp_path, features, rows)).read)
     for part in (str(tmp_path / "toy"), "image: Image", "ClassLabel"):
         assert part in message
 
 
+def test_damaged_metadata_is_named(prepared, refused):
+    (prepared[0] / "toy" / "1.0.0" / "dataset_info.json").write_text("{")
+    message = refused(Tfds(name="toy", path=prepared[0]).read)
+    for part in ("toy/1.0.0: cannot be read as a prepared TFDS set", "again"):
+        assert part in message
+
+
 def test_a_damaged_record_file_is_named(prepared, refused):
-    (file,) = (prepared[1] / "cifar10" / "3.0.2").glob("*train*")
+    (file,) = (prepared[0] / "toy" / "1.0.0").glob("*train*")
     file.write_bytes(b"\x00" * file.stat().st_size)
-    message = refused(tfds.read, "cifar10", prepared[1])
-    for part in ("cifar10/3.0.2", "'train'", "cannot be read", "prepare the set again"):
+    message = refused(Tfds(name="toy", path=prepared[0]).read)
+    for part in ("toy/1.0.0", "'train'", "cannot be read", "prepare the set again"):
         assert part in message
 
 
 def test_a_class_without_training_examples_is_named(tmp_path, toy_rows, refused):
     _, rows = toy_rows
     rows["train"] = [row for row in rows["train"] if row["label"] == 0]
-    message = refused(tfds.read, "toy", write_tfds(tmp_path, toy_features(), rows))
+    message = refused(
+        Tfds(name="toy", path=write_tfds(tmp_path, toy_features(), rows)).read
+    )
     for part in ("'train'", "class 1 (dog)", "add examples"):
         assert part in message

@@ -36,7 +36,7 @@ def fake_run(
         facts: choosing_epochs (spent before the first visit), plans (pairs of label and
             share of the training), quality (by default "measured" or "unavailable"),
             device, fingerprint, every, targets_on, stopped_by, compat, label_noise,
-            lost, included, trace, settings, images.
+            lost, included, doubts, trace, settings, images, method, method_label.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,9 +48,8 @@ def fake_run(
     )
     run = _Writer(last, choosing_epochs, wh_per_epoch)
     run.event("start", 0.0, counted=False, **_start(seed, facts))
-    run.event(
-        "compile", 0.0, counted=False, what="train_steps", seconds=4.0, cache_hits=0
-    )
+    compiled = {"what": "train_steps", "seconds": 4.0, "programs": 1, "cache_hits": 0}
+    run.event("compile", 0.0, counted=False, **compiled)
     begun = choosing_epochs
     for label, share in plans:
         run.event("plan", begun, label=label, size=TRAIN, passes=1)
@@ -141,7 +140,10 @@ def small_suite(folder, **facts):
     variants[1]["tuning"] = {
         "trials": 6,
         "seeds": [100, 101],
-        "cost": {"epochs": 70.0, "wh": None, "seconds": 700.0, "visits": 70_000},
+        "cost": {
+            **{"epochs": 70.0, "visits": 70_000},
+            **{"wh_warm": None, "seconds_warm": 700.0},
+        },
         "chosen": {"0.6": "peak 0.2, 4 epochs", "0.8": None},
     }
     return fake_suite(folder, variants, roles, statements=["Made small."])
@@ -238,9 +240,12 @@ def _summary(run, seed, quality, test_accuracy, targets, coreset, facts):
     looks = [event for event in run.events if event["event"] == "evaluate"]
     share = run.choosing / run.last
     known = quality != "unavailable"
+    doubts = facts.get("doubts", [] if known else ["unavailable"])
     return {
         "name": "fake",
         "seed": seed,
+        "method": facts.get("method", "dpet"),
+        **{k: v for k, v in facts.items() if k == "method_label"},
         "test_accuracy": test_accuracy,
         "validation_accuracy": looks[-1]["accuracy"] if looks else None,
         "coreset_size": None if coreset is None else len(coreset),
@@ -255,8 +260,8 @@ def _summary(run, seed, quality, test_accuracy, targets, coreset, facts):
         "energy": {
             "quality": quality,
             "included": facts.get("included", ["gpu"]) if known else [],
-            "valid": known,
-            "reason_codes": [] if known else ["unavailable"],
+            "valid": not doubts,
+            "reason_codes": doubts,
             "unavailable": [{"component": "cpu", "reason": "no sensor", "remedy": ""}],
         },
         "targets": [{"target": t, "reached": t in run.reached} for t in targets],

@@ -4,48 +4,25 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from fakes.learner import FixedScores
+from pydantic import ValidationError
 
-from dpet_jax.methods.active_learning import ActiveLearning, visits_of_rounds
-from dpet_jax.methods.base import Method, Pool, Selection, TrainResult
-from dpet_jax.methods.query import Query
+from dpet_jax.methods.active_learning import ActiveLearning
+from dpet_jax.methods.base import Method, Pool, TrainResult
+from dpet_jax.methods.query import visits_of_rounds
 
 N = 20
 POOL = Pool(N, np.zeros(N, np.int32), 2)
 SCORES = np.asarray((7 * np.arange(N)) % N, np.float32)
 
 
-class Scores:
-    """A learner with a fixed score for every example; counts how often it is asked."""
-
-    def __init__(self):
-        self.asked = 0
-
-    def score(self, names, index_set):
-        raise AssertionError((names, index_set))
-
-    def select(self, selector, index_set, num_select, **options):
-        assert selector == "top_k"
-        assert options["scores"] == ("margin",)
-        self.asked += 1
-        chosen = index_set[np.argsort(-SCORES[index_set])][:num_select]
-        return Selection(chosen, SCORES[chosen])
-
-    def fresh(self, seed):
-        raise AssertionError(seed)
-
-    def train(self, plan, model):
-        raise AssertionError((plan, model))
-
-
-def method_of(score="margin", size=3, **changes):
-    options = {"initial_size": 4, "passes_per_round": 2, "max_rounds": 3}
-    return ActiveLearning(
-        Query(score, size), **(options | {"from_scratch": True} | changes)
-    )
+def method_of(**changes):
+    options = {"query_size": 3, "initial_size": 4, "passes_per_round": 2}
+    return ActiveLearning(**(options | {"max_rounds": 3} | changes))
 
 
 def run(method, seed=0, learner=None):
-    learner, state, plans = learner or Scores(), method.start(POOL, seed), []
+    learner, state, plans = learner or FixedScores(SCORES), method.start(POOL, seed), []
     while True:
         state, plan = method.plan(state, learner)
         if plan is None:
@@ -75,9 +52,9 @@ def test_rounds_train_on_old_and_new_examples_together():
 
 
 def test_round_zero_is_random_and_asks_nobody():
-    learner = Scores()
+    learner = FixedScores(SCORES)
     state, _ = run(method_of(max_rounds=0), learner=learner)
-    assert learner.asked == 0
+    assert learner.asked == []
     assert np.isnan(state.scores).all()
     draws = [
         tuple(run(method_of(), seed)[1][0].index_set.tolist()) for seed in range(99)
@@ -107,7 +84,9 @@ def test_from_scratch_draws_new_parameters_in_every_round(from_scratch, reset):
 @pytest.mark.parametrize("size", [1, 3, 16, 40])
 @pytest.mark.parametrize("max_rounds", [0, 1, 9])
 def test_planned_visits_are_those_of_a_whole_run(initial_size, size, max_rounds):
-    method = method_of(size=size, initial_size=initial_size, max_rounds=max_rounds)
+    method = method_of(
+        query_size=size, initial_size=initial_size, max_rounds=max_rounds
+    )
     state, plans = run(method)
     assert method.planned_visits(POOL) == sum(plan.visits for plan in plans)
     assert len(set(state.indices.tolist())) == state.indices.size <= N
@@ -124,7 +103,9 @@ def test_visits_of_growing_sets_by_hand(before, size, rounds, visits):
 
 def test_seed_decides_the_plans():
     def sets(seed):
-        return [plan.index_set.tolist() for plan in run(method_of("random"), seed)[1]]
+        return [
+            plan.index_set.tolist() for plan in run(method_of(score="random"), seed)[1]
+        ]
 
     assert sets(1) == sets(1)
     assert sets(1) != sets(2)
@@ -133,4 +114,10 @@ def test_seed_decides_the_plans():
 def test_finished_method_stays_finished():
     method = method_of()
     state, _ = run(method)
-    assert method.plan(state, Scores())[1] is None
+    assert method.plan(state, FixedScores(SCORES))[1] is None
+
+
+def test_active_learning_refuses_a_proxy_that_would_never_be_asked():
+    with pytest.raises(ValidationError, match=r"random asks no network.*proxy at null"):
+        method_of(score="random", proxy={})
+    assert method_of(proxy={}).proxy.width_multiplier == 0.25

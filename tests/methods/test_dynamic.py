@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from fakes.learner import Forbidden
+from pydantic import ValidationError
 
 from dpet_jax.methods.base import Method, Pool, TrainResult
 from dpet_jax.methods.dynamic import (
-    Dynamic,
     EpsilonGreedy,
     InfoBatch,
     LossThreshold,
@@ -17,20 +18,28 @@ N = 2000
 POOL = Pool(N, np.zeros(N, np.int32), 2)
 
 
-class Forbidden:
-    """A learner that must not be asked."""
+def infobatch(r, annealing_start, passes):
+    return InfoBatch(
+        prune_probability=r, annealing_start=annealing_start, passes=passes
+    )
 
-    def score(self, names, index_set, **options):
-        raise AssertionError((names, index_set, options))
 
-    def select(self, selector, index_set, num_select, **options):
-        raise AssertionError((selector, index_set, num_select, options))
+def threshold(p, threshold_per, subset_size, drop_highest=0.0, *, passes):
+    return LossThreshold(
+        prune_fraction=p,
+        threshold_per=threshold_per,
+        subset_size=subset_size,
+        drop_highest=drop_highest,
+        passes=passes,
+    )
 
-    def fresh(self, seed):
-        raise AssertionError(seed)
 
-    def train(self, plan, model):
-        raise AssertionError((plan, model))
+def stale(beta, refresh_every, passes):
+    return StaleSelectiveBackprop(beta=beta, refresh_every=refresh_every, passes=passes)
+
+
+def greedy(keep_fraction, epsilon, passes):
+    return EpsilonGreedy(keep_fraction=keep_fraction, epsilon=epsilon, passes=passes)
 
 
 def losses_of(plan_index):
@@ -38,9 +47,8 @@ def losses_of(plan_index):
     return np.random.default_rng(plan_index).gamma(2.0, size=N).astype(np.float32)
 
 
-def run(rule, passes, *, seed=0, losses=losses_of):
+def run(method, *, seed=0, losses=losses_of):
     """Run all plans; every example that is visited gets a new loss."""
-    method = Dynamic(rule, passes=passes)
     assert isinstance(method, Method)
     state, plans = method.start(POOL, seed), []
     while True:
@@ -65,7 +73,7 @@ def visits(plans):
 
 @pytest.mark.parametrize("passes", [30, 50, 90, 100, 200])
 def test_infobatch_annealing_phase_is_full_and_unweighted(passes):
-    plans = run(InfoBatch(0.5, 0.875), passes)
+    plans = run(infobatch(0.5, 0.875, passes))
     assert len(plans) == passes
     for index, (plan, _) in enumerate(plans):
         full = index == 0 or index >= 0.875 * passes
@@ -74,7 +82,7 @@ def test_infobatch_annealing_phase_is_full_and_unweighted(passes):
 
 
 def test_infobatch_weights_add_up_to_the_data_in_expectation():
-    plans = run(InfoBatch(0.5, 1.0), 200)[1:]
+    plans = run(infobatch(0.5, 1.0, 200))[1:]
     sums = [plan.weights.sum() for plan, _ in plans]
     # about half are easy, each adds 0 or 2: sd of the mean is sqrt(N / 2 / 199)
     assert np.mean(sums) == pytest.approx(N, abs=4 * np.sqrt(N / 2 / len(sums)))
@@ -82,7 +90,7 @@ def test_infobatch_weights_add_up_to_the_data_in_expectation():
 
 @pytest.mark.parametrize("r", [0.25, 0.5])
 def test_infobatch_leaves_out_easy_examples_alone_and_reweights_those_that_stay(r):
-    for plan, before in run(InfoBatch(r, 1.0), 10)[1:]:
+    for plan, before in run(infobatch(r, 1.0, 10))[1:]:
         easy = before < before.mean()
         stays = np.zeros(N, bool)
         stays[plan.index_set] = True
@@ -97,10 +105,10 @@ def test_infobatch_draws_anew_in_every_pass_and_for_every_seed():
         del index
         return losses_of(0)
 
-    first, second = (plan.index_set for plan, _ in run(InfoBatch(0.5, 1.0), 3)[1:])
+    first, second = (plan.index_set for plan, _ in run(infobatch(0.5, 1.0, 3))[1:])
     assert not np.array_equal(first, second)
     sets = [
-        run(InfoBatch(0.5, 1.0), 2, seed=seed, losses=same)[1][0].index_set
+        run(infobatch(0.5, 1.0, 2), seed=seed, losses=same)[1][0].index_set
         for seed in (0, 1, 0)
     ]
     assert not np.array_equal(sets[0], sets[1])
@@ -113,24 +121,24 @@ def test_infobatch_draws_anew_in_every_pass_and_for_every_seed():
 @pytest.mark.parametrize("p", [0.1, 0.2, 0.3])
 @pytest.mark.parametrize("threshold_per", ["cycle", "pass"])
 def test_threshold_visits_what_the_pruning_rate_says(p, threshold_per):
-    rule = LossThreshold(p, 5, threshold_per, 5000, 0.0)
-    plans = run(rule, 30)
+    method = threshold(p, threshold_per, 5000, 0.0, passes=30)
+    plans = run(method)
     share = visits(plans) / (30 * N)
     assert share == pytest.approx(1 - 0.8 * p, abs=0.015)
-    assert share == pytest.approx(rule.expected_share(30), abs=0.015)
+    assert share == pytest.approx(method.expected_share(), abs=0.015)
 
 
 def test_threshold_of_a_cycle_stands_until_the_next_full_pass():
-    plans = [plan for plan, _ in run(LossThreshold(0.3, 5, "cycle", 5000, 0.0), 12)]
+    plans = [plan for plan, _ in run(threshold(0.3, "cycle", 5000, 0.0, passes=12))]
     assert [plan.passes for plan in plans] == [1, 4, 1, 4, 1, 1]
     assert [plan.size == N for plan in plans] == [True, False] * 3
-    anew = [plan for plan, _ in run(LossThreshold(0.3, 5, "pass", 5000, 0.0), 12)]
+    anew = [plan for plan, _ in run(threshold(0.3, "pass", 5000, 0.0, passes=12))]
     assert [plan.passes for plan in anew] == [1] * 12
     assert not np.array_equal(anew[1].index_set, anew[2].index_set)
 
 
 def test_threshold_keeps_high_losses_and_cuts_the_highest_where_told():
-    (_, _), (plan, before) = run(LossThreshold(0.3, 5, "cycle", N, 0.1), 2)
+    (_, _), (plan, before) = run(threshold(0.3, "cycle", N, 0.1, passes=2))
     low, high = np.quantile(before.astype(np.float64), (0.3, 0.9))
     expected = np.flatnonzero((before >= low) & (before <= high))
     np.testing.assert_array_equal(plan.index_set, expected)
@@ -138,7 +146,7 @@ def test_threshold_keeps_high_losses_and_cuts_the_highest_where_told():
 
 def test_threshold_is_the_quantile_of_a_random_subset():
     sizes = {
-        run(LossThreshold(0.3, 5, "cycle", 50, 0.0), 2, seed=seed)[1][0].size
+        run(threshold(0.3, "cycle", 50, 0.0, passes=2), seed=seed)[1][0].size
         for seed in range(5)
     }
     assert len(sizes) > 1, "all losses gave the threshold, not fifty of them"
@@ -150,7 +158,7 @@ def test_equal_losses_are_all_kept():
         del index
         return np.ones(N, np.float32)
 
-    plans = run(LossThreshold(0.3, 5, "cycle", 100, 0.0), 2, losses=equal)
+    plans = run(threshold(0.3, "cycle", 100, 0.0, passes=2), losses=equal)
     assert plans[1][0].size == N
 
 
@@ -159,8 +167,7 @@ def test_equal_losses_are_all_kept():
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 3.0])
 def test_stale_selective_backprop_visits_one_in_beta_plus_one(beta):
-    rule = StaleSelectiveBackprop(beta, 30)
-    plans = run(rule, 30)
+    plans = run(stale(beta, 30, 30))
     assert plans[0][0].size == N
     share = visits(plans[1:]) / (29 * N)
     assert share == pytest.approx(1 / (beta + 1), abs=0.01)
@@ -171,7 +178,7 @@ def test_stale_selective_backprop_prefers_the_biggest_losers():
         del index
         return np.arange(N, dtype=np.float32)
 
-    plans = run(StaleSelectiveBackprop(2.0, 100), 100, losses=constant)[1:]
+    plans = run(stale(2.0, 100, 100), losses=constant)[1:]
     counts = np.zeros(N)
     for plan, _ in plans:
         counts[plan.index_set] += 1
@@ -181,7 +188,7 @@ def test_stale_selective_backprop_prefers_the_biggest_losers():
 
 
 def test_full_passes_come_when_due():
-    plans = run(StaleSelectiveBackprop(1.0, 3), 7)
+    plans = run(stale(1.0, 3, 7))
     assert [plan.size == N for plan, _ in plans] == [
         *(True, False, False),
         *(True, False, False),
@@ -199,19 +206,19 @@ def test_share_of_losses_not_above():
 
 
 def test_epsilon_greedy_takes_the_highest_losses_and_a_share_by_chance():
-    plans = run(EpsilonGreedy(0.3, 0.2), 40)
+    plans = run(greedy(0.3, 0.2, 40))
     assert {plan.size for plan, _ in plans} == {600}
     for plan, before in plans[10:]:
         highest = np.argsort(-before, kind="stable")[: round(0.6 * 600)]
         assert np.isin(highest, plan.index_set).all()
-    greedy, before = run(EpsilonGreedy(0.3, 0.0), 40)[-1]
+    plan, before = run(greedy(0.3, 0.0, 40))[-1]
     np.testing.assert_array_equal(
-        np.sort(before[greedy.index_set]), np.sort(before)[-600:]
+        np.sort(before[plan.index_set]), np.sort(before)[-600:]
     )
 
 
 def test_epsilon_one_is_random():
-    plans = run(EpsilonGreedy(0.3, 1.0), 50)
+    plans = run(greedy(0.3, 1.0, 50))
     counts = np.zeros(N)
     for plan, _ in plans:
         counts[plan.index_set] += 1
@@ -222,8 +229,8 @@ def test_epsilon_one_is_random():
 
 
 def test_passes_share_the_schedule_however_many_examples_they_visit():
-    for rule in (InfoBatch(0.5, 0.875), LossThreshold(0.3, 5, "cycle", 99, 0.0)):
-        plans, done = run(rule, 12), 0
+    for method in (infobatch(0.5, 0.875, 12), threshold(0.3, "cycle", 99, passes=12)):
+        plans, done = run(method), 0
         for plan, _ in plans:
             begins = plan.schedule.start / plan.schedule.horizon
             ends = (plan.schedule.start + plan.visits) / plan.schedule.horizon
@@ -234,11 +241,32 @@ def test_passes_share_the_schedule_however_many_examples_they_visit():
 
 
 def test_visits_are_foreseen_roughly():
-    for rule in (
-        InfoBatch(0.5, 0.875),
-        LossThreshold(0.3, 5, "cycle", 99, 0.1),
-        StaleSelectiveBackprop(3.0, 3),
-        EpsilonGreedy(0.4, 0.5),
+    for method in (
+        infobatch(0.5, 0.875, 24),
+        threshold(0.3, "cycle", 99, 0.1, passes=24),
+        stale(3.0, 3, 24),
+        greedy(0.4, 0.5, 24),
     ):
-        foreseen = Dynamic(rule, passes=24).planned_visits(POOL)
-        assert visits(run(rule, 24)) == pytest.approx(foreseen, rel=0.15)
+        foreseen = method.planned_visits(POOL)
+        assert visits(run(method)) == pytest.approx(foreseen, rel=0.15)
+
+
+# keys
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        (InfoBatch, {"prune_probability": 1}),
+        (InfoBatch, {"annealing_start": 0}),
+        (LossThreshold, {"threshold_per": "epoch"}),
+        (LossThreshold, {"refresh_every": 0}),
+        (LossThreshold, {"prune_fraction": 0.6, "drop_highest": 0.4}),
+        (StaleSelectiveBackprop, {"beta": -1}),
+        (EpsilonGreedy, {"epsilon": 1.1}),
+    ],
+)
+def test_methods_refuse_what_they_cannot_do(method, changes):
+    assert method().paced
+    with pytest.raises(ValidationError):
+        method(**changes)

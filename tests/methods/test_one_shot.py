@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from dpet_jax.methods.base import FRESH, MAIN, Method, Pool, Selection, TrainResult
-from dpet_jax.methods.one_shot import Choice, OneShot, forgetting_ranks
+from dpet_jax.methods.one_shot import SELECTORS, OneShot, forgetting_ranks
 
 N = 20
 POOL = Pool(N, np.zeros(N, np.int32), 2)
@@ -13,6 +14,8 @@ NOTHING = np.zeros(0)
 
 class Log:
     """A learner that writes down what it is asked; fresh networks score differently."""
+
+    batch_size = 32
 
     def __init__(self, forgetting=None):
         self.said, self.drawn = [], []
@@ -45,9 +48,9 @@ class Log:
         return TrainResult(rows, -np.arange(N, dtype=np.float32), rows > 0, counts)
 
 
-def method_of(by="el2n", kind="score", *, networks=1, weighted=False, **options):
-    choice = Choice(by, kind, False, weighted, 3, networks)
-    return OneShot(choice, **({"keep_fraction": 0.25, "passes": 6} | options))
+def method_of(by="el2n", **options):
+    keys = {"keep_fraction": 0.25, "passes": 6, "pretrain_passes": 3}
+    return OneShot(by=by, **(keys | {"per_class": False, "weighted": False} | options))
 
 
 def run(method, learner=None, seed=0):
@@ -97,18 +100,18 @@ def test_choosing_networks_depend_on_the_seed_of_the_run():
 
 
 def test_random_control_asks_no_network_and_has_no_score():
-    state, (plan,), log = run(method_of("random", "random"), seed=3)
+    state, (plan,), log = run(method_of("random"), seed=3)
     assert log.drawn == []
     assert [said[0] for said in log.said] == ["top_k"]
     assert len(set(state.indices.tolist())) == 5
     assert np.isnan(state.gains).all()
-    other, *_ = run(method_of("random", "random"), seed=4)
+    other, *_ = run(method_of("random"), seed=4)
     assert other.indices.tolist() != state.indices.tolist()
     assert plan.weights is None
 
 
 def test_selectors_choose_with_the_fresh_network_and_their_weights_have_mean_one():
-    state, (plan,), log = run(method_of("craig", "selector", weighted=True))
+    state, (plan,), log = run(method_of("craig", weighted=True))
     name, size, count, model, options = log.said[-1]
     assert (name, size, count, model) == ("craig", N, 5, FRESH)
     assert options["per_class"] is False
@@ -117,12 +120,12 @@ def test_selectors_choose_with_the_fresh_network_and_their_weights_have_mean_one
     assert plan.index_set.tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(plan.weights, np.array([5, 4, 3, 2, 1]) / 3)
     np.testing.assert_allclose(state.weights.mean(), 1)
-    _, (unweighted,), _ = run(method_of("craig", "selector"))
+    _, (unweighted,), _ = run(method_of("craig"))
     assert unweighted.weights is None
 
 
 def test_choosing_again_asks_the_main_model_and_goes_on():
-    method = method_of("craig", "selector", weighted=True, choose_every=2, passes=7)
+    method = method_of("craig", weighted=True, choose_every=2, passes=7)
     _, plans, log = run(method)
     assert [plan.passes for plan in plans] == [2, 2, 2, 1]
     assert log.drawn == []
@@ -149,9 +152,7 @@ def test_forgetting_is_counted_while_the_networks_train():
     counts = np.zeros((2, N), np.float32)
     counts[:, 7], counts[0, 3] = 2, 1
     counts[:, 11] = np.inf
-    state, _, log = run(
-        method_of("forgetting", "forgetting", networks=2), Log(forgetting=counts)
-    )
+    state, _, log = run(method_of("forgetting", networks=2), Log(forgetting=counts))
     assert not any(said[0] == "score" for said in log.said)
     # never learned, twice, half a time, and then by the last loss, highest first
     assert state.indices.tolist() == [11, 7, 3, 0, 1]
@@ -173,8 +174,72 @@ def test_equal_counts_are_ranked_by_the_mean_of_the_last_losses():
 
 @pytest.mark.parametrize("passes", [0])
 def test_a_network_may_choose_untrained(passes):
-    choice = Choice("grand", "score", False, False, passes)
-    method = OneShot(choice, keep_fraction=0.25, passes=1)
+    method = method_of("grand", pretrain_passes=passes, passes=1)
     _, _, log = run(method)
     assert [said[0] for said in log.said] == ["score", "top_k"]
     assert len(log.drawn) == 1
+
+
+# keys
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"by": "el2n", "weighted": True},
+        {"by": "craig", "networks": 2},
+        {"by": "random", "networks": 2},
+        {"by": "random", "proxy": {}},
+        {"by": "forgetting", "choose_every": 5},
+        {"by": "forgetting", "pretrain_passes": 0},
+        {"by": "el2n", "choose_every": 5, "networks": 2},
+        {"by": "el2n", "choose_every": 5, "proxy": {}},
+    ],
+)
+def test_one_shot_refuses_settings_that_contradict_each_other(changes):
+    with pytest.raises(ValidationError, match="value_error"):
+        OneShot(**changes)
+    for key in changes.keys() - {"by"}:
+        rest = {name: value for name, value in changes.items() if name != key}
+        if rest != {"by": "random", "proxy": {}}:
+            OneShot(**rest)
+
+
+@pytest.mark.parametrize(
+    ("by", "per_class", "weighted", "asks"),
+    [
+        ("random", False, False, ()),
+        ("forgetting", False, False, ()),
+        ("el2n", False, False, ("el2n",)),
+        ("grand", False, False, ("grand",)),
+        ("k_center", False, False, ("logits", "features")),
+        ("glister", False, False, ("logits", "features")),
+        ("craig", True, True, ("logits", "features")),
+        ("grad_match", True, True, ("logits", "features")),
+        ("herding", True, False, ("logits", "features")),
+    ],
+)
+def test_one_shot_is_as_its_paper_has_it_unless_told_otherwise(
+    by, per_class, weighted, asks
+):
+    method = method_of(by, per_class=None, weighted=None)
+    assert method.scores == asks
+    _, (plan,), log = run(method)
+    assert log.said[-1][-1]["per_class"] is per_class
+    assert (plan.weights is not None) is weighted
+    _, (plan,), log = run(method_of(by, per_class=not per_class, weighted=False))
+    assert log.said[-1][-1]["per_class"] is not per_class
+    assert plan.weights is None
+
+
+def test_a_network_is_drawn_unless_chance_or_the_model_chooses():
+    assert method_of("random").auxiliary is None
+    assert method_of(choose_every=2).auxiliary is None
+    assert method_of("forgetting").auxiliary == (FRESH, 1.0)
+    assert method_of(proxy={"width_multiplier": 0.5}).auxiliary == (FRESH, 0.5)
+
+
+def test_selectors_that_it_names_are_those_there_are():
+    from dpet_jax.selection import by_name
+
+    assert {*SELECTORS, "stratified"} == {*by_name.SELECTORS}

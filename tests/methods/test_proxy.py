@@ -13,6 +13,8 @@ PLANS = [Plan(POOL[: size + 1], f"plan {size}") for size in range(3)]
 class Log:
     """A learner that writes down what it is asked, and by whose handle."""
 
+    batch_size = 32
+
     def __init__(self, fails_at=None):
         self.said, self.fails_at = [], fails_at
 
@@ -68,7 +70,7 @@ def test_proxy_that_nobody_asks_is_not_trained(log):
 
 
 @pytest.mark.parametrize("model", [MAIN, PROXY])
-def test_who_asks_for_the_main_model_hears_the_proxy(log, model):
+def test_a_score_of_the_main_model_is_the_proxys(log, model):
     ProxyLearner(log, []).score(("margin",), POOL, model)
     assert log.said == [("score", PROXY, ("margin",), 5)]
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fakes.learner import Forbidden
 
 from dpet_jax.methods.base import MAIN, Method, Pool, TrainResult
 from dpet_jax.methods.selective_backprop import SelectiveBackprop
@@ -10,7 +11,7 @@ N = 1000
 POOL = Pool(N, np.zeros(N, np.int32), 2)
 
 
-class Losses:
+class Losses(Forbidden):
     """A learner whose losses are the positions; remembers where it looked."""
 
     def __init__(self):
@@ -21,19 +22,10 @@ class Losses:
         self.looked.append(index_set)
         return {"cross_entropy": index_set.astype(np.float32)}
 
-    def select(self, selector, index_set, num_select, **options):
-        raise AssertionError((selector, index_set, num_select, options))
-
-    def fresh(self, seed):
-        raise AssertionError(seed)
-
-    def train(self, plan, model):
-        raise AssertionError((plan, model))
-
 
 def run(beta, seed=0, **options):
     options = {"passes": 6, "look_ahead": 100, "history_size": 500} | options
-    method = SelectiveBackprop(beta, **({"batch_size": 32} | options))
+    method = SelectiveBackprop(beta=beta, **options)
     assert isinstance(method, Method)
     learner, state, plans = Losses(), method.start(POOL, seed), []
     while True:

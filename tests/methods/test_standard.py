@@ -2,25 +2,10 @@
 
 import numpy as np
 import pytest
+from fakes.learner import Forbidden
 
-from dpet_jax.methods.base import Coreset, Method, Plan, Pool, TrainResult
-from dpet_jax.methods.standard import OnePlan, standard
-
-
-class Forbidden:
-    """A learner that must not be asked."""
-
-    def score(self, names, index_set):
-        raise AssertionError((names, index_set))
-
-    def select(self, selector, index_set, num_select, **options):
-        raise AssertionError((selector, index_set, num_select, options))
-
-    def fresh(self, seed):
-        raise AssertionError(seed)
-
-    def train(self, plan, model):
-        raise AssertionError((plan, model))
+from dpet_jax.methods.base import Method, Plan, Pool, TrainResult
+from dpet_jax.methods.standard import OnePlanMethod, Standard
 
 
 def pool(num_examples):
@@ -37,7 +22,7 @@ def plans_of(method, num_examples, seed=0):
 
 
 def test_standard_is_every_example_in_every_pass():
-    method = standard(7)
+    method = Standard(passes=7)
     assert isinstance(method, Method)
     _, (plan,) = plans_of(method, 11)
     assert plan.index_set.tolist() == list(range(11))
@@ -48,7 +33,7 @@ def test_standard_is_every_example_in_every_pass():
 
 
 def test_standard_asks_for_no_score_and_chooses_no_coreset():
-    method = standard(1)
+    method = Standard(passes=1)
     state, _ = plans_of(method, 3)
     assert method.scores == ()
     assert method.coreset(state) is None
@@ -56,13 +41,13 @@ def test_standard_asks_for_no_score_and_chooses_no_coreset():
 
 @pytest.mark.parametrize(("num_examples", "passes"), [(11, 7), (1, 1), (100, 3)])
 def test_planned_visits_are_those_of_the_plan(num_examples, passes):
-    method = standard(passes)
+    method = Standard(passes=passes)
     _, plans = plans_of(method, num_examples)
     assert method.planned_visits(pool(num_examples)) == sum(p.visits for p in plans)
 
 
 def test_finished_method_stays_finished_and_its_result_teaches_nothing():
-    method = standard(2)
+    method = Standard(passes=2)
     state, _ = plans_of(method, 4)
     result = TrainResult(np.arange(4), np.ones(4), np.ones(4, bool), np.zeros(4))
     assert method.observe(state, result) == state
@@ -72,15 +57,12 @@ def test_finished_method_stays_finished_and_its_result_teaches_nothing():
 def test_plan_is_made_from_the_pool_and_the_seed_of_the_start():
     seen = []
 
-    def make_plan(num_examples, seed):
-        seen.append((num_examples, seed))
-        return Plan(np.arange(num_examples, dtype=np.int32), "x")
+    class Mine(OnePlanMethod):
+        def make_plan(self, num_examples, seed):
+            seen.append((num_examples, seed))
+            return Plan(np.arange(num_examples, dtype=np.int32), "x")
 
-    plans_of(OnePlan(make_plan), 5, seed=8)
+    plans_of(Mine(), 5, seed=8)
     assert seen == [(5, 8)]
-
-
-def test_given_coreset_is_handed_on():
-    chosen = Coreset.empty()
-    method = OnePlan(lambda n, seed: Plan(np.arange(n + 0 * seed), "x"), chosen)
-    assert method.coreset(method.start(pool(3), 0)) is chosen
+    assert Mine().kind == f"{__name__}:{Mine.__qualname__}"
+    assert Mine().label == "Mine"

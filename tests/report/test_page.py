@@ -1,3 +1,5 @@
+"""The page that a report is, its other files, and what becomes of them in trouble."""
+
 import html.parser
 import json
 import re
@@ -10,7 +12,13 @@ from fakes.runs import fake_run, fake_suite, small_suite, variant
 from dpet_jax.errors import UserError
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.page import write_report
+from dpet_jax.report.plots import pictures
 
+#: Modules that load neither JAX nor what draws and tests.
+ALONE = (
+    *("report.page", "report.comparison", "report.paired", "run.costs"),
+    *("run.energy_report", "suite.schema", "suite.variants", "suite.folder"),
+)
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 EVIL = "<b>bold</b> & \"quoted\" 'x' | a_b %"
 
@@ -90,9 +98,9 @@ def test_page_shows_markup_in_labels_as_text(report):
     assert "b" not in reader.tags
 
 
-def test_page_tells_what_a_reader_needs(report):
+def test_page_holds_what_a_reader_needs(report):
     text = " ".join(Reader(report[2]).text)
-    for told in (
+    for words in (
         "Made small.",
         "energy (Wh)",
         "measured, gpu included",
@@ -103,14 +111,11 @@ def test_page_tells_what_a_reader_needs(report):
         "../margin/seed1",
         "paper 0.401",
     ):
-        assert told in text, told
-
-
-def test_pictures_are_on_the_page(report):
+        assert words in text, words
     assert report[2].count("<svg") == len(list((report[1] / "plots").glob("*.svg")))
 
 
-def test_markdown_tells_the_same(report):
+def test_markdown_holds_the_same(report):
     text = (report[1] / "report.md").read_text()
     assert text.startswith("# a suite\n\n## Problems\n")
     assert "](plots/accuracy.svg)" in text
@@ -126,53 +131,78 @@ def test_writing_it_again_gives_the_same_bytes(report):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_page_of_runs_with_nothing_to_draw_says_so(tmp_path):
-    fake_run(tmp_path / "m" / "seed0", [(1.0, 0.5)], targets_on="test")
-    write_report(read_comparison([tmp_path]), "epochs", tmp_path / "out")
-    text = " ".join(Reader((tmp_path / "out" / "report.html").read_text()).text)
-    assert "Left out: Growth of the coreset: no run chose a coreset" in text
-    assert "targets were looked for on the test split" in text
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Report on numbers alone, which takes no time."""
+    monkeypatch.setattr(pictures, "pictures", lambda *_: [])
 
 
+def text_of(tmp_path, *paths):
+    write_report(read_comparison([*paths]), "epochs", tmp_path / "out")
+    return " ".join(Reader((tmp_path / "out" / "report.html").read_text()).text)
+
+
+def test_page_of_a_loose_run_shows_its_method_and_what_there_is_not_to_draw(tmp_path):
+    facts = {"targets_on": "test", "method": "my.own:Kind", "method_label": "My own"}
+    fake_run(tmp_path / "m" / "seed0", [(1.0, 0.5)], **facts)
+    text = text_of(tmp_path, tmp_path)
+    assert "Not shown: Growth of the coreset: no run selected a coreset" in text
+    assert "the test split decided about targets" in text
+    assert "My own" in text
+    assert ",My own," in (tmp_path / "out" / "table.csv").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_method_without_a_single_run_is_on_the_page(tmp_path):
     fake_run(tmp_path / "a")
     variants = [variant("a", {"0.6": ["a"]}), variant("gone", {"0.6": ["gone"]})]
     suite = fake_suite(tmp_path, variants, {"tuned": "a", "random": "gone"})
-    write_report(read_comparison([suite]), "epochs", tmp_path / "out")
-    text = " ".join(Reader((tmp_path / "out" / "report.html").read_text()).text)
+    text = text_of(tmp_path, suite)
     assert "holds no run; it is left out" in text
     assert "no run" in text
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
-def test_missing_package_is_told_with_its_remedy(tmp_path, package):
+def test_heavy_packages_are_imported_where_they_are_used_and_their_lack_is_said(
+    tmp_path,
+):
     fake_run(tmp_path / "a")
     code = f"""
-import sys
+import importlib, sys
 from pathlib import Path
-sys.modules[{package!r}] = None
+for name in {ALONE}:
+    importlib.import_module(f"dpet_jax.{{name}}")
+    print({{"jax", "matplotlib", "scipy", "jinja2"}} & {{*sys.modules}} or "none")
 from dpet_jax.errors import UserError
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.page import write_report
 folder = Path({str(tmp_path)!r})
-try:
-    write_report(read_comparison([folder]), "epochs", folder / "out")
-except UserError as error:
-    print(error)
+for package in ("jinja2", "matplotlib"):
+    sys.modules[package] = None
+    try:
+        write_report(read_comparison([folder]), "epochs", folder / "out")
+    except UserError as error:
+        print(error)
+    del sys.modules[package]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert f"needs the package {package}" in done.stdout
-    assert "pip install 'dpet-jax[plot]'" in done.stdout
+    assert done.returncode == 0, done.stderr
+    *loaded, jinja2, matplotlib = done.stdout.splitlines()
+    assert dict(zip(ALONE, loaded, strict=True)) == dict.fromkeys(ALONE, "none")
+    assert "needs the package jinja2" in jinja2
+    assert "needs the package matplotlib" in matplotlib
+    assert "pip install 'dpet-jax[plot]'" in matplotlib
     assert not (tmp_path / "out").exists()
 
 
-def test_folder_that_cannot_be_written_is_told(tmp_path):
+@pytest.mark.usefixtures("no_pictures")
+def test_folder_that_cannot_be_written_is_named(tmp_path):
     fake_run(tmp_path / "a")
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match=r"cannot write the report.*--out=DIR"):
         write_report(read_comparison([tmp_path]), "epochs", tmp_path / "out")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_broken_off_writing_leaves_the_earlier_page(tmp_path, monkeypatch):
     fake_run(tmp_path / "a")
     comparison = read_comparison([tmp_path])

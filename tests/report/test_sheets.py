@@ -1,55 +1,138 @@
+"""The same numbers as text: tables, setting, departures, Markdown, LaTeX, CSV."""
+
+import csv
+import io
+
 import pytest
-from fakes.runs import fake_run, small_suite
+from fakes.runs import events_of, fake_run, small_suite
 
 from dpet_jax.report.comparison import read_comparison
-from dpet_jax.report.printed import NONE
+from dpet_jax.report.facts import deviations, setting
+from dpet_jax.report.formats import (
+    escape_latex,
+    escape_markdown,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from dpet_jax.report.paired import paired_differences
+from dpet_jax.report.printed import (
+    NONE,
+    percent,
+    points,
+    signed,
+    significant,
+    span,
+    target_name,
+    times,
+)
 from dpet_jax.report.sheets import (
+    Entry,
+    Sheet,
     cost_entry,
     cost_sheet,
-    ends_sheet,
+    paired_sheets,
     paper_sheet,
-    present,
+    relative,
+    results_sheet,
     savings_sheet,
+    sources_sheet,
+    tuning_sheet,
 )
 from dpet_jax.report.table import Cell, cost_table
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory):
-    comparison = read_comparison([small_suite(tmp_path_factory.mktemp("suite"))])
-    return comparison, cost_table(comparison, "epochs")
+def comparison(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite")
+    return read_comparison([small_suite(folder, wh_per_epoch=0.3)], "epochs")
+
+
+@pytest.fixture(scope="module")
+def table(comparison):
+    return cost_table(comparison, "epochs")
+
+
+def loose(tmp_path, **facts):
+    fake_run(tmp_path / "m" / "seed0", **facts)
+    return read_comparison([tmp_path])
 
 
 def row_of(sheet, label):
     return next(row for row in sheet.rows if row[0].main == label)
 
 
-def test_cell_tells_median_range_seeds_and_test_accuracy():
-    entry = cost_entry(Cell((1.0, 3.0, None), 2, 3.0, 0.689))
-    assert entry.main == "3.00"
-    assert entry.small == ("1.00 to 3.00", "2 of 3", "test 68.9 %")
-    assert not entry.strong
+# numbers
 
 
-def test_bold_is_for_the_best_cell_only():
-    cell = Cell((1.0, 2.0), 2, 1.5, 0.7)
-    assert not cost_entry(cell).strong
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, NONE),
+        (0.0, "0"),
+        (12.345, "12.3"),
+        (9.996, "10.0"),
+        (999.6, "1,000"),
+        (1234567.0, "1,230,000"),
+        (0.012345, "0.0123"),
+        (0.00001234, "1.23e-05"),
+        (-3.14159, "-3.14"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_numbers_have_three_digits(value, text):
+    assert significant(value) == text
+
+
+def test_signs_are_always_there_and_are_no_hyphens():
+    assert signed(2.0) == "+2.00"
+    assert signed(-2.0) == "\N{MINUS SIGN}2.00"
+    assert signed(0.0) == "0"
+    assert points(0.0123) == "+1.2"
+    assert points(-0.0123) == "\N{MINUS SIGN}1.2"
+    assert points(-0.0001) == "0.0"
+    assert signed(None) == points(None) == NONE
+
+
+def test_fractions_ratios_and_ranges_are_printed_with_their_units():
+    assert percent(0.96666) == "96.7 %"
+    assert target_name(0.9) == "90 %"
+    assert target_name(0.925) == "92.5 %"
+    assert times(2.345) == "2.35\N{MULTIPLICATION SIGN}"
+    assert span(1.0, 2.0) == "1.00 to 2.00"
+    assert span(0.5, 0.6, percent) == "50.0 % to 60.0 %"
+    assert span(2.0, 2.0) == "no spread"
+    assert percent(None) == times(None) == span(None, 2.0) == NONE
+
+
+# tables
+
+
+def test_cell_shows_median_range_seeds_and_test_accuracy():
+    cell = Cell((1.0, 3.0, None), 2, 3.0, 0.689)
+    small = ("1.00 to 3.00", "2 of 3", "test 68.9 %")
+    assert cost_entry(cell) == ("3.00", small, False)
     assert cost_entry(cell._replace(best=True)).strong
 
 
-def test_cell_that_was_not_reached_is_a_dash_with_its_count():
-    assert cost_entry(Cell((None, None), 0, None, None)) == (NONE, ("0 of 2",), False)
-    assert cost_entry(Cell((), 0, None, None)).small == ("no run",)
-    half = cost_entry(Cell((1.0, None), 1, None, 0.7))
-    assert (half.main, half.small) == (NONE, ("1 of 2", "test 70.0 %"))
+@pytest.mark.parametrize(
+    ("cell", "entry"),
+    [
+        (Cell((None, None), 0, None, None), (NONE, ("0 of 2",), False)),
+        (Cell((), 0, None, None), ("", ("no run",), False)),
+        (Cell((1.0, None), 1, None, 0.7), (NONE, ("1 of 2", "test 70.0 %"), False)),
+        (
+            Cell((None, None), 2, None, 0.7),
+            (NONE, ("not measured", "2 of 2", "test 70.0 %"), False),
+        ),
+    ],
+)
+def test_cell_without_a_median_is_a_dash_with_the_reason(cell, entry):
+    assert cost_entry(cell) == entry
 
 
-def test_cell_that_was_reached_unmeasured_says_so():
-    assert "not measured" in cost_entry(Cell((None, None), 2, None, 0.7)).small
-
-
-def test_table_has_a_column_for_each_target_and_a_line_for_each_method(suite):
-    sheet = cost_sheet(suite[1])
+def test_table_has_a_column_for_each_target_and_a_line_for_each_method(table):
+    sheet = cost_sheet(table)
     assert sheet.header == ("method", "60 %", "80 %")
     assert [row[0].main for row in sheet.rows] == [
         *("standard", "tuned", "random", "margin")
@@ -58,8 +141,7 @@ def test_table_has_a_column_for_each_target_and_a_line_for_each_method(suite):
     assert "epochs" in sheet.title
 
 
-def test_savings_name_both_standards(suite):
-    comparison, table = suite
+def test_savings_name_both_standards(table, comparison):
     sheet = savings_sheet(table, comparison)
     entry = row_of(sheet, "margin")[2]
     # 6.3 and 3.15 over 1.575 epochs
@@ -68,33 +150,199 @@ def test_savings_name_both_standards(suite):
     assert "standard" in sheet.notes[0]
 
 
-def test_savings_without_a_standard_are_no_table(tmp_path):
-    fake_run(tmp_path / "a")
-    comparison = read_comparison([tmp_path])
-    assert savings_sheet(cost_table(comparison, "epochs"), comparison) is None
-
-
-def test_paper_stands_beside_ours_where_targets_coincide(suite):
-    sheet = paper_sheet(suite[1])
+def test_ratios_of_the_paper_are_beside_ours_where_targets_coincide(table):
+    sheet = paper_sheet(table)
     assert [row[0].main for row in sheet.rows] == ["standard", "margin"]
     entry = row_of(sheet, "margin")[2]
     assert (entry.main, entry.small) == ("0.250", ("paper 0.401",))
 
 
-def test_paper_is_no_table_without_its_targets(tmp_path):
-    suite = small_suite(tmp_path, targets=(0.61,))
-    table = cost_table(read_comparison([suite]), "epochs")
-    assert paper_sheet(table) is None
-    assert present([None, cost_sheet(table)]) == [cost_sheet(table)]
+def test_what_the_runs_do_not_have_is_no_table(tmp_path):
+    without = loose(tmp_path / "loose")
+    assert savings_sheet(cost_table(without, "epochs"), without) is None
+    assert tuning_sheet(without, "epochs") is None
+    suite = small_suite(tmp_path / "suite", targets=(0.61,))
+    assert paper_sheet(cost_table(read_comparison([suite]), "epochs")) is None
 
 
-def test_ends_tell_coreset_pruning_choosing_and_compiling(suite):
-    sheet = ends_sheet(suite[1])
-    told = dict(zip(sheet.header, row_of(sheet, "margin"), strict=True))
-    assert told["coreset"].main == "12"
-    assert told["pruned"].main == "98.8 %"
-    assert told["choosing, of FLOPs"].main == "11.9 %"
-    assert told["compiling, s"].main == "4.00"
-    assert told["test accuracy"].small == ("91.0 % to 91.2 %",)
-    assert told["ended by"].main == "finished"
+def test_final_results_show_coreset_pruning_selection_and_compilation(table):
+    sheet = results_sheet(table)
+    shown = dict(zip(sheet.header, row_of(sheet, "margin"), strict=True))
+    assert shown["coreset"].main == "12"
+    assert shown["pruned"].main == "98.8 %"
+    assert shown["selection, of FLOPs"].main == "11.9 %"
+    assert shown["compilation, s"].main == "4.00"
+    assert shown["test accuracy"].small == ("91.0 % to 91.2 %",)
+    assert shown["stopped by"].main == "finished"
     assert row_of(sheet, "standard")[4].main == NONE
+
+
+def test_tuning_shows_trials_seeds_cost_and_choices(comparison):
+    sheet = tuning_sheet(comparison, "epochs")
+    (row,) = sheet.rows
+    assert [entry.main for entry in row] == [
+        *("tuned", "6", "100, 101", "70.0", "peak 0.2, 4 epochs", NONE)
+    ]
+    assert sheet.header[-2:] == ("for 60 %", "for 80 %")
+
+
+def test_paired_differences_show_pairs_and_that_they_cannot_be_tested(comparison):
+    found = paired_differences(comparison, "epochs")
+    tuned, random = paired_sheets(found, "epochs")
+    assert [row[0].main for row in tuned.rows] == ["standard", "random", "margin"]
+    assert "random control" in random.title
+    row = tuned.rows[2]
+    assert row[1].main == "+1.0"
+    assert row[1].small[1:] == ("2 pairs", "not testable")
+    assert row[3].main == "\N{MINUS SIGN}1.58"
+    assert "Holm" in tuned.notes[0]
+    tested = paired_sheets([one._replace(p=0.03456) for one in found], "epochs")
+    assert "p = 0.0346" in tested[0].rows[0][1].small
+
+
+def test_every_run_is_traced_to_its_folder_from_the_report(tmp_path):
+    suite = read_comparison([small_suite(tmp_path / "suite")])
+    sheet = sources_sheet(suite, tmp_path / "suite" / "report")
+    assert [row[4].main for row in sheet.rows] == [
+        f"../{key}/seed{seed}"
+        for key in ("standard", "tuned", "random", "margin")
+        for seed in (0, 1)
+    ]
+    assert sheet.rows[0][2].main == "60 %, 80 %, the end"
+    assert relative(tmp_path / "a", tmp_path) == "a"
+
+
+# setting and departures
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("data set", "digits, fingerprint f00df00d"),
+        ("examples", "1,000 train, 100 validation, 200 test"),
+        ("evaluation grid", "every 1 full-pass equivalents on 100 validation examples"),
+        ("device", "1 x cpu (cpu), 2 CPU cores"),
+        ("versions", "python 3.11.7, dpet-jax 0.1.0"),
+        ("energy", "measured, gpu included; without cpu: no sensor"),
+        ("compilation", "32.0 s over all 8 runs"),
+        ("cost", "auxiliary networks"),
+        ("tuned here", "tuned"),
+    ],
+)
+def test_setting_holds_what_the_runs_recorded(comparison, name, text):
+    assert text in dict(setting(comparison, "epochs"))[name]
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({}, "not measured; without cpu: no sensor"),
+        ({"wh_per_epoch": 1.0, "quality": "modelled"}, "modelled, gpu included"),
+    ],
+)
+def test_setting_shows_the_quality_of_the_energy(tmp_path, facts, text):
+    assert text in dict(setting(loose(tmp_path, **facts), "wh"))["energy"]
+
+
+def test_every_variety_is_shown(tmp_path):
+    fake_run(tmp_path / "a" / "seed0")
+    fake_run(tmp_path / "b" / "seed0", device="TPU v9")
+    device = dict(setting(read_comparison([tmp_path]), "epochs"))["device"]
+    assert "1 x cpu" in device
+    assert "; or 1 x TPU v9" in device
+
+
+def test_honest_run_departs_from_nothing(tmp_path):
+    assert deviations(loose(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"targets_on": "test"}, "the test split decided about targets"),
+        ({"compat": "artifact"}, "compat: artifact"),
+        (
+            {"wh_per_epoch": 1.0, "doubts": ["shared_device"]},
+            "the energy is not valid: shared_device (1 of 1 runs)",
+        ),
+        ({"label_noise": 0.2}, "20 % of the training labels are noise (1 of 1 runs)"),
+        (
+            {"lost": {"seconds": 12, "visits": 3456, "wh": None}},
+            "fake, seed 0: a crash lost 12.0 s, 3,456 examples seen",
+        ),
+    ],
+)
+def test_departure_is_shown(tmp_path, facts, text):
+    (sentence,) = deviations(loose(tmp_path, **facts))
+    assert text in sentence
+
+
+# formats
+
+SHEET = Sheet(
+    "name",
+    "A | title",
+    ("method", "90 %"),
+    (
+        (Entry("<b>a_b</b>"), Entry("1.00", ("1 of 2", "x | y"), strong=True)),
+        (Entry("c"), Entry("2.00")),
+    ),
+    ("A note: 5 % & more.",),
+)
+
+
+def test_markdown_table_has_as_many_columns_in_every_line():
+    lines = [line for line in to_markdown(SHEET).splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    bars = [line.replace(r"\|", "").count("|") for line in lines]
+    assert bars == [3] * 4
+    assert "**1.00** (1 of 2; x \\| y)" in lines[2]
+    assert "&lt;b&gt;a\\_b&lt;/b&gt;" in lines[2]
+    assert escape_markdown("a\nb  `c`") == "a b \\`c\\`"
+
+
+def test_latex_table_is_one_of_booktabs_and_escapes_what_latex_would_read():
+    lines = to_latex(SHEET).splitlines()
+    assert lines[1] == r"\begin{tabular}{lr}"
+    assert lines[3] == r"method & 90 \% \\"
+    assert lines[5].startswith(r"<b>a\_b</b> & \textbf{1.00} {\scriptsize (1 of 2; x")
+    assert [line for line in lines if "rule" in line] == [
+        *("\\toprule", "\\midrule", "\\bottomrule")
+    ]
+    assert lines[0].startswith("% A note")
+    text = escape_latex("50 % & a_b #1 $x$ {y} ~ ^ \\")
+    assert text.startswith(r"50 \% \& a\_b \#1 \$x\$ \{y\} \textasciitilde{}")
+    assert text.endswith(r"\textasciicircum{} \textbackslash{}")
+
+
+def test_csv_gives_the_numbers_back_unrounded(comparison, tmp_path):
+    rows = list(csv.DictReader(io.StringIO(to_csv(comparison, tmp_path))))
+    assert len(rows) == 4 * 2 * 2
+    for row in rows:
+        found = next(one for one in comparison.rows if one.key == row["key"])
+        run = next(
+            run
+            for run in found.by_target[float(row["target"])]
+            if run.seed == int(row["seed"])
+        )
+        event = next(
+            event
+            for event in events_of(run.folder)
+            if event["event"] == "target" and event["target"] == float(row["target"])
+        )
+        assert float(row["epochs"]) == event["epochs"]
+        assert int(float(row["visits"])) == event["visits"]
+        assert float(row["test_accuracy"]) == event["test_accuracy"]
+        for name in ("wh", "seconds"):
+            spent = event[name]
+            warm = spent["data"] + spent["select"] + spent["train"]
+            assert float(row[f"{name}_warm"]) == warm
+        assert (tmp_path / row["folder"]).resolve() == run.folder.resolve()
+
+
+def test_csv_leaves_empty_what_was_not_reached_or_measured(tmp_path):
+    found = loose(tmp_path, accuracies=[(1.0, 0.7)])
+    rows = list(csv.DictReader(io.StringIO(to_csv(found, tmp_path))))
+    assert [row["reached"] for row in rows] == ["1", "0"]
+    assert [row["wh_warm"] for row in rows] == ["", ""]
+    assert [row["epochs"] for row in rows] == ["1.0", ""]

@@ -356,7 +356,8 @@ def test_a_killed_run_has_a_report_and_its_loss_is_counted_when_resumed(
     assert float(rows[-1]["updates"]) == data["proxies"]["updates"]
     assert rows[-1]["jax"] == jax.__version__
     highest = data["energy_to_accuracy"][-1]
-    assert rows[-1]["target_epochs"] == str(highest.get("epochs", ""))
+    epochs = highest["epochs"]
+    assert rows[-1]["target_epochs"] == ("" if epochs is None else str(epochs))
     assert "incomplete" not in capsys.readouterr().out
     boamps = tmp_path / "boamps.json"
     assert main(["energy", str(folder), f"--boamps={boamps}"]) == 0

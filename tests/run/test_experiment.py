@@ -10,15 +10,14 @@ from PIL import Image
 from rich.console import Console
 
 from dpet_jax.config.load import validate
-from dpet_jax.data.importers import import_dataset
 from dpet_jax.errors import UserError
-from dpet_jax.models import ResNetSpec, forward_flops
+from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.run import experiment
 from dpet_jax.run.build import build_data
 from dpet_jax.run.folder import Recorder, read_events, read_json
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.load import load_run
-from dpet_jax.training.network import DeviceModel
+from dpet_jax.training.network import DeviceNetwork
 
 DPET = {
     "kind": "dpet",
@@ -130,9 +129,9 @@ def test_the_coreset_names_rows_of_the_source(whole):
         rows, labels = saved["source_rows"], saved["labels"]
         np.testing.assert_array_equal(np.bincount(saved["round"]), [0, 50, 50])
         assert (np.diff(saved["score"][:50]) <= 0).all()
-    from dpet_jax.data.sources import digits
+    from dpet_jax.data.sources import Digits
 
-    np.testing.assert_array_equal(labels, digits.read().train.labels[rows])
+    np.testing.assert_array_equal(labels, Digits().read().train.labels[rows])
     assert len(set(rows)) == 100
     assert set(rows) <= set(data.source_rows[: data.num_train])
 
@@ -212,7 +211,7 @@ def test_two_runs_with_other_hyper_parameters_compile_nothing_twice(whole, tmp_p
 # a proxy that scores
 
 WIDE = {"kind": "resnet", "stem": 16, "channels": [16], "blocks": [1]}
-NARROW = ResNetSpec(8, (8,), (1,), 10, 1)
+NARROW = ResidualNetwork(8, (8,), (1,), 10, 1)
 
 
 def with_proxy(share, **changes):
@@ -227,8 +226,8 @@ def proxied(tmp_path_factory):
 
 def test_a_proxy_costs_exactly_its_training_and_scoring(proxied):
     summary = proxied.summary
-    wide = forward_flops(ResNetSpec(16, (16,), (1,), 10, 1), 8, 8)
-    narrow = forward_flops(NARROW, 8, 8)
+    wide = ResidualNetwork(16, (16,), (1,), 10, 1).forward_flops(8, 8)
+    narrow = NARROW.forward_flops(8, 8)
     # it follows the warm-up and round 1; after round 2 nobody asks
     steps, followed = 2 * 16 + 2 * (2 + 4), 2 * 16 + 2 * 2
     selecting = 3 * narrow * 32 * followed + 2 * 1500 * narrow
@@ -310,7 +309,7 @@ def test_an_interrupted_proxy_resumes_to_the_same_bits(
 def test_killing_a_proxy_while_it_catches_up_loses_nothing_but_time(
     proxied, tmp_path, monkeypatch, assert_same_run
 ):
-    result, asked = DeviceModel.result, []
+    result, asked = DeviceNetwork.result, []
 
     def crash(self, index_set):
         asked.append(index_set.shape)
@@ -319,7 +318,7 @@ def test_killing_a_proxy_while_it_catches_up_loses_nothing_but_time(
             raise KeyboardInterrupt
         return result(self, index_set)
 
-    monkeypatch.setattr(DeviceModel, "result", crash)
+    monkeypatch.setattr(DeviceNetwork, "result", crash)
     often = with_proxy(0.5).model_copy(
         update={"checkpoint": config(checkpoint={"every_s": 0}).checkpoint}
     )
@@ -424,22 +423,22 @@ def test_a_diverged_run_says_so_and_keeps_no_broken_model(tmp_path):
 
 
 def test_a_model_without_numbers_chooses_nothing(tmp_path, monkeypatch):
-    begin = DeviceModel.begin
+    begin = DeviceNetwork.begin
 
     def spoil(self, plan, plan_index):
         begin(self, plan, plan_index)
         broken = jax.tree.map(lambda leaf: leaf * np.nan, self._state.params)
         self._state = self._state._replace(params=broken)
 
-    monkeypatch.setattr(DeviceModel, "begin", spoil)
-    monkeypatch.setattr(DeviceModel, "wait", lambda *_: (1.0, 1, 1))
+    monkeypatch.setattr(DeviceNetwork, "begin", spoil)
+    monkeypatch.setattr(DeviceNetwork, "wait", lambda *_: (1.0, 1, 1))
     blind = config(data={"validation_fraction": 0}, targets=[])
     result = experiment.run(blind, tmp_path)
     assert result.stopped_by == "diverged"
     assert result.summary["coreset_size"] == 0
 
 
-def test_training_reads_an_imported_tfds_set_without_tensorflow(tmp_path):
+def test_training_reads_class_folders_of_pictures(tmp_path):
     rng = np.random.default_rng(0)
     names = (
         "airplane",
@@ -460,11 +459,9 @@ def test_training_reads_an_imported_tfds_set_without_tensorflow(tmp_path):
             for index in range(count):
                 pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
-    import_dataset("cifar10", tmp_path / "pictures", tmp_path / "tfds")
     data = {
-        "kind": "tfds",
-        "name": "cifar10",
-        "path": str(tmp_path / "tfds"),
+        "kind": "folder",
+        "path": str(tmp_path / "pictures"),
         "image_size": 8,
         "validation_fraction": 0.25,
     }
@@ -472,7 +469,7 @@ def test_training_reads_an_imported_tfds_set_without_tensorflow(tmp_path):
         config(data=data, method={"kind": "standard", "passes": 1}), tmp_path / "runs"
     )
     assert result.summary["visits"] == 60
-    assert result.summary["dataset"] == "cifar10"
+    assert result.summary["dataset"] == "pictures"
     assert set(result.summary["per_class_accuracy"]) == set(names)
     assert "tensorflow" not in sys.modules
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dpet_jax.errors import UserError
+from dpet_jax.run.counters import Counters
 from dpet_jax.run.folder import (
-    Counters,
     Recorder,
     RunFolder,
     read_events,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dpet_jax.run.folder import Counters
+from dpet_jax.run.counters import Counters
 from dpet_jax.run.limits import Limits
 
 STEP_FLOPS, BATCH = 30, 10

@@ -6,7 +6,7 @@ import pytest
 
 import dpet_jax
 from dpet_jax.config.load import validate
-from dpet_jax.data.sources import digits
+from dpet_jax.data.sources import Digits
 from dpet_jax.errors import UserError
 from dpet_jax.run import experiment
 
@@ -26,7 +26,7 @@ def result(tmp_path_factory):
 
 def test_the_loaded_model_has_the_accuracy_of_the_summary(result):
     run = dpet_jax.load_run(result.folder)
-    test = digits.read().test
+    test = Digits().read().test
     logits = run.apply_fn(run.params, jax.numpy.asarray(test.images))
     accuracy = np.mean(np.argmax(logits, axis=1) == test.labels)
     assert accuracy == pytest.approx(result.summary["test_accuracy"])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import zlib
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from dpet_jax.errors import DivergedError
 from dpet_jax.methods.base import (
     MAIN,
     PROXY,
+    Auxiliary,
     Method,
     Plan,
     Pool,
@@ -26,7 +27,7 @@ from dpet_jax.methods.base import (
     Span,
     TrainResult,
 )
-from dpet_jax.run import loop as orchestrator
+from dpet_jax.run import loop as loop_module
 from dpet_jax.run import selection_cost as selecting
 from dpet_jax.run.folder import Recorder, read_events
 from dpet_jax.run.interrupt import Interrupt
@@ -34,7 +35,7 @@ from dpet_jax.run.limits import Limits
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.progress import Display
 from dpet_jax.run.trainer import Parts, Saver, Trainer
-from dpet_jax.training import pace
+from dpet_jax.training import chunks
 
 N, BATCH, STEPS = 50, 8, 7  # a full pass is 7 steps of 8 rows
 FORWARD, TRAIN = 2, 6  # FLOPs of an example
@@ -48,13 +49,20 @@ class State(NamedTuple):
     observed: np.ndarray
 
 
-class Scripted:
+class Scripted(Method):
     """A method that gives plans from a list and may score `ask` examples for each."""
 
-    scores = ("margin",)
+    plans: Any
+    ask: Any = 0
+    proxy: bool = False
 
-    def __init__(self, plans, ask=0):
-        self.plans, self.ask = plans, ask
+    @property
+    def scores(self):
+        return ("margin",)
+
+    @property
+    def auxiliary(self):
+        return Auxiliary(PROXY, 0.5) if self.proxy else None
 
     def planned_visits(self, pool):
         assert pool.num_examples == N
@@ -80,6 +88,56 @@ class Scripted:
         assert isinstance(state, State)
 
 
+class Main:
+    """The main network of a machine."""
+
+    max_steps, train_flops = 10**6, TRAIN
+
+    def __init__(self, machine):
+        self.machine = machine
+
+    def begin(self, plan, plan_index):
+        machine = self.machine
+        machine.begun.append((plan.label, plan_index))
+        told = repr((plan.reset, plan_index)).encode()
+        machine.model = zlib.crc32(told, machine.model)
+        self.set_weights(plan)
+
+    def set_weights(self, plan):
+        self.machine.weights.append(plan.label)
+
+    def train(self, rows, num_steps, span, visits):
+        machine = self.machine
+        assert rows.shape == (num_steps * BATCH,)
+        machine.spans.append(span)
+        for step in rows.reshape(num_steps, BATCH):
+            place = repr((tuple(span), visits)).encode()
+            machine.model = zlib.crc32(step.tobytes() + place, machine.model)
+            visits += int((step >= 0).sum())
+            machine.steps += 1
+            machine.trained += 1
+        machine.pending += 1
+        machine.most_pending = max(machine.most_pending, machine.pending)
+        began = max(machine.free_at, machine.time.now)
+        machine.free_at = began + num_steps * machine.step_s
+        loss = math.nan if machine.steps >= machine.bad_step else 0.5
+        return machine.free_at, loss, int((rows >= 0).sum())
+
+    def wait(self, handle):
+        machine, (done_at, loss, visits) = self.machine, handle
+        machine.pending -= 1
+        while machine.time.now < done_at:
+            machine.time.now = min(done_at, machine.time.now + 0.05)
+            machine.tick()
+        return loss * visits, visits, visits
+
+    def result(self, index_set):
+        assert self.machine.pending == 0
+        distinct = np.unique(index_set)
+        ones = np.ones(distinct.size)
+        return TrainResult(distinct, ones, distinct >= 0, ones)
+
+
 class Machine:
     """An accelerator that works through a queue on a pretended clock.
 
@@ -88,7 +146,7 @@ class Machine:
     checksum of the plans that it followed.
     """
 
-    max_steps, batch_size, train_flops = 10**6, BATCH, TRAIN
+    batch_size = BATCH
 
     def __init__(
         self, time, step_s=0.05, accuracies=None, bad_step=None, bad_look=None
@@ -102,6 +160,7 @@ class Machine:
         self.pending, self.most_pending = 0, 0
         self.begun, self.weights, self.spans, self.evaluated = [], [], [], []
         self.tick = lambda: None
+        self.main = Main(self)
         self.between_chunks = lambda *_: None
 
     def score(self, names, index_set, model=MAIN):
@@ -137,44 +196,7 @@ class Machine:
         self.selection_visits += plan.visits - plan.visits // 2
         whole = plan.visits * PROXY_TRAIN
         self.select_flops += whole - whole // 2
-        return self.result(plan.index_set)
-
-    def begin(self, plan, plan_index):
-        self.begun.append((plan.label, plan_index))
-        self.model = zlib.crc32(repr((plan.reset, plan_index)).encode(), self.model)
-        self.set_weights(plan)
-
-    def set_weights(self, plan):
-        self.weights.append(plan.label)
-
-    def train_chunk(self, rows, num_steps, span, visits):
-        assert rows.shape == (num_steps * BATCH,)
-        self.spans.append(span)
-        for step in rows.reshape(num_steps, BATCH):
-            place = repr((tuple(span), visits)).encode()
-            self.model = zlib.crc32(step.tobytes() + place, self.model)
-            visits += int((step >= 0).sum())
-            self.steps += 1
-            self.trained += 1
-        self.pending += 1
-        self.most_pending = max(self.most_pending, self.pending)
-        self.free_at = max(self.free_at, self.time.now) + num_steps * self.step_s
-        loss = math.nan if self.steps >= self.bad_step else 0.5
-        return self.free_at, loss, int((rows >= 0).sum())
-
-    def wait(self, handle):
-        done_at, loss, visits = handle
-        self.pending -= 1
-        while self.time.now < done_at:
-            self.time.now = min(done_at, self.time.now + 0.05)
-            self.tick()
-        return loss * visits, visits, visits
-
-    def result(self, index_set):
-        assert self.pending == 0
-        distinct = np.unique(index_set)
-        ones = np.ones(distinct.size)
-        return TrainResult(distinct, ones, distinct >= 0, ones)
+        return self.main.result(plan.index_set)
 
     def evaluate(self, split):
         assert self.pending == 0
@@ -252,12 +274,20 @@ def build(tmp_path, monkeypatch):
     recorders = []
 
     def make(
-        plans, *, limits=None, shelf=None, ask=0, interrupt_at=1e9, probes=(), **options
+        plans,
+        *,
+        limits=None,
+        shelf=None,
+        ask=0,
+        proxy=False,
+        interrupt_at=1e9,
+        probes=(),
+        **options,
     ):
         time = FakeClock(0.0)
         time.monotonic = time
-        monkeypatch.setattr(orchestrator, "time", time)
-        monkeypatch.setattr(pace, "time", time)
+        monkeypatch.setattr(loop_module, "time", time)
+        monkeypatch.setattr(chunks, "time", time)
         monkeypatch.setattr(selecting, "time", time)
         names = ("step_s", "accuracies", "bad_step", "bad_look")
         machine = Machine(time, **{k: options.pop(k) for k in names if k in options})
@@ -265,10 +295,9 @@ def build(tmp_path, monkeypatch):
         shelf.time = time
         recorders.append(Recorder(tmp_path / f"events{len(recorders)}.jsonl"))
         parts = {
-            "method": Scripted(plans, ask),
+            "method": Scripted(plans=plans, ask=ask, proxy=proxy),
             "pool": Pool(N, np.zeros(N, np.int32), 2),
             "trainer": machine,
-            "proxy": False,
             "limits": limits or Limits(every=1e9),
             "horizon": "plan",
             "meter": EnergyMeter(
@@ -390,7 +419,7 @@ def test_chunks_grow_at_most_fourfold(build):
 
 def test_chunk_is_no_longer_than_the_machine_allows(build):
     run = build([plan_of(N, 60)], step_s=0.0)
-    run.machine.max_steps = 9
+    run.machine.main.max_steps = 9
     run()
     assert max(event["steps"] for event in run.events("train")) == 9
 

@@ -1,8 +1,16 @@
+"""Versions, devices, and what can be measured: found or not, with its reason."""
+
 import re
 
 import jax
 import numpy as np
+from fakes.nvml import FakeGpu, FakeNVML
+from fakes.rapl import server
 
+from dpet_jax.energy import Found, Unavailable
+from dpet_jax.energy.probes import rapl
+from dpet_jax.energy.probes.nvml import probe as nvml
+from dpet_jax.run import machine
 from dpet_jax.run.machine import device_facts, versions
 
 
@@ -17,3 +25,48 @@ def test_device_facts_count_the_devices():
     assert facts["platform"] == "cpu"
     assert facts["count"] == len(jax.local_devices())
     assert facts["cpu_cores"] >= 1
+
+
+# what `dpet doctor` finds
+
+
+def findings(monkeypatch, *parts, cache=None):
+    """Run the doctor where a search for sensors comes to these parts."""
+    found = Found(
+        tuple(probe for part in parts for probe in part.probes),
+        tuple(entry for part in parts for entry in part.unavailable),
+    )
+    monkeypatch.setattr(machine, "discover", lambda _: found)
+    return list(machine.findings(cache))
+
+
+def test_what_is_missing_comes_with_reason_and_remedy(monkeypatch, tmp_path):
+    absent = Found((), (Unavailable("gpu", "no driver", "install one"),))
+    told = dict(findings(monkeypatch, absent, cache=tmp_path / "cache"))
+    assert told["GPU energy"] == "not measurable: no driver; install one"
+    assert "writable" in told["compile cache"]
+    assert "CallableProbe" in told["other meters"]
+
+
+def test_every_source_that_is_found_is_told_with_its_checks(monkeypatch, tmp_path):
+    cards = FakeNVML([FakeGpu(), FakeGpu()])
+    cards.install(monkeypatch)
+    told = findings(monkeypatch, nvml.find(), rapl.find(server(tmp_path).root))
+    gpus = [text for name, text in told if name == "GPU energy"]
+    assert len(gpus) == 2
+    assert all("(counter), checked by " in text for text in gpus)
+    assert len([name for name, _ in told if name == "CPU energy"]) == 2
+    assert len([name for name, _ in told if name == "DRAM energy"]) == 2
+    assert cards.inits == cards.shutdowns
+
+
+def test_company_on_the_card_is_told(monkeypatch):
+    card = FakeGpu(processes=[1])
+    FakeNVML([card]).install(monkeypatch)
+    told = dict(findings(monkeypatch, nvml.find()))
+    assert "ANOTHER PROCESS" in told["GPU energy"]
+
+
+def test_a_cache_that_is_switched_off_is_told(monkeypatch):
+    told = dict(findings(monkeypatch, Found((), ())))
+    assert told["compile cache"].startswith("off")

@@ -9,7 +9,7 @@ import pytest
 from dpet_jax.methods.active_learning import RoundState
 from dpet_jax.methods.base import Plan, Selection, Span
 from dpet_jax.methods.standard import OnePlanState
-from dpet_jax.run.folder import Counters
+from dpet_jax.run.counters import Counters
 from dpet_jax.run.position import Position
 
 TARGETS = [{"target": 0.5, "reached": True, "accuracy": 0.51, "epochs": 0.1 + 0.2}]
@@ -70,14 +70,14 @@ def test_position_comes_back_equal_from_arrays_and_json(state, begun, plan, pend
         begun, Counters(1), PLANS["rows"], 99, 99, [{"stale": 1}], evaluated_visits=99
     )
     restored.pending = [PLANS["row"]]
-    restored.take_up(dict(arrays), json.loads(json.dumps(plain, sort_keys=True)))
+    restored.restore(dict(arrays), json.loads(json.dumps(plain, sort_keys=True)))
     assert_same(restored, saved)
 
 
 def test_run_that_was_never_evaluated_stays_so():
     arrays, plain = Position(EMPTY, Counters(10)).saved()
     restored = Position(EMPTY, Counters(10), evaluated_visits=4)
-    restored.take_up(arrays, json.loads(json.dumps(plain, sort_keys=True)))
+    restored.restore(arrays, json.loads(json.dumps(plain, sort_keys=True)))
     assert restored.evaluated_visits is None
     assert restored.targets == []
     assert restored.plan is None

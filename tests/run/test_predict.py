@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dpet_jax.config.load import validate
-from dpet_jax.data.sources import digits
+from dpet_jax.data.sources import Digits
 from dpet_jax.errors import UserError
 from dpet_jax.run import experiment
 from dpet_jax.run.predict import predict
@@ -24,7 +24,7 @@ def result(tmp_path_factory):
 
 
 def test_predict_agrees_with_the_summary(result, tmp_path):
-    test = digits.read().test
+    test = Digits().read().test
     np.savez(tmp_path / "test.npz", images=test.images, labels=test.labels)
     prediction = predict(result.folder, tmp_path / "test.npz")
     assert prediction.accuracy == pytest.approx(result.summary["test_accuracy"])
@@ -35,7 +35,7 @@ def test_predict_agrees_with_the_summary(result, tmp_path):
 
 
 def test_predictions_do_not_depend_on_their_company(result, tmp_path):
-    images = digits.read().test.images
+    images = Digits().read().test.images
     np.savez(tmp_path / "all.npz", images=images)
     np.savez(tmp_path / "one.npz", images=images[7:8])
     together = predict(result.folder, tmp_path / "all.npz").probabilities[7]
@@ -44,7 +44,7 @@ def test_predictions_do_not_depend_on_their_company(result, tmp_path):
 
 
 def test_a_table_that_cannot_be_written_is_a_mistake(result, tmp_path):
-    np.savez(tmp_path / "new.npz", images=digits.read().test.images[:2])
+    np.savez(tmp_path / "new.npz", images=Digits().read().test.images[:2])
     prediction = predict(result.folder, tmp_path / "new.npz")
     with pytest.raises(UserError, match=r"--csv: .*cannot be written"):
         prediction.write_csv(tmp_path / "missing" / "table.csv")

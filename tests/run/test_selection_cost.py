@@ -7,7 +7,7 @@ import pytest
 
 from dpet_jax.errors import SelectionEndedError
 from dpet_jax.methods.base import Plan
-from dpet_jax.run.folder import Counters
+from dpet_jax.run.counters import Counters
 from dpet_jax.run.selection_cost import SelectionWatch
 
 PLAN = Plan(np.arange(10, dtype=np.int32), "pre-training", 2)
@@ -63,15 +63,15 @@ def test_cost_is_counted_once_as_it_arises(watched):
         trainer.between_chunks(PLAN, 4, 0.5, 0.25)
         assert watched.counters.flops == 40
         work(trainer, scored=3, flops=2)
-    told = watched.watch.told()
-    assert (told["scored"], told["selection_visits"], told["select_flops"]) == (
+    event = watched.watch.event()
+    assert (event["scored"], event["selection_visits"], event["select_flops"]) == (
         3,
         4,
         42,
     )
     assert (watched.counters.flops, watched.counters.scored_examples) == (42, 3)
-    assert told["scores"] == ("el2n",)
-    assert told["seconds"] >= 0
+    assert event["scores"] == ("el2n",)
+    assert event["seconds"] >= 0
 
 
 def test_training_for_a_selection_is_shown(watched):

@@ -44,16 +44,27 @@ class Nnx(nnx.Module):
         return self.head(x.mean((1, 2)))
 
 
+def drawn(shapes):
+    """Fill a tree of shapes, for flax's own draws take seconds to compile."""
+    rng = np.random.default_rng(1)
+
+    def leaf(shape):
+        if jnp.issubdtype(shape.dtype, jnp.floating):
+            return jnp.asarray(rng.uniform(0.1, 0.9, shape.shape), shape.dtype)
+        is_key = jnp.issubdtype(shape.dtype, jax.dtypes.prng_key)
+        return jax.random.key(0) if is_key else jnp.zeros(shape.shape, shape.dtype)
+
+    return jax.tree.map(leaf, shapes)
+
+
 def linen_variables():
-    variables = Linen().init(jax.random.key(0), IMAGES)
-    stats = jax.tree.map(lambda leaf: 1.5 * leaf + 0.2, variables["batch_stats"])
-    return variables | {"batch_stats": stats}
+    return drawn(jax.eval_shape(Linen().init, jax.random.key(0), IMAGES))
 
 
-def nnx_model():
-    model = Nnx(nnx.Rngs(0))
-    model(IMAGES)  # in training mode: moves the running statistics
-    return model
+def nnx_model(kind=Nnx):
+    """Make a model in training mode."""
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: kind(nnx.Rngs(0))))
+    return nnx.merge(graph, drawn(shapes))
 
 
 def one_by_one(apply_fn, params):
@@ -62,9 +73,10 @@ def one_by_one(apply_fn, params):
     def loss(params, image, label):
         return -jax.nn.log_softmax(apply_fn(params, image[None])[0])[label]
 
+    one = jax.jit(jax.grad(loss))
     squares = []
     for image, label in zip(IMAGES, LABELS, strict=True):
-        leaves = jax.tree.leaves(jax.grad(loss)(params, image, label))
+        leaves = jax.tree.leaves(one(params, image, label))
         squares.append(
             sum(np.sum(np.asarray(leaf, np.float64) ** 2) for leaf in leaves)
         )
@@ -75,7 +87,7 @@ def test_a_linen_model_gives_its_logits_and_its_gradient_norms():
     variables = linen_variables()
     apply_fn, params = from_linen(Linen(), variables, train=False)
     np.testing.assert_array_equal(
-        apply_fn(params, IMAGES), Linen().apply(variables, IMAGES)
+        jax.jit(apply_fn)(params, IMAGES), jax.jit(Linen().apply)(variables, IMAGES)
     )
     norms = gradient_norms(apply_fn, params, IMAGES, LABELS, method="one_pass")
     np.testing.assert_allclose(norms, one_by_one(apply_fn, params), rtol=1e-4)
@@ -100,7 +112,8 @@ def test_a_flax_model_is_scored_like_any_function(kind):
         else from_nnx(nnx_model())
     )
     scores = score_pool(apply_fn, params, IMAGES, LABELS, ("el2n",), batch_size=2)
-    errors = jax.nn.softmax(apply_fn(params, IMAGES)) - jax.nn.one_hot(LABELS, 4)
+    logits = jax.jit(apply_fn)(params, IMAGES)
+    errors = jax.nn.softmax(logits) - jax.nn.one_hot(LABELS, 4)
     expected = np.linalg.norm(np.asarray(errors, np.float64), axis=1)
     np.testing.assert_allclose(scores["el2n"], expected, rtol=1e-4)
 
@@ -117,7 +130,7 @@ def test_an_nnx_model_that_insists_on_batch_statistics_is_refused():
             x = self.norm(self.conv(images), use_running_average=False)
             return self.head(x.mean((1, 2)))
 
-    apply_fn, params = from_nnx(Stubborn(nnx.Rngs(0)))
+    apply_fn, params = from_nnx(nnx_model(Stubborn))
     with pytest.raises(ValueError, match="examples of a batch influence each other"):
         gradient_norms(apply_fn, params, IMAGES, LABELS)
 

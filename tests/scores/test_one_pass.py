@@ -1,6 +1,4 @@
-"""Functions of every kind read and probed, against the gradient itself."""
-
-from functools import partial
+"""Functions and single operations, read and probed, against the gradient itself."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +6,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+from dpet_jax.models.conv import convolution
 from dpet_jax.scores.gradient.one_pass import NoRuleError, Reader
+from dpet_jax.scores.gradient.rules import Origin, Value, bind, rule_of
 
 
 def normal(*shape, seed=0, scale=0.5):
@@ -23,12 +23,17 @@ def lengths(function, params, image):
     def loss(logits):
         return jnp.sum(jnp.sin(logits) * jnp.arange(1.0, logits.size + 1))
 
-    probed = jax.grad(lambda probe: loss(reader(params, image, probe)))
-    gradient = jax.grad(lambda params: loss(function(params, image)))(params)
+    @jax.jit
+    def both(params, image):
+        probed = jax.grad(lambda probe: loss(reader(params, image, probe)))
+        gradient = jax.grad(lambda params: loss(function(params, image)))
+        return probed(jnp.float32(0.0)), gradient(params)
+
+    found, gradient = both(params, image)
     squares = [
         np.sum(np.asarray(leaf, np.float64) ** 2) for leaf in jax.tree.leaves(gradient)
     ]
-    return probed(jnp.float32(0.0)), sum(squares), reader
+    return found, sum(squares), reader
 
 
 def dense(params, image):
@@ -108,8 +113,10 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-@pytest.mark.parametrize("side", [4, 16])
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [*((name, 4) for name in CONVOLUTIONS), ("ours", 16), ("ours, stride 2", 16)],
+)
 def test_every_convolution_gets_the_length_of_its_kernel_gradient(name, side):
     layout, kernel_layout, strides, padding, options = CONVOLUTIONS[name]
     inputs = 4 // options.get("feature_group_count", 1)
@@ -133,13 +140,29 @@ def test_every_convolution_gets_the_length_of_its_kernel_gradient(name, side):
     assert (reader.layers[0].form == "gradient") == (name in formed)
 
 
-def test_layers_tell_what_meets_the_example_and_how():
+@pytest.mark.parametrize(
+    ("kernel", "stride", "side"), [(3, 1, 16), (3, 1, 4), (3, 2, 4), (1, 2, 4)]
+)
+def test_the_convolution_of_this_package_is_read_as_the_plain_one(kernel, stride, side):
+    def function(params, image):
+        return jnp.tanh(convolution(image[None], params["k"], stride)).mean((1, 2))[0]
+
+    params, image = {"k": normal(kernel, kernel, 3, 5)}, normal(side, side, 3)
+    found, expected, reader = lengths(function, params, image)
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+    (layer,) = reader.layers
+    assert layer.operation == "conv_general_dilated"
+    assert layer.form != "gradient"
+    pixels = (side // stride) ** 2
+    assert layer.forward_multiply_adds == pixels * kernel**2 * 3 * 5
+
+
+def test_layers_say_what_meets_the_example_and_how():
     _, _, reader = lengths(dense, PARAMS, normal(4))
-    found = [(layer.operation, layer.parameters, layer.form) for layer in reader.layers]
-    assert found == [
-        ("dot_general", ("['a']",), "ghost"),
-        ("add", ("['b']",), "gradient"),
-        ("dot_general", ("['c']",), "ghost"),
+    assert reader.layers == [
+        ("dot_general", ("['a']",), "ghost", 4 + 6, 4 * 6, True),
+        ("add", ("['b']",), "gradient", None, None, False),
+        ("dot_general", ("['c']",), "ghost", 6 + 5, 6 * 5, False),
     ]
 
 
@@ -200,6 +223,13 @@ straight_through.defvjp(
             r"\['a'\] meets the example in custom_vjp_call",
         ),
         (
+            lambda params, image: jax.vmap(
+                lambda part: convolution(part, params["a"].reshape(1, 1, 4, 6), 1)
+            )(image),
+            normal(2, 1, 3, 3, 4),
+            r"\['a'\] meets the example in custom_vjp_call",
+        ),
+        (
             lambda params, image: params["c"][0] + 0 * image.size,
             normal(4),
             "do not depend on the image",
@@ -238,4 +268,81 @@ def test_a_batch_gets_the_lengths_of_its_examples():
 
     alone = [one(image) for image in images]
     np.testing.assert_allclose(jax.jit(jax.vmap(one))(images), alone, rtol=1e-6)
-    assert partial(lengths, dense)(PARAMS, images[0])[1] > 0
+
+
+# single operations
+
+
+def operation(function, parameter, example, *, rearranged=True):
+    """Return the one equation of a function, with what it reads."""
+    jaxpr = jax.make_jaxpr(function)(parameter, example).jaxpr
+    (equation,) = jaxpr.eqns
+    origin = Origin(("w",), lambda gradient: {"w": gradient}, rearranged)
+    values = {
+        jaxpr.invars[0]: Value(parameter, origin=origin),
+        jaxpr.invars[1]: Value(example, on_example=True),
+    }
+    return equation, [values[atom] for atom in equation.invars]
+
+
+OPERATIONS = {
+    "dense": (lambda w, x: lax.dot(x, w), (6, 4), (5, 6), "product"),
+    "one position": (lambda w, x: lax.dot(x, w), (6, 4), (1, 6), "ghost"),
+    "scale": (lambda w, x: lax.mul(x, w), (1, 6), (5, 6), "gradient"),
+    "bias": (lambda w, x: lax.add(x, w), (5, 6), (5, 6), "gradient"),
+    "denominator": (lambda w, x: lax.div(x, w), (5, 6), (5, 6), "gradient"),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_rule_runs_its_operation_and_gives_the_length_of_its_gradient(name):
+    function, shape, example_shape, form = OPERATIONS[name]
+    parameter, example = 2.0 + normal(*shape), normal(*example_shape)
+    rule = rule_of(*operation(function, parameter, example))
+    result = rule.forward([example], [parameter])
+    np.testing.assert_array_equal(result, function(parameter, example))
+    cotangent = normal(*result.shape)
+    _, pull = jax.vjp(lambda w: function(w, example), parameter)
+    expected = np.sum(np.asarray(pull(cotangent)[0], np.float64) ** 2)
+    found = rule.squared_norm([example], [parameter], cotangent)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert rule.form == form
+
+
+def test_a_kernel_computed_from_its_parameter_needs_the_gradient_itself():
+    function, shape, example_shape, _ = OPERATIONS["dense"]
+    equation, inputs = operation(
+        function, normal(*shape), normal(*example_shape), rearranged=False
+    )
+    assert rule_of(equation, inputs).form == "gradient"
+
+
+def test_the_length_is_that_of_the_gradient_by_the_parameter_not_by_its_image():
+    function, shape, example_shape, _ = OPERATIONS["dense"]
+    parameter, example = normal(*shape), normal(*example_shape)
+    equation, inputs = operation(function, parameter, example)
+    thrice = Origin(("w",), lambda gradient: {"w": 3.0 * gradient}, rearranged=False)
+    inputs = [
+        Value(value.array, origin=thrice) if value.origin else value for value in inputs
+    ]
+    cotangent = normal(5, 4)
+    plain = np.sum((np.asarray(example).T @ np.asarray(cotangent)) ** 2)
+    found = rule_of(equation, inputs).squared_norm([example], [parameter], cotangent)
+    np.testing.assert_allclose(found, 9 * plain, rtol=1e-5)
+
+
+def test_an_operation_that_is_not_listed_has_no_rule():
+    def function(w, x):
+        return lax.atan2(x, w)
+
+    assert rule_of(*operation(function, normal(3), normal(3))) is None
+
+
+def test_an_equation_runs_as_it_stood_with_its_custom_derivative():
+    (equation,) = jax.make_jaxpr(jax.nn.relu)(jnp.zeros(3)).eqns
+    values = jnp.asarray([-1.0, 0.0, 2.0])
+    np.testing.assert_array_equal(bind(equation, [values])[0], [0.0, 0.0, 2.0])
+    # the derivative of a plain maximum would be a half at zero
+    one = jax.make_jaxpr(jax.nn.relu)(jnp.float32(0.0)).eqns[0]
+    slope = jax.grad(lambda value: bind(one, [value])[0])
+    assert slope(jnp.float32(0.0)) == 0.0

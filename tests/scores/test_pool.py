@@ -1,24 +1,27 @@
+"""Scoring a pool with any function: batches, subsets, names, kernels."""
+
+import sys
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import ResNetSpec, apply, init
 from dpet_jax.models.conv import native_convolution
 from dpet_jax.scores import (
-    FEATURE_SCORES,
-    SCORES,
+    el2n,
     grand_last_layer,
+    known_scores,
+    lookup,
+    margin,
     score_pool,
 )
-from dpet_jax.scores.artifact import ARTIFACT_SCORES
-from dpet_jax.scores.pool import ScoreSpec, score_data, score_fn, score_rows
+from dpet_jax.scores.pool import columns, score_rows
 from dpet_jax.training.compilation import compile_counts
 
-NAMES = tuple(SCORES)
-EVERYTHING = (*SCORES, *FEATURE_SCORES, "logits", "features")
+NAMES = ("margin", "entropy", "zero_one")
+EVERYTHING = (*NAMES, "grand_last_layer", "logits", "features")
 N, FEATURES, CLASSES = 11, 6, 4
 
 
@@ -45,8 +48,19 @@ def pool():
     return inputs, jnp.asarray(rng.integers(0, CLASSES, N), jnp.int32)
 
 
+def constant(logits, label):
+    del logits, label
+    return 1.0
+
+
+def whole(logits, label):
+    del label
+    return logits
+
+
 def direct(names, logits, labels):
-    return {name: jax.vmap(score_fn(name))(logits, labels) for name in names}
+    kernels = {name: lookup(name).kernel() for name in names}
+    return {name: jax.vmap(kernels[name])(logits, labels) for name in names}
 
 
 def assert_close(got, expected):
@@ -55,7 +69,7 @@ def assert_close(got, expected):
         np.testing.assert_allclose(got[name], scores, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, N, 500])
+@pytest.mark.parametrize("batch_size", [1, 4, 500])
 def test_batches_of_any_size_score_as_one_vmap_over_the_pool(batch_size, pool):
     params = draw_params(1)
     got = score_pool(perceptron, params, *pool, NAMES, batch_size=batch_size)
@@ -63,15 +77,30 @@ def test_batches_of_any_size_score_as_one_vmap_over_the_pool(batch_size, pool):
     assert_close(got, direct(NAMES, perceptron(params, pool[0]), pool[1]))
 
 
-def test_the_artifacts_kernels_are_scored_by_name_too(pool):
-    params, names = draw_params(1), ("margin", *ARTIFACT_SCORES)
-    got = score_pool(perceptron, params, *pool, names, batch_size=4)
-    assert_close(got, direct(names, perceptron(params, pool[0]), pool[1]))
+def test_every_score_of_a_forward_pass_is_known_by_name(pool):
+    params = draw_params(1)
+    names = [n for n in known_scores() if lookup(n).reads in ("logits", "features")]
+    got = score_pool(with_features, params, *pool, names, batch_size=4)
+    logits, features = with_features(params, pool[0])
+    expected = direct([n for n in names if n != "grand_last_layer"], logits, pool[1])
+    grand = jax.vmap(grand_last_layer)(logits, pool[1], features)
+    assert_close(got, expected | {"grand_last_layer": grand})
 
 
-def test_an_unknown_score_is_refused_with_the_known_ones(pool):
-    with pytest.raises(ValueError, match=r"no score called 'margarine'.*margin, entr"):
-        score_pool(perceptron, draw_params(1), *pool, ("margin", "margarine"))
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("margarine", r"no score called 'margarine'.*margin, entr"),
+        ("grand", "grand reads gradients, not outputs: call gradient_norms"),
+        ("random", "random reads nothing: there is nothing to compute"),
+        (lambda logits: logits[0], "is no score.*but this takes"),
+        (whole, r"an array of shape \(4,\) for one example"),
+    ],
+    ids=["unknown", "gradient", "nothing", "other arguments", "no number"],
+)
+def test_what_a_forward_pass_cannot_score_is_refused(asked, message, pool):
+    with pytest.raises(ValueError, match=message):
+        score_pool(perceptron, draw_params(1), *pool, ["margin", asked])
 
 
 def test_one_compilation_serves_all_parameters_of_a_model(pool):
@@ -97,7 +126,7 @@ def test_one_compilation_scores_any_number_of_rows_and_excludes_the_rest(pool):
         def forward(batch):
             return perceptron(params, inputs[batch]), labels[batch], None
 
-        return score_rows(forward, rows, count, NAMES, 4)
+        return score_rows(forward, rows, count, columns(NAMES), 4)
 
     counts = (8, 0, 3, 4, 5, 12)
     arguments = [(jnp.asarray(rows), jnp.int32(count)) for count in counts]
@@ -120,7 +149,8 @@ def test_rows_past_the_count_cost_no_forward_pass():
         return jnp.zeros((5, 3)), jnp.zeros(5, jnp.int32), None
 
     rows = jnp.arange(20, dtype=jnp.int32)
-    scored = jax.jit(lambda count: score_rows(forward, rows, count, ("margin",), 4))
+    wanted = columns(["margin"])
+    scored = jax.jit(lambda count: score_rows(forward, rows, count, wanted, 4))
     jax.block_until_ready(scored(jnp.int32(5)))
     jax.effects_barrier()
     assert sorted(batches) == [0, 4]
@@ -154,22 +184,59 @@ def test_everything_asked_for_costs_one_forward_pass_a_batch(pool):
     assert len(batches) == 3
 
 
-@pytest.mark.parametrize("name", ["features", *FEATURE_SCORES])
+@pytest.mark.parametrize("name", ["features", "grand_last_layer"])
 def test_logits_alone_are_refused_where_features_are_needed(name, pool):
     with pytest.raises(ValueError, match=rf"{name} needs.*return \(logits, features\)"):
         score_pool(perceptron, draw_params(1), *pool, ("margin", name))
 
 
-def test_a_kernel_of_ones_own_is_asked_for_by_its_name(pool, monkeypatch):
-    def largest_feature(logits, label, features):
-        del logits, label
-        return jnp.max(features)
+def largest_feature(logits, label, features):
+    del logits, label
+    return jnp.max(features)
 
-    monkeypatch.setitem(FEATURE_SCORES, "largest_feature", largest_feature)
+
+def label_logit(logits, label):
+    # bfloat16 and integers become float32 numbers as all scores do
+    return jnp.round(logits[label]).astype(jnp.int32)
+
+
+def test_kernels_of_ones_own_are_scored_by_import_path_or_as_they_are(
+    pool, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "my_scores", sys.modules[__name__])
     params = draw_params(1)
-    got = score_pool(with_features, params, *pool, ("largest_feature",))
-    features = with_features(params, pool[0])[1]
-    np.testing.assert_allclose(got["largest_feature"], features.max(1), rtol=1e-6)
+    logits, features = with_features(params, pool[0])
+    path = "my_scores:largest_feature"
+    asked = ["margin", path, largest_feature, label_logit]
+    got = score_pool(with_features, params, *pool, asked)
+    assert set(got) == {"margin", path, "largest_feature", "label_logit"}
+    np.testing.assert_allclose(got[path], features.max(1), rtol=1e-6)
+    np.testing.assert_array_equal(got["largest_feature"], got[path])
+    expected = np.round(np.asarray(logits)[np.arange(N), pool[1]])
+    np.testing.assert_array_equal(got["label_logit"], expected)
+    assert {values.dtype for values in got.values()} == {jnp.dtype("float32")}
+
+
+def test_a_dict_gives_scores_names_and_two_of_one_name_need_one(pool):
+    params = draw_params(1)
+    asked = {"first": margin, "second": "el2n", "logits": constant}
+    got = score_pool(perceptron, params, *pool, asked)
+    logits = perceptron(params, pool[0])
+    assert_close(
+        got,
+        {
+            "first": jax.vmap(margin)(logits, pool[1]),
+            "second": jax.vmap(el2n)(logits, pool[1]),
+            "logits": np.ones(N),
+        },
+    )
+    both = [partial(constant), jax.jit(constant), constant]
+    with pytest.raises(ValueError, match=r"two scores are called 'constant'; give a d"):
+        score_pool(perceptron, params, *pool, both)
+
+
+def test_asking_for_the_same_twice_is_asking_once():
+    assert columns(["margin", "el2n", "margin"]) == columns(["margin", "el2n"])
 
 
 # subsets
@@ -245,86 +312,6 @@ def test_pixels_are_not_cast(pool):
     assert set(seen) == {jnp.dtype("uint8")}
 
 
-# the project's network and data
-
-
-NETWORK = ResNetSpec(8, (8, 16), (1, 1), num_classes=3, in_channels=1)
-
-
-@pytest.fixture(scope="module")
-def data():
-    rng = np.random.default_rng(0)
-    return DeviceData(
-        jnp.asarray(rng.integers(0, 256, (23, 8, 8, 1)), jnp.uint8),
-        jnp.asarray(rng.integers(0, 3, 23), jnp.int32),
-        jnp.array([0.4]),
-        jnp.array([0.2]),
-    )
-
-
-@pytest.fixture(scope="module")
-def variables():
-    """A network that is sure of some of its predictions, and wrong about others."""
-    params, stats = jax.jit(init, static_argnums=0)(NETWORK, jax.random.key(0))
-    params["head"]["kernel"] = 8 * params["head"]["kernel"]
-    return params, stats
-
-
-def spec(names, batch_size=5, num_devices=1):
-    mesh = jax.make_mesh((num_devices,), ("data",), axis_types=(AxisType.Auto,))
-    return ScoreSpec(NETWORK, names, batch_size, "float32", mesh)
-
-
-def padded(rows, fill=0, capacity=25):
-    return jnp.asarray([*rows, *[fill] * (capacity - len(rows))], jnp.int32)
-
-
-def test_the_data_sets_rows_score_as_apply_and_the_kernels(variables, data):
-    rows = np.array([8, 2, 5, 0, 21, 7, 19])
-    got = score_data(spec(EVERYTHING), *variables, data, padded(rows), jnp.int32(7))
-
-    images = (np.asarray(data.images, np.float32) / 255 - 0.4) / 0.2
-    outputs = jax.jit(apply, static_argnums=0)(NETWORK, *variables, images)
-    expected = direct(NAMES, outputs.logits, data.labels) | {
-        "logits": outputs.logits,
-        "features": outputs.features,
-        "grand_last_layer": jax.vmap(grand_last_layer)(
-            outputs.logits, data.labels, outputs.features
-        ),
-    }
-    assert got.keys() == expected.keys()
-    for name, values in expected.items():
-        known = np.asarray(values)[rows]
-        np.testing.assert_allclose(got[name][:7], known, rtol=3e-4, atol=1e-4)
-        assert np.isneginf(np.asarray(got[name])[7:]).all()
-
-
-def test_an_examples_score_does_not_depend_on_where_and_with_what_it_is_scored(
-    variables, data
-):
-    def score(rows, fill=0, capacity=25):
-        rows = list(rows)
-        got = score_data(
-            spec(EVERYTHING),
-            *variables,
-            data,
-            padded(rows, fill, capacity),
-            jnp.int32(len(rows)),
-        )
-        return {name: np.asarray(each)[: len(rows)] for name, each in got.items()}
-
-    whole = score(range(23))
-    order = np.random.default_rng(1).permutation(23)
-    for rows, others in (
-        (order, score(order)),
-        (order[:13], score(order[:13], fill=22)),
-        (order[::-1][:4], score(order[::-1][:4], fill=3)),
-        (np.arange(23), score(range(23), capacity=40)),
-    ):
-        for name in EVERYTHING:
-            np.testing.assert_allclose(others[name], whole[name][rows], rtol=1e-6)
-
-
 def test_the_last_example_of_a_batch_is_summed_as_every_other():
     # a plain convolution on the CPU sums the last pixels of its batch in another order
     rng = np.random.default_rng(0)
@@ -344,44 +331,3 @@ def test_the_last_example_of_a_batch_is_summed_as_every_other():
     for name in names:
         expected = np.asarray(whole[name])[order]
         np.testing.assert_allclose(got[name], expected, rtol=1e-6)
-
-
-def test_a_pool_of_any_size_gives_the_same_score_for_the_same_example(variables, data):
-    params, stats = variables
-    images = data.images.astype(jnp.float32) / 255.0
-
-    def network(params, images):
-        return tuple(apply(NETWORK, params, stats, images))
-
-    def score(rows):
-        chosen = images[rows], data.labels[rows]
-        return score_pool(network, params, *chosen, EVERYTHING, batch_size=5)
-
-    whole = score(np.arange(23))
-    for size in (1, 5, 9):
-        for name, values in score(np.arange(22, 22 - size, -1)).items():
-            expected = np.asarray(whole[name])[22 : 22 - size : -1]
-            np.testing.assert_allclose(values, expected, rtol=1e-6)
-
-
-def test_one_compilation_scores_any_rows_of_the_data_set(variables, data):
-    whole = spec(NAMES)
-    arguments = [
-        (padded(rows), jnp.int32(len(rows)))
-        for rows in (range(23), [], [4], range(7, 20))
-    ]
-    score_data(whole, *variables, data, *arguments[0])
-    before = compile_counts().programs
-    for each in arguments[1:]:
-        score_data(whole, *variables, data, *each)
-    assert compile_counts().programs == before
-
-
-def test_the_normalisation_is_folded_once_and_not_in_every_batch(variables, data):
-    arguments = (*variables, data, padded(range(23)), jnp.int32(23))
-    text = score_data.lower(spec(("margin",)), *arguments).as_text()
-    loop = text[text.index("stablehlo.while") :]
-    assert "stablehlo.dot_general" in loop
-    assert "stablehlo.sqrt" in text
-    assert "rsqrt" not in loop
-    assert "stablehlo.sqrt" not in loop

@@ -74,7 +74,7 @@ def test_grad_match_is_the_pursuit_in_float64(name, ridge):
     assert {a.dtype.name for a in got} == {"int32", "float32"}
 
 
-@pytest.mark.parametrize("num_select", [1, 5, 16, 30, N])
+@pytest.mark.parametrize("num_select", [1, 5, 16, N])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_weights_are_the_best_of_all_that_are_not_negative(name, num_select):
     gradients, formed = PROBLEMS[name]
@@ -91,9 +91,13 @@ def test_what_is_left_falls_with_every_pick(name):
     gradients, formed = PROBLEMS[name]
     target = formed.sum(0)
     left = [target @ target]
-    for num_select in range(1, 17):
-        got = grad_match(gradients, num_select)
-        left.append(objective(formed[got.indices], target, got.weights, 0.5))
+    everyone, ridge = jnp.ones(N, jnp.bool_), jnp.float32(0.5)
+    for count in range(1, 17):
+        picks, weights = matching_picks(
+            gradients, everyone, jnp.int32(count), ridge, capacity=16
+        )
+        chosen = formed[np.asarray(picks.indices)[:count]]
+        left.append(objective(chosen, target, np.asarray(weights)[:count], 0.5))
     assert np.all(np.diff(left) <= 1e-5 * np.array(left[:-1]))
     assert left[-1] < left[0] / 10
 
@@ -111,8 +115,8 @@ def test_exactly_as_many_as_asked_for_come_back_and_useless_ones_weigh_nothing()
 
 
 def test_copies_of_one_gradient_share_its_weight():
-    copies = Gradients(*(jnp.repeat(leaf[:1], 8, axis=0) for leaf in GRADIENTS))
-    got = grad_match(copies, 8, ridge=1e-3)
+    copies = Gradients(*(jnp.repeat(leaf[:1], N, axis=0) for leaf in GRADIENTS))
+    got = grad_match(copies, 8, ridge=1e-3, allowed=jnp.arange(N) < 8)
     np.testing.assert_array_equal(got.indices, np.arange(8))
     np.testing.assert_allclose(got.weights, 1.0, atol=1e-2)
 
@@ -140,10 +144,9 @@ def test_rows_not_allowed_count_for_nothing():
     mask = jnp.asarray(ALLOWED)
     padded = Gradients(*(jnp.where(mask[:, None], g, jnp.nan) for g in GRADIENTS))
     got = grad_match(padded, 10, allowed=mask)
-    places = np.flatnonzero(ALLOWED)
-    alone = grad_match(Gradients(*(leaf[places] for leaf in GRADIENTS)), 10)
-    np.testing.assert_array_equal(got.indices, places[alone.indices])
-    np.testing.assert_allclose(got.weights, alone.weights, rtol=1e-4)
+    picks, weights, _ = pursuit(FORMED, FORMED[ALLOWED].sum(0), 10, 0.5, ALLOWED)
+    np.testing.assert_array_equal(got.indices, picks)
+    np.testing.assert_allclose(got.weights, weights, rtol=1e-3, atol=1e-4)
 
 
 def test_smaller_budgets_pick_prefixes():
@@ -171,13 +174,6 @@ def test_batches_are_matched_by_their_mean_gradients():
     np.testing.assert_allclose(got.weights, np.repeat(weights / 4, 4), rtol=1e-3)
     np.testing.assert_allclose(got.gains, np.repeat(gains, 4), rtol=1e-4)
     assert {a.dtype.name for a in got} == {"int32", "float32"}
-
-
-def test_batches_of_one_are_examples():
-    each = jnp.arange(N, dtype=jnp.int32)[:, None]
-    batches, examples = grad_match_batches(GRADIENTS, each, 8), grad_match(GRADIENTS, 8)
-    np.testing.assert_array_equal(batches.indices, examples.indices)
-    np.testing.assert_allclose(batches.weights, examples.weights, rtol=1e-3)
 
 
 def test_what_has_no_honest_answer_is_refused():
@@ -208,8 +204,7 @@ def test_one_program_serves_all_budgets_of_a_capacity():
     assert matching_picks._cache_size() == 1
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_matching_lowers_for_accelerators_without_the_host(platform):
+def test_matching_lowers_for_accelerators_without_the_host():
     formed = Formed(jnp.asarray(FORMED, jnp.float32).reshape(N, K, -1))
     for gradients in (GRADIENTS, formed):
         traced = matching_picks.trace(
@@ -219,5 +214,6 @@ def test_matching_lowers_for_accelerators_without_the_host(platform):
             jnp.float32(0.5),
             capacity=8,
         )
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
-        assert "callback" not in text
+        for platform in ("cuda", "tpu"):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            assert "callback" not in text

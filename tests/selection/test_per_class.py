@@ -18,6 +18,8 @@ def test_quotas_by_hand():
     assert class_quotas(labels_of(4, 0, 4), 3, 8).tolist() == [4, 0, 4]
     assert class_quotas(labels_of(4, 4), 2, 0).tolist() == [0, 0]
     assert class_quotas(np.zeros(0, np.int64), 2, 0).tolist() == [0, 0]
+    # shares 8/3, 2/3 and 2/3: of equal fractions the first two get the places left
+    assert class_quotas(labels_of(4, 1, 1), 3, 4).tolist() == [3, 1, 0]
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)

@@ -199,8 +199,7 @@ def test_ranking_waits_for_no_transfer():
         jax.device_get(stretch(rank(scores), first, 3))
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_ranking_lowers_for_accelerators_without_the_host(platform):
+def test_ranking_lowers_for_accelerators_without_the_host():
     ranking = rank(SCORES)
     programs = (
         rank.trace(SCORES),
@@ -209,5 +208,6 @@ def test_ranking_lowers_for_accelerators_without_the_host(platform):
         blend.trace(SCORES, OTHERS, jnp.float32(0.5)),
     )
     for traced in programs:
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
-        assert "callback" not in text
+        for platform in ("cuda", "tpu"):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            assert "callback" not in text

@@ -1,39 +1,48 @@
 """Suites that are run whole, cut short, and with something broken in them."""
 
+import csv
 import io
+import shutil
 import threading
 
+import numpy as np
 import pytest
+from fakes import dpet_with_fake_gpus
+from fakes.runs import events_of
 from rich.console import Console
 
+from dpet_jax.config.load import validate
 from dpet_jax.errors import UserError
+from dpet_jax.methods.base import Learner
 from dpet_jax.report.comparison import read_comparison
+from dpet_jax.report.formats import to_csv
 from dpet_jax.report.table import cost_table
+from dpet_jax.run import build as parts
 from dpet_jax.run import experiment
-from dpet_jax.suite import compare
+from dpet_jax.run.costs import Spent
+from dpet_jax.run.folder import read_json
 from dpet_jax.suite.compare import Comparing
+from dpet_jax.suite.dry_run import CountingLearner, estimate
 from dpet_jax.suite.variants import load_suite
 
+#: One network and batch size for all runs of this file: they share their programs.
 BASE = """
-model: {kind: resnet, stem: 8, channels: [8], blocks: [1]}
+model: {kind: resnet, stem: 16, channels: [16], blocks: [1]}
 train: {batch_size: 64, augment: {translate: 1}}
 method: {kind: standard, passes: 2}
 evaluate: {every: 1}
+energy: {include: visible}
 """
-SUITE = """
+TUNED = """
 name: some
 base: base.yaml
 seeds: [0, 1]
-targets: [0.2, 0.99]
+targets: [0.2]
 variants:
   full: {role: standard}
   tried:
     role: tuned
     tune: {seeds: [90], grid: {method.passes: [1, 3]}}
-  chosen:
-    set:
-      method: {kind: dpet, warmup_passes: 2, query_size: 50, passes_per_round: 1}
-      method.max_rounds: 1
 """
 # as small as a suite can be cut into two
 PAIR = """
@@ -47,24 +56,30 @@ variants:
 """
 
 
-@pytest.fixture
-def comparing(tmp_path):
-    (tmp_path / "base.yaml").write_text(BASE)
-    told = io.StringIO()
+def make(folder, text=PAIR, overrides=()):
+    """Return a suite in a folder, and the stream that it shows its progress on."""
+    folder.mkdir(exist_ok=True)
+    (folder / "base.yaml").write_text(BASE)
+    (folder / "suite.yaml").write_text(text)
+    suite = load_suite(folder / "suite.yaml", overrides)
+    shown = io.StringIO()
+    return Comparing(suite, folder / "runs", Console(file=shown, width=200)), shown
 
-    def make(text=SUITE, overrides=()):
-        (tmp_path / "suite.yaml").write_text(text)
-        suite = load_suite(tmp_path / "suite.yaml", overrides)
-        console = Console(file=told, width=200)
-        return Comparing(suite, tmp_path / "runs", console)
 
-    make.told = told
-    return make
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The folder of the pair, run whole on a machine with two measured cards."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        dpet_with_fake_gpus.install(monkeypatch)
+        comparing, _ = make(tmp_path_factory.mktemp("pair"))
+        outcome = comparing.run()
+    assert outcome.finished
+    return outcome.folder
 
 
 @pytest.fixture
 def ran(monkeypatch):
-    """The folders of the runs that were begun or taken up, in order."""
+    """The folders of the runs that were begun or resumed, in order."""
     folders, run = [], experiment.run
 
     def noting(config, out, **options):
@@ -84,8 +99,9 @@ def numbers(folder):
     ]
 
 
-def test_a_suite_is_tuned_then_run_seed_by_seed_and_never_twice(comparing, ran):
-    outcome = comparing().run()
+def test_a_suite_is_tuned_then_run_seed_by_seed_and_never_twice(tmp_path, ran):
+    comparing, shown = make(tmp_path, TUNED)
+    outcome = comparing.run()
     assert outcome.finished
     assert not outcome.interrupted
     assert outcome.problems == ()
@@ -94,36 +110,33 @@ def test_a_suite_is_tuned_then_run_seed_by_seed_and_never_twice(comparing, ran):
         "some/tuning/tried/passes_3/seed90",
     ]
     rest = ran[2:]
-    assert {"some/full/seed0", "some/chosen/seed1"} <= {*rest}
+    assert {"some/full/seed0", "some/full/seed1"} <= {*rest}
     firsts = [folder for folder in rest if folder.endswith("seed0")]
     assert rest[: len(firsts)] == firsts
-    before = numbers(outcome.folder)
-    assert len(before) == 3
-    told_of_progress(comparing.told.getvalue().splitlines(), len(ran))
-    ran.clear()
-    again = comparing().run()
-    assert ran == []
-    assert again == outcome
-    assert numbers(outcome.folder) == before
-
-
-def told_of_progress(lines, total):
+    assert len(numbers(outcome.folder)) == 2
+    lines, total = shown.getvalue().splitlines(), len(ran)
     assert len(lines) == total
     assert lines[-1].startswith(f"[{total:>3}/{total}] ")
     assert lines[0].startswith("[  1/")
     assert "tuning tried passes_1 seed 90" in lines[0]
     assert "min left" in lines[0] or "under a minute left" in lines[0]
     assert "left" not in lines[-1]
+    before = numbers(outcome.folder)
+    ran.clear()
+    assert make(tmp_path, TUNED)[0].run() == outcome
+    assert ran == []
+    assert numbers(outcome.folder) == before
 
 
 def test_a_suite_that_was_cut_goes_on_and_ends_as_if_it_had_not_been(
-    comparing, ran, monkeypatch
+    pair, tmp_path, ran, monkeypatch
 ):
-    whole = comparing(PAIR).run().folder
-    expected = numbers(whole)
-    whole.rename(whole.with_name("elsewhere"))
-    ran.clear()
-    cut = comparing(PAIR)
+    threads = threading.active_count()
+    # its time is up at once
+    outcome = make(tmp_path)[0].run(minutes=0.0)
+    assert outcome.interrupted
+    assert not outcome.finished
+    assert len(ran) <= 1
     noting, calls = experiment.run, 0
 
     def interrupted(config, out, **options):
@@ -132,36 +145,26 @@ def test_a_suite_that_was_cut_goes_on_and_ends_as_if_it_had_not_been(
         options["interrupt"].requested = calls == 2
         return noting(config, out, **options)
 
-    monkeypatch.setattr(experiment, "run", interrupted)
-    outcome = cut.run()
-    assert outcome.interrupted
-    assert not outcome.finished
-    assert len(ran) == 2
-    monkeypatch.setattr(experiment, "run", noting)
-    ended, begun = ran
     ran.clear()
-    outcome = comparing(PAIR).run()
+    monkeypatch.setattr(experiment, "run", interrupted)
+    assert make(tmp_path)[0].run().interrupted
+    ended, begun = ran
+    monkeypatch.setattr(experiment, "run", noting)
+    ran.clear()
+    outcome = make(tmp_path)[0].run(minutes=60.0)
     assert outcome.finished
-    # the run that was cut is taken up, the one that had ended is left alone
+    # the run that was cut is resumed, the one that had ended is left alone
     assert ran == [begun]
     assert ended != begun
-    assert numbers(outcome.folder) == expected
-
-
-def test_a_suite_stops_when_its_time_is_up(comparing, ran):
-    threads = threading.active_count()
-    outcome = comparing(PAIR).run(minutes=0.0)
-    assert outcome.interrupted
-    assert len(ran) <= 1
-    # with time to spare it ends by itself, and so does the clock
-    assert comparing(PAIR).run(minutes=60.0).finished
+    assert numbers(outcome.folder) == numbers(pair)
+    # with time to spare the clock ended too
     assert threading.active_count() == threads
 
 
-def test_one_that_cannot_be_run_does_not_stop_the_others(comparing, monkeypatch):
-    text = SUITE.replace("full: {role", "full: {set: {method.passes: 0}, role")
-    text = text.replace("query_size: 50", "query_siz: 50") + (
-        "  large: {set: {train.batch_size: 5000}}\n  odd: {}\n"
+def test_one_that_cannot_be_run_does_not_stop_the_others(tmp_path, monkeypatch):
+    text = PAIR.replace("full: {role", "full: {set: {method.passes: 0}, role")
+    text = text.replace("method.passes: 1", "method.passe: 1") + (
+        "  good: {}\n  large: {set: {train.batch_size: 5000}}\n  odd: {}\n"
     )
     run = experiment.run
 
@@ -171,71 +174,172 @@ def test_one_that_cannot_be_run_does_not_stop_the_others(comparing, monkeypatch)
         return run(config, out, **options)
 
     monkeypatch.setattr(experiment, "run", failing)
-    outcome = comparing(text).run()
+    outcome = make(tmp_path, text)[0].run()
     assert not outcome.finished
     problems = "\n".join(outcome.problems)
     assert "variants.full.set: method.passes: " in problems
-    assert "did you mean method.query_size?" in problems
+    assert "did you mean method.passes?" in problems
     assert "some/large/seed0: not run: train.batch_size: 5000 is more" in problems
     assert (
-        "some/odd/seed1: failed: RuntimeError: a line (see error.txt in its folder)"
+        "some/odd/seed0: failed: RuntimeError: a line (see error.txt in its folder)"
         in problems
     )
     error = outcome.folder / "odd" / "seed0" / "error.txt"
     assert "and another" in error.read_text()
     comparison = read_comparison([outcome.folder])
     assert {row.key: len(row.runs) for row in comparison.rows} == {
-        "tried": 2,
+        "good": 1,
         "large": 0,
         "odd": 0,
     }
     assert {*outcome.problems} <= {*comparison.problems}
     # once mended it is run, and what was wrong is no problem any more
     monkeypatch.setattr(experiment, "run", run)
-    outcome = comparing(text).run()
+    outcome = make(tmp_path, text)[0].run()
     assert not error.exists()
     assert "odd" not in "\n".join(outcome.problems)
 
 
-def test_a_run_of_another_config_is_not_mistaken_for_one_of_the_suite(comparing):
-    folder = comparing(PAIR).run().folder
+def test_a_run_of_another_config_is_not_mistaken_for_one_of_the_suite(pair, tmp_path):
+    shutil.copytree(pair, tmp_path / "runs" / "some")
     with pytest.raises(UserError, match=r"train\.batch_size was 64, is now 32"):
-        comparing(PAIR, overrides=["--train.batch_size=32"])
-    (folder / "full" / "seed0" / "config.yaml").write_text("{")
+        make(tmp_path, overrides=["--train.batch_size=32"])
+    (tmp_path / "runs/some/full/seed0/config.yaml").write_text("{")
     with pytest.raises(UserError, match=r"seed0/config\.yaml: cannot be read"):
-        comparing(PAIR)
+        make(tmp_path)
 
 
-def test_a_plan_tells_what_is_there_and_how_long_the_rest_takes(comparing, ran):
-    lines = comparing().plan_lines()
-    # the pace comes from a trial run, which is forgotten
-    assert len({*ran}) == 1
-    assert not comparing().folder.path.exists()
-    assert "tuning tried passes_3 seed 90" in lines[1]
-    assert lines[1].split()[-3:] == ["missing", "3.00", "epochs"]
-    assert lines[-2].startswith("8 runs, 8 of them to do: ")
-    assert "dearest setting alone" in lines[-1]
-    comparing(PAIR).run()
-    ran.clear()
-    done = comparing(PAIR).plan_lines()
-    assert ran == []
-    assert "finished" in done[0]
-    assert done[-1].startswith("2 runs, 0 of them to do: 0.0 epochs")
-
-
-def test_a_plan_names_what_does_not_fit(comparing):
-    lines = comparing(PAIR + "  large: {set: {train.batch_size: 5000}}\n").plan_lines()
-    assert any("some/large/seed0: train.batch_size: 5000" in line for line in lines)
-
-
-def test_a_data_set_is_read_once(comparing, monkeypatch):
-    reads, build = [], compare.parts.build_data
+def test_a_plan_shows_what_there_is_to_do_how_long_it_takes_and_what_does_not_fit(
+    tmp_path, ran, monkeypatch
+):
+    reads, build = [], parts.build_data
 
     def noting(config):
-        reads.append(config.data)
+        reads.append(config.data.label_noise)
         return build(config)
 
-    monkeypatch.setattr(compare.parts, "build_data", noting)
-    text = PAIR + "  noisy: {set: {data.label_noise: 0.1}}\n"
-    comparing(text).run()
-    assert [data.label_noise for data in reads] == [0.0, 0.1]
+    monkeypatch.setattr(parts, "build_data", noting)
+    text = TUNED + (
+        "  large: {set: {train.batch_size: 5000}}\n"
+        "  noisy: {set: {data.label_noise: 0.1}}\n"
+    )
+    comparing, _ = make(tmp_path, text)
+    lines = comparing.plan_lines()
+    # the pace comes from a trial run, which is forgotten
+    assert len({*ran}) == 1
+    assert not comparing.folder.path.exists()
+    assert "tuning tried passes_3 seed 90" in lines[1]
+    assert lines[1].split()[-3:] == ["missing", "3.00", "epochs"]
+    assert any("some/large/seed0: train.batch_size: 5000" in line for line in lines)
+    assert lines[-2].startswith("10 runs, 10 of them to do: ")
+    assert "most expensive setting" in lines[-1]
+    # each data set is read once, whoever asks for it
+    assert reads == [0.0, 0.1]
+
+
+def test_a_plan_of_a_finished_suite_has_nothing_to_do_and_runs_nothing(
+    pair, tmp_path, ran
+):
+    shutil.copytree(pair, tmp_path / "runs" / "some")
+    lines = make(tmp_path)[0].plan_lines()
+    assert ran == []
+    assert "finished" in lines[0]
+    assert lines[-1].startswith("2 runs, 0 of them to do: 0.0 epochs")
+
+
+def test_summary_energy_report_events_and_table_give_targets_the_same_costs(pair):
+    comparison = read_comparison([pair], "wh")
+    rows = [*csv.DictReader(io.StringIO(to_csv(comparison, pair)))]
+    for line in cost_table(comparison, "wh").rows:
+        (run,) = line.row.runs
+        told = read_json(run.folder / "energy_report.json")["energy_to_accuracy"]
+        assert told == run.summary["targets"]
+        reached, missed = told
+        assert (reached["reached"], missed["reached"]) == (True, False)
+        (event,) = [e for e in events_of(run.folder) if e["event"] == "target"]
+        shared = ("target", "accuracy", "test_accuracy", "epochs", "visits", "wall_s")
+        assert [event[key] for key in shared] == [reached[key] for key in shared]
+        for unit in ("wh", "seconds"):
+            warm = sum(event[unit][phase] for phase in ("data", "select", "train"))
+            assert reached[f"{unit}_warm"] == warm
+            assert reached[unit] == pytest.approx(warm + event[unit]["compile"])
+        assert reached["wh_eval"] == event["wh"]["eval"]
+        assert line.cells[reached["target"]].costs == (reached["wh_warm"],)
+        (row,) = [r for r in rows if r["key"] == line.row.key and r["reached"] == "1"]
+        shared = row.keys() & {*Spent._fields, "accuracy", "test_accuracy"}
+        assert len(shared) == 6
+        for key in shared:
+            assert float(row[key]) == reached[key]
+
+
+# dry runs
+
+ONE_SHOT = {"kind": "one_shot", "keep_fraction": 0.2, "passes": 2, "pretrain_passes": 1}
+DPET = {"kind": "dpet", "warmup_passes": 2, "query_size": 50, "passes_per_round": 2}
+DPET |= {"max_rounds": 2}
+
+
+def config(method, **changes):
+    tree = {
+        "model": {"kind": "resnet", "stem": 16, "channels": [16], "blocks": [1]},
+        "train": {"batch_size": 64, "augment": {"translate": 1}},
+        "evaluate": {"every": 5},
+        "method": method,
+    }
+    return validate(tree | changes, "test")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return parts.build_data(config(DPET))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        (DPET | {"proxy": {"width_multiplier": 0.5}}, {}),
+        (DPET, {"budget": {"epochs": 1.5}}),
+        (ONE_SHOT | {"by": "el2n", "networks": 2}, {}),
+        # which scores the validation split too
+        (ONE_SHOT | {"by": "glister"}, {}),
+        (ONE_SHOT | {"by": "forgetting"}, {"budget": {"visits": 400}}),
+    ],
+    ids=["proxy", "budget of epochs", "el2n", "glister", "budget of visits"],
+)
+def test_a_run_costs_what_its_dry_run_says(method, changes, data, tmp_path):
+    run = config(method, **changes)
+    expected = estimate(run, data)
+    summary = experiment.run(run, tmp_path, data=data).summary
+    assert summary["epochs"] == pytest.approx(expected.epochs)
+    assert summary["visits"] == expected.visits
+
+
+def test_a_run_whose_plans_depend_on_losses_costs_roughly_what_its_dry_run_says(
+    data, tmp_path
+):
+    run = config({"kind": "infobatch", "passes": 6})
+    summary = experiment.run(run, tmp_path, data=data).summary
+    assert summary["epochs"] == pytest.approx(estimate(run, data).epochs, rel=0.1)
+
+
+def test_a_dry_run_refuses_a_config_that_does_not_fit_the_data(data):
+    run = config(DPET, train={"batch_size": 2000})
+    with pytest.raises(UserError, match=r"train\.batch_size: 2000 is more"):
+        estimate(run, data)
+
+
+def test_gradients_are_counted_and_a_network_that_a_run_does_not_have_is_not(data):
+    run = config(DPET)
+    spec = parts.build_learner_spec(run, parts.build_model(run, data), ())
+    counting = CountingLearner(spec, data, 0)
+    assert isinstance(counting, Learner)
+    assert counting.batch_size == 64
+    # a score of gradients is counted as such: every example has a backward pass
+    costs = []
+    for name in ("margin", "grand"):
+        before = counting.flops
+        counting.score((name,), np.arange(500, dtype=np.int32))
+        costs.append(counting.flops - before)
+    assert costs[1] > 2 * costs[0] > 0
+    with pytest.raises(ValueError, match="no proxy model"):
+        counting.train_flops("proxy")

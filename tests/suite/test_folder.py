@@ -1,4 +1,4 @@
-"""What there is of a suite on disk."""
+"""The folder of a suite: states of runs, chosen settings, the record for a report."""
 
 import json
 
@@ -51,8 +51,7 @@ def record(folder, problems=()):
 
 
 def test_a_run_is_missing_then_begun_then_finished(suite, folder):
-    (job, _) = suite.variants[0].jobs([""], 0), None
-    job = next(job)
+    job = next(suite.variants[0].jobs([""], 0))
     assert folder.state(job) == "missing"
     folder.of(job).mkdir(parents=True)
     (folder.of(job) / "config.yaml").write_text("name: some/full\n")
@@ -106,9 +105,9 @@ def test_the_record_is_what_a_report_reads(folder):
     finish(folder, "tried/warmup_passes_2/seed0", accuracies=SLOW)
     finish(folder, "tuning/tried/warmup_passes_1/seed90", accuracies=FAST, seed=90)
     finish(folder, "tuning/tried/warmup_passes_2/seed90", accuracies=SLOW, seed=90)
-    told = record(folder, ["a problem", "a problem"])
-    assert told["roles"] == {"standard": "full", "tuned": "tried"}
-    assert told["problems"] == ["a problem"]
+    written = record(folder, ["a problem", "a problem"])
+    assert written["roles"] == {"standard": "full", "tuned": "tried"}
+    assert written["problems"] == ["a problem"]
     comparison = read_comparison([folder.path])
     full, tried = comparison.rows
     assert comparison.statements == ("Made small.",)
@@ -127,6 +126,6 @@ def test_the_record_is_what_a_report_reads(folder):
 def test_a_target_that_no_trial_reached_is_answered_and_said(folder):
     finish(folder, "tuning/tried/warmup_passes_1/seed90", accuracies=FAST, seed=90)
     finish(folder, "tried/warmup_passes_1/seed0", accuracies=FAST)
-    told = record(folder)["variants"][1]
-    assert told["tuning"]["chosen"] == {"0.6": "warmup passes 1", "0.8": None}
-    assert told["by_target"]["0.8"] == ["tried/warmup_passes_1/seed0"]
+    written = record(folder)["variants"][1]
+    assert written["tuning"]["chosen"] == {"0.6": "warmup passes 1", "0.8": None}
+    assert written["by_target"]["0.8"] == ["tried/warmup_passes_1/seed0"]

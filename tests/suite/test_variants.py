@@ -1,11 +1,13 @@
-"""From a suite's file to its runs, and from trials to the settings that answer."""
+"""From the file of a suite to its runs, and from trials to the chosen settings."""
 
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from dpet_jax.errors import UserError
 from dpet_jax.report.runs import Run
+from dpet_jax.suite.schema import SuiteConfig
 from dpet_jax.suite.variants import Answer, answers, load_suite, setting_names
 
 BASE = """
@@ -175,9 +177,9 @@ def test_a_wrong_override_is_the_command_lines(load):
 
 def run_of(epochs, accuracy):
     """Make a run that reached targets after so many epochs."""
+    common = {"event": "evaluate", "loss": 0.1, "visits": 0, "time_s": 0.0}
     events = [
-        {"event": "target", "target": target, "epochs": cost, "test_accuracy": target}
-        for target, cost in epochs.items()
+        common | {"accuracy": target, "epochs": cost} for target, cost in epochs.items()
     ]
     return Run(Path("x"), {}, {"validation_accuracy": accuracy}, tuple(events))
 
@@ -207,3 +209,49 @@ def test_a_target_that_the_median_trial_misses_is_not_reached():
         "strong": [run_of({}, 0.59), run_of({}, 0.58)],
     }
     assert answers(trials, [0.6]) == {0.6: Answer("strong", False)}
+
+
+# the keys of a suite
+
+SMALLEST = {
+    "name": "some",
+    "base": "base.yaml",
+    "seeds": [0, 1],
+    "targets": [0.5],
+    "variants": {"one": {}, "two": {"role": "random"}},
+}
+
+
+def test_a_suite_needs_no_more_than_this():
+    suite = SuiteConfig.model_validate(SMALLEST)
+    assert suite.variants["one"].role is None
+    assert suite.variants["two"].tune is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": {}}, "at least 1"),
+        ({"variants": {"plots": {}}}, r"variants\.plots: the folder is compare's own"),
+        ({"variants": {"../x": {}}}, "should match pattern"),
+        (
+            {"variants": {"a": {"role": "tuned"}, "b": {"role": "tuned"}}},
+            r"variants\.b\.role: tuned is a's already",
+        ),
+        ({"seeds": [3, 3]}, r"seeds: \[3, 3\] holds one twice"),
+        ({"seeds": []}, "at least 1"),
+        ({"targets": []}, "at least 1"),
+        (
+            {"variants": {"a": {"tune": {"grid": {"seed": [1]}, "seeds": [9, 1]}}}},
+            r"variants\.a\.tune\.seeds: 1 is reported as well",
+        ),
+        ({"variants": {"a": {"tune": {"grid": {}, "seeds": [9]}}}}, "at least 1"),
+        (
+            {"variants": {"a": {"tune": {"grid": {"x": []}, "seeds": [9]}}}},
+            "at least 1",
+        ),
+    ],
+)
+def test_what_makes_no_suite_is_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        SuiteConfig.model_validate(SMALLEST | changes)

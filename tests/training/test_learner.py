@@ -1,5 +1,7 @@
 """The accelerator's side, on a tiny data set: selection, a proxy, what is counted."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -7,14 +9,11 @@ import pytest
 from dpet_jax.config.load import validate
 from dpet_jax.errors import DivergedError
 from dpet_jax.methods.base import MAIN, PROXY, Plan, Span
-from dpet_jax.models import forward_flops
 from dpet_jax.run import build as parts
-from dpet_jax.run.method_parts import build_method
 from dpet_jax.run.trainer import Trainer
-from dpet_jax.scores.pool import FEATURE_SCORES, SCORES
 from dpet_jax.selection.by_name import SELECTORS
 from dpet_jax.selection.ranking import blend, rank, stretch
-from dpet_jax.training.batches import Batches
+from dpet_jax.training.chunks import Batches
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import DeviceLearner
 
@@ -26,7 +25,12 @@ CONFIG = validate(
     },
     "test",
 )
-ASKED = ("entropy", "cross_entropy", "artifact_margin_none")
+ASKED = (
+    *("entropy", "cross_entropy", "margin", "el2n"),
+    *("grand_last_layer", "artifact_margin_none"),
+)
+#: For selectors, beside the scores.
+OUTPUTS = ("logits", "features")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,8 @@ def data():
 
 @pytest.fixture(scope="module")
 def spec(data):
-    return parts.build_learner_spec(CONFIG, parts.build_model(CONFIG, data), ASKED)
+    model = parts.build_model(CONFIG, data)
+    return parts.build_learner_spec(CONFIG, model, (*ASKED, *OUTPUTS))
 
 
 @pytest.fixture
@@ -47,10 +52,10 @@ def learner(data, spec):
 
 
 def train(learner, rows):
-    handle = learner.train_chunk(
+    handle = learner.main.train(
         np.asarray(rows, np.int32), len(rows) // 32, Span(0, 1000), 0
     )
-    learner.wait(handle)
+    learner.main.wait(handle)
 
 
 def copied(learner):
@@ -80,10 +85,18 @@ def test_programs_of_the_proxy_are_made_ready_by_name(learner):
 # scores and selections
 
 
+def test_only_what_a_method_names_and_an_evaluation_needs_is_compiled(learner):
+    rows = np.arange(3, dtype=np.int32)
+    with pytest.raises(ValueError, match="asks for least_confidence but does not name"):
+        learner.score(("entropy", "least_confidence"), rows)
+    compiled = learner._main.score(rows, ())
+    assert set(compiled) == {*ASKED, *OUTPUTS, "zero_one"}
+
+
 @pytest.mark.parametrize("model", [MAIN, PROXY])
 def test_every_score_is_aligned_with_the_index_set(learner, model):
     index_set = np.array([700, 3, 1454, 41], np.int32)
-    names = (*SCORES, *FEATURE_SCORES, "artifact_margin_none")
+    names = (*ASKED, "zero_one")
     scores = learner.score(names, index_set, model)
     assert tuple(scores) == names
     again = learner.score(names, index_set[::-1].copy(), model)
@@ -98,10 +111,10 @@ def test_every_score_is_aligned_with_the_index_set(learner, model):
 def test_scoring_is_counted_by_examples_and_with_its_padding_by_flops(learner, spec):
     index_set = np.arange(501, dtype=np.int32)
     learner.score(("margin",), index_set)
-    main = 1000 * forward_flops(spec.step.model, 8, 8)
+    main = 1000 * spec.step.model.forward_flops(8, 8)
     assert (learner.scored_examples, learner.select_flops) == (501, main)
     learner.select("top_k", index_set, 3, PROXY, scores=("margin",))
-    proxy = 1000 * forward_flops(spec.proxy, 8, 8)
+    proxy = 1000 * spec.auxiliary[1].forward_flops(8, 8)
     assert (learner.scored_examples, learner.select_flops) == (1002, main + proxy)
     assert 3 * proxy < main
     assert learner.selection_visits == 0
@@ -189,7 +202,7 @@ def test_no_sequence_of_pools_subsets_and_models_compiles_anything(learner):
             )
             learner.score(("grand_last_layer", "margin"), pool, model)
         plan = Plan(pool, "x", passes=2, reset="all")
-        learner.begin(plan, size)
+        learner.main.begin(plan, size)
         learner.train(plan, PROXY)
     learner.evaluate("validation")
     assert compile_counts().programs == before
@@ -209,21 +222,18 @@ def test_train_gives_the_bits_of_the_loop(data, spec, learner):
             reset="all",
         ),
     ]
-    shape = parts.build_model(CONFIG, data)
-    narrow = parts.build_learner_spec(CONFIG, shape, ()).step
-    narrow = type(narrow)(spec.proxy, narrow.family, 32, narrow.dtype, narrow.mesh)
-    loop = DeviceLearner(
-        data, type(spec)(narrow, 500, ()), parts.build_hyper(CONFIG), seed=0
-    )
+    _, narrow = spec.auxiliary
+    alone = replace(spec, step=replace(spec.step, model=narrow), auxiliary=None)
+    loop = DeviceLearner(data, alone, parts.build_hyper(CONFIG), seed=0)
     list(loop.compile())
     for index, plan in enumerate(plans):
-        loop.begin(plan, index)
+        loop.main.begin(plan, index)
         batches = Batches(plan, 32, 0, index)
         span = plan.schedule or Span(0, plan.visits)
         for step in range(batches.num_steps):
             rows, visits = batches.rows(step, 1), batches.visits_before(step)
-            loop.wait(loop.train_chunk(rows, 1, span, visits))
-        expected, got = loop.result(plan.index_set), learner.train(plan, PROXY)
+            loop.main.wait(loop.main.train(rows, 1, span, visits))
+        expected, got = loop.main.result(plan.index_set), learner.train(plan, PROXY)
         assert_equal(got, expected)
     assert_equal(copied(learner)[PROXY], copied(loop)[MAIN])
 
@@ -232,7 +242,7 @@ def test_training_a_proxy_is_counted_and_leaves_the_main_model_alone(learner, sp
     before = copied(learner)
     plan = Plan(np.arange(50, dtype=np.int32), "x", 3)
     learner.train(plan, PROXY)
-    each = forward_flops(spec.proxy, 8, 8)
+    each = spec.auxiliary[1].forward_flops(8, 8)
     assert learner.select_flops == 3 * 64 * 3 * each  # 50 rows fill up to 64
     assert (learner.selection_visits, learner.scored_examples) == (150, 0)
     after = copied(learner)
@@ -277,9 +287,9 @@ def test_a_restored_snapshot_goes_on_to_the_same_bits(data, spec, learner):
 def test_nothing_is_transferred_unasked_while_choosing_and_training(learner):
     pool = np.arange(300, dtype=np.int32)
     with jax.transfer_guard("disallow"):
-        learner.begin(Plan(pool, "x", reset="all"), 1)
+        learner.main.begin(Plan(pool, "x", reset="all"), 1)
         train(learner, np.arange(64))
-        learner.result(pool)
+        learner.main.result(pool)
         learner.train(Plan(pool, "x", reset="all"), PROXY)
         learner.score(("margin", "grand_last_layer"), pool)
         learner.select("top_k", pool, 20, PROXY, scores=("margin",))
@@ -311,8 +321,7 @@ def one_shot(data, **method):
     tree = {"method": {"kind": "one_shot", **method}}
     tree |= {key: CONFIG.model_dump(mode="json")[key] for key in ("model", "train")}
     config = validate(tree, "test")
-    scores = build_method(config, data).scores
-    spec = parts.build_learner_spec(config, parts.build_model(config, data), scores)
+    spec = parts.build_learner_spec(config, parts.build_model(config, data))
     learner = DeviceLearner(data, spec, parts.build_hyper(config), seed=0)
     list(learner.compile())
     return learner

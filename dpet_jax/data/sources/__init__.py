@@ -1,5 +1,10 @@
-"""One module per kind of source, each with `read(...) -> Source`.
+"""The kinds of data source, one class a file."""
 
-Import the one needed: nothing is imported here, so that a run pays only for the
-libraries of its own source.
-"""
+from dpet_jax.data.sources.cifar import Cifar
+from dpet_jax.data.sources.digits import Digits
+from dpet_jax.data.sources.folder import Folder
+from dpet_jax.data.sources.npz import Npz
+from dpet_jax.data.sources.parquet import Parquet
+from dpet_jax.data.sources.tfds import Tfds
+
+__all__ = ["Cifar", "Digits", "Folder", "Npz", "Parquet", "Tfds"]

@@ -1,17 +1,18 @@
 """Folders of parquet files as the Hugging Face hub lays them out."""
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from pydantic import Field
 
-from dpet_jax.data.decode import check_image_size, decode_images
+from dpet_jax.data.decode import decode_images
 from dpet_jax.data.source import (
+    DataSection,
     ImageSet,
     Source,
     check_labels,
@@ -22,6 +23,51 @@ from dpet_jax.errors import UserError
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
+# train-00000-of-00002.parquet; older exports put a hash behind the numbers.
+_SHARD = re.compile(r"\w+-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?\.parquet")
+
+
+class Parquet(DataSection):
+    """A folder in the Hugging Face hub's parquet layout.
+
+    It holds train-*.parquet and test-*.parquet, each with a column of picture files
+    and one of class numbers. Class names come from the hub's metadata, where the files
+    have it.
+    """
+
+    kind: Literal["parquet"] = "parquet"
+    path: Path = Field(description="folder with train-*.parquet and test-*.parquet")
+    image_column: str | None = Field(
+        None, description="structs with `bytes`; null: img, image or the only such one"
+    )
+    label_column: str | None = Field(
+        None, description="integers; null: label, fine_label or labels"
+    )
+
+    @property
+    def label(self) -> str:
+        """Name of the folder."""
+        return self.path.resolve().name
+
+    def read(self) -> Source:
+        """Read both splits, the files of each in the order of their names."""
+        if not self.path.is_dir():
+            raise UserError(
+                f"{self.path}: no such folder; set data.path to a folder that holds "
+                "train-*.parquet and test-*.parquet."
+            )
+        files = {split: _files(self.path, split) for split in ("train", "test")}
+        parts = {
+            split: [_read_file(file, self) for file in files[split]] for split in files
+        }
+        class_names = _agree(parts["train"] + parts["test"])
+        splits = []
+        for split in files:
+            place = f"{self.path} {split}"
+            check_not_empty(sum(len(part.blobs) for part in parts[split]), place)
+            splits.append(_join(parts[split], self.size, class_names))
+        places = [f"{self.path} {split} split" for split in files]
+        return make_source(self.label, splits[0], splits[1], class_names, places)
 
 
 class _Rows(NamedTuple):
@@ -32,53 +78,10 @@ class _Rows(NamedTuple):
     class_names: list[str] | None
 
 
-def read(
-    path: str | Path,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    image_size: int | None = None,
-) -> Source:
-    """Read `train-*.parquet` and `test-*.parquet` of one folder.
-
-    The files of a split are joined in the order of their names.
-
-    Args:
-        path: The folder.
-        image_column: Column of structs {bytes, path} with picture files; None takes
-            `img`, `image` or the only such column.
-        label_column: Column of integers; None takes `label`, `fine_label` or `labels`.
-        image_size: Side in pixels to which each picture is resized while decoding, or
-            None to take them as they are.
-
-    Returns:
-        The data set, named after the folder. Class names come from the hub's metadata
-        where the files have it.
-
-    Raises:
-        UserError: If a folder, file, column or row is missing or not as above.
-    """
-    check_image_size(image_size)
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder; set data.path to a folder that holds "
-            "train-*.parquet and test-*.parquet."
-        )
-    found = {split: _files(folder, split) for split in ("train", "test")}
-    splits: list[ImageSet] = []
-    class_names: list[str] | None = None
-    for split, files in found.items():
-        parts = [_read_file(file, image_column, label_column) for file in files]
-        class_names = class_names or parts[0].class_names
-        check_not_empty(sum(len(part.blobs) for part in parts), f"{folder} {split}")
-        splits.append(_join(parts, image_size, class_names))
-    places = (f"{folder} train split", f"{folder} test split")
-    return make_source(folder.resolve().name, splits[0], splits[1], class_names, places)
-
-
 def _files(folder: Path, split: str) -> list[Path]:
     files = sorted(folder.glob(f"{split}-*.parquet"))
     if files:
+        _check_shards(files)
         return files
     present = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))[:10])
     deeper = next(iter(sorted(folder.glob(f"*/**/{split}-*.parquet"))), None)
@@ -93,11 +96,48 @@ def _files(folder: Path, split: str) -> list[Path]:
     )
 
 
-def _read_file(file: Path, image_column: str | None, label_column: str | None) -> _Rows:
+def _check_shards(files: list[Path]) -> None:
+    """Refuse a split of which the file names say that it is not whole."""
+    numbered = {file: _SHARD.fullmatch(file.name) for file in files}
+    if not any(numbered.values()):
+        return
+    counts: dict[int, list[Path]] = defaultdict(list)
+    shards: dict[int, list[Path]] = defaultdict(list)
+    for file, match in numbered.items():
+        counts[int(match["count"]) if match else 0].append(file)
+        shards[int(match["index"]) if match else -1].append(file)
+    if len(counts) > 1:
+        one_each = ", ".join(found[0].name for found in counts.values())
+        raise UserError(
+            f"{files[0].parent}: files of several exports ({one_each}); leave those of "
+            "one export in the folder."
+        )
+    (count,) = counts
+    for found in shards.values():
+        if len(found) > 1:
+            raise UserError(
+                f"{found[0]} and {found[1].name} are the same shard; remove one."
+            )
+    missing = [index for index in range(min(count, 100_000)) if index not in shards]
+    if missing or len(shards) > count:
+        split = files[0].name.partition("-")[0]
+        lacks = ", ".join(f"{split}-{i:05}-of-{count:05}" for i in missing[:5])
+        raise UserError(
+            f"{files[0].parent}: {len(shards)} of {count} files of the {split} split; "
+            f"{f'lacking are {lacks}' if missing else 'some have impossible numbers'}"
+            f"{' and more' if len(missing) > 5 else ''}. Download them again."
+        )
+
+
+def _read_file(file: Path, section: Parquet) -> _Rows:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
     try:
         schema = pq.read_schema(file)
-        image = image_column or _find_image(schema, file)
-        label = label_column or _find_label(schema, file)
+        image = section.image_column or _find_image(schema, file)
+        label = section.label_column or _find_label(schema, file)
         _check_columns(schema, image, label, file)
         table = pq.read_table(file, columns=[image, label])
     except (pa.ArrowException, OSError) as error:
@@ -120,21 +160,42 @@ def _read_file(file: Path, image_column: str | None, label_column: str | None) -
     return _Rows(file, blobs, labels.to_numpy(), label, _class_names(schema, label))
 
 
+def _agree(parts: Sequence[_Rows]) -> list[str] | None:
+    """Return the class names, which all files that have any must have in common."""
+    named = [(part.file, part.class_names) for part in parts if part.class_names]
+    if not named:
+        return None
+    first_file, first = named[0]
+    for file, names in named[1:]:
+        in_common = len(set(names)) == len(names) and sorted(names) == sorted(first)
+        if names != first and not in_common:
+            only = sorted(set(first) ^ set(names)) or ["a name that occurs twice"]
+            raise UserError(
+                f"{first_file} and {file} do not name the same classes; different is "
+                f"{', '.join(only[:5])}. Export all files with one list of names."
+            )
+    return first
+
+
 def _join(
-    parts: Sequence[_Rows], image_size: int | None, class_names: list[str] | None
+    parts: Sequence[_Rows],
+    size: tuple[int, int] | None,
+    class_names: list[str] | None,
 ) -> ImageSet:
-    num_classes = None if class_names is None else len(class_names)
-    labels = [
-        check_labels(
-            part.labels, f"{part.file}, column {part.label_column!r}", num_classes
-        )
-        for part in parts
-        if part.blobs
-    ]
+    labels = [_labels(part, class_names) for part in parts if part.blobs]
     blobs = [blob for part in parts for blob in part.blobs]
-    return ImageSet(
-        decode_images(blobs, _place(parts), image_size), np.concatenate(labels)
-    )
+    return ImageSet(decode_images(blobs, _place(parts), size), np.concatenate(labels))
+
+
+def _labels(part: _Rows, class_names: list[str] | None) -> np.ndarray:
+    num_classes = None if class_names is None else len(class_names)
+    place = f"{part.file}, column {part.label_column!r}"
+    labels = check_labels(part.labels, place, num_classes)
+    if class_names is None or part.class_names in (None, class_names):
+        return labels
+    # This file has the names in an order of its own.
+    order = [class_names.index(name) for name in part.class_names or ()]
+    return np.array(order, np.int32)[labels]
 
 
 def _place(parts: Sequence[_Rows]) -> Callable[[int], str]:
@@ -147,7 +208,7 @@ def _place(parts: Sequence[_Rows]) -> Callable[[int], str]:
     return place
 
 
-def _find_image(schema: pa.Schema, file: Path) -> str:
+def _find_image(schema: Any, file: Path) -> str:
     columns = [field.name for field in schema if _holds_pictures(field.type)]
     for name in _IMAGE_COLUMNS:
         if name in columns:
@@ -161,7 +222,7 @@ def _find_image(schema: pa.Schema, file: Path) -> str:
     )
 
 
-def _find_label(schema: pa.Schema, file: Path) -> str:
+def _find_label(schema: Any, file: Path) -> str:
     for name in _LABEL_COLUMNS:
         if name in schema.names:
             return name
@@ -171,7 +232,9 @@ def _find_label(schema: pa.Schema, file: Path) -> str:
     )
 
 
-def _check_columns(schema: pa.Schema, image: str, label: str, file: Path) -> None:
+def _check_columns(schema: Any, image: str, label: str, file: Path) -> None:
+    import pyarrow as pa
+
     for name, key in ((image, "image_column"), (label, "label_column")):
         if name not in schema.names:
             raise UserError(
@@ -190,14 +253,16 @@ def _check_columns(schema: pa.Schema, image: str, label: str, file: Path) -> Non
         )
 
 
-def _holds_pictures(kind: pa.DataType) -> bool:
+def _holds_pictures(kind: Any) -> bool:
+    import pyarrow as pa
+
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         return False
     inner = kind.field("bytes").type
     return pa.types.is_binary(inner) or pa.types.is_large_binary(inner)
 
 
-def _class_names(schema: pa.Schema, label: str) -> list[str] | None:
+def _class_names(schema: Any, label: str) -> list[str] | None:
     try:
         metadata = json.loads((schema.metadata or {})[b"huggingface"])
         names = metadata["info"]["features"][label]["names"]

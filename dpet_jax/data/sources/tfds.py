@@ -1,13 +1,14 @@
 """Any prepared TensorFlow Datasets image set, read without TensorFlow."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import tensorflow_datasets as tfds
+from pydantic import Field
 
-from dpet_jax.data.decode import check_image_size, decode_images
+from dpet_jax.data.decode import decode_images
 from dpet_jax.data.source import (
+    DataSection,
     ImageSet,
     Source,
     check_labels,
@@ -16,83 +17,90 @@ from dpet_jax.data.source import (
 )
 from dpet_jax.errors import UserError
 
-_IMPORTABLE = ("cifar10", "cifar100")
 
+class Tfds(DataSection):
+    """Any image-classification set prepared in TFDS' array_record layout.
 
-def read(
-    name: str,
-    path: str | Path,
-    train_split: str = "train",
-    test_split: str = "test",
-    image_size: int | None = None,
-) -> Source:
-    """Read an image classification set that lies prepared in a TFDS data folder.
-
-    Files must be in the array_record format, the one that TFDS reads without
-    TensorFlow. Nothing is ever downloaded. The builder is made from the files rather
-    than from the name, for a name that TFDS knows but does not find makes it try the
-    network for minutes.
-
-    Args:
-        name: Name in TFDS, such as "cifar10", "cifar10:3.0.2" or "name/config".
-        path: The folder with the prepared sets, TFDS's `data_dir`.
-        train_split: Split to train on; slices such as "train[:80%]" work.
-        test_split: Split to test on.
-        image_size: Side in pixels to which each picture is resized while decoding, or
-            None to take them as they are.
-
-    Returns:
-        The data set, named after its first part: "cifar10".
-
-    Raises:
-        UserError: If the set is missing or in another format, has no such split, or
-            is not one picture and one class label per example.
+    That is the file format which TFDS reads without TensorFlow. Nothing is ever
+    downloaded.
     """
-    check_image_size(image_size)
-    folder = _find(name, Path(path))
-    builder = tfds.builder_from_directory(str(folder))
-    file_format = builder.info.file_format
-    if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        raise UserError(
-            f"{folder}: files are in the format {getattr(file_format, 'value', None)}, "
-            "which TFDS reads only with TensorFlow; prepare the set again with "
-            f"file_format='array_record'. {_how_to_import(name)}"
-        )
-    image, label = _find_features(builder.info, folder)
-    class_names = list(builder.info.features[label].names)
-    train, test = (
-        _read_split(builder, split, image, label, image_size)
-        for split in (train_split, test_split)
+
+    kind: Literal["tfds"] = "tfds"
+    name: str = Field(
+        "cifar10", description="such as cifar10, cifar10:3.0.2 or name/config"
     )
-    places = (f"{folder} split {train_split!r}", f"{folder} split {test_split!r}")
-    return make_source(_base_name(name), train, test, class_names, places)
+    path: Path = Field(description="folder of the prepared sets, the TFDS data_dir")
+    train_split: str = Field("train", description="slices such as train[:80%] work")
+    test_split: str = "test"
 
+    @property
+    def label(self) -> str:
+        """First part of the name, such as "cifar10"."""
+        return self.name.partition(":")[0].partition("/")[0]
 
-def _base_name(name: str) -> str:
-    return name.partition(":")[0].partition("/")[0]
+    def read(self) -> Source:
+        """Read both splits, in the order of the records."""
+        import tensorflow_datasets as tfds
 
-
-def _find(name: str, path: Path) -> Path:
-    if not path.is_dir():
-        raise UserError(
-            f"{path}: no such folder; set data.path to the folder of prepared TFDS "
-            f"sets. {_how_to_import(name)}"
+        # Made from the files rather than from the name, for a name that TFDS knows but
+        # does not find makes it try the network for minutes.
+        folder = self._folder()
+        try:
+            builder = tfds.builder_from_directory(str(folder))
+        except Exception as error:  # it parses several files, each in its own way
+            raise UserError(
+                f"{folder}: cannot be read as a prepared TFDS set ({error}); copy or "
+                "prepare the set again."
+            ) from error
+        file_format = builder.info.file_format
+        if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+            raise UserError(
+                f"{folder}: files are in the format "
+                f"{getattr(file_format, 'value', None)}, which TFDS reads only with "
+                "TensorFlow; prepare the set again with file_format='array_record'. "
+                f"{self._remedy()}"
+            )
+        image, label = _find_features(builder.info, folder)
+        class_names = list(builder.info.features[label].names)
+        splits = (self.train_split, self.test_split)
+        train, test = (
+            _read_split(builder, split, image, label, self.size) for split in splits
         )
-    place, _, version = name.partition(":")
-    found = sorted((path / place).glob(f"**/{version or '*'}/dataset_info.json"))
-    folders = [file.parent for file in found]
-    if not folders:
-        raise UserError(
-            f"{path / place}: no prepared TFDS set {name!r}, no dataset_info.json "
-            f"below that folder. {_how_to_import(name)}"
+        places = [f"{folder} split {split!r}" for split in splits]
+        return make_source(self.label, train, test, class_names, places)
+
+    def _folder(self) -> Path:
+        """Return the folder of the set, the newest version if none is asked for."""
+        if not self.path.is_dir():
+            raise UserError(
+                f"{self.path}: no such folder; set data.path to the folder of prepared "
+                f"TFDS sets. {self._remedy()}"
+            )
+        place, _, version = self.name.partition(":")
+        inside = self.path / place
+        found = sorted(inside.glob(f"**/{version or '*'}/dataset_info.json"))
+        folders = [file.parent for file in found]
+        if not folders:
+            raise UserError(
+                f"{inside}: no prepared TFDS set {self.name!r}, no dataset_info.json "
+                f"below that folder. {self._remedy()}"
+            )
+        if len({folder.parent for folder in folders}) > 1:
+            configs = sorted({folder.parent.name for folder in folders})
+            raise UserError(
+                f"{inside}: several configs, {', '.join(configs)}; set data.name to "
+                f"{place}/{configs[0]} or another one."
+            )
+        return max(folders, key=_version)
+
+    def _remedy(self) -> str:
+        if self.label in ("cifar10", "cifar100"):
+            return "Or read the official archive: --data.kind=cifar --data.path=FILE"
+        return (
+            "Make it where TensorFlow is installed, with "
+            f"tfds.builder({self.name!r}, data_dir=DIR, file_format='array_record')"
+            ".download_and_prepare()"
         )
-    if len({folder.parent for folder in folders}) > 1:
-        configs = sorted({folder.parent.name for folder in folders})
-        raise UserError(
-            f"{path / place}: several configs, {', '.join(configs)}; set data.name to "
-            f"{place}/{configs[0]} or another one."
-        )
-    return max(folders, key=_version)
 
 
 def _version(folder: Path) -> tuple[int, ...]:
@@ -100,20 +108,12 @@ def _version(folder: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in parts) if all(map(str.isdigit, parts)) else ()
 
 
-def _how_to_import(name: str) -> str:
-    base = _base_name(name)
-    if base in _IMPORTABLE:
-        return f"Make it with: dpet data import {base} --from PATH --to DIR"
-    return (
-        f"Make it where TensorFlow is installed, with tfds.builder({name!r}, "
-        "data_dir=DIR, file_format='array_record').download_and_prepare()"
-    )
-
-
 def _find_features(info: Any, folder: Path) -> tuple[str, str]:
+    from tensorflow_datasets import features as kinds
+
     features = dict(info.features.items())
-    pictures = [k for k, v in features.items() if isinstance(v, tfds.features.Image)]
-    labels = [k for k, v in features.items() if isinstance(v, tfds.features.ClassLabel)]
+    pictures = [k for k, v in features.items() if isinstance(v, kinds.Image)]
+    labels = [k for k, v in features.items() if isinstance(v, kinds.ClassLabel)]
     keys = info.supervised_keys
     if keys and len(keys) == 2 and keys[0] in pictures and keys[1] in labels:
         return keys[0], keys[1]
@@ -121,18 +121,18 @@ def _find_features(info: Any, folder: Path) -> tuple[str, str]:
         labels = ["label"]
     if len(pictures) == 1 and len(labels) == 1:
         return pictures[0], labels[0]
-    kinds = ", ".join(
-        f"{key}: {type(value).__name__}" for key, value in features.items()
-    )
+    given = ", ".join(f"{key}: {type(one).__name__}" for key, one in features.items())
     raise UserError(
-        f"{folder}: not one Image and one ClassLabel per example; features: {kinds}. "
+        f"{folder}: not one Image and one ClassLabel per example; features: {given}. "
         "Choose an image classification set."
     )
 
 
 def _read_split(
-    builder: Any, split: str, image: str, label: str, image_size: int | None
+    builder: Any, split: str, image: str, label: str, size: tuple[int, int] | None
 ) -> ImageSet:
+    from tensorflow_datasets.core.decode import SkipDecoding
+
     place = f"{builder.data_dir} split {split!r}"
     try:
         num_rows = builder.info.splits[split].num_examples
@@ -145,7 +145,7 @@ def _read_split(
     check_not_empty(num_rows, place)
     try:
         rows = builder.as_data_source(
-            split, decoders={image: tfds.decode.SkipDecoding()}
+            split, decoders={image: SkipDecoding()}
         ).__getitems__(range(num_rows))
     except Exception as error:  # each layer of a damaged file has its own exceptions
         raise UserError(
@@ -154,5 +154,6 @@ def _read_split(
         ) from error
     labels = check_labels(np.array([row[label] for row in rows]), f"{place}, {label}")
     blobs = [row[image] for row in rows]
-    images = decode_images(blobs, lambda row: f"{place} row {row}", image_size)
-    return ImageSet(images, labels)
+    return ImageSet(
+        decode_images(blobs, lambda row: f"{place} row {row}", size), labels
+    )

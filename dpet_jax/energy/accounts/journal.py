@@ -4,14 +4,13 @@ The first line of a segment holds all of them; every later line only what has ch
 Reading puts them together again, up to the last whole line.
 """
 
-import errno
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpet_jax.energy.accounts.state import Accounts
+from dpet_jax.files import JsonLines
 
 Plain = dict[str, Any]
 
@@ -38,40 +37,28 @@ class Journal:
     Args:
         path: The file; a line that a kill left torn is cut off.
         accounts: Those with which this segment begins.
-
-    Attributes:
-        lines: Lines written, including those of earlier segments.
     """
 
     def __init__(self, path: Path, accounts: Accounts) -> None:
-        self.lines = 0
-        if path.exists():
-            whole = path.read_bytes()
-            self.lines = whole.count(b"\n")
-            end = whole.rfind(b"\n") + 1
-            if end < len(whole):
-                os.truncate(path, end)
-        # unbuffered: a forked child must not hold half a line that it writes again
-        self._file = path.open("ab", buffering=0)
+        self._file = JsonLines(path)
         self._plain = _plain(accounts)
-        self._append({"event": "start", "state": self._plain})
+        self._file.append({"event": "start", "state": self._plain})
 
     def write(self, event: str, accounts: Accounts, **values: Any) -> None:
         """Append one line with what changed since the one before."""
         present = _plain(accounts)
         line = {"event": event, **values, "patch": changes(self._plain, present)}
         self._plain = present
-        self._append(line)
+        self._file.append(line)
+
+    @property
+    def lines(self) -> int:
+        """Lines written, including those of earlier segments."""
+        return self._file.lines
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _append(self, line: Plain) -> None:
-        whole = json.dumps(line, default=str).encode() + b"\n"
-        if self._file.write(whole) < len(whole):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
-        self.lines += 1
 
 
 def read(path: Path) -> Folded:

@@ -5,10 +5,10 @@ Energies in it are in Wh; the accounts that it is made of are in joules.
 
 import json
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import dpet_jax
 from dpet_jax.energy.accounts import journal
 from dpet_jax.energy.accounts.ledger import RESOLUTION_S, Row
 from dpet_jax.energy.accounts.logbook import Trace
@@ -17,6 +17,7 @@ from dpet_jax.energy.accounts.state import Accounts, Idle, Lost
 from dpet_jax.energy.probes.source import JOULES_PER_WH, Quality
 from dpet_jax.energy.sensing.channel import ChannelRecord, edge_j2
 from dpet_jax.energy.sensing.curve import Totals
+from dpet_jax.files import write_whole
 
 SCHEMA = "dpet-jax/energy-report/1"
 
@@ -37,13 +38,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            text = json.dumps(self.data, indent=1, default=str)
-            temporary.write_text(f"{text}\n", "utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, json.dumps(self.data, indent=1, default=str) + "\n")
 
     def __str__(self) -> str:
         """Return the energy, or why there is none, and each phase's share."""
@@ -181,7 +176,7 @@ def build_report(accounts: Accounts, trace: Trace, *, complete: bool) -> Report:
         "carbon": None,
         "system": {"gpus": _gpus(accounts)},
         "meter": {
-            "version": version("dpet-jax"),
+            "version": dpet_jax.__version__,
             **({} if accounts.meter is None else accounts.meter._asdict()),
         },
         "events": list(accounts.events),

@@ -1,4 +1,4 @@
-"""Plots of which examples were chosen."""
+"""Plots of which examples were selected."""
 
 import math
 import zlib
@@ -14,11 +14,11 @@ from matplotlib.ticker import MaxNLocator
 from dpet_jax.report.plots.style import (
     INK,
     WIDTH,
+    finished,
     legend_below,
     look,
     new_figure,
     percent_axis,
-    plain_axis,
     short,
     styled,
 )
@@ -45,10 +45,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 @styled
 def coreset_growth(comparison: Comparison) -> Figure | None:
-    """Draw the size of each coreset after each round, of each method's first seed.
+    """Draw the size of the coreset after each round, of the first seed of each method.
 
     Returns:
-        None if no method chose a coreset.
+        None if no method selected a coreset.
     """
     figure = new_figure(2.0)
     axes = figure.add_subplot()
@@ -68,21 +68,17 @@ def coreset_growth(comparison: Comparison) -> Figure | None:
         )
     if not found:
         return None
-    axes.set_xlabel("round")
-    axes.set_ylabel("examples in the coreset")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
-    plain_axis(axes, "y")
-    legend_below(figure, axes)
-    return figure
+    return finished(figure, axes, "round", "examples in the coreset", plain="y")
 
 
 @styled
 def class_balance(comparison: Comparison) -> Figure | None:
-    """Draw each class's share of each method's coreset, against that of the pool.
+    """Draw the share of each class in the coreset of each method and in the pool.
 
     Returns:
-        None if no method chose a coreset.
+        None if no method selected a coreset.
     """
     found = _coresets(comparison)[:_MOST_PANELS]
     if not found:
@@ -126,7 +122,7 @@ def class_balance(comparison: Comparison) -> Figure | None:
 
 @styled
 def gallery(run: Run) -> Figure | None:
-    """Draw the first and the last examples that a run chose, with their scores.
+    """Draw the first and the last examples that a run selected, with their scores.
 
     Returns:
         None if the run has no gallery.
@@ -177,8 +173,8 @@ def _thumbnail(
     score = float(arrays["score"][place])
     name = str(arrays["class_names"][arrays["labels"][place]])
     name = name if len(name) <= 8 else f"{name[:7]}…"
-    told = "chance" if math.isnan(score) else f"{score:.2g}"
-    axes.text(left + 0.5, top + 0.53, f"{name}\n{told}", ha="center", linespacing=1.0)
+    text = f"{name}\n{'random' if math.isnan(score) else f'{score:.2g}'}"
+    axes.text(left + 0.5, top + 0.53, text, ha="center", linespacing=1.0)
 
 
 def _coresets(

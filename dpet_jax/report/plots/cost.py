@@ -1,4 +1,4 @@
-"""Plots of what accuracy costs."""
+"""Plots of what an accuracy costs."""
 
 from matplotlib.figure import Figure
 
@@ -6,11 +6,9 @@ from dpet_jax.report.plots.curves import APART, PARTS, front, mean_parts
 from dpet_jax.report.plots.style import (
     INK,
     cost_axis,
-    legend_below,
+    finished,
     look,
     new_figure,
-    percent_axis,
-    plain_axis,
     short,
     styled,
 )
@@ -20,12 +18,12 @@ from dpet_jax.report.table import CostTable
 
 _PART_COLOURS = {
     "data": "#cc79a7",
-    "choosing": "#d55e00",
+    "selection": "#d55e00",
     "warm-up": "#56b4e9",
     "rounds": "#0072b2",
     "training": "#009e73",
-    "evaluating": "#e69f00",
-    "compiling": "#9aa1a8",
+    "evaluation": "#e69f00",
+    "compilation": "#9aa1a8",
     "rest": "#c9ced3",
 }
 
@@ -53,7 +51,7 @@ def cost_to_accuracy(table: CostTable) -> Figure | None:
         shift = step * 0.5 * ((number + 0.5) / len(table.rows) - 0.5)
         medians = [c.median for _, c in held if c.median is not None]
         ranges = [c.spread or (m, m) for (_, c), m in zip(held, medians, strict=True)]
-        # the median may lie above all that got there, never below
+        # seeds that never reached the target may put the median above the range
         below = [m - low for m, (low, _) in zip(medians, ranges, strict=True)]
         above = [max(0.0, r[1] - m) for m, r in zip(medians, ranges, strict=True)]
         axes.errorbar(
@@ -72,11 +70,10 @@ def cost_to_accuracy(table: CostTable) -> Figure | None:
     if not drawn:
         return None
     axes.set_xticks(table.targets)
-    percent_axis(axes, "x")
-    axes.set_xlabel("accuracy to be reached, %")
-    cost_axis(axes, "y", drawn, table.by)
-    legend_below(figure, axes)
-    return figure
+    cost_axis(axes, "y", drawn)
+    return finished(
+        figure, axes, "target accuracy, %", COST_NAMES[table.by], percent="x"
+    )
 
 
 @styled
@@ -115,15 +112,12 @@ def cost_by_part(comparison: Comparison, by: By) -> Figure | None:
     axes.set_yticks(range(len(found)), [short(row.label) for row, _ in found])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(COST_NAMES[by])
-    plain_axis(axes, "x")
-    legend_below(figure, axes)
-    return figure
+    return finished(figure, axes, COST_NAMES[by], plain="x")
 
 
 @styled
 def pareto(table: CostTable) -> Figure | None:
-    """Draw accuracy at the end over cost in all, and who is beaten by nobody.
+    """Draw the final accuracy over the cost of the whole run, with the Pareto front.
 
     Returns:
         None if no method has both.
@@ -132,14 +126,14 @@ def pareto(table: CostTable) -> Figure | None:
     axes = figure.add_subplot()
     points: list[tuple[float, float]] = []
     for number, line in enumerate(table.rows):
-        cost, accuracy = line.total, line.test_accuracy
-        if cost is None or accuracy is None:
+        total, accuracy = line.total, line.test_accuracy
+        if total is None or accuracy is None:
             continue
         colour, marker, _ = look(number)
         axes.errorbar(
-            cost.median,
+            total.median,
             accuracy.median,
-            xerr=[[cost.median - cost.low], [cost.high - cost.median]],
+            xerr=[[total.median - total.low], [total.high - total.median]],
             yerr=[
                 [accuracy.median - accuracy.low],
                 [accuracy.high - accuracy.median],
@@ -152,7 +146,7 @@ def pareto(table: CostTable) -> Figure | None:
             capsize=1.5,
             label=short(line.row.label),
         )
-        points.append((cost.median, accuracy.median))
+        points.append((total.median, accuracy.median))
     if not points:
         return None
     best = front(points)
@@ -165,9 +159,6 @@ def pareto(table: CostTable) -> Figure | None:
         label="front of the medians",
         zorder=1,
     )
-    cost_axis(axes, "x", [cost for cost, _ in points], table.by)
-    axes.set_xlabel(f"{COST_NAMES[table.by]}, whole run")
-    axes.set_ylabel("test accuracy at the end, %")
-    percent_axis(axes, "y")
-    legend_below(figure, axes)
-    return figure
+    cost_axis(axes, "x", [cost for cost, _ in points])
+    cost = f"{COST_NAMES[table.by]}, whole run"
+    return finished(figure, axes, cost, "final test accuracy, %", percent="y")

@@ -1,4 +1,4 @@
-"""Plots of how accuracy rises as cost is spent."""
+"""The plot of accuracy over cost."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dpet_jax.report.plots.style import (
     GRID,
     INK,
     cost_axis,
-    legend_below,
+    finished,
     look,
     new_figure,
     percent_axis,
@@ -32,7 +32,7 @@ class Course(NamedTuple):
     """The curve of one method.
 
     Attributes:
-        number: Place of the method in the comparison.
+        number: Row of the method in the comparison.
         label: Its name.
         curve: Median and range over seeds.
         banded: Whether there are several seeds.
@@ -46,14 +46,14 @@ class Course(NamedTuple):
 
 @styled
 def accuracy_over_cost(comparison: Comparison, by: By) -> Figure | None:
-    """Draw the accuracy that targets are reached on over what had been spent.
+    """Draw the accuracy that decides about targets over what had been spent.
 
     A few methods share one plot; of many, each has a small one of its own, over the
     others in grey and the tuned baseline (or else standard training) in black.
 
     Args:
-        comparison: Which runs stand for which method.
-        by: What costs are told in.
+        comparison: Which runs belong to which method.
+        by: What costs are compared in.
 
     Returns:
         None if no method has a curve.
@@ -77,8 +77,7 @@ def _together(found: list[Course], targets: Sequence[float], by: By) -> Figure:
     axes = figure.add_subplot()
     for course in found:
         _draw(axes, course, marked=True)
-    _scales(axes, found, by)
-    axes.set_ylabel("accuracy, %")
+    cost_axis(axes, "x", [float(course.curve.cost[-1]) for course in found])
     bottom = _below_targets(targets)
     seen = [c.curve.cost[c.curve.median >= bottom] for c in found]
     firsts = [float(costs[0]) for costs in seen if costs.size]
@@ -86,8 +85,7 @@ def _together(found: list[Course], targets: Sequence[float], by: By) -> Figure:
         axes.set_ylim(bottom=bottom)
         if axes.get_xscale() == "log":
             axes.set_xlim(left=0.8 * min(firsts))
-    legend_below(figure, axes)
-    return figure
+    return finished(figure, axes, COST_NAMES[by], "accuracy, %", percent="y")
 
 
 def _apart(found: list[Course], baseline: int | None, by: By) -> Figure:
@@ -108,8 +106,8 @@ def _apart(found: list[Course], baseline: int | None, by: By) -> Figure:
                 cost, median = other.curve.cost, other.curve.median
                 axes.step(cost, median, where="post", color=INK, linewidth=0.7)
         _draw(axes, mine, marked=False)
-        _scales(axes, found, by)
-        axes.set_xlabel("")
+        cost_axis(axes, "x", [float(course.curve.cost[-1]) for course in found])
+        percent_axis(axes, "y")
         axes.set_title(short(mine.label, _TITLE), loc="left")
         axes.tick_params(labelbottom=place + _COLUMNS >= len(found))
         axes.grid(visible=False)
@@ -145,13 +143,8 @@ def _draw(axes: Axes, course: Course, *, marked: bool) -> None:
         )
 
 
-def _scales(axes: Axes, found: list[Course], by: By) -> None:
-    cost_axis(axes, "x", [float(course.curve.cost[-1]) for course in found], by)
-    percent_axis(axes, "y")
-
-
 def _below_targets(targets: Sequence[float]) -> float:
-    """Return where an axis may start, for the targets to lie well apart."""
+    """Return where an axis starts so that its targets are easy to tell apart."""
     if not targets:
         return 0.0
     return max(0.0, targets[0] - max(0.1, targets[-1] - targets[0]))

@@ -1,21 +1,27 @@
-"""The courses of runs, brought onto one grid, and the costs of their parts."""
+"""Accuracy curves of several seeds on one grid, and costs divided into parts."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from dpet_jax.report.runs import By, Run, cost_of
+from dpet_jax.report.runs import By, Run, compared
+from dpet_jax.run.costs import spent_at
 
-#: Kinds of work that a cost is divided into, in the order in which they are drawn.
-PARTS = (
-    *("data", "choosing", "warm-up", "rounds", "training"),
-    *("evaluating", "compiling", "rest"),
-)
 #: Parts that are in no cost of the table.
-APART = ("evaluating", "compiling", "rest")
+APART = ("evaluation", "compilation", "rest")
+#: Kinds of work that a cost is divided into, in the order in which they are drawn.
+PARTS = ("data", "selection", "warm-up", "rounds", "training", *APART)
 
-_REST = ("checkpoint", "idle", "other")
+#: The phases that a kind of work is made of; the others are the rest. Training is
+#: divided further.
+_PHASES = {
+    "data": "data",
+    "selection": "select",
+    "train": "train",
+    "evaluation": "eval",
+    "compilation": "compile",
+}
 
 
 class Curve(NamedTuple):
@@ -36,14 +42,14 @@ class Curve(NamedTuple):
 
 
 def accuracy_curve(runs: Sequence[Run], by: By) -> Curve | None:
-    """Bring the evaluations of some runs onto the union of their costs.
+    """Return the accuracy of some runs at every cost at which one was evaluated.
 
-    At each cost a run counts with its latest evaluation up to there, never with one in
-    between; a run that has ended keeps its last.
+    At each cost a run counts with its latest evaluation up to there; nothing is
+    interpolated, and a run that has ended keeps its last.
 
     Args:
         runs: Of one method, one a seed.
-        by: What costs are told in.
+        by: What costs are compared in.
 
     Returns:
         None if a run has no evaluation, or its cost was not measured.
@@ -66,7 +72,7 @@ def accuracy_curve(runs: Sequence[Run], by: By) -> Curve | None:
 
 def course(run: Run, by: By) -> tuple[np.ndarray, np.ndarray] | None:
     """Return costs and accuracies of a run's evaluations; None if not measured."""
-    found = [(cost_of(point.event, by), point.accuracy) for point in run.points()]
+    found = [(compared(spent_at(e), by), e["accuracy"]) for e in run.evaluations()]
     if any(cost is None for cost, _ in found):
         return None
     costs, accuracies = zip(*found, strict=True) if found else ((), ())
@@ -81,7 +87,7 @@ def parts_of(run: Run, by: By) -> dict[str, float] | None:
 
     Args:
         run: The run.
-        by: Visits are those of the main model alone, and none is spent on choosing.
+        by: What costs are compared in; no visits are spent on selection.
 
     Returns:
         By kind of `PARTS`, without those that cost nothing; None if not measured.
@@ -110,7 +116,7 @@ def mean_parts(runs: Sequence[Run], by: By) -> dict[str, float] | None:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points that no other beats in both cost and accuracy, by cost."""
+    """Return the Pareto front: the points that no other beats in both, by cost."""
     best: list[tuple[float, float]] = []
     for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
         if not best or accuracy > best[-1][1]:
@@ -122,14 +128,9 @@ def _phases(event: dict[str, object], by: By) -> dict[str, float] | None:
     phases = event.get(by)
     if not isinstance(phases, dict):
         return None
-    return {
-        "data": phases["data"],
-        "choosing": phases["select"],
-        "train": phases["train"],
-        "evaluating": phases["eval"],
-        "compiling": phases["compile"],
-        "rest": sum(phases[name] for name in _REST),
-    }
+    parts = {part: phases[phase] for part, phase in _PHASES.items()}
+    rest = [s for phase, s in phases.items() if phase not in _PHASES.values()]
+    return parts | {"rest": sum(rest)}
 
 
 def _counted(run: Run, by: By) -> dict[str, float]:
@@ -137,11 +138,11 @@ def _counted(run: Run, by: By) -> dict[str, float]:
         return {"train": float(run.end["visits"])}
     flops, epochs = run.summary["flops"], run.summary["epochs"]
     share = run.summary["select_flops"] / flops if flops else 0.0
-    return {"choosing": epochs * share, "train": epochs * (1 - share)}
+    return {"selection": epochs * share, "train": epochs * (1 - share)}
 
 
 def _by_label(run: Run, by: By) -> dict[str, float]:
-    """Return what was trained under each kind of plan, for its shares."""
+    """Return how much was trained under each kind of plan."""
     marks = [event for event in run.events if event["event"] == "plan"]
     found: dict[str, float] = {}
     for plan, after in zip(marks, [*marks[1:], run.end], strict=False):

@@ -1,4 +1,4 @@
-"""The pictures of a report, and why one is missing."""
+"""The pictures of a report, each with its caption or the reason why it is missing."""
 
 import re
 from collections.abc import Iterable
@@ -21,10 +21,10 @@ class Picture(NamedTuple):
     Attributes:
         name: Of its files.
         title: What it shows.
-        of: Whose, where there is one for each method; else empty.
+        of: Label of the method, where there is one picture for each; else empty.
         caption: How to read it.
         figure: None where there is nothing to show.
-        without: Why there is nothing to show.
+        without: Why there may be nothing to show.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Picture(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """What it shows, and whose."""
+        """What it shows, and of which method."""
         return f"{self.title}: {self.of}" if self.of else self.title
 
 
 def missing(drawn: Iterable[Picture]) -> list[str]:
-    """Return what has nothing to show and why, alike ones together."""
+    """Return which pictures have nothing to show and why, a line for each reason."""
     found: dict[str, list[str]] = {}
     for picture in drawn:
         if picture.figure is None:
@@ -58,9 +58,9 @@ def pictures(comparison: Comparison, table: CostTable) -> list[Picture]:
             "accuracy",
             "Accuracy over cost",
             "",
-            "Median over seeds, and from the smallest to the largest. At each cost a "
-            "seed counts with its latest evaluation up to there; one that has ended "
-            "keeps its last. The axis starts a little below the lowest target.",
+            "Median and range over seeds. At each cost a seed counts with its latest "
+            "evaluation up to there; one that has ended keeps its last. The axis "
+            "starts a little below the lowest target.",
             accuracy_over_cost(comparison, by),
             "no run holds evaluations with this cost",
         ),
@@ -68,8 +68,8 @@ def pictures(comparison: Comparison, table: CostTable) -> list[Picture]:
             "cost_to_accuracy",
             "Cost to reach an accuracy",
             "",
-            "Median over seeds and range of those that got there; drawn side by side. "
-            "Nothing where the median seed did not get there.",
+            "Median over seeds, and range of those that reached the target; methods "
+            "are drawn side by side. Nothing where the median seed did not reach it.",
             cost_to_accuracy(table),
             "no method's median seed reached a target",
         ),
@@ -77,15 +77,15 @@ def pictures(comparison: Comparison, table: CostTable) -> list[Picture]:
             "parts",
             "What the cost was spent on",
             "",
-            _PARTS_READ[by],
+            _PARTS_CAPTION[by],
             cost_by_part(comparison, by),
             "no method's runs all measured this cost",
         ),
         Picture(
             "pareto",
-            "Cost and accuracy at the end",
+            "Final accuracy and cost",
             "",
-            "Medians and ranges over seeds. On the dashed front lie the methods that "
+            "Medians and ranges over seeds. On the dashed front are the methods that "
             "no other beats in both.",
             pareto(table),
             "no method's runs all have cost and accuracy",
@@ -96,7 +96,7 @@ def pictures(comparison: Comparison, table: CostTable) -> list[Picture]:
             "",
             "Of the first seed of each method.",
             coreset_growth(comparison),
-            "no run chose a coreset",
+            "no run selected a coreset",
         ),
         Picture(
             "balance",
@@ -104,19 +104,20 @@ def pictures(comparison: Comparison, table: CostTable) -> list[Picture]:
             "",
             "Of the first seed of each method, at its end.",
             class_balance(comparison),
-            "no run chose a coreset",
+            "no run selected a coreset",
         ),
         *_of_rows(comparison),
     ]
 
 
-_PARTS_READ: dict[By, str] = {
-    "epochs": "Means over seeds. Training is divided by what the plans are called.",
-    "visits": "Means over seeds, by what the plans are called; choosing is not in it.",
+_PARTS_CAPTION: dict[By, str] = {
+    "epochs": "Means over seeds. Training is divided by the names of the plans.",
+    "visits": "Means over seeds, divided by the names of the plans; selection is not "
+    "in it.",
     **dict.fromkeys(
         ("wh", "seconds"),
-        "Means over seeds. Hatched: told apart, and in no cost of the tables. Training "
-        "is divided by what the plans are called.",
+        "Means over seeds. Hatched: reported apart, and in no cost of the tables. "
+        "Training is divided by the names of the plans.",
     ),
 }
 
@@ -129,11 +130,11 @@ def _of_rows(comparison: Comparison) -> list[Picture]:
             found += [
                 Picture(
                     f"gallery_{name}",
-                    "First and last examples chosen",
+                    "First and last examples selected",
                     row.label,
                     f"Seed {run.seed}; class and score at which each entered.",
                     gallery(run),
-                    "the run chose no coreset",
+                    "the run selected no coreset",
                 ),
                 Picture(
                     f"power_{name}",

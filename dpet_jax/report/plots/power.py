@@ -1,11 +1,11 @@
-"""The plot of a run's power over time."""
+"""The plot of power over time."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from dpet_jax.report.plots.style import legend_below, look, new_figure, short, styled
+from dpet_jax.report.plots.style import finished, look, new_figure, short, styled
 from dpet_jax.report.runs import Run
 from dpet_jax.run.folder import ENERGY_REPORT, read_json
 
@@ -29,7 +29,7 @@ class Stretch(NamedTuple):
 
 @styled
 def power_trace(run: Run) -> Figure | None:
-    """Draw the power of every channel over time, with phases shaded.
+    """Draw the power of every channel of a run over time, with phases shaded.
 
     Returns:
         None if no power was recorded.
@@ -63,16 +63,13 @@ def power_trace(run: Run) -> Figure | None:
             label=short(name),
             linewidth=0.9,
         )
-    axes.set_xlabel("seconds")
-    axes.set_ylabel("power, W")
     axes.set_ylim(bottom=0)
     axes.set_xlim(edges[0], edges[-1])
-    legend_below(figure, axes)
-    return figure
+    return finished(figure, axes, "seconds", "power, W")
 
 
 def stretches(run: Run) -> list[Stretch]:
-    """Return which phase took most of each time between two events, joined."""
+    """Return the phase that took most of the time between events, equal ones joined."""
     marks = [e for e in run.events if isinstance(e.get("seconds"), dict)]
     found: list[Stretch] = []
     nothing: dict[str, Any] = {"time_s": 0.0, "seconds": {}}

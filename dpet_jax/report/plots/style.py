@@ -1,4 +1,4 @@
-"""How plots look: one width, colours for every eye, and the same bytes every time."""
+"""The style of all plots: one width, colour-blind safe, the same bytes every time."""
 
 import functools
 import io
@@ -11,15 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from dpet_jax.report.runs import COST_NAMES, By
-
 #: Inches; a column of a paper.
 WIDTH = 3.4
 INK = "#1f2428"
 GRID = "#d7dce1"
 PAPER = "#fefefe"
 
-#: Okabe and Ito's, without their yellow, which white paper swallows.
+#: Those of Okabe and Ito, but their yellow, which is hard to see on white.
 COLOURS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
     "#6b7278",
@@ -83,7 +81,7 @@ class Look(NamedTuple):
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Let a function draw in the style of the report, and leave no trace of it."""
+    """Make a function draw in this style, and leave that of others as it is."""
 
     @functools.wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -103,13 +101,42 @@ def look(number: int) -> Look:
 
 
 def new_figure(height: float) -> Figure:
-    """Return an empty figure of a column's width, which arranges its parts itself."""
+    """Return an empty figure as wide as a column, which arranges its parts itself."""
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def short(label: str, longest: int = _LONGEST) -> str:
     """Return a label that fits into a plot."""
     return label if len(label) <= longest else f"{label[: longest - 1].rstrip()}…"
+
+
+def finished(
+    figure: Figure,
+    axes: Axes,
+    x: str,
+    y: str = "",
+    *,
+    plain: str = "",
+    percent: str = "",
+) -> Figure:
+    """Label the axes of a plot, format their numbers and put its legend below.
+
+    Args:
+        figure: The figure.
+        axes: Its axes, drawn.
+        x: What the x axis shows.
+        y: What the y axis shows; "" leaves it without a label.
+        plain: Axes, of "xy", whose numbers have thousands and no exponent.
+        percent: Axes, of "xy", whose fractions are printed in percent.
+    """
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    for which in plain:
+        plain_axis(axes, which)
+    for which in percent:
+        percent_axis(axes, which)
+    legend_below(figure, axes)
+    return figure
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
@@ -137,14 +164,23 @@ def log_axis(axes: Axes, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def cost_axis(axes: Axes, which: str, costs: Sequence[float]) -> None:
+    """Make an axis of costs logarithmic where they are far apart."""
+    known = [cost for cost in costs if cost > 0]
+    if known and max(known) > _LOG_FROM * min(known):
+        log_axis(axes, which)
+    else:
+        plain_axis(axes, which)
+
+
 def plain_axis(axes: Axes, which: str) -> None:
-    """Print an axis's numbers with thousands and no exponent."""
+    """Print the numbers of an axis with thousands and no exponent."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(FuncFormatter(_plain))
 
 
 def percent_axis(axes: Axes, which: str) -> None:
-    """Print an axis's fractions in percent."""
+    """Print the fractions of an axis in percent."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}"))
 
@@ -156,7 +192,7 @@ def _plain(value: float, place: int | None = None) -> str:
 
 @styled
 def settle(figure: Figure) -> None:
-    """Arrange a figure's parts for good; every drawing would do it again otherwise."""
+    """Arrange the parts of a figure once; every output would do it again otherwise."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
@@ -184,8 +220,8 @@ def to_png(figure: Figure) -> bytes:
 def inline(svg: str, prefix: str, title: str) -> str:
     """Turn an SVG file into an element of a page.
 
-    It takes its ink from the page, so that it is legible on light and dark ground, and
-    names nothing that another element or a place outside could answer to.
+    It takes its colours from the page, so that it is legible on light and dark ground,
+    and refers to nothing outside itself.
 
     Args:
         svg: As `to_svg` returns it.
@@ -212,13 +248,3 @@ def inline(svg: str, prefix: str, title: str) -> str:
     ):
         body = body.replace(colour, of_page)
     return body
-
-
-def cost_axis(axes: Axes, which: str, costs: Sequence[float], by: By) -> None:
-    """Name an axis of costs, and make it logarithmic where they are far apart."""
-    known = [cost for cost in costs if cost > 0]
-    if known and max(known) > _LOG_FROM * min(known):
-        log_axis(axes, which)
-    else:
-        plain_axis(axes, which)
-    getattr(axes, f"set_{which}label")(COST_NAMES[by])

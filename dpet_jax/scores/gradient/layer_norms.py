@@ -1,4 +1,4 @@
-"""The length of one example's gradient in a layer, formed only where that is cheaper.
+"""Length of one example's gradient by a layer, formed only where that is cheaper.
 
 A layer that multiplies its inputs U (t positions, p values each) by a kernel has, for
 an example with cotangent D (t positions, o channels), the gradient U^T D. Its squared

@@ -1,4 +1,4 @@
-"""How far one example alone would pull the parameters: exact gradient norms."""
+"""Exact norms of each example's loss gradient by all parameters."""
 
 import warnings
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Method = Literal["auto", "one_pass", "vmap"]
 
 
 class GradientPath(NamedTuple):
-    """The way in which gradient norms of a function are computed.
+    """How gradient norms of a function are computed.
 
     Attributes:
         method: "one_pass": one backward pass in which every layer adds the length of
@@ -41,7 +41,7 @@ def gradient_path(
     *,
     method: Method = "auto",
 ) -> GradientPath:
-    """Tell how `gradient_norms` would go about a function; nothing is computed.
+    """Return how `gradient_norms` would treat a function; nothing is computed.
 
     Args:
         apply_fn: As for `gradient_norms`.
@@ -52,8 +52,7 @@ def gradient_path(
     Raises:
         ValueError: As `gradient_norms`.
     """
-    _, path = _logits_of_one(apply_fn, params, images, method)
-    return path
+    return logits_of_one(apply_fn, params, _one_of(images), method)[1]
 
 
 @partial(jax.jit, static_argnames=("apply_fn", "method", "batch_size", "loss_fn"))
@@ -98,7 +97,7 @@ def gradient_norms(
         Paul, Ganguli & Dziugaite (2021), "Deep Learning on a Data Diet", equation 2;
         their GraNd is the mean over networks.
     """
-    logits_of, path = _logits_of_one(apply_fn, params, images, method)
+    logits_of, path = logits_of_one(apply_fn, params, _one_of(images), method)
     if path.reason and method == "auto":
         warnings.warn(
             f"gradient_norms forms the gradient of each example: {path.reason}",
@@ -130,11 +129,23 @@ class LogitsOfOne(NamedTuple):
     run: Callable[..., Any]
 
 
-def _logits_of_one(
-    apply_fn: ApplyFn, params: Any, images: Any, method: Method
+def logits_of_one(
+    apply_fn: ApplyFn, params: Any, image: jax.ShapeDtypeStruct, method: Method
 ) -> tuple[LogitsOfOne, GradientPath]:
-    """Choose the way, and return it with what it runs."""
-    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    """Choose how the gradient of one example is measured; nothing is computed.
+
+    Args:
+        apply_fn: As for `gradient_norms`.
+        params: Parameters, or their shapes.
+        image: Shape and dtype of one example.
+        method: As for `gradient_norms`.
+
+    Returns:
+        What `squared_norm` runs, and a description of it.
+
+    Raises:
+        ValueError: As `gradient_norms`.
+    """
     refuse_mixed_rows(partial(_logits, apply_fn), params, image)
 
     def plain(params, image):
@@ -142,13 +153,8 @@ def _logits_of_one(
 
     if method == "vmap":
         return LogitsOfOne(False, plain), GradientPath("vmap", "as asked for", ())
-    readable = getattr(apply_fn, "in_primitives", apply_fn)
     try:
-        reader = Reader(
-            lambda params, image: _logits(readable, params, image[None])[0],
-            params,
-            image,
-        )
+        reader = Reader(plain, params, image)
         jax.eval_shape(reader, params, image, jnp.float32(0.0))
     except NoRuleError as error:
         if method == "one_pass":
@@ -156,6 +162,10 @@ def _logits_of_one(
         return LogitsOfOne(False, plain), GradientPath("vmap", str(error), ())
     path = GradientPath("one_pass", "", tuple(reader.layers))
     return LogitsOfOne(True, reader), path
+
+
+def _one_of(images):
+    return jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
 
 
 def _logits(apply_fn, params, images):

@@ -16,11 +16,18 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jax.extend.core import primitives as prim
 from jaxtyping import Array, Float32
 
-from dpet_jax.scores.gradient.rules import Origin, Rule, Value, bind, rule_of
+from dpet_jax.scores.gradient.rules import (
+    Origin,
+    Rule,
+    Value,
+    bind,
+    in_primitives,
+    rule_of,
+)
 
 
 class NoRuleError(ValueError):
-    """A function has no one-pass gradient lengths; the message says by what and why."""
+    """Raised, with the reason, where a function has no one-pass gradient lengths."""
 
 
 class Layer(NamedTuple):
@@ -32,12 +39,18 @@ class Layer(NamedTuple):
         form: How the length of their gradient is computed; "gradient" where it is
             formed.
         multiply_adds: What that costs for one example; None for "gradient".
+        forward_multiply_adds: What the operation itself costs for one example; None
+            for "gradient".
+        first: Whether no parameters met the example before, so that the backward pass
+            ends here.
     """
 
     operation: str
     parameters: tuple[str, ...]
     form: str
     multiply_adds: int | None
+    forward_multiply_adds: int | None
+    first: bool
 
 
 #: Operations that hand their contents on to an inner jaxpr.
@@ -118,16 +131,19 @@ class Reader:
     def _step(self, equation: JaxprEqn, inputs: list[Value], probe: Any) -> list[Value]:
         from_parameters = any(value.origin for value in inputs)
         on_example = any(value.on_example for value in inputs)
+        probed = any(value.probed for value in inputs)
         if not from_parameters:
             outputs = bind(equation, [value.array for value in inputs])
-            return [Value(array, on_example) for array in outputs]
+            return [Value(array, on_example, probed=probed) for array in outputs]
+        equation = in_primitives(equation)
         if equation.primitive in _CALLS:
             inner = equation.params[_CALLS[equation.primitive]]
             constants = [Value(value) for value in getattr(inner, "consts", ())]
             return self._run(getattr(inner, "jaxpr", inner), constants, inputs, probe)
         if not on_example:
             return _of_parameters(equation, inputs)
-        return [Value(self._meet(equation, inputs, probe), on_example=True)]
+        met = self._meet(equation, inputs, probe)
+        return [Value(met, on_example=True, probed=True)]
 
     def _meet(self, equation: JaxprEqn, inputs: list[Value], probe: Any) -> Any:
         """Run an operation in which parameters meet the example, with the probe."""
@@ -148,7 +164,16 @@ class Reader:
                 f"the parameter {', '.join(paths)} meets the example in {name}, which "
                 "has no rule"
             )
-        self.layers.append(Layer(name, tuple(paths), rule.form, rule.multiply_adds))
+        self.layers.append(
+            Layer(
+                name,
+                tuple(paths),
+                rule.form,
+                rule.multiply_adds,
+                rule.forward_multiply_adds,
+                first=not any(value.probed for value in inputs),
+            )
+        )
         return _probed(rule)(
             [value.array for value in inputs if value.origin is None],
             [value.array for value in inputs if value.origin],
@@ -183,7 +208,7 @@ def _itself(path: str) -> Callable[[Any], dict[str, Any]]:
 
 
 def _of_parameters(equation: JaxprEqn, inputs: list[Value]) -> list[Value]:
-    """Run an operation on parameters alone, and keep the way back to them."""
+    """Run an operation on parameters alone, and keep its gradient by them."""
     moving = [value for value in inputs if value.origin]
     origins = [value.origin for value in moving if value.origin]
     paths = tuple(dict.fromkeys(path for origin in origins for path in origin.paths))

@@ -1,4 +1,4 @@
-"""Whether a function treats the examples of a batch apart, read off its jaxpr."""
+"""Check that a function does not mix the examples of a batch, by its jaxpr."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""How an operation in which parameters meet an example is run and measured.
+"""How to run and measure an operation in which parameters meet an example.
 
 A convolution or matrix product with a parameter has the forms of `layer_norms`; of the
 other operations listed here the gradient is small, and is formed.
@@ -46,7 +46,7 @@ _FORMED = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value that parameters alone decide comes from.
+    """Origin of a value that is computed from parameters alone.
 
     Attributes:
         paths: The parameters.
@@ -61,17 +61,20 @@ class Origin:
 
 @dataclass(frozen=True)
 class Value:
-    """What a variable of the jaxpr holds.
+    """Value of a variable of the jaxpr.
 
     Attributes:
         array: Its value.
         on_example: Whether it depends on the example.
         origin: Set where it depends on parameters but not on the example.
+        probed: Whether it depends on the example through parameters, so that the
+            backward pass goes through it.
     """
 
     array: Any
     on_example: bool = False
     origin: Origin | None = None
+    probed: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,19 +86,43 @@ class Rule:
         squared_norm: Maps the same and the cotangent of the result to the length.
         form: As in `Layer`.
         multiply_adds: As in `Layer`.
+        forward_multiply_adds: As in `Layer`.
     """
 
     forward: Callable[[list[Any], list[Any]], Any]
     squared_norm: Callable[[list[Any], list[Any], Any], Any]
     form: str
     multiply_adds: int | None
+    forward_multiply_adds: int | None = None
 
 
 def bind(equation: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
-    """Run an operation as it stands in the jaxpr."""
+    """Run an operation of the jaxpr unchanged."""
     params = equation.primitive.get_bind_params(equation.params)
     result = equation.primitive.bind(*arrays, **params)
     return list(result) if equation.primitive.multiple_results else [result]
+
+
+def in_primitives(equation: JaxprEqn) -> JaxprEqn:
+    """Return the plain convolution that a call of `models.conv.convolution` equals.
+
+    That function has a derivative of its own, equal to the plain one's but for
+    rounding, so it may be read as the plain one. Every other equation is returned as
+    it is: what other functions make of their own derivatives is not known.
+    """
+    if equation.primitive is not prim.custom_vjp_call_p:
+        return equation
+    if getattr(equation.params["bwd"], "f", None) is not convolution.bwd:
+        return equation
+    # one branch for each platform; the last one is the plain convolution
+    branches = equation.params["call_jaxpr"].jaxpr.eqns[-1].params.get("branches", ())
+    inner = branches[-1].jaxpr if branches else None
+    if inner is None or len(inner.eqns) != 1:
+        return equation
+    (plain,) = inner.eqns
+    if plain.primitive is not prim.conv_general_dilated_p:
+        return equation
+    return plain if plain.invars == inner.invars else equation
 
 
 def rule_of(equation: JaxprEqn, inputs: list[Value]) -> Rule | None:
@@ -166,7 +193,12 @@ def _dense(equation, inputs, position, formed) -> Rule:
         cotangents = cotangents if position == 1 else cotangents.T
         return squared_dense_norm(values, cotangents, choice.form)
 
-    return replace(formed, squared_norm=squared_norm, **choice._asdict())
+    return replace(
+        formed,
+        squared_norm=squared_norm,
+        forward_multiply_adds=positions * width * outputs,
+        **choice._asdict(),
+    )
 
 
 def _convolution(equation, inputs, position, formed) -> Rule:
@@ -202,7 +234,13 @@ def _convolution(equation, inputs, position, formed) -> Rule:
             choice.form,
         )
 
-    rule = replace(formed, squared_norm=squared_norm, **choice._asdict())
+    patch = math.prod(window.kernel) * image.shape[-1]
+    rule = replace(
+        formed,
+        squared_norm=squared_norm,
+        forward_multiply_adds=math.prod(outputs[1:]) * patch,
+        **choice._asdict(),
+    )
     if not _is_ours(params, window):
         return rule
     stride = window.strides[0]
@@ -212,7 +250,7 @@ def _convolution(equation, inputs, position, formed) -> Rule:
 
 
 def _is_ours(params: dict[str, Any], window: Window) -> bool:
-    """Tell whether a convolution is one that `models.conv` has a fast form for."""
+    """Return whether `models.conv` has a fast form of a convolution."""
     (side, *sides), strides = window.kernel, window.strides
     numbers = params["dimension_numbers"]
     native = lax.conv_dimension_numbers(
