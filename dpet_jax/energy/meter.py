@@ -1,4 +1,4 @@
-"""The meter: windows over all sensors at once, read at a steady pace meanwhile."""
+"""The energy meter: named windows over sensors that are read at a steady pace."""
 
 import os
 import threading

@@ -332,6 +332,20 @@ def test_what_all_segments_measured_is_in_the_total_or_lost(path, clock, started
     assert report["energy"]["lost"]["wh"] == last.lost.wh
 
 
+def test_what_was_measured_before_the_journal_began_is_in_its_segment(
+    path, clock, started
+):
+    meter = started(FakeProbe(clock, power(100.0)))
+    meter.resume(spent(7.0))
+    clock.wait(2.5)
+    meter.keep_journal(path)
+    clock.wait(1.5)
+    meter.stop()
+    ((begin, end),) = read(path).segments
+    assert begin.total_s == 7.0
+    assert end.total_s - begin.total_s == pytest.approx(4.0)
+
+
 # the trace
 
 

@@ -1,1 +1,1 @@
-"""Who used how much: the ledger, the accounts of a run, and its journal on disk."""
+"""Energy accounts: the ledger, the record of a run, and its journal on disk."""

@@ -1,4 +1,4 @@
-"""Seconds and joules by phase and by label, from edge to edge."""
+"""Seconds and joules of every phase and label of a program."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

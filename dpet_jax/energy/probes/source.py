@@ -1,4 +1,4 @@
-"""The contract between sensors and the meter: probes, their sources, their search."""
+"""Probes and their sources: what a meter asks of any sensor."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
