@@ -21,10 +21,9 @@ import argparse
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -34,21 +33,14 @@ from timing import interleaved, network, ratios, report, spread
 
 from dpet_jax.config.load import validate
 from dpet_jax.data.augment import normalise
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import (
-    ResNetSpec,
-    apply_folded,
-    apply_train,
-    fold,
-    forward_flops,
-)
 from dpet_jax.models.conv import native_convolution
-from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
+from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD
+from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.run import build as parts
-from dpet_jax.training import ChunkStats, StepSpec, init_state, train_steps
-from dpet_jax.training import steps as program
 from dpet_jax.training.learner import data_mesh
-from dpet_jax.training.steps import train_step
+from dpet_jax.training.state import DeviceData, StepSpec, init_state
+from dpet_jax.training.steps import ChunkStats, train_step, train_steps
+from dpet_jax.training.traced import without_numbers
 
 #: Side of the matrices whose product gives the peak.
 PEAK_SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
@@ -96,7 +88,7 @@ def measure(width: float, peak: float, options: argparse.Namespace) -> dict:
     seconds = interleaved(candidates, options.repeats)
     for name, run in slow.items():
         seconds[name] = interleaved({name: run}, 1)[name]
-    forward = forward_flops(model, options.side, options.side)
+    forward = model.forward_flops(options.side, options.side)
 
     def figures(name: str) -> dict[str, Any]:
         flops = forward * (1 if "forward" in name else TRAIN_FLOPS_PER_FORWARD)
@@ -128,84 +120,79 @@ def measure(width: float, peak: float, options: argparse.Namespace) -> dict:
 SLOW = ("native_chunked",)
 
 
+class Native(ResidualNetwork):
+    """The same network with XLA's own convolutions."""
+
+    def apply_train(self, *arguments: Any, **options: Any) -> Any:
+        return super().apply_train(*arguments, convolve=native_convolution, **options)
+
+
 def ours(
-    model: ResNetSpec, images: Any, labels: Any, options: argparse.Namespace
+    model: ResidualNetwork, images: Any, labels: Any, options: argparse.Namespace
 ) -> dict[str, Callable[[], Any]]:
     """Return functions that go over all images once."""
-    spec = StepSpec(model, "sgd", options.batch, options.dtype, data_mesh())
     half, quarter = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)
     data = jax.device_put(DeviceData(images, labels, half, quarter))
-    optimizer = {"learning_rate": 0.01}
-    hyper = parts.build_hyper(validate({"train": {"optimizer": optimizer}}, "bench"))
-    hyper = jax.device_put(hyper)
+    config = validate({"train": {"optimizer": {"learning_rate": 0.01}}}, "bench")
+    hyper = jax.device_put(parts.build_hyper(config))
+    static = without_numbers(config.train.optimizer)
+    spec = StepSpec(model, static, options.batch, options.dtype, data_mesh())
+    native = replace(spec, model=Native(*astuple(model)))
     rows, weights = jnp.arange(labels.size, dtype=jnp.int32), jnp.ones(labels.size)
     first, steps = jnp.int32(0), jnp.int32(options.steps)
     state = jax.jit(init_state, static_argnums=(0, 1, 2))(
-        model, "sgd", labels.size, jax.random.key(0)
+        model, static, labels.size, jax.random.key(0)
     )
 
-    def chunk(train):
+    def chunk(spec):
         def run():
             # the program takes its state's buffers, so each run needs a copy
             mine = jax.tree.map(jnp.copy, state)
-            return train(spec, mine, data, rows, steps, first, weights, hyper)
+            return train_steps(spec, mine, data, rows, steps, first, weights, hyper)
 
         return run
 
-    # new function objects, so that their traces are not ours
-    single = jax.jit(lambda spec, *rest: train_step(spec, *rest), static_argnums=0)
-    looped = jax.jit(
-        lambda spec, *rest: train_steps.__wrapped__(spec, *rest), static_argnums=0
-    )
+    single = jax.jit(train_step, static_argnums=0)
     zero = ChunkStats(jnp.float32(0), jnp.int32(0), jnp.int32(0))
 
     def loop():
         carry = (state, zero)
         for batch in rows.reshape(options.steps, options.batch):
-            carry = single(spec, carry, data, batch, first, weights, hyper)
+            carry = single(native, carry, data, batch, first, weights, hyper)
         return carry
 
     @jax.jit
     def forward(params, stats, data):
-        folded = fold(model, params, stats)
+        folded = model.fold(params, stats)
 
         def body(index, total):
             batch = lax.dynamic_slice_in_dim(rows, index * options.batch, options.batch)
             pixels = normalise(data.images[batch], data.mean, data.std)
-            outputs = apply_folded(model, folded, pixels, dtype=options.dtype)
+            outputs = model.apply_folded(folded, pixels, dtype=options.dtype)
             return total + outputs.logits.sum()
 
         return lax.fori_loop(0, options.steps, body, jnp.float32(0))
 
-    native = mock.patch.object(
-        program, "apply_train", partial(apply_train, convolve=native_convolution)
-    )
     candidates = {
-        "chunked": chunk(train_steps),
+        "chunked": chunk(spec),
         "native_steps": loop,
         "forward": lambda: forward(state.params, state.batch_stats, data),
     }
     if options.native_loop:
-        candidates["native_chunked"] = chunk(looped)
-    with native:
-        for name in ("native_steps", "native_chunked"):
-            if name in candidates:
-                jax.block_until_ready(candidates[name]())
+        candidates["native_chunked"] = chunk(native)
     return candidates
 
 
 def theirs(
-    model: ResNetSpec, images: Any, labels: Any, options: argparse.Namespace
+    model: ResidualNetwork, images: Any, labels: Any, options: argparse.Namespace
 ) -> dict[str, Callable[[], Any]]:
     """Return what PyTorch makes of the same; nothing where it is not installed."""
     if importlib.util.find_spec("torch") is None:
         return {}
     import torch_resnet
 
-    state = jax.eval_shape(
-        lambda key: init_state(model, "sgd", 1, key), jax.random.key(0)
-    )
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert parameters == torch_resnet.num_parameters(model), "another network"
     modes = {"torch": False}
     if options.compile_torch:

@@ -29,13 +29,14 @@ from timing import interleaved, network, ratios, report, spread
 
 from dpet_jax.config.load import validate
 from dpet_jax.data.augment import normalise
-from dpet_jax.data.device import DeviceData
 from dpet_jax.data.sources import digits
-from dpet_jax.models import ResNetSpec, apply, bind
+from dpet_jax.models.network import Network
 from dpet_jax.run import build as parts
 from dpet_jax.scores import cross_entropy, gradient_norms, grand_last_layer
-from dpet_jax.training import StepSpec, init_state, train_steps
 from dpet_jax.training.learner import data_mesh
+from dpet_jax.training.state import DeviceData, StepSpec, init_state
+from dpet_jax.training.steps import train_steps
+from dpet_jax.training.traced import without_numbers
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
@@ -99,9 +100,9 @@ def measure(width: float, batch: int, options: argparse.Namespace) -> list[dict]
     return rows
 
 
-def gradient_forms(spec: ResNetSpec, stats: Any, batch: int, jacrev_batch: int) -> dict:
+def gradient_forms(spec: Network, stats: Any, batch: int, jacrev_batch: int) -> dict:
     """Return each form with the examples that it is given."""
-    ours = bind(spec, stats)
+    ours = spec.bind(stats)
 
     def norms(apply_fn, method):
         def run(params, images, labels):
@@ -118,7 +119,7 @@ def gradient_forms(spec: ResNetSpec, stats: Any, batch: int, jacrev_batch: int) 
         return lengths(jax.jacrev(losses)(params))
 
     def last_layer(params, images, labels):
-        logits, features = apply(spec, params, stats, images)
+        logits, features = spec.apply(params, stats, images)
         return jax.vmap(grand_last_layer)(logits, labels, features)
 
     def native(params, images, labels):
@@ -180,14 +181,16 @@ def enlarged_digits(side: int) -> DeviceData:
 
 def trained(spec, data: DeviceData, steps: int):
     """Train for some steps, for running statistics as a network in use has them."""
-    step = StepSpec(spec, "sgd", 64, "float32", data_mesh())
-    state = jax.jit(init_state, static_argnums=(0, 1, 2))(
-        spec, "sgd", data.labels.size, jax.random.key(0)
-    )
     optimizer = {"learning_rate": 0.01}
     schedule = {"kind": "constant"}
-    config = {"train": {"optimizer": optimizer, "schedule": schedule}}
-    hyper = jax.device_put(parts.build_hyper(validate(config, "bench")))
+    train = {"optimizer": optimizer, "schedule": schedule}
+    config = validate({"train": train}, "bench")
+    hyper = jax.device_put(parts.build_hyper(config))
+    static = without_numbers(config.train.optimizer)
+    step = StepSpec(spec, static, 64, "float32", data_mesh())
+    state = jax.jit(init_state, static_argnums=(0, 1, 2))(
+        spec, static, data.labels.size, jax.random.key(0)
+    )
     rows = jnp.arange(64 * max(steps, 1), dtype=jnp.int32) % data.labels.size
     state, _ = train_steps(
         step,

@@ -20,12 +20,11 @@ from jax import lax
 from timing import interleaved, network, ratios, report, spread
 
 from dpet_jax.data.augment import normalise
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import apply, apply_folded, fold, init
 from dpet_jax.scores import known_scores, lookup
 from dpet_jax.selection import top_k
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.scoring import ScoreSpec, score_data
+from dpet_jax.training.state import DeviceData
 
 ALL = tuple(
     name
@@ -71,7 +70,7 @@ def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
             np.full(3, 0.25, np.float32),
         )
     )
-    variables = jax.jit(init, static_argnums=0)(model, jax.random.key(0))
+    variables = jax.jit(model.init)(jax.random.key(0))
     capacity = -(-examples // batch) * batch
     rows = jnp.asarray(np.resize(np.arange(examples), capacity), jnp.int32)
     count = jnp.int32(examples)
@@ -92,10 +91,10 @@ def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
         return partial(summed, variables, data, rows, count)
 
     def folded(variables):
-        return partial(apply_folded, model, fold(model, *variables), dtype=dtype)
+        return partial(model.apply_folded, model.fold(*variables), dtype=dtype)
 
     def unfolded(variables):
-        return partial(apply, model, *variables, dtype=dtype)
+        return partial(model.apply, *variables, dtype=dtype)
 
     def scored(*names):
         spec = ScoreSpec(model, names, batch, dtype, mesh)

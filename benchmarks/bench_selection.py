@@ -34,7 +34,6 @@ import numpy as np
 from bench_gradient_norms import enlarged_digits, trained
 from timing import interleaved, network, ratios, report, spread
 
-from dpet_jax.data.device import DeviceData
 from dpet_jax.data.sources import parquet
 from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import Gradients, last_layer_gradients
@@ -49,6 +48,7 @@ from dpet_jax.selection.submodular import (
 )
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.scoring import ScoreSpec, score_data
+from dpet_jax.training.state import DeviceData
 
 MIB = 2**20
 BATCH = 64

@@ -12,17 +12,20 @@ from typing import Any
 import jax
 
 from dpet_jax.energy.accounts.wall import utc_now
-from dpet_jax.models import ResNetSpec, resnet18
+from dpet_jax.models.families import ResNet18
+from dpet_jax.models.network import Network
+from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.run.machine import device_facts, versions
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def network(options: argparse.Namespace, width: float) -> ResNetSpec:
+def network(options: argparse.Namespace, width: float) -> Network:
     """Shape the network that a benchmark is asked for: `--toy`, or width and depth."""
     if options.toy:
-        return ResNetSpec(8, (8,), (1,), num_classes=10, in_channels=3)
-    return resnet18(10, width_multiplier=width, depth_multiplier=options.depth)
+        return ResidualNetwork(8, (8,), (1,), num_classes=10, in_channels=3)
+    section = ResNet18(width_multiplier=width, depth_multiplier=options.depth)
+    return section.build(10, (32, 32, 3))
 
 
 def interleaved(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpet_jax.models import ResNetSpec
+from dpet_jax.models.resnet import ResidualNetwork
 
 
 class Block(nn.Module):
@@ -32,7 +32,7 @@ def convolution(incoming: int, channels: int, side: int, stride: int) -> nn.Sequ
     )
 
 
-def network(spec: ResNetSpec) -> nn.Module:
+def network(spec: ResidualNetwork) -> nn.Module:
     layers = [convolution(spec.in_channels, spec.stem, 3, 1), nn.ReLU()]
     incoming = spec.stem
     for stage, (channels, blocks) in enumerate(
@@ -46,12 +46,12 @@ def network(spec: ResNetSpec) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 
-def num_parameters(spec: ResNetSpec) -> int:
+def num_parameters(spec: ResidualNetwork) -> int:
     return sum(parameter.numel() for parameter in network(spec).parameters())
 
 
 def runs(
-    spec: ResNetSpec,
+    spec: ResidualNetwork,
     images: np.ndarray,
     labels: np.ndarray,
     batch: int,

@@ -25,32 +25,43 @@ from dpet_jax.methods.sections import (
     StaleSelectiveBackpropMethod,
     StandardMethod,
 )
+from dpet_jax.models.families import MODELS, ResNet18
+from dpet_jax.models.network import ModelSection
 from dpet_jax.section import (
+    AugmentConfig,
     Count,
     DataSection,
     DigitsData,
     Fraction,
-    ModelSection,
     NonNegative,
     NpzData,
     Number,
     OneOf,
     ParquetData,
     Positive,
-    ResNet18Model,
-    ResNet20Model,
-    ResNetModel,
     Section,
     Seed,
+    Share,
     TfdsData,
-    TrainConfig,
 )
+from dpet_jax.training.optimizer import OPTIMIZERS, OptimizerSection, Sgd
+from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
 
 #: Methods whose plans say where on the schedule they lie.
 PACED_METHODS = (
     *("infobatch", "loss_threshold", "stale_selective_backprop"),
     *("selective_backprop", "epsilon_greedy"),
 )
+
+
+class TrainConfig(Section):
+    """How one step trains."""
+
+    batch_size: Count = 128
+    optimizer: Annotated[OptimizerSection, OneOf(OptimizerSection, OPTIMIZERS)] = Sgd()
+    schedule: Annotated[ScheduleSection, OneOf(ScheduleSection, SCHEDULES)] = Cosine()
+    augment: AugmentConfig = AugmentConfig()
+    label_smoothing: Share = 0.0
 
 
 class EvaluateConfig(Section):
@@ -158,9 +169,7 @@ class Config(Section):
     data: Annotated[
         DataSection, OneOf(DataSection, (DigitsData, TfdsData, ParquetData, NpzData))
     ] = DigitsData()
-    model: Annotated[
-        ModelSection, OneOf(ModelSection, (ResNet18Model, ResNet20Model, ResNetModel))
-    ] = ResNet18Model()
+    model: Annotated[ModelSection, OneOf(ModelSection, MODELS)] = ResNet18()
     train: TrainConfig = TrainConfig()
     method: Annotated[
         MethodSection,

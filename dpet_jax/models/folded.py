@@ -4,57 +4,54 @@ With running statistics the normalisation after a convolution is one scale and o
 for each channel, so a convolution with scaled kernels and a bias does the work of both.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 from jax import nn
 from jaxtyping import Array, Float
 
+from dpet_jax.models.blocks import NORMS, Block, residual
 from dpet_jax.models.conv import convolution
-from dpet_jax.models.resnet import NORMS, Outputs, Params, residual
-from dpet_jax.models.spec import ResNetSpec, residual_blocks
+from dpet_jax.models.network import Outputs, Params
 
 
-def fold(spec: ResNetSpec, params: Params, batch_stats: Params) -> Params:
+def fold(params: Params, stats: Params) -> Params:
     """Fold the running statistics into kernels and biases.
 
     kernel * scale / sqrt(var + epsilon), and bias - mean * scale / sqrt(var + epsilon).
     Cheap beside one forward pass; do it once for all batches.
 
     Args:
-        spec: Shape of the network.
-        params: Parameters of `init`.
-        batch_stats: Running statistics of the normalisation.
+        params: Parameters of a residual network.
+        stats: Running statistics of its normalisation.
 
     Returns:
         A float32 tree for `apply_folded`: kernel and bias of each convolution and of
         the head.
     """
-    folded = {
-        "stem": _fold_layer(params, batch_stats, "stem"),
-        "head": params["head"],
-    }
-    for block in residual_blocks(spec):
-        name = block.name
-        folded[name] = {
-            conv: _fold_layer(params[name], batch_stats[name], conv)
-            for conv in ("conv1", "conv2", "shortcut")
-            if conv in params[name]
-        }
+    folded = {"stem": _fold_layer(params, stats, "stem"), "head": params["head"]}
+    for block, layers in params.items():
+        if block.startswith("stage"):
+            folded[block] = {
+                conv: _fold_layer(layers, stats[block], conv)
+                for conv in ("conv1", "conv2", "shortcut")
+                if conv in layers
+            }
     return folded
 
 
 def apply_folded(
-    spec: ResNetSpec,
+    blocks: Iterable[Block],
     folded: Params,
     images: Float[Array, "b h w c"],
     *,
     dtype: str = "float32",
 ) -> Outputs:
-    """Run the network in evaluation mode, as `apply` but for rounding.
+    """Run a residual network in evaluation mode, as its `apply` but for rounding.
 
     Args:
-        spec: Shape of the network.
+        blocks: Its blocks.
         folded: From `fold`.
         images: A batch, normalised.
         dtype: Name of the dtype of convolutions.
@@ -74,7 +71,7 @@ def apply_folded(
         return layer
 
     x = nn.relu(layers(folded)("stem", images.astype(dtype), 3, 1))
-    for block in residual_blocks(spec):
+    for block in blocks:
         x = residual(layers(folded[block.name]), x, block)
     features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
     head = folded["head"]

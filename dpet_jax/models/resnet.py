@@ -1,44 +1,182 @@
-"""The residual network: linen inside, plain functions outside.
-
-`init` and `apply` know only a `ResNetSpec` and trees of arrays; `bind` closes over the
-running statistics and gives the `apply_fn(params, images)` that every kernel takes.
-"""
+"""The residual network of basic blocks, of any width and depth."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Key
+from jaxtyping import Array, Float, Key
 
+from dpet_jax.models.blocks import NORMS, Block, residual, residual_blocks
 from dpet_jax.models.conv import convolution, native_convolution
-from dpet_jax.models.spec import Block, ResNetSpec, residual_blocks
+from dpet_jax.models.folded import apply_folded, fold
+from dpet_jax.models.network import Network, Outputs, Params
 
-Params = Any  # a nested dict of arrays
 Convolve = Callable[[Any, Any, int], Any]
-Layer = Callable[[str, Any, int, int], Any]
-
-#: The normalisation that follows each convolution.
-NORMS = {
-    "stem": "stem_norm",
-    "conv1": "norm1",
-    "conv2": "norm2",
-    "shortcut": "shortcut_norm",
-}
 
 
-class Outputs(NamedTuple):
-    """What one forward pass gives.
+@dataclass(frozen=True)
+class ResidualNetwork(Network):
+    """A residual network with explicit channels and blocks a stage.
 
     Attributes:
-        logits: Unnormalised log-probabilities, float32 whatever the compute dtype.
-        features: Penultimate features, after global average pooling, float32.
+        stem: Channels of the 3x3 stem convolution.
+        channels: Channels of each stage; all stages but the first halve the image.
+        blocks: Basic blocks of each stage.
+        num_classes: Outputs of the last layer.
+        in_channels: Channels of the images.
     """
 
-    logits: Float32[Array, "b k"]
-    features: Float32[Array, "b d"]
+    stem: int
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    num_classes: int
+    in_channels: int
+
+    def __post_init__(self) -> None:
+        """Refuse a shape that is no network."""
+        if not self.channels or len(self.channels) != len(self.blocks):
+            raise ValueError(
+                f"channels {self.channels} and blocks {self.blocks} need one entry "
+                "a stage"
+            )
+        if min(self.stem, *self.channels, *self.blocks, self.in_channels) < 1:
+            raise ValueError(f"every count must be at least 1: {self}")
+        if self.num_classes < 2:
+            raise ValueError(f"need at least 2 classes, got {self.num_classes}")
+
+    @property
+    def label(self) -> str:
+        """Its name in the literature, such as "ResNet-18"."""
+        return f"ResNet-{self.depth}"
+
+    @property
+    def depth(self) -> int:
+        """Weight layers as the literature counts them (ResNet-18 has 18)."""
+        return 2 + 2 * sum(self.blocks)
+
+    @property
+    def num_features(self) -> int:
+        """Width d of the penultimate layer."""
+        return self.channels[-1]
+
+    @property
+    def shape_of_blocks(self) -> tuple[Block, ...]:
+        """Its blocks from the first to the last."""
+        return tuple(residual_blocks(self.stem, self.channels, self.blocks))
+
+    def init(self, key: Key[Array, ""]) -> tuple[Params, Params]:
+        """Draw parameters: He-normal kernels, unit normalisation, uniform last layer.
+
+        All kernels are slices of one draw. A draw for each would make a program of
+        thousands of operations, which takes longer to compile than a short run to
+        train.
+
+        Args:
+            key: Random key; equal keys give equal parameters.
+
+        Returns:
+            Parameters and running statistics, float32 trees.
+
+        Source:
+            He et al. (2015), "Delving Deep into Rectifiers", equation 14 (fan-out
+            form).
+        """
+        # no parameter depends on the image size
+        images = jax.ShapeDtypeStruct((1, 8, 8, self.in_channels), jnp.float32)
+        module = _ResNet(self, False, jnp.float32, convolution)
+        shapes = jax.eval_shape(module.init, key, images)
+        leaves = jax.tree.leaves(shapes["params"])
+        normal_key, uniform_key = jax.random.split(key)
+        normal = jax.random.normal(normal_key, (sum(leaf.size for leaf in leaves),))
+        uniform = jax.random.uniform(
+            uniform_key, (self.num_features + 1, self.num_classes), minval=-1.0
+        )
+        bound = self.num_features**-0.5
+        start = 0
+
+        def draw(path, leaf):
+            nonlocal start
+            layer, name = path[-2].key, path[-1].key
+            if layer == "head":
+                return bound * (uniform[:-1] if name == "kernel" else uniform[-1])
+            if name != "kernel":
+                return jnp.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
+            values = normal[start : start + leaf.size].reshape(leaf.shape)
+            start += leaf.size
+            side, _, _, channels = leaf.shape
+            return values * (2.0 / (side * side * channels)) ** 0.5
+
+        drawn = jax.tree_util.tree_map_with_path(draw, shapes)
+        return drawn["params"], drawn["batch_stats"]
+
+    def apply(
+        self,
+        params: Params,
+        stats: Params,
+        images: Float[Array, "b h w c"],
+        *,
+        dtype: str = "float32",
+        convolve: Convolve = convolution,
+    ) -> Outputs:
+        """Run the network in evaluation mode; see `Network.apply`.
+
+        Args:
+            params: Parameters of `init`.
+            stats: Running statistics of the normalisation.
+            images: A batch, normalised.
+            dtype: Name of the dtype of convolutions.
+            convolve: `convolve(images, kernel, stride)`; the default is what is fast on
+                the platform.
+        """
+        variables = {"params": params, "batch_stats": stats}
+        module = _ResNet(self, False, jnp.dtype(dtype), convolve)
+        return cast(Outputs, module.apply(variables, images))
+
+    def apply_train(
+        self,
+        key: Key[Array, ""],
+        params: Params,
+        stats: Params,
+        images: Float[Array, "b h w c"],
+        *,
+        dtype: str = "float32",
+        convolve: Convolve = convolution,
+    ) -> tuple[Outputs, Params]:
+        """Run the network with the batch's statistics; also return the running ones.
+
+        The arguments are those of `apply`, and a key that is not used.
+        """
+        del key
+        variables = {"params": params, "batch_stats": stats}
+        module = _ResNet(self, True, jnp.dtype(dtype), convolve)
+        outputs, updates = module.apply(variables, images, mutable=["batch_stats"])
+        return outputs, updates["batch_stats"]
+
+    def apply_in_primitives(
+        self,
+        params: Params,
+        stats: Params,
+        images: Float[Array, "b h w c"],
+        *,
+        dtype: str = "float32",
+    ) -> Outputs:
+        """Run `apply` with XLA's own convolutions."""
+        return self.apply(
+            params, stats, images, dtype=dtype, convolve=native_convolution
+        )
+
+    def fold(self, params: Params, stats: Params) -> Params:
+        """Fold the running statistics into kernels and biases."""
+        return fold(params, stats)
+
+    def apply_folded(
+        self, folded: Params, images: Float[Array, "b h w c"], *, dtype: str = "float32"
+    ) -> Outputs:
+        """Run the folded network; see `Network.apply_folded`."""
+        return apply_folded(self.shape_of_blocks, folded, images, dtype=dtype)
 
 
 class _Conv(nn.Module):
@@ -78,22 +216,6 @@ class _Norm(nn.Module):
             return norm(x)
 
 
-def residual(layer: Layer, x: Any, block: Block) -> Any:
-    """Wire one residual block.
-
-    Args:
-        layer: `layer(name, x, side, stride)` convolves and normalises; it is called for
-            "conv1", "conv2" and, where the block projects, "shortcut".
-        x: Feature maps.
-        block: Shape of the block.
-    """
-    y = nn.relu(layer("conv1", x, 3, block.stride))
-    y = layer("conv2", y, 3, 1)
-    if block.projection:
-        x = layer("shortcut", x, 1, block.stride)
-    return nn.relu(x + y)
-
-
 class _Block(nn.Module):
     block: Block
     train: bool
@@ -111,143 +233,19 @@ class _Block(nn.Module):
 
 
 class _ResNet(nn.Module):
-    spec: ResNetSpec
+    network: ResidualNetwork
     train: bool
     dtype: Any
     convolve: Convolve
 
     @nn.compact
     def __call__(self, x):
+        network = self.network
         x = x.astype(self.dtype)
-        x = _Conv(self.spec.stem, 3, 1, self.dtype, self.convolve, name="stem")(x)
+        x = _Conv(network.stem, 3, 1, self.dtype, self.convolve, name="stem")(x)
         x = nn.relu(_Norm(self.train, self.dtype, name=NORMS["stem"])(x))
-        for block in residual_blocks(self.spec):
+        for block in network.shape_of_blocks:
             x = _Block(block, self.train, self.dtype, self.convolve, name=block.name)(x)
         features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        logits = nn.Dense(self.spec.num_classes, name="head")(features)
+        logits = nn.Dense(network.num_classes, name="head")(features)
         return Outputs(logits, features)
-
-
-def init(spec: ResNetSpec, key: Key[Array, ""]) -> tuple[Params, Params]:
-    """Draw parameters: He-normal kernels, unit normalisation, uniform last layer.
-
-    All kernels are slices of one draw. A draw for each would make a program of
-    thousands of operations, which takes longer to compile than a short run to train.
-
-    Args:
-        spec: Shape of the network.
-        key: Random key; equal keys give equal parameters.
-
-    Returns:
-        Parameters and running statistics, float32 trees.
-
-    Source:
-        He et al. (2015), "Delving Deep into Rectifiers", equation 14 (fan-out form).
-    """
-    # no parameter depends on the image size
-    images = jax.ShapeDtypeStruct((1, 8, 8, spec.in_channels), jnp.float32)
-    network = _ResNet(spec, False, jnp.float32, convolution)
-    shapes = jax.eval_shape(network.init, key, images)
-    leaves = jax.tree.leaves(shapes["params"])
-    normal_key, uniform_key = jax.random.split(key)
-    normal = jax.random.normal(normal_key, (sum(leaf.size for leaf in leaves),))
-    uniform = jax.random.uniform(
-        uniform_key, (spec.num_features + 1, spec.num_classes), minval=-1.0
-    )
-    bound = spec.num_features**-0.5
-    start = 0
-
-    def draw(path, leaf):
-        nonlocal start
-        layer, name = path[-2].key, path[-1].key
-        if layer == "head":
-            return bound * (uniform[:-1] if name == "kernel" else uniform[-1])
-        if name != "kernel":
-            return jnp.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
-        values = normal[start : start + leaf.size].reshape(leaf.shape)
-        start += leaf.size
-        side, _, _, channels = leaf.shape
-        return values * (2.0 / (side * side * channels)) ** 0.5
-
-    drawn = jax.tree_util.tree_map_with_path(draw, shapes)
-    return drawn["params"], drawn["batch_stats"]
-
-
-def apply(
-    spec: ResNetSpec,
-    params: Params,
-    batch_stats: Params,
-    images: Float[Array, "b h w c"],
-    *,
-    dtype: str = "float32",
-    convolve: Convolve = convolution,
-) -> Outputs:
-    """Run the network with its running statistics (evaluation mode).
-
-    Args:
-        spec: Shape of the network.
-        params: Parameters of `init`.
-        batch_stats: Running statistics of the normalisation.
-        images: A batch, normalised.
-        dtype: Name of the dtype of convolutions.
-        convolve: `convolve(images, kernel, stride)`; the default is what is fast on the
-            platform.
-
-    Returns:
-        Logits and features.
-    """
-    variables = {"params": params, "batch_stats": batch_stats}
-    network = _ResNet(spec, False, jnp.dtype(dtype), convolve)
-    return cast(Outputs, network.apply(variables, images))
-
-
-def apply_train(
-    spec: ResNetSpec,
-    params: Params,
-    batch_stats: Params,
-    images: Float[Array, "b h w c"],
-    *,
-    dtype: str = "float32",
-    convolve: Convolve = convolution,
-) -> tuple[Outputs, Params]:
-    """Run the network with the batch's statistics; also return the running ones.
-
-    The arguments are those of `apply`.
-    """
-    variables = {"params": params, "batch_stats": batch_stats}
-    network = _ResNet(spec, True, jnp.dtype(dtype), convolve)
-    outputs, updates = network.apply(variables, images, mutable=["batch_stats"])
-    return outputs, updates["batch_stats"]
-
-
-@dataclass(frozen=True, eq=False)
-class Bound:
-    """A network in evaluation mode as the `apply_fn(params, images)` of every kernel.
-
-    Attributes:
-        spec: Shape of the network.
-        batch_stats: Running statistics, closed over.
-        convolve: The form of its convolutions.
-    """
-
-    spec: ResNetSpec
-    batch_stats: Params
-    convolve: Convolve = convolution
-
-    def __call__(
-        self, params: Params, images: Float[Array, "b h w c"]
-    ) -> Float32[Array, "b k"]:
-        """Return the logits."""
-        return apply(
-            self.spec, params, self.batch_stats, images, convolve=self.convolve
-        ).logits
-
-    @property
-    def in_primitives(self) -> "Bound":
-        """The same function in JAX's own primitives, for those who read its jaxpr."""
-        return replace(self, convolve=native_convolution)
-
-
-def bind(spec: ResNetSpec, batch_stats: Params) -> Bound:
-    """Close over the running statistics and return `apply_fn(params, images)`."""
-    return Bound(spec, batch_stats)

@@ -1,7 +1,6 @@
 """From a config to the parts of a run; the only code that knows both."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,11 +14,13 @@ from dpet_jax.data.sources import digits, npz, parquet, tfds
 from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
 from dpet_jax.errors import UserError
 from dpet_jax.methods import sections as method_sections
-from dpet_jax.models import ResNetSpec, resnet18, resnet20
-from dpet_jax.models.spec import scaled_channels
+from dpet_jax.models.network import Network
 from dpet_jax.run.limits import Limits
-from dpet_jax.training import SCHEDULES, Family, Hyper, Schedule, StepSpec
 from dpet_jax.training.learner import LearnerSpec, data_mesh
+from dpet_jax.training.schedule import schedules_with, traced_schedule
+from dpet_jax.training.state import StepSpec
+from dpet_jax.training.steps import Hyper
+from dpet_jax.training.traced import numbers_of, without_numbers
 
 
 def build_data(config: schema.Config) -> Data:
@@ -78,69 +79,36 @@ def check_fit(config: schema.Config, data: Data) -> None:
         )
 
 
-def build_model(config: schema.Config, data: Data) -> ResNetSpec:
+def build_model(config: schema.Config, data: Data) -> Network:
     """Shape the network for the data set."""
-    section, channels = config.model, data.image_shape[2]
-    match section:
-        case sections.ResNetModel():
-            return ResNetSpec(
-                section.stem,
-                section.channels,
-                section.blocks,
-                data.num_classes,
-                channels,
-            )
-        case sections.ResNet20Model():
-            scale = section.scale
-            return resnet20(
-                data.num_classes,
-                channels,
-                width_multiplier=scale or section.width_multiplier,
-                depth_multiplier=scale or section.depth_multiplier,
-                channel_multiple=section.channel_multiple,
-            )
-        case _:
-            return resnet18(
-                data.num_classes,
-                channels,
-                width_multiplier=section.width_multiplier,
-                depth_multiplier=section.depth_multiplier,
-                channel_multiple=section.channel_multiple,
-            )
+    return config.model.build(data.num_classes, data.image_shape)
 
 
-def build_proxy(config: schema.Config, model: ResNetSpec) -> ResNetSpec | None:
+def build_proxy(config: schema.Config, model: Network) -> Network | None:
     """Shape the narrow network that scores in place of the model, if one is wanted.
 
     Args:
         config: The run's.
-        model: Shape of the main network, whose depth it keeps.
+        model: The main network.
 
     Raises:
-        UserError: If so many channels cannot be made fewer.
+        UserError: If the model has no form so narrow.
     """
     section = getattr(config.method, "proxy", None)
     if section is None:
         return None
     share = section.width_multiplier
-    multiple = getattr(config.model, "channel_multiple", 8)
-    stem, *channels = (
-        min(base, scaled_channels(base, share, multiple))
-        for base in (model.stem, *model.channels)
-    )
-    proxy = replace(model, stem=stem, channels=tuple(channels))
-    if share < 1 and proxy == model:
+    try:
+        return config.model.narrower(model, share)
+    except ValueError as error:
         raise UserError(
-            f"method.proxy.width_multiplier: {share:g} leaves the model's channels "
-            f"{list(model.channels)} as they are, which are at least 8 and rounded to "
-            f"multiples of {multiple}; choose a smaller one, a wider model, or leave "
-            "method.proxy at null"
-        )
-    return proxy
+            f"method.proxy.width_multiplier: {share:g} {error}, or leave method.proxy "
+            "at null"
+        ) from error
 
 
 def build_learner_spec(
-    config: schema.Config, model: ResNetSpec, scores: tuple[str, ...]
+    config: schema.Config, model: Network, scores: tuple[str, ...]
 ) -> LearnerSpec:
     """Say how the learner computes."""
     mesh = data_mesh()
@@ -156,10 +124,11 @@ def build_learner_spec(
             )
     step = StepSpec(
         model,
-        optimizer_family(config),
+        without_numbers(config.train.optimizer),
         config.train.batch_size,
         config.model.compute_dtype,
         mesh,
+        schedules_with(config.train.schedule),
     )
     narrow = build_proxy(config, model)
     batch = config.evaluate.batch_size
@@ -171,39 +140,14 @@ def build_learner_spec(
     return LearnerSpec(step, batch, scores, fresh=(narrow or model) if asks else None)
 
 
-def optimizer_family(config: schema.Config) -> Family:
-    """Return the shape of the optimizer's state."""
-    return "sgd" if config.train.optimizer.kind == "sgd" else "adam"
-
-
 def build_hyper(config: schema.Config) -> Hyper:
-    """Collect the traced numbers of training; the horizon is set by each plan.
-
-    What the configured optimizer or schedule does not know is neutral.
-    """
-    optimizer = config.train.optimizer.model_dump()
-    schedule = config.train.schedule.model_dump()
-    augment = config.train.augment
-    peak, decay = optimizer["learning_rate"], optimizer["weight_decay"]
-    decoupled = optimizer["kind"] == "adamw"
+    """Collect the traced numbers of training; the horizon is set by each plan."""
+    train = config.train
+    augment = train.augment
     return Hyper(
-        schedule=Schedule(
-            kind=_whole(SCHEDULES.index(schedule["kind"])),
-            peak=_single(peak),
-            final=_single(schedule.get("final_learning_rate", 0.0)),
-            start=_single(peak * schedule.get("start_fraction", 1.0)),
-            peak_at=_single(schedule.get("peak_at", 0.5)),
-            horizon=_single(1.0),
-            cyclic=_switch(False),
-        ),
-        momentum=_single(optimizer.get("momentum", 0.0)),
-        nesterov=_switch(optimizer.get("nesterov", False)),
-        b1=_single(optimizer.get("b1", 0.9)),
-        b2=_single(optimizer.get("b2", 0.999)),
-        eps=_single(optimizer.get("eps", 1e-8)),
-        gradient_decay=_single(0.0 if decoupled else decay),
-        decoupled_decay=_single(decay if decoupled else 0.0),
-        label_smoothing=_single(config.train.label_smoothing),
+        schedule=traced_schedule(train.schedule, train.optimizer.learning_rate),
+        optimizer=numbers_of(train.optimizer),
+        label_smoothing=_single(train.label_smoothing),
         augmentation=Augmentation(
             _whole(augment.translate), _switch(augment.flip), _whole(augment.cutout)
         ),

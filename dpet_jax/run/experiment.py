@@ -15,7 +15,7 @@ from dpet_jax.data import Data
 from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
 from dpet_jax.methods.base import Method, Pool
-from dpet_jax.models import ResNetSpec
+from dpet_jax.models.network import Network
 from dpet_jax.run import build
 from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import (
@@ -153,7 +153,7 @@ def _run_segment(
             display=display,
             saver=segment.checkpoints,
             checkpoint_every_s=config.checkpoint.every_s,
-            facts=_facts(config, data, spec.step.model),
+            facts=_facts(data, spec.step.model),
             interrupt=interrupt,
             seed=config.seed,
         )
@@ -229,7 +229,7 @@ def check_same_config(config: Config, path: Path) -> None:
         )
 
 
-def _headline(config: Config, data: Data, model: ResNetSpec) -> str:
+def _headline(config: Config, data: Data, model: Network) -> str:
     method = (
         config.method.kind.upper()
         if config.method.kind in ("dpet", "rs2")
@@ -239,20 +239,17 @@ def _headline(config: Config, data: Data, model: ResNetSpec) -> str:
     proxy = getattr(config.method, "proxy", None)
     if proxy is not None:
         score = f"{score} by a proxy of width {proxy.width_multiplier:g}"
-    width = getattr(config.model, "width_multiplier", 1.0)
     return (
         f"{method}{f' ({score})' if score else ''} on {data.name}: "
         f"{data.num_train:,} train · {data.num_validation:,} validation · "
-        f"{data.num_test:,} test · ResNet-{model.depth}"
-        f"{f' width {width:g}' if width != 1 else ''} · seed {config.seed}"
+        f"{data.num_test:,} test · {config.model.describe(model)} · seed {config.seed}"
     )
 
 
-def _facts(config: Config, data: Data, model: ResNetSpec) -> dict[str, Any]:
+def _facts(data: Data, model: Network) -> dict[str, Any]:
     """Return what `load_run` needs beside the parameters."""
     return {
         "model": model.to_json(),
-        "optimizer_family": build.optimizer_family(config),
         "num_train": data.num_train,
         "image_shape": list(data.image_shape),
         "mean": data.mean.tolist(),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from jaxtyping import Array, Float32, UInt8
 from dpet_jax.data.augment import normalise
 from dpet_jax.errors import UserError
 from dpet_jax.methods.base import MAIN
-from dpet_jax.models import ResNetSpec, apply
+from dpet_jax.models.network import Network, network_from_json
 from dpet_jax.run.folder import CHECKPOINTS, CORESET
-from dpet_jax.training import init_state
 from dpet_jax.training.checkpoint import Checkpoints
 
 
@@ -29,8 +27,9 @@ class LoadedRun:
         apply_fn: `apply_fn(params, images) -> logits`, float32[b k], in evaluation
             mode. Images are raw pixels, uint8[b h w c]; it normalises them itself.
         params: Parameters, for `apply_fn` and for gradients.
-        batch_stats: Running statistics, which `apply_fn` closes over.
-        model: Shape of the network.
+        batch_stats: Running statistics, which `apply_fn` closes over; empty where the
+            network has none.
+        model: The network.
         image_shape: Height, width and channels that the run trained on.
         class_names: One name a class, in label order.
         dataset: Name of the data set.
@@ -41,7 +40,7 @@ class LoadedRun:
     apply_fn: Callable[[Any, UInt8[Array, "b h w c"]], Float32[Array, "b k"]]
     params: Any
     batch_stats: Any
-    model: ResNetSpec
+    model: Network
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     dataset: str
@@ -55,7 +54,8 @@ def load_run(folder: str | Path) -> LoadedRun:
         folder: A run folder, such as runs/quickstart/seed0.
 
     Raises:
-        UserError: If the folder holds no checkpoint.
+        UserError: If the folder holds no checkpoint, or the class of its network
+            cannot be imported.
     """
     folder = Path(folder)
     if not (folder / CHECKPOINTS).is_dir():
@@ -69,9 +69,8 @@ def load_run(folder: str | Path) -> LoadedRun:
                 f"{folder}: the run has no checkpoint yet; let it run on, with --resume"
             )
         facts = checkpoints.read_meta()["facts"]
-        model = ResNetSpec.from_json(facts["model"])
-        like = _like(model, facts["optimizer_family"], facts["num_train"])
-        state = checkpoints.restore({MAIN: like}).models[MAIN]
+        model = _network(folder, facts["model"])
+        state = checkpoints.read_part(MAIN, _like(model))
     finally:
         checkpoints.close()
     mean, std = (jnp.array(facts[key], jnp.float32) for key in ("mean", "std"))
@@ -79,7 +78,7 @@ def load_run(folder: str | Path) -> LoadedRun:
 
     def apply_fn(params, images):
         normalised = normalise(jnp.asarray(images), mean, std)
-        return apply(model, params, batch_stats, normalised).logits
+        return model.apply(params, batch_stats, normalised).logits
 
     height, width, channels = facts["image_shape"]
     return LoadedRun(
@@ -94,17 +93,20 @@ def load_run(folder: str | Path) -> LoadedRun:
     )
 
 
-def _like(model: ResNetSpec, family: Any, num_train: int) -> dict[str, Any]:
-    """Return the shapes of a snapshot, placed on the default device."""
-    state = jax.eval_shape(
-        partial(init_state, model, family, num_train), jax.random.key(0)
-    )
-    key_data = jax.eval_shape(jax.random.key_data, state.key)
-    plans = jax.ShapeDtypeStruct((), np.int32)
+def _network(folder: Path, plain: dict[str, Any]) -> Network:
+    try:
+        return network_from_json(plain)
+    except ValueError as error:
+        raise UserError(f"{folder}: its network cannot be rebuilt: {error}") from error
+
+
+def _like(model: Network) -> dict[str, Any]:
+    """Return the shapes of what is read, placed on the default device."""
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
     place = SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        state._asdict() | {"key": key_data, "plans": plans},
+        {"params": params, "batch_stats": stats},
     )
 
 

@@ -17,8 +17,7 @@ from dpet_jax.methods.base import (
     TrainResult,
 )
 from dpet_jax.methods.proxy import ProxyLearner
-from dpet_jax.models import forward_flops
-from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
+from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.run import build as parts
 from dpet_jax.run.folder import Counters
 from dpet_jax.run.method_parts import build_method
@@ -108,9 +107,8 @@ class Counting:
 
     def train_flops(self, model: ModelHandle) -> int:
         """Return the FLOPs of one example's training visit."""
-        return TRAIN_FLOPS_PER_FORWARD * forward_flops(
-            self._shape_of(model), *self._shape[:2]
-        )
+        network = self._shape_of(model)
+        return TRAIN_FLOPS_PER_FORWARD * network.forward_flops(*self._shape[:2])
 
     def score(
         self, names: tuple[str, ...], index_set: np.ndarray, model: ModelHandle = MAIN

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on, whole or absent."""
+"""Checkpoints: everything a run needs to resume, whole or absent."""
 
 import logging
 from pathlib import Path
@@ -38,7 +38,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every step
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every step
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -92,8 +92,8 @@ class Checkpoints:
         """Read the latest checkpoint.
 
         Args:
-            like: For each model that is wanted, a tree of arrays that tells the shapes
-                and places of its own.
+            like: For each model that is wanted, a tree of arrays with the shapes and
+                places of its own.
         """
         trees = {
             _MODEL.format(name): ocp.args.StandardRestore(
@@ -113,6 +113,26 @@ class Checkpoints:
         host |= {name: np.zeros(0, dtype) for name, dtype in empty.items()}
         models = {name: read[_MODEL.format(name)] for name in like}
         return Restored(models, host, read.meta["meta"])
+
+    def read_part(self, model: str, like: Any) -> Any:
+        """Read some of what the latest checkpoint holds of a model.
+
+        Args:
+            model: Its name.
+            like: A tree of arrays or their shapes, with places; what the checkpoint
+                holds beside it is not read.
+        """
+        latest = self._manager.directory / str(self._manager.latest_step())
+        # the manager has one handler an item, and that reads whole items only
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(
+                latest / _MODEL.format(model),
+                args=ocp.args.PyTreeRestore(
+                    like,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+                    partial_restore=True,
+                ),
+            )
 
     def read_meta(self) -> dict[str, Any]:
         """Read only the numbers and texts of the latest checkpoint."""

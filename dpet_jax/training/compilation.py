@@ -12,7 +12,7 @@ _HIT_EVENT = "/jax/compilation_cache/cache_hits"
 
 @dataclass
 class CompileCounts:
-    """What this process has asked the compiler for.
+    """Compilations of this process.
 
     Attributes:
         programs: Executables built or fetched from the persistent cache.
@@ -43,7 +43,7 @@ class Program(NamedTuple):
     Attributes:
         run: The executable.
         flops: FLOPs by XLA's own count, before optimisation, in which the body of a
-            loop counts once whatever the loop does; None if XLA does not tell.
+            loop counts once whatever the loop does; None if XLA does not say.
     """
 
     run: Compiled

@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dpet_jax.data import Data
-from dpet_jax.data.device import DeviceData
 from dpet_jax.errors import DivergedError
 from dpet_jax.methods.base import (
     FRESH,
@@ -24,7 +23,7 @@ from dpet_jax.methods.base import (
     Span,
     TrainResult,
 )
-from dpet_jax.models import ResNetSpec
+from dpet_jax.models.network import Network
 from dpet_jax.scores.pool import OUTPUTS
 from dpet_jax.selection.by_name import (
     USES_VALIDATION,
@@ -32,10 +31,9 @@ from dpet_jax.selection.by_name import (
     check_selector,
     run_selector,
 )
-from dpet_jax.training import Hyper, StepSpec
 from dpet_jax.training.batches import Batches
 from dpet_jax.training.compilation import compile_counts
-from dpet_jax.training.network import Compilation, DeviceModel, compilation
+from dpet_jax.training.network import Compilation, DeviceNetwork, compilation
 from dpet_jax.training.pace import Pace
 from dpet_jax.training.scoring import EVALUATION, ScoreSpec
 from dpet_jax.training.selection import (
@@ -44,6 +42,8 @@ from dpet_jax.training.selection import (
     top_k_on_device,
     top_k_per_class,
 )
+from dpet_jax.training.state import DeviceData, StepSpec
+from dpet_jax.training.steps import Hyper
 
 
 class Evaluation(NamedTuple):
@@ -68,16 +68,16 @@ class LearnerSpec:
         step: What the main model's training program is specialised to.
         score_batch_size: Rows of one forward pass when scoring and evaluating.
         scores: Scores that the method will ask for.
-        proxy: Shape of the narrow network that scores for the main one; None if it
+        proxy: The narrow network that scores for the main one; None if it
             scores itself.
-        fresh: Shape of the networks that `fresh` draws; None if there are none.
+        fresh: The network that `fresh` draws; None if there are none.
     """
 
     step: StepSpec
     score_batch_size: int
     scores: tuple[str, ...]
-    proxy: ResNetSpec | None = None
-    fresh: ResNetSpec | None = None
+    proxy: Network | None = None
+    fresh: Network | None = None
 
 
 def data_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
@@ -135,11 +135,11 @@ class DeviceLearner:
         self.select_flops = 0
         self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
 
-    def _network(self, model: ResNetSpec, hyper: Hyper) -> DeviceModel:
+    def _network(self, model: Network, hyper: Hyper) -> DeviceNetwork:
         step = replace(self._spec.step, model=model)
         batch = self._spec.score_batch_size
         score = ScoreSpec(model, self._compiled_scores, batch, step.dtype, step.mesh)
-        return DeviceModel(
+        return DeviceNetwork(
             step, score, self._device_data, self._data.num_train, hyper, self._seed
         )
 
@@ -192,7 +192,7 @@ class DeviceLearner:
     def train_chunk(
         self, rows: np.ndarray, num_steps: int, span: Span, visits: int
     ) -> Any:
-        """Start a chunk of training; see `DeviceModel.train`."""
+        """Start a chunk of training; see `DeviceNetwork.train`."""
         return self._main.train(rows, num_steps, span, visits)
 
     def wait(self, handle: Any) -> tuple[float, int, int]:
@@ -383,7 +383,7 @@ class DeviceLearner:
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
 
-    def _model(self, handle: ModelHandle) -> DeviceModel:
+    def _model(self, handle: ModelHandle) -> DeviceNetwork:
         if handle not in self._models:
             there = ", ".join(self._models)
             raise ValueError(f"no model called {handle!r}; there is {there}")
@@ -391,7 +391,7 @@ class DeviceLearner:
 
     @staticmethod
     def _waited(
-        chunk: _Queued, network: DeviceModel, model: ModelHandle, pace: Pace
+        chunk: _Queued, network: DeviceNetwork, model: ModelHandle, pace: Pace
     ) -> tuple[float, float]:
         loss, correct, visits = network.wait(chunk.handle)
         pace.waited(chunk.num_steps, chunk.dispatched, None)

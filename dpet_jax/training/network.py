@@ -1,4 +1,4 @@
-"""One network on the accelerator: its training state and its compiled programs."""
+"""One network on the device: its training state and its compiled programs."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,19 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dpet_jax.data.device import DeviceData
 from dpet_jax.methods.base import Plan, Span, TrainResult
-from dpet_jax.models import forward_flops
-from dpet_jax.models.spec import TRAIN_FLOPS_PER_FORWARD
+from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.scores.forgetting import forgetting
-from dpet_jax.training import (
-    ChunkStats,
-    Hyper,
-    StepSpec,
-    TrainState,
-    init_state,
-    train_steps,
-)
 from dpet_jax.training.compilation import CompileCounts, compile_counts, compiled
 from dpet_jax.training.scoring import (
     GRAND,
@@ -29,10 +19,12 @@ from dpet_jax.training.scoring import (
     score_data,
     scoring_flops,
 )
+from dpet_jax.training.state import DeviceData, StepSpec, TrainState, init_state
+from dpet_jax.training.steps import ChunkStats, Hyper, train_steps
 
 
 class Compilation(NamedTuple):
-    """One program made ready.
+    """What compiling one program took.
 
     Attributes:
         what: Its name.
@@ -49,7 +41,7 @@ class Compilation(NamedTuple):
     xla_flops: float | None = None
 
 
-class DeviceModel:
+class DeviceNetwork:
     """One network with everything that training and scoring it needs.
 
     Several share one data set. Every array goes to the device and comes back by an
@@ -110,7 +102,7 @@ class DeviceModel:
     def forward_flops(self) -> int:
         """FLOPs of one example's forward pass."""
         height, width = self._data.images.shape[1:3]
-        return forward_flops(self._step.model, height, width)
+        return self._step.model.forward_flops(height, width)
 
     @property
     def train_flops(self) -> int:
@@ -129,10 +121,10 @@ class DeviceModel:
         )
 
     def compile(self) -> Iterator[Compilation]:
-        """Draw the network and make every program ready; yields each as it is done."""
+        """Draw the parameters and compile every program; yield each as it is done."""
         before = compile_counts()
         self._state = self._fresh(self._key)
-        # used by plans that start anew and by results, and small enough to be forgotten
+        # small programs, of plans that start anew and of results
         self._plan_key(0)
         _forgetting(self._state.forgetting)
         yield compilation("init", compile_counts().since(before))
@@ -158,7 +150,7 @@ class DeviceModel:
             yield compilation("gradient_norms", counts, program.flops)
 
     def redraw(self, seed: int) -> None:
-        """Become the network of another seed, before its first plan."""
+        """Draw the parameters of another seed, before the first plan."""
         self.plans, self.seed = 0, seed
         self._key = self._put(jax.random.key(seed))
         self._state = self._fresh(self._key)
@@ -166,7 +158,7 @@ class DeviceModel:
     # training
 
     def begin(self, plan: Plan, plan_index: int) -> None:
-        """Get ready for a plan: its loss weights, and what starts anew."""
+        """Begin a plan: set its loss weights, and reset what it wants reset."""
         self.plans = plan_index + 1
         self.set_weights(plan)
         if plan.reset == "none":
@@ -175,7 +167,7 @@ class DeviceModel:
         if plan.reset == "optimizer":
             self._state = self._state._replace(opt_state=fresh.opt_state)
         else:
-            # the augmentation draws on; what the tables tell is of the old network
+            # the augmentation goes on; the tables were those of the old parameters
             self._state = fresh._replace(step=self._state.step, key=self._state.key)
 
     def set_weights(self, plan: Plan) -> None:
@@ -216,7 +208,7 @@ class DeviceModel:
         jax.block_until_ready((self._state, self._weights))
 
     def result(self, index_set: np.ndarray) -> TrainResult:
-        """Read what training taught about the examples of a plan."""
+        """Return last losses and predictions of a plan's examples, and forgetting."""
         distinct = np.unique(index_set)
         state = self._state
         tables = (state.losses, state.correct, _forgetting(state.forgetting))
@@ -225,7 +217,7 @@ class DeviceModel:
             distinct, losses[distinct], correct[distinct], counts[distinct]
         )
 
-    # looking at it
+    # scoring
 
     def score(self, rows: np.ndarray, names: tuple[str, ...]) -> dict[str, jax.Array]:
         """Score rows of the data set.
@@ -242,7 +234,7 @@ class DeviceModel:
             scores = scores | {GRAND: self._grand(*arguments)}
         return scores
 
-    # surviving
+    # checkpoints
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything on the device that a checkpoint needs."""
@@ -251,7 +243,7 @@ class DeviceModel:
         return state | {"key": key, "plans": self._put(np.int32(self.plans))}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Take up a snapshot, on this network's devices."""
+        """Restore a snapshot, on this network's devices."""
         placed = self._put(snapshot)
         self.plans = int(jax.device_get(placed.pop("plans")))
         key = jax.random.wrap_key_data(placed["key"])
@@ -264,7 +256,7 @@ class DeviceModel:
 
     def _fresh(self, key: jax.Array) -> TrainState:
         step = self._step
-        return self._put(_init_state(step.model, step.family, self._num_train, key))
+        return self._put(_init_state(step.model, step.optimizer, self._num_train, key))
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
@@ -295,7 +287,7 @@ _forgetting = jax.jit(jax.vmap(forgetting))
 def compilation(
     what: str, counts: CompileCounts | None, xla_flops: float | None = None
 ) -> Compilation:
-    """Tell of a program made ready; without counts it was there already."""
+    """Describe a compiled program; without counts it was there already."""
     counts = counts or CompileCounts()
     return Compilation(
         what, counts.seconds, counts.programs, counts.cache_hits, xla_flops

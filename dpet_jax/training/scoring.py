@@ -11,15 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
 from dpet_jax.data.augment import normalise
-from dpet_jax.data.device import DeviceData
 from dpet_jax.errors import UserError
-from dpet_jax.models import (
-    apply,
-    apply_folded,
-    fold,
-    forward_flops,
-    init,
-)
+from dpet_jax.models.network import Network
 from dpet_jax.scores.error import cross_entropy
 from dpet_jax.scores.gradient.norms import (
     GradientPath,
@@ -28,7 +21,8 @@ from dpet_jax.scores.gradient.norms import (
     squared_norm,
 )
 from dpet_jax.scores.gradient.one_pass import NoRuleError
-from dpet_jax.scores.pool import columns, score_rows
+from dpet_jax.scores.pool import Column, columns, score_rows
+from dpet_jax.training.state import DeviceData
 
 #: The score that takes a backward pass, and so a program of its own.
 GRAND = "grand"
@@ -48,7 +42,7 @@ class ScoreSpec:
         mesh: Devices that share a batch; its one axis is called "data".
     """
 
-    model: Any
+    model: Network
     names: tuple[str, ...]
     batch_size: int
     dtype: str
@@ -76,24 +70,39 @@ def score_data(
 
     Returns:
         One array for each name, aligned with `rows`; minus infinity past `count`.
+
+    Raises:
+        UserError: If a score reads features, and the network gives none.
     """
     sharded = NamedSharding(spec.mesh, PartitionSpec("data"))
-    folded = fold(spec.model, params, batch_stats)
+    wanted = columns(spec.names)
+    folded = spec.model.fold(params, batch_stats)
 
     def forward(batch):
         batch = lax.with_sharding_constraint(batch, sharded)
         images = normalise(data.images[batch], data.mean, data.std)
-        outputs = apply_folded(spec.model, folded, images, dtype=spec.dtype)
+        outputs = spec.model.apply_folded(folded, images, dtype=spec.dtype)
+        if outputs.features is None:
+            _refuse_features(spec.model, wanted)
         return outputs.logits, data.labels[batch], outputs.features
 
     return score_rows(
         forward,
         rows,
         count,
-        columns(spec.names),
+        wanted,
         spec.batch_size,
         shards=spec.mesh.size,
     )
+
+
+def _refuse_features(model: Network, wanted: tuple[Column, ...]) -> None:
+    name = next((each.name for each in wanted if each.reads == "features"), None)
+    if name is not None:
+        raise UserError(
+            f"{name} needs the features that the last layer reads, which "
+            f"{model.label} does not give; let it return (logits, features)"
+        )
 
 
 @partial(jax.jit, static_argnames="spec")
@@ -144,7 +153,7 @@ def gradient_norms_of_data(
 
 
 @cache
-def gradient_norm_flops(model: Any, shape: tuple[int, int, int]) -> int:
+def gradient_norm_flops(model: Network, shape: tuple[int, int, int]) -> int:
     """Count the floating-point operations of one example's gradient norm.
 
     The forward pass, the backward pass to every layer's inputs but the images, and the
@@ -157,7 +166,7 @@ def gradient_norm_flops(model: Any, shape: tuple[int, int, int]) -> int:
     Raises:
         UserError: As `gradient_norms_of_data`.
     """
-    params, stats = jax.eval_shape(partial(init, model), jax.random.key(0))
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
     layers: list[Any] = []
 
@@ -166,27 +175,27 @@ def gradient_norm_flops(model: Any, shape: tuple[int, int, int]) -> int:
 
     jax.eval_shape(read, params, stats)
     lengths = sum(layer.multiply_adds or 0 for layer in layers)
-    to_images = sum(layer.forward_multiply_adds or 0 for layer in layers if layer.first)
-    return 2 * forward_flops(model, *shape[:2]) + 2 * (lengths - to_images)
+    passes = model.forward_flops(*shape[:2]) + model.backward_flops(*shape[:2])
+    return passes + 2 * lengths
 
 
 def _one_pass(
-    model: Any, dtype: str, params: Any, batch_stats: Any, image: Any
+    model: Network, dtype: str, params: Any, batch_stats: Any, image: Any
 ) -> tuple[LogitsOfOne, GradientPath]:
     def logits(params, images):
-        return apply(model, params, batch_stats, images, dtype=dtype).logits
+        return model.apply(params, batch_stats, images, dtype=dtype).logits
 
     try:
         return logits_of_one(logits, params, image, "one_pass")
     except NoRuleError as error:
         raise UserError(
-            f"score {GRAND} cannot be computed for this network: {error}; "
+            f"score {GRAND} cannot be computed for {model.label}: {error}; "
             "grand_last_layer, the gradient by the last layer alone, can be"
         ) from error
 
 
 def scoring_flops(
-    model: Any,
+    model: Network,
     shape: tuple[int, int, int],
     batch_sizes: tuple[int, int],
     num_examples: int,
@@ -204,7 +213,7 @@ def scoring_flops(
     rows = [-(-num_examples // batch) * batch for batch in batch_sizes]
     total = 0
     if {*names} != {GRAND}:
-        total += rows[0] * forward_flops(model, *shape[:2])
+        total += rows[0] * model.forward_flops(*shape[:2])
     if GRAND in names:
         total += rows[1] * gradient_norm_flops(model, shape)
     return total

@@ -5,11 +5,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32, Key
+from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
 
-from dpet_jax.models import ResNetSpec, init
+from dpet_jax.models.network import Network
 from dpet_jax.scores.forgetting import NEVER_LEARNED
-from dpet_jax.training.optimizer import Family, init_optimizer
+from dpet_jax.training.optimizer import OptimizerSection, init_optimizer
+from dpet_jax.training.schedule import BUILT_IN, ScheduleSection
+
+
+class DeviceData(NamedTuple):
+    """The data set on the device: training, validation and test rows in one block.
+
+    An argument of every compiled program. One block means one shape: a single scoring
+    program serves the pool and both evaluation splits.
+
+    Attributes:
+        images: Raw pixels; normalised inside the compiled programs.
+        labels: Class of each image, in [0, k).
+        mean: Of the training split's pixels, in [0, 1].
+        std: Of the training split's pixels, in [0, 1].
+    """
+
+    images: UInt8[Array, "n h w c"]
+    labels: Int32[Array, " n"]
+    mean: Float32[Array, " c"]
+    std: Float32[Array, " c"]
 
 
 class TrainState(NamedTuple):
@@ -43,30 +63,35 @@ class StepSpec:
     """What a compiled training program is specialised to, beside the data's shape.
 
     Attributes:
-        model: Shape of the network.
-        family: Optimizer family.
+        model: The network.
+        optimizer: The optimizer, without its numbers.
         batch_size: Rows of a step, fill rows included.
-        dtype: Name of the dtype of convolutions.
+        dtype: Name of the dtype that the network computes in.
         mesh: Devices that share a batch; its one axis is called "data".
+        schedules: From `schedules_with`.
     """
 
-    model: ResNetSpec
-    family: Family
+    model: Network
+    optimizer: OptimizerSection
     batch_size: int
     dtype: str
     mesh: jax.sharding.Mesh
+    schedules: tuple[ScheduleSection, ...] = BUILT_IN
 
 
 def init_state(
-    model: ResNetSpec, family: Family, num_examples: int, key: Key[Array, ""]
+    model: Network,
+    optimizer: OptimizerSection,
+    num_examples: int,
+    key: Key[Array, ""],
 ) -> TrainState:
     """Draw a fresh network with a zeroed optimizer and empty tables."""
     init_key, step_key = jax.random.split(key)
-    params, batch_stats = init(model, init_key)
+    params, batch_stats = model.init(init_key)
     return TrainState(
         params=params,
         batch_stats=batch_stats,
-        opt_state=init_optimizer(family, params),
+        opt_state=init_optimizer(optimizer, params),
         step=jnp.zeros((), jnp.int32),
         key=step_key,
         losses=jnp.full(num_examples, jnp.inf, jnp.float32),

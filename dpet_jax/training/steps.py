@@ -1,7 +1,7 @@
 """The one compiled training program: any method, any index set, any number of steps."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,27 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
-from dpet_jax.data.augment import gather_augmented, normalise
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import apply_train
+from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
 from dpet_jax.scores.forgetting import count_forgetting
-from dpet_jax.training.optimizer import Hyper, learning_rate, update
-from dpet_jax.training.state import StepSpec, TrainState
+from dpet_jax.training.optimizer import update
+from dpet_jax.training.schedule import Schedule, learning_rate
+from dpet_jax.training.state import DeviceData, StepSpec, TrainState
+
+
+class Hyper(NamedTuple):
+    """Every traced number of the training step.
+
+    Attributes:
+        schedule: Learning rate.
+        optimizer: Numbers of the optimizer's section, by key.
+        label_smoothing: Probability mass spread over all classes.
+        augmentation: Strengths of the random changes to each image.
+    """
+
+    schedule: Schedule
+    optimizer: dict[str, Any]
+    label_smoothing: Float32[Array, ""]
+    augmentation: Augmentation
 
 
 class ChunkStats(NamedTuple):
@@ -46,7 +61,7 @@ def train_steps(
 
     The loss of a step is sum(w * l) / (real rows). Fill rows, which complete a last
     batch, take part in batch normalisation and nowhere else: their loss has weight 0
-    and their table entries stay. An example that stands in one batch several times is
+    and their table entries stay. An example that is in one batch several times is
     trained on as often, but the tables count one visit: that of its last row.
 
     Args:
@@ -103,6 +118,8 @@ def train_step(
     real = rows >= 0
     batch = jnp.where(real, rows, ~rows)
     key = jax.random.fold_in(state.key, state.step)
+    # the augmentation splits its key in three, which are the keys folded with 0 to 2
+    dropout_key = jax.random.fold_in(key, 3)
     pixels, visible = gather_augmented(key, data.images, batch, hyper.augmentation)
     images = normalise(pixels, data.mean, data.std)
     images = jnp.where(visible, images, 0.0)
@@ -111,8 +128,8 @@ def train_step(
     coefficient = jnp.where(real, weights[batch], 0.0) / num_real.astype(jnp.float32)
 
     def objective(params):
-        outputs, batch_stats = apply_train(
-            spec.model, params, state.batch_stats, images, dtype=spec.dtype
+        outputs, batch_stats = spec.model.apply_train(
+            dropout_key, params, state.batch_stats, images, dtype=spec.dtype
         )
         log_p = jax.nn.log_softmax(outputs.logits)
         losses = -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
@@ -124,9 +141,10 @@ def train_step(
     grads, (losses, correct, batch_stats) = jax.grad(objective, has_aux=True)(
         state.params
     )
-    rate = learning_rate(hyper.schedule, first_visit + stats.visits)
+    visits = first_visit + stats.visits
+    rate = learning_rate(hyper.schedule, visits, spec.schedules)
     params, opt_state = update(
-        spec.family, hyper, grads, state.opt_state, state.params, rate
+        spec.optimizer, hyper.optimizer, rate, grads, state.opt_state, state.params
     )
     # a fill row's target lies outside the tables, where a scatter drops it
     outside = state.losses.shape[0]

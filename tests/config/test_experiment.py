@@ -1,15 +1,28 @@
 """The keys of an experiment, their defaults, and that nothing else gets in."""
 
+import inspect
+
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from dpet_jax import section as sections
 from dpet_jax.config import experiment as schema
+from dpet_jax.models.families import MODELS
+from dpet_jax.training.optimizer import OPTIMIZERS
+from dpet_jax.training.schedule import SCHEDULES
 
 SECTIONS = [
     kind
-    for kind in {**vars(schema), **vars(sections)}.values()
-    if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not BaseModel
+    for kind in dict.fromkeys(
+        (
+            *(each for each in vars(schema).values() if isinstance(each, type)),
+            *(each for each in vars(sections).values() if isinstance(each, type)),
+            *(*MODELS, *OPTIMIZERS, *SCHEDULES),
+        )
+    )
+    if issubclass(kind, BaseModel)
+    and kind is not BaseModel
+    and not inspect.isabstract(kind)
 ]
 NEEDED = {"kind": None, "path": "somewhere", "learning_rate": 0.1, "stem": 8}
 NEEDED |= {"channels": (8,), "blocks": (1,)}
@@ -21,13 +34,12 @@ DOCUMENTED = {
     "Config": "name seed data model train method evaluate targets stop budget "
     "checkpoint energy",
     "TfdsData": "kind name path image_size validation_fraction split_seed",
-    "ResNet18Model": "kind width_multiplier depth_multiplier channel_multiple "
-    "compute_dtype",
-    "ResNet20Model": "kind width_multiplier depth_multiplier scale channel_multiple "
+    "ResNet18": "kind width_multiplier depth_multiplier channel_multiple compute_dtype",
+    "ResNet20": "kind width_multiplier depth_multiplier scale channel_multiple "
     "compute_dtype",
     "TrainConfig": "batch_size optimizer schedule augment label_smoothing",
-    "SgdOptimizer": "kind learning_rate momentum nesterov weight_decay",
-    "CosineSchedule": "kind horizon",
+    "Sgd": "kind learning_rate momentum nesterov weight_decay",
+    "Cosine": "kind horizon",
     "AugmentConfig": "translate flip cutout",
     "DpetMethod": "kind score warmup_passes keep_fraction query_size passes_per_round "
     "max_rounds dissimilarity candidate_fraction compat",

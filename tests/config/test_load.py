@@ -5,11 +5,11 @@ from typing import get_args
 
 import pytest
 
-from dpet_jax import section as sections
 from dpet_jax.config import experiment as schema
 from dpet_jax.config.load import load
 from dpet_jax.errors import UserError
 from dpet_jax.methods import sections as method_sections
+from dpet_jax.training.optimizer import Adam
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "suites" not in path.parts)
@@ -158,7 +158,7 @@ def test_override_of_a_kind_by_itself_keeps_the_section(text, config_file):
 def test_override_of_a_nested_kind_leaves_the_sections_around_it(config_file):
     path = config_file("train: {batch_size: 8, optimizer: {kind: sgd, momentum: 0.5}}")
     train = load(path, ["--train.optimizer.kind=adam"]).train
-    assert train.optimizer == sections.AdamOptimizer(kind="adam")
+    assert train.optimizer == Adam()
     assert train.batch_size == 8
 
 

@@ -1,24 +1,20 @@
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fakes.networks import TINY
 
-from dpet_jax.models import (
-    ResNetSpec,
-    apply,
-    apply_train,
-    bind,
-    init,
-)
 from dpet_jax.models.conv import native_convolution
+from dpet_jax.models.resnet import ResidualNetwork
 
-SPEC = ResNetSpec(stem=8, channels=(8, 16), blocks=(1, 2), num_classes=3, in_channels=2)
-SMALL = ResNetSpec(stem=8, channels=(8,), blocks=(1,), num_classes=3, in_channels=1)
-evaluate = jax.jit(apply, static_argnums=0, static_argnames="dtype")
-draw = jax.jit(init, static_argnums=0)
-train = jax.jit(apply_train, static_argnums=0, static_argnames="dtype")
+NETWORK = ResidualNetwork(8, (8, 16), (1, 2), num_classes=3, in_channels=2)
+KEY = jax.random.key(0)
+evaluate = jax.jit(NETWORK.apply, static_argnames="dtype")
+draw = jax.jit(TINY.init)
+train = jax.jit(partial(NETWORK.apply_train, KEY), static_argnames="dtype")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +29,7 @@ def variables():
             values = rng.uniform(0.5, 1.5, leaf.shape)
         return jnp.asarray(values, jnp.float32)
 
-    return jax.tree.map(fill, jax.eval_shape(partial(init, SPEC), jax.random.key(0)))
+    return jax.tree.map(fill, jax.eval_shape(NETWORK.init, KEY))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +39,7 @@ def images():
 
 
 def reference(params, stats, images):
-    """Run SPEC in float64 NumPy with its running statistics."""
+    """Run NETWORK in float64 NumPy with its running statistics."""
     params, stats, images = jax.tree.map(
         lambda leaf: np.asarray(leaf, np.float64), (params, stats, images)
     )
@@ -80,7 +76,7 @@ def reference(params, stats, images):
 
 
 def test_the_network_equals_an_independent_numpy_one(variables, images):
-    outputs = evaluate(SPEC, *variables, images)
+    outputs = evaluate(*variables, images)
     logits, features = reference(*variables, images)
     np.testing.assert_allclose(outputs.logits, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(outputs.features, features, rtol=1e-4, atol=1e-4)
@@ -91,8 +87,8 @@ def test_logits_and_features_are_float32_in_every_compute_dtype(
     dtype, variables, images
 ):
     for outputs in (
-        evaluate(SPEC, *variables, images, dtype=dtype),
-        train(SPEC, *variables, images, dtype=dtype)[0],
+        evaluate(*variables, images, dtype=dtype),
+        train(*variables, images, dtype=dtype)[0],
     ):
         assert outputs.logits.shape == (4, 3)
         assert outputs.features.shape == (4, 16)
@@ -100,15 +96,15 @@ def test_logits_and_features_are_float32_in_every_compute_dtype(
 
 
 def test_bfloat16_computes_in_bfloat16_but_keeps_float32_statistics(variables, images):
-    narrow, stats = train(SPEC, *variables, images, dtype="bfloat16")
-    wide, _ = train(SPEC, *variables, images)
+    narrow, stats = train(*variables, images, dtype="bfloat16")
+    wide, _ = train(*variables, images)
     error = np.abs(np.asarray(narrow.features - wide.features))
     assert 1e-4 < error.max() < 0.3
     assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
 
 
 def test_equal_keys_give_equal_parameters_and_other_keys_others():
-    first, again, other = (draw(SMALL, jax.random.key(seed)) for seed in (3, 3, 4))
+    first, again, other = (draw(jax.random.key(seed)) for seed in (3, 3, 4))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
     kernels = [np.asarray(tree[0]["stem"]["kernel"]) for tree in (first, other)]
@@ -116,7 +112,7 @@ def test_equal_keys_give_equal_parameters_and_other_keys_others():
 
 
 def test_kernels_are_he_normal_by_fan_out_and_the_head_is_uniform():
-    params, _ = draw(SMALL, jax.random.key(5))
+    params, _ = draw(jax.random.key(5))
     head = np.ravel(params.pop("head")["kernel"])
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
     scaled = [
@@ -125,7 +121,7 @@ def test_kernels_are_he_normal_by_fan_out_and_the_head_is_uniform():
     ]
     assert np.std(np.concatenate(scaled)) == pytest.approx(1, rel=0.1)
     assert all(0.75 < np.std(kernel) < 1.3 for kernel in scaled)
-    bound = SMALL.num_features**-0.5
+    bound = TINY.num_features**-0.5
     assert 0.8 * bound < np.abs(head).max() <= bound
     assert min((head > 0).mean(), (head < 0).mean()) > 0.2
 
@@ -133,24 +129,22 @@ def test_kernels_are_he_normal_by_fan_out_and_the_head_is_uniform():
 def test_evaluation_does_not_depend_on_the_rest_of_the_batch(variables, images):
     other = images.at[1:].multiply(3.0)
     np.testing.assert_allclose(
-        evaluate(SPEC, *variables, images).logits[0],
-        evaluate(SPEC, *variables, other).logits[0],
+        evaluate(*variables, images).logits[0],
+        evaluate(*variables, other).logits[0],
         rtol=1e-6,
     )
 
 
 def test_training_depends_on_the_rest_of_the_batch(variables, images):
     other = images.at[1:].multiply(3.0)
-    first, second = (train(SPEC, *variables, x)[0].logits[0] for x in (images, other))
+    first, second = (train(*variables, x)[0].logits[0] for x in (images, other))
     assert np.abs(np.asarray(first - second)).max() > 1e-3
 
 
 def test_running_statistics_keep_nine_tenths_of_their_value(variables, images):
     params, old = variables
     shifted = jax.tree.map(lambda leaf: leaf + 1.0, old)
-    (a, new), (b, new_shifted) = (
-        train(SPEC, params, s, images) for s in (old, shifted)
-    )
+    (a, new), (b, new_shifted) = (train(params, s, images) for s in (old, shifted))
     np.testing.assert_array_equal(a.logits, b.logits)
     for x, y in zip(jax.tree.leaves(new), jax.tree.leaves(new_shifted), strict=True):
         np.testing.assert_allclose(y - x, 0.9, rtol=1e-4)
@@ -158,7 +152,7 @@ def test_running_statistics_keep_nine_tenths_of_their_value(variables, images):
 
 def test_running_statistics_take_a_tenth_of_the_batch(variables, images):
     params, old = variables
-    new = train(SPEC, params, old, images)[1]["stem_norm"]["norm"]
+    new = train(params, old, images)[1]["stem_norm"]["norm"]
     old = old["stem_norm"]["norm"]
     stem = np.asarray(native_convolution(images, params["stem"]["kernel"], 1))
     for name, batch in (("mean", stem.mean((0, 1, 2))), ("var", stem.var((0, 1, 2)))):
@@ -175,20 +169,28 @@ def test_every_stage_but_the_first_halves_the_image():
         sizes.append((*output.shape[1:3], kernel.shape[0]))
         return output
 
-    spec = ResNetSpec(8, (8, 8, 16), (1, 2, 1), num_classes=2, in_channels=1)
-    variables = jax.eval_shape(partial(init, spec), jax.random.key(0))
+    network = ResidualNetwork(8, (8, 8, 16), (1, 2, 1), num_classes=2, in_channels=1)
+    variables = jax.eval_shape(network.init, KEY)
     images = jax.ShapeDtypeStruct((1, 9, 8, 1), jnp.float32)
-    jax.eval_shape(partial(apply, spec, convolve=recorded), *variables, images)
+    jax.eval_shape(partial(network.apply, convolve=recorded), *variables, images)
     stem_and_first = [(9, 8, 3)] * 3
     second = [(5, 4, 3), (5, 4, 3), (5, 4, 1), (5, 4, 3), (5, 4, 3)]
     third = [(3, 2, 3), (3, 2, 3), (3, 2, 1)]
     assert sizes == stem_and_first + second + third
 
 
-def test_a_bound_network_equals_apply(variables, images):
-    params, stats = variables
-    np.testing.assert_allclose(
-        jax.jit(bind(SPEC, stats))(params, images),
-        evaluate(SPEC, params, stats, images).logits,
-        rtol=1e-5,
-    )
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": ()}, "one entry a stage"),
+        ({"blocks": (1, 1)}, "one entry a stage"),
+        ({"channels": (0,)}, "at least 1"),
+        ({"stem": 0}, "at least 1"),
+        ({"in_channels": 0}, "at least 1"),
+        ({"num_classes": 1}, "at least 2 classes, got 1"),
+    ],
+    ids=str,
+)
+def test_a_shape_that_is_no_network_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **change)

@@ -12,13 +12,13 @@ from rich.console import Console
 from dpet_jax.config.load import validate
 from dpet_jax.data.importers import import_dataset
 from dpet_jax.errors import UserError
-from dpet_jax.models import ResNetSpec, forward_flops
+from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.run import experiment
 from dpet_jax.run.build import build_data
 from dpet_jax.run.folder import Recorder, read_events, read_json
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.load import load_run
-from dpet_jax.training.network import DeviceModel
+from dpet_jax.training.network import DeviceNetwork
 
 DPET = {
     "kind": "dpet",
@@ -212,7 +212,7 @@ def test_two_runs_with_other_hyper_parameters_compile_nothing_twice(whole, tmp_p
 # a proxy that scores
 
 WIDE = {"kind": "resnet", "stem": 16, "channels": [16], "blocks": [1]}
-NARROW = ResNetSpec(8, (8,), (1,), 10, 1)
+NARROW = ResidualNetwork(8, (8,), (1,), 10, 1)
 
 
 def with_proxy(share, **changes):
@@ -227,8 +227,8 @@ def proxied(tmp_path_factory):
 
 def test_a_proxy_costs_exactly_its_training_and_scoring(proxied):
     summary = proxied.summary
-    wide = forward_flops(ResNetSpec(16, (16,), (1,), 10, 1), 8, 8)
-    narrow = forward_flops(NARROW, 8, 8)
+    wide = ResidualNetwork(16, (16,), (1,), 10, 1).forward_flops(8, 8)
+    narrow = NARROW.forward_flops(8, 8)
     # it follows the warm-up and round 1; after round 2 nobody asks
     steps, followed = 2 * 16 + 2 * (2 + 4), 2 * 16 + 2 * 2
     selecting = 3 * narrow * 32 * followed + 2 * 1500 * narrow
@@ -310,7 +310,7 @@ def test_an_interrupted_proxy_resumes_to_the_same_bits(
 def test_killing_a_proxy_while_it_catches_up_loses_nothing_but_time(
     proxied, tmp_path, monkeypatch, assert_same_run
 ):
-    result, asked = DeviceModel.result, []
+    result, asked = DeviceNetwork.result, []
 
     def crash(self, index_set):
         asked.append(index_set.shape)
@@ -319,7 +319,7 @@ def test_killing_a_proxy_while_it_catches_up_loses_nothing_but_time(
             raise KeyboardInterrupt
         return result(self, index_set)
 
-    monkeypatch.setattr(DeviceModel, "result", crash)
+    monkeypatch.setattr(DeviceNetwork, "result", crash)
     often = with_proxy(0.5).model_copy(
         update={"checkpoint": config(checkpoint={"every_s": 0}).checkpoint}
     )
@@ -424,15 +424,15 @@ def test_a_diverged_run_says_so_and_keeps_no_broken_model(tmp_path):
 
 
 def test_a_model_without_numbers_chooses_nothing(tmp_path, monkeypatch):
-    begin = DeviceModel.begin
+    begin = DeviceNetwork.begin
 
     def spoil(self, plan, plan_index):
         begin(self, plan, plan_index)
         broken = jax.tree.map(lambda leaf: leaf * np.nan, self._state.params)
         self._state = self._state._replace(params=broken)
 
-    monkeypatch.setattr(DeviceModel, "begin", spoil)
-    monkeypatch.setattr(DeviceModel, "wait", lambda *_: (1.0, 1, 1))
+    monkeypatch.setattr(DeviceNetwork, "begin", spoil)
+    monkeypatch.setattr(DeviceNetwork, "wait", lambda *_: (1.0, 1, 1))
     blind = config(data={"validation_fraction": 0}, targets=[])
     result = experiment.run(blind, tmp_path)
     assert result.stopped_by == "diverged"

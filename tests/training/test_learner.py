@@ -7,7 +7,6 @@ import pytest
 from dpet_jax.config.load import validate
 from dpet_jax.errors import DivergedError
 from dpet_jax.methods.base import MAIN, PROXY, Plan, Span
-from dpet_jax.models import forward_flops
 from dpet_jax.run import build as parts
 from dpet_jax.run.method_parts import build_method
 from dpet_jax.run.trainer import Trainer
@@ -108,10 +107,10 @@ def test_every_score_is_aligned_with_the_index_set(learner, model):
 def test_scoring_is_counted_by_examples_and_with_its_padding_by_flops(learner, spec):
     index_set = np.arange(501, dtype=np.int32)
     learner.score(("margin",), index_set)
-    main = 1000 * forward_flops(spec.step.model, 8, 8)
+    main = 1000 * spec.step.model.forward_flops(8, 8)
     assert (learner.scored_examples, learner.select_flops) == (501, main)
     learner.select("top_k", index_set, 3, PROXY, scores=("margin",))
-    proxy = 1000 * forward_flops(spec.proxy, 8, 8)
+    proxy = 1000 * spec.proxy.forward_flops(8, 8)
     assert (learner.scored_examples, learner.select_flops) == (1002, main + proxy)
     assert 3 * proxy < main
     assert learner.selection_visits == 0
@@ -242,7 +241,7 @@ def test_training_a_proxy_is_counted_and_leaves_the_main_model_alone(learner, sp
     before = copied(learner)
     plan = Plan(np.arange(50, dtype=np.int32), "x", 3)
     learner.train(plan, PROXY)
-    each = forward_flops(spec.proxy, 8, 8)
+    each = spec.proxy.forward_flops(8, 8)
     assert learner.select_flops == 3 * 64 * 3 * each  # 50 rows fill up to 64
     assert (learner.selection_visits, learner.scored_examples) == (150, 0)
     after = copied(learner)

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from dpet_jax.config.load import validate
-from dpet_jax.data.device import DeviceData
 from dpet_jax.methods.base import Plan, Span
-from dpet_jax.models import apply, bind, forward_flops
 from dpet_jax.run import build as parts
 from dpet_jax.scores import gradient_norms, lookup
 from dpet_jax.training.compilation import compile_counts
-from dpet_jax.training.network import DeviceModel
+from dpet_jax.training.network import DeviceNetwork
 from dpet_jax.training.scoring import ScoreSpec, gradient_norm_flops
+from dpet_jax.training.state import DeviceData
 
 CONFIG = validate(
     {
@@ -35,15 +34,15 @@ def data():
 
 @pytest.fixture(scope="module")
 def make(data):
-    shape = parts.build_model(CONFIG, data)
-    step = parts.build_learner_spec(CONFIG, shape, ()).step
-    score = ScoreSpec(shape, NAMES, 500, step.dtype, step.mesh)
+    model = parts.build_model(CONFIG, data)
+    step = parts.build_learner_spec(CONFIG, model, ()).step
+    score = ScoreSpec(model, NAMES, 500, step.dtype, step.mesh)
     there = jax.device_put(DeviceData(data.images, data.labels, data.mean, data.std))
     hyper = parts.build_hyper(CONFIG)
 
     def network(seed=0, names=NAMES):
         asked = replace(score, names=names)
-        made = DeviceModel(step, asked, there, data.num_train, hyper, seed)
+        made = DeviceNetwork(step, asked, there, data.num_train, hyper, seed)
         list(made.compile())
         return made
 
@@ -89,12 +88,8 @@ def test_scores_are_aligned_with_the_rows_and_end_in_minus_infinity(network, dat
     scores = network.score(rows, NAMES)
     state = network.snapshot()
     images = (data.images[rows] / 255 - data.mean) / data.std
-    logits = apply(
-        parts.build_model(CONFIG, data),
-        state["params"],
-        state["batch_stats"],
-        jnp.asarray(images, jnp.float32),
-    ).logits
+    bound = parts.build_model(CONFIG, data).bind(state["batch_stats"])
+    logits = jax.jit(bound)(state["params"], jnp.asarray(images, jnp.float32))
     for name in NAMES:
         expected = jax.vmap(lookup(name).kernel())(logits, data.labels[rows])
         np.testing.assert_allclose(scores[name][:4], expected, rtol=1e-4, atol=1e-6)
@@ -103,7 +98,7 @@ def test_scores_are_aligned_with_the_rows_and_end_in_minus_infinity(network, dat
 
 @pytest.mark.parametrize(("asked", "rows"), [(0, 0), (1, 500), (500, 500), (501, 1000)])
 def test_flops_of_scoring_count_the_padding(network, data, asked, rows):
-    each = forward_flops(parts.build_model(CONFIG, data), 8, 8)
+    each = parts.build_model(CONFIG, data).forward_flops(8, 8)
     assert network.score_flops(asked, NAMES) == rows * each
     assert network.train_flops == 3 * each
 
@@ -114,14 +109,14 @@ def test_gradient_norms_are_scored_beside_the_rest_and_counted(make, data):
     both = network.score(rows, ("margin", "grand"))
     assert network.score(rows, ("grand",)).keys() == {"grand"}
     assert "grand" not in network.score(rows, ("margin",))
-    shape, state = parts.build_model(CONFIG, data), network.snapshot()
+    model, state = parts.build_model(CONFIG, data), network.snapshot()
     images = jnp.asarray((data.images[rows] / 255 - data.mean) / data.std, jnp.float32)
     expected = gradient_norms(
-        bind(shape, state["batch_stats"]), state["params"], images, data.labels[rows]
+        model.bind(state["batch_stats"]), state["params"], images, data.labels[rows]
     )
     np.testing.assert_allclose(both["grand"][:4], expected, rtol=1e-4)
     assert (np.asarray(both["grand"][4:]) == -np.inf).all()
-    each, batch = gradient_norm_flops(shape, (8, 8, 1)), CONFIG.train.batch_size
+    each, batch = gradient_norm_flops(model, (8, 8, 1)), CONFIG.train.batch_size
     assert network.score_flops(4, ("grand",)) == batch * each
     forward = network.score_flops(4, ("margin",))
     assert network.score_flops(4, ("margin", "grand")) == batch * each + forward

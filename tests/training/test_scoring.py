@@ -1,22 +1,20 @@
 """Scores and gradient norms of rows on the device, and what they cost."""
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from fakes.networks import SHAPE, MlpModel, NormalisedModel, VitModel, device_data
 
 from dpet_jax.data.augment import normalise
-from dpet_jax.data.device import DeviceData
 from dpet_jax.errors import UserError
-from dpet_jax.models import ResNetSpec, apply, bind, forward_flops, init
-from dpet_jax.models.resnet import Outputs
+from dpet_jax.models.flax_network import FlaxNetwork
+from dpet_jax.models.network import ModelSection
+from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.scores import gradient_norms, lookup
-from dpet_jax.training import scoring
 from dpet_jax.training.compilation import compile_counts
+from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.scoring import (
     ScoreSpec,
     gradient_norm_flops,
@@ -24,8 +22,9 @@ from dpet_jax.training.scoring import (
     score_data,
     scoring_flops,
 )
+from dpet_jax.training.state import DeviceData
 
-NETWORK = ResNetSpec(8, (8, 16), (1, 1), num_classes=3, in_channels=1)
+NETWORK = ResidualNetwork(8, (8, 16), (1, 1), num_classes=3, in_channels=1)
 NAMES = ("margin", "zero_one", "grand_last_layer")
 EVERYTHING = (*NAMES, "logits", "features")
 NUM, SIDE, CAPACITY, BATCH = 23, 6, 25, 5
@@ -45,14 +44,13 @@ def data():
 @pytest.fixture(scope="module")
 def variables():
     """A network that is sure of some of its predictions, and wrong about others."""
-    params, stats = jax.jit(init, static_argnums=0)(NETWORK, jax.random.key(0))
+    params, stats = jax.jit(NETWORK.init)(jax.random.key(0))
     params["head"]["kernel"] = 8 * params["head"]["kernel"]
     return params, stats
 
 
 def spec(names=(), dtype="float32", model=NETWORK):
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
-    return ScoreSpec(model, names, BATCH, dtype, mesh)
+    return ScoreSpec(model, names, BATCH, dtype, data_mesh(1))
 
 
 def padded(rows, fill=0, capacity=CAPACITY):
@@ -64,7 +62,7 @@ def test_the_data_sets_rows_score_as_apply_and_the_kernels(variables, data):
     got = score_data(spec(EVERYTHING), *variables, data, padded(rows), jnp.int32(7))
 
     images = normalise(data.images[rows], data.mean, data.std)
-    outputs = jax.jit(apply, static_argnums=0)(NETWORK, *variables, images)
+    outputs = jax.jit(NETWORK.apply)(*variables, images)
     expected = {"logits": outputs.logits, "features": outputs.features}
     read = {"logits": outputs[:1], "features": outputs[1:]}
     for name in NAMES:
@@ -136,7 +134,7 @@ def test_the_normalisation_is_folded_once_and_not_in_every_batch(variables, data
 def norms(variables, data):
     params, stats = variables
     images = normalise(data.images, data.mean, data.std)
-    return np.asarray(gradient_norms(bind(NETWORK, stats), params, images, data.labels))
+    return np.asarray(gradient_norms(NETWORK.bind(stats), params, images, data.labels))
 
 
 def test_rows_get_the_norms_of_their_examples_and_no_number_compiles_again(
@@ -165,14 +163,14 @@ def test_flops_of_a_norm_are_two_passes_and_the_lengths():
     head = 16 + 3
     lengths = stem + 2 * same + halved + last + shortcut + head
     # no gradient goes to the images
-    passes = 2 * forward_flops(NETWORK, SIDE, SIDE) - 2 * stem
+    passes = 2 * NETWORK.forward_flops(SIDE, SIDE) - 2 * stem
     each = passes + 2 * lengths
     assert gradient_norm_flops(NETWORK, (SIDE, SIDE, 1)) == each
 
     def flops(*names):
         return scoring_flops(NETWORK, (SIDE, SIDE, 1), (500, 32), 33, names)
 
-    forward = 500 * forward_flops(NETWORK, SIDE, SIDE)
+    forward = 500 * NETWORK.forward_flops(SIDE, SIDE)
     assert flops("grand") == 64 * each
     assert flops("margin", "el2n") == forward
     assert flops("margin", "grand") == 64 * each + forward
@@ -190,88 +188,66 @@ def test_norms_in_bfloat16_lower_for_accelerators(variables, data, platform):
     assert all(line.rstrip().endswith("xbf16>") for line in convolutions)
 
 
-# a network that is no residual one
+# networks of a user's own
 
 
-class Mixer(nn.Module):
-    """A small network of ordinary flax layers."""
-
-    tied: bool
+class Tied(nn.Module):
+    """A network that uses one layer twice."""
 
     @nn.compact
     def __call__(self, images):
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            x = nn.Conv(4, (3, 3), strides=3)(images).reshape(len(images), 4, 4)
-            dense = nn.Dense(4)
-            x = x + nn.gelu(dense(nn.LayerNorm()(x)))
-            x = dense(x) if self.tied else nn.Dense(4)(x)
-            features = x.mean(1)
-            return Outputs(nn.Dense(3)(features), features)
+        dense = nn.Dense(4)
+        x = dense(nn.Dense(4)(images.reshape(images.shape[0], -1)))
+        return nn.Dense(3)(nn.relu(dense(x)))
 
 
-@dataclass(frozen=True)
-class Flat:
-    """That network as the protocol of networks has it."""
-
-    tied: bool = False
-
-    def init(self, key):
-        images = jnp.zeros((1, SIDE, SIDE, 1))
-        return Mixer(self.tied).init(key, images)["params"], {}
-
-    def apply(self, params, stats, images, *, dtype):
-        del stats, dtype
-        return Mixer(self.tied).apply({"params": params}, images)
-
-    def forward_flops(self, height, width):
-        del height, width
-        return 2 * (4 * 9 * 4 + 2 * 4 * 16 + 12)
+class TiedModel(ModelSection):
+    def build(self, num_classes, image_shape):
+        return FlaxNetwork(self, Tied(), num_classes, image_shape)
 
 
-@pytest.fixture
-def any_network(monkeypatch):
-    """Call methods of the network in place of functions of residual ones."""
-    monkeypatch.setattr(scoring, "init", lambda model, key: model.init(key))
-    monkeypatch.setattr(scoring, "apply", lambda model, *a, **k: model.apply(*a, **k))
-    monkeypatch.setattr(scoring, "forward_flops", lambda m, *hw: m.forward_flops(*hw))
+@pytest.fixture(scope="module")
+def pool():
+    return device_data(NUM)
 
 
-@pytest.mark.usefixtures("any_network")
-def test_norms_of_any_flax_network_are_those_of_its_formed_gradients(data):
-    params, stats = jax.jit(Flat().init)(jax.random.key(1))
-    arguments = (params, stats, data, padded(range(NUM)), jnp.int32(7))
-    got = gradient_norms_of_data(spec(model=Flat()), *arguments)
-
-    @jax.jit
-    @jax.vmap
-    def squared(image, label):
-        def loss(params):
-            outputs = Flat().apply(params, stats, image[None], dtype="float32")
-            return -jax.nn.log_softmax(outputs.logits[0])[label]
-
-        return sum(jnp.sum(x**2) for x in jax.tree.leaves(jax.grad(loss)(params)))
-
-    images = normalise(data.images, data.mean, data.std)
-    expected = np.sqrt(squared(images, data.labels))
-    np.testing.assert_allclose(got[:7], expected[:7], rtol=1e-4)
+def test_norms_of_any_flax_network_are_those_of_its_formed_gradients(pool):
+    network = VitModel().build(3, SHAPE)
+    params, stats = jax.jit(network.init)(jax.random.key(1))
+    arguments = (params, stats, pool, padded(range(NUM)), jnp.int32(7))
+    got = gradient_norms_of_data(spec(model=network), *arguments)
+    images = normalise(pool.images[:7], pool.mean, pool.std)
+    expected = gradient_norms(
+        network.bind(stats), params, images, pool.labels[:7], method="vmap"
+    )
+    np.testing.assert_allclose(got[:7], expected, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("any_network")
-def test_flops_of_any_network_count_no_gradient_to_the_images():
-    # convolution of four patches, two dense layers at four positions, the head
-    first, dense, head = 4 * 9 * 4, 4 * 4 * 4, 4 + 3
-    lengths = first + 2 * dense + head
-    expected = 2 * Flat().forward_flops(SIDE, SIDE) + 2 * (lengths - first)
-    assert gradient_norm_flops(Flat(), (SIDE, SIDE, 1)) == expected
+def test_flops_of_any_network_are_its_own_and_the_lengths():
+    network = MlpModel(width=16).build(3, SHAPE)
+    # gradients of one position: lengths of inputs and of outputs
+    lengths = (64 + 16) + (16 + 3)
+    forward, backward = 2 * (64 * 16 + 16 * 3), 2 * 16 * 3
+    assert gradient_norm_flops(network, SHAPE) == forward + backward + 2 * lengths
 
 
-@pytest.mark.usefixtures("any_network")
-def test_a_network_without_gradient_norms_is_refused_with_what_has_no_rule(data):
-    tied = Flat(tied=True)
+def test_a_network_without_gradient_norms_is_refused_with_what_has_no_rule(pool):
+    tied = TiedModel().build(3, SHAPE)
     params, stats = jax.jit(tied.init)(jax.random.key(1))
-    message = r"score grand cannot.*\['Dense_0'\].*used twice.*grand_last_layer"
-    arguments = (params, stats, data, padded([1]), jnp.int32(1))
+    message = r"grand cannot.*TiedModel: .*\['Dense_0'\].*used twice.*grand_last_layer"
+    arguments = (params, stats, pool, padded([1]), jnp.int32(1))
     with pytest.raises(UserError, match=message):
         gradient_norms_of_data(spec(model=tied), *arguments)
     with pytest.raises(UserError, match=message):
-        gradient_norm_flops(tied, (SIDE, SIDE, 1))
+        gradient_norm_flops(tied, SHAPE)
+
+
+def test_a_score_of_features_is_refused_where_a_network_gives_none(pool):
+    network = NormalisedModel().build(3, SHAPE)
+    params, stats = jax.jit(network.init)(jax.random.key(1))
+    arguments = (params, stats, pool, padded([1]), jnp.int32(1))
+    got = score_data(spec(("margin",), model=network), *arguments)
+    assert np.isfinite(got["margin"][0])
+    message = r"grand_last_layer needs the features .*NormalisedModel does not give"
+    with pytest.raises(UserError, match=message):
+        score_data(spec(("margin", "grand_last_layer"), model=network), *arguments)

@@ -7,66 +7,47 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fakes.networks import TINY, device_data
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dpet_jax.data.augment import Augmentation
-from dpet_jax.data.device import DeviceData
-from dpet_jax.models import ResNetSpec, apply_train
-from dpet_jax.training import (
-    SCHEDULES,
-    Hyper,
-    Schedule,
-    StepSpec,
-    init_state,
-    train_steps,
-)
 from dpet_jax.training.compilation import compile_counts, compiled
 from dpet_jax.training.learner import data_mesh
+from dpet_jax.training.optimizer import Sgd
+from dpet_jax.training.schedule import Cosine, Linear, traced_schedule
+from dpet_jax.training.state import StepSpec, init_state
+from dpet_jax.training.steps import Hyper, train_steps
+from dpet_jax.training.traced import numbers_of, without_numbers
 
-MODEL = ResNetSpec(stem=8, channels=(8,), blocks=(1,), num_classes=3, in_channels=1)
 BATCH, N = 4, 12
-SPEC = StepSpec(MODEL, "sgd", BATCH, "float32", data_mesh())
+OPTIMIZER = without_numbers(Sgd())
+SPEC = StepSpec(TINY, OPTIMIZER, BATCH, "float32", data_mesh())
+#: Where everything lies, so that one program serves all tests.
+PLACE = NamedSharding(SPEC.mesh, PartitionSpec())
 
 
-def hyper(**changes):
-    schedule = Schedule(
-        kind=jnp.int32(SCHEDULES.index(changes.pop("kind", "linear"))),
-        peak=jnp.float32(changes.pop("peak", 0.1)),
-        final=jnp.float32(0),
-        start=jnp.float32(0),
-        peak_at=jnp.float32(0.5),
-        horizon=jnp.float32(changes.pop("horizon", 24)),
-        cyclic=jnp.bool_(False),
-    )
-    values = {
-        "momentum": 0.9,
-        "b1": 0.9,
-        "b2": 0.999,
-        "eps": 1e-8,
-        "gradient_decay": 5e-4,
-        "decoupled_decay": 0.0,
-        "label_smoothing": 0.0,
-    } | changes
-    nesterov = jnp.bool_(values.pop("nesterov", True))
-    singles = {name: jnp.float32(value) for name, value in values.items()}
-    augmentation = Augmentation(jnp.int32(0), jnp.bool_(False), jnp.int32(0))
-    return Hyper(
-        schedule=schedule, nesterov=nesterov, augmentation=augmentation, **singles
-    )
+def hyper(
+    *,
+    schedule=Linear(),  # noqa: B008
+    peak=0.1,
+    horizon=24,
+    label_smoothing=0.0,
+    **changes,
+):
+    traced = traced_schedule(schedule, peak)._replace(horizon=np.float32(horizon))
+    still = Augmentation(np.int32(0), np.bool_(False), np.int32(0))
+    numbers = numbers_of(Sgd(**changes))
+    return Hyper(traced, numbers, np.float32(label_smoothing), still)
 
 
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    return DeviceData(
-        jnp.asarray(rng.integers(0, 256, (N, 8, 8, 1)), jnp.uint8),
-        jnp.asarray(rng.integers(0, 3, N), jnp.int32),
-        jnp.array([0.5], jnp.float32),
-        jnp.array([0.25], jnp.float32),
-    )
+    return device_data(N)
 
 
+@jax.jit
 def fresh():
-    return init_state(MODEL, "sgd", N, jax.random.key(1))
+    return init_state(TINY, OPTIMIZER, N, jax.random.key(1))
 
 
 def run(state, data, rows, *, steps=None, weights=None, first_visit=0, hyper=hyper()):  # noqa: B008
@@ -74,48 +55,45 @@ def run(state, data, rows, *, steps=None, weights=None, first_visit=0, hyper=hyp
     padded[: len(rows)] = rows
     steps = len(rows) // BATCH if steps is None else steps
     weights = np.ones(N) if weights is None else weights
-    return train_steps(
-        SPEC,
-        state,
-        data,
-        jnp.asarray(padded),
-        jnp.int32(steps),
-        jnp.int32(first_visit),
-        jnp.asarray(weights, jnp.float32),
-        hyper,
+    counts = np.int32(steps), np.int32(first_visit)
+    given = state, data, padded, *counts, np.float32(weights), hyper
+    return train_steps(SPEC, *jax.device_put(given, PLACE))
+
+
+@jax.jit
+def reference_step(data, params, stats, opt_state, smoothing, rate, rows, coefficients):
+    def loss(params):
+        images = (data.images[rows].astype(jnp.float32) / 255 - 0.5) / 0.25
+        labels = data.labels[rows]
+        key = jax.random.key(0)
+        outputs, after = TINY.apply_train(key, params, stats, images)
+        target = optax.smooth_labels(jax.nn.one_hot(labels, 3), smoothing)
+        each = optax.softmax_cross_entropy(outputs.logits, target)
+        plain = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+        return jnp.sum(each * coefficients), (after, plain)
+
+    grads, aux = jax.grad(loss, has_aux=True)(params)
+    updates, opt_state = with_decay(rate).update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, *aux
+
+
+def with_decay(rate):
+    return optax.chain(
+        optax.add_decayed_weights(5e-4), optax.sgd(rate, 0.9, nesterov=True)
     )
 
 
-def reference(data, batches, weights, *, smoothing=0.0, rates=()):
+def reference(data, batches, weights, *, smoothing, rates):
     """Train with optax, batch by batch, on the real rows' loss."""
     state = fresh()
-    params, stats = state.params, state.batch_stats
-    optimizer = optax.inject_hyperparams(
-        lambda rate: optax.chain(
-            optax.add_decayed_weights(5e-4), optax.sgd(rate, 0.9, nesterov=True)
-        )
-    )(rate=0.1)
-    opt_state = optimizer.init(params)
-    losses = []
+    params, stats, losses = state.params, state.batch_stats, []
+    opt_state = with_decay(0.1).init(params)
     for (rows, num_real), rate in zip(batches, rates, strict=True):
-        images = (data.images[rows].astype(jnp.float32) / 255 - 0.5) / 0.25
-        labels = data.labels[rows]
-
-        def loss(
-            params, stats=stats, images=images, labels=labels, rows=rows, m=num_real
-        ):
-            outputs, stats = apply_train(MODEL, params, stats, images)
-            target = optax.smooth_labels(jax.nn.one_hot(labels, 3), smoothing)
-            each = optax.softmax_cross_entropy(outputs.logits, target)
-            plain = optax.softmax_cross_entropy_with_integer_labels(
-                outputs.logits, labels
-            )
-            return jnp.sum((each * weights[rows])[:m]) / m, (stats, plain)
-
-        grads, (stats, plain) = jax.grad(loss, has_aux=True)(params)
-        opt_state.hyperparams["rate"] = jnp.float32(rate)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        coefficients = np.where(np.arange(BATCH) < num_real, weights[rows], 0)
+        params, opt_state, stats, plain = reference_step(
+            *(data, params, stats, opt_state, *np.float32((smoothing, rate)), rows),
+            np.float32(coefficients / num_real),
+        )
         losses.append(np.asarray(plain)[:num_real])
     return params, stats, losses
 
@@ -197,7 +175,7 @@ def test_forgetting_counts_falls_between_visits_before_each_update(data):
     assert_equal(whole, state)
 
 
-def test_example_twice_in_a_batch_is_one_visit_that_of_its_last_row(data):
+def test_example_twice_in_a_batch_counts_as_the_visit_of_its_last_row(data):
     known = fresh()._replace(
         correct=jnp.ones(N, bool), forgetting=jnp.full(N, 5, jnp.int32)
     )
@@ -205,7 +183,7 @@ def test_example_twice_in_a_batch_is_one_visit_that_of_its_last_row(data):
     state, stats = run(known, never, [3, 0, 3, 3])
     assert state.forgetting[jnp.array([0, 3])].tolist() == [6, 6]
     assert int(stats.visits) == 4
-    # another augmentation of each row tells which of them the table holds
+    # each row is augmented another way, which shows which of them the table holds
     shaken = hyper()._replace(
         augmentation=Augmentation(jnp.int32(2), jnp.bool_(True), jnp.int32(4))
     )
@@ -250,14 +228,9 @@ def test_a_zero_weight_takes_an_example_out_of_the_gradient(data):
 
 def test_hyper_parameters_counts_and_sets_share_one_executable(data):
     def program(state, rows, steps, values):
-        arguments = (
-            state,
-            data,
-            jnp.asarray(rows),
-            jnp.int32(steps),
-            jnp.int32(0),
-            jnp.ones(N),
-            values,
+        arguments = jax.device_put(
+            (state, data, rows, np.int32(steps), np.int32(0), np.ones(N, "f4"), values),
+            PLACE,
         )
         ready, _ = compiled(train_steps, SPEC, *arguments)
         return ready.run(*arguments)
@@ -266,7 +239,7 @@ def test_hyper_parameters_counts_and_sets_share_one_executable(data):
     program(fresh(), rows, 1, hyper())
     state = fresh()
     values = hyper(
-        kind="cosine",
+        schedule=Cosine(),
         peak=0.3,
         momentum=0.5,
         nesterov=False,
@@ -275,7 +248,6 @@ def test_hyper_parameters_counts_and_sets_share_one_executable(data):
     )
     before = compile_counts().programs
     program(state, rows[::-1], 3, values)
-    # slicing numpy and making scalars may not compile either
     assert compile_counts().programs == before
 
 
@@ -289,9 +261,7 @@ def test_augmentation_draws_anew_at_every_step(data):
     shaken = hyper()._replace(
         augmentation=Augmentation(jnp.int32(2), jnp.bool_(True), jnp.int32(0))
     )
-    still = hyper(peak=0.0, gradient_decay=0.0)._replace(
-        augmentation=shaken.augmentation
-    )
+    still = hyper(peak=0.0)._replace(augmentation=shaken.augmentation)
     once, _ = run(fresh(), data, [0, 1, 2, 3], hyper=still)
     twice, _ = run(once, data, [0, 1, 2, 3], hyper=still)
     again, _ = run(fresh(), data, [0, 1, 2, 3], hyper=still)

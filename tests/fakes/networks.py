@@ -1,0 +1,123 @@
+"""Networks and data so small that a test compiles them in a moment."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpet_jax.models.flax_network import FlaxNetwork
+from dpet_jax.models.network import ModelSection, Network
+from dpet_jax.models.resnet import ResidualNetwork
+from dpet_jax.section import Count, Share
+from dpet_jax.training.state import DeviceData
+
+#: The residual network of tests: for 8x8 images of one channel and three classes.
+TINY = ResidualNetwork(8, (8,), (1,), num_classes=3, in_channels=1)
+SHAPE = (8, 8, 1)
+
+
+class Mlp(nn.Module):
+    """Two dense layers; gives logits alone."""
+
+    width: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.relu(nn.Dense(self.width)(images.reshape(images.shape[0], -1)))
+        return nn.Dense(self.num_classes)(x)
+
+
+class MlpModel(ModelSection):
+    """A user's own model: a perceptron."""
+
+    width: Count = 16
+
+    def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
+        module = Mlp(self.width, num_classes)
+        return FlaxNetwork(self, module, num_classes, image_shape)
+
+    def narrower(self, network: Any, share: float) -> Network:
+        slim = self.model_copy(update={"width": max(1, int(share * self.width))})
+        return slim.build(network.num_classes, network.image_shape)
+
+
+class Vit(nn.Module):
+    """A vision transformer of one block and one head; gives features too."""
+
+    patch: int
+    width: int
+    num_classes: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        side = self.patch
+        x = nn.Conv(self.width, (side, side), (side, side), name="patches")(images)
+        x = x.reshape(x.shape[0], -1, self.width)
+        x += self.param("position", nn.initializers.normal(0.02), (1, *x.shape[1:]))
+        y = nn.LayerNorm()(x)
+        x += nn.MultiHeadDotProductAttention(num_heads=1)(y)
+        y = nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x)))
+        x += nn.Dense(self.width)(nn.Dropout(self.dropout)(y, deterministic=not train))
+        features = nn.LayerNorm()(x).mean(axis=1)
+        return nn.Dense(self.num_classes)(features), features
+
+
+class VitModel(ModelSection):
+    """A user's own model: a vision transformer."""
+
+    patch: Count = 4
+    width: Count = 8
+    dropout: Share = 0.0
+
+    def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
+        module = Vit(self.patch, self.width, num_classes, self.dropout)
+        return FlaxNetwork(self, module, num_classes, image_shape)
+
+
+class Normalised(nn.Module):
+    """A convolution and batch normalisation; the last layer is no dense one."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train: bool):
+        x = nn.Conv(self.num_classes, (3, 3), use_bias=False)(images)
+        return nn.BatchNorm(use_running_average=not train)(x).mean(axis=(1, 2))
+
+
+class NormalisedModel(ModelSection):
+    """A user's own model: batch normalisation."""
+
+    def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
+        module = Normalised(num_classes)
+        return FlaxNetwork(self, module, num_classes, image_shape)
+
+
+def bright_images(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw uint8 images of three classes that differ in brightness, and the classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    noise = rng.integers(0, 80, (count, *SHAPE))
+    return (noise + 80 * labels[:, None, None, None]).astype(np.uint8), labels
+
+
+def device_data(count: int) -> DeviceData:
+    """Return random images of three classes on the device."""
+    rng = np.random.default_rng(0)
+    return jax.device_put(
+        DeviceData(
+            rng.integers(0, 256, (count, *SHAPE)).astype(np.uint8),
+            rng.integers(0, 3, count).astype(np.int32),
+            np.full(1, 0.5, np.float32),
+            np.full(1, 0.25, np.float32),
+        )
+    )
+
+
+def normalised(images: np.ndarray) -> Any:
+    """Return float32 images as a network reads them."""
+    return jnp.asarray((images / 255 - 0.5) / 0.25, jnp.float32)

@@ -1,0 +1,133 @@
+"""From the keys of a config to the shape of a residual network."""
+
+import jax
+import pytest
+from pydantic import ValidationError
+
+from dpet_jax.models.families import (
+    ResNet,
+    ResNet18,
+    ResNet20,
+    scaled_blocks,
+    scaled_channels,
+)
+
+CIFAR = (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("section", "classes", "count", "million_multiply_adds"),
+    [
+        (ResNet18(), 10, 11_173_962, 555.42),
+        (ResNet20(scale=1.0), 100, 278_324, 40.82),
+        (ResNet20(scale=1.1), 100, 331_072, 47.87),
+        (ResNet20(scale=1.4), 100, 716_097, 103.43),
+    ],
+    ids=["resnet18", "scale 1.0", "scale 1.1", "scale 1.4"],
+)
+def test_parameters_and_operations_are_as_many_as_published(
+    section, classes, count, million_multiply_adds
+):
+    network = section.build(classes, CIFAR)
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+    flops = network.forward_flops(32, 32)
+    assert flops / 2e6 == pytest.approx(million_multiply_adds, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("section", "stem", "channels", "blocks", "description"),
+    [
+        (
+            ResNet18(width_multiplier=0.25),
+            *(16, (16, 32, 64, 128), (2, 2, 2, 2), "ResNet-18 width 0.25"),
+        ),
+        (
+            ResNet18(depth_multiplier=0.5),
+            *(64, (64, 128, 256, 512), (1, 1, 1, 1), "ResNet-10"),
+        ),
+        (ResNet20(scale=1.4), 16, (22, 44, 89), (4, 4, 4), "ResNet-26"),
+        # the stem of this family is never scaled
+        (
+            ResNet20(width_multiplier=2.0),
+            *(16, (32, 64, 128), (3, 3, 3), "ResNet-20 width 2"),
+        ),
+        (
+            ResNet(stem=4, channels=(4, 6), blocks=(1, 2)),
+            *(4, (4, 6), (1, 2), "ResNet-8"),
+        ),
+    ],
+)
+def test_keys_decide_stem_channels_and_blocks(
+    section, stem, channels, blocks, description
+):
+    network = section.build(7, (9, 9, 2))
+    assert (network.stem, network.channels, network.blocks) == (stem, channels, blocks)
+    assert (network.num_classes, network.in_channels) == (7, 2)
+    assert section.describe(network) == description
+
+
+@pytest.mark.parametrize(
+    ("base", "multiplier", "multiple", "expected"),
+    [
+        (64, 1.0, 8, 64),
+        (64, 0.7, 8, 48),  # 44.8, to the nearest multiple
+        (64, 0.3, 8, 16),  # 19.2
+        (64, 0.01, 8, 8),
+        (16, 1.4, 1, 22),  # 22.4, floored
+        (16, 1.99, 1, 31),
+        (16, 0.1, 1, 8),
+        (64, 0.01, 16, 16),
+    ],
+)
+def test_channels_round_to_the_multiple_and_stay_at_least_eight(
+    base, multiplier, multiple, expected
+):
+    assert scaled_channels(base, multiplier, multiple) == expected
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "blocks"), [(0.1, 1), (1.0, 3), (1.3, 3), (1.34, 4), (1.4, 4)]
+)
+def test_depth_grows_only_by_whole_blocks(multiplier, blocks):
+    assert scaled_blocks(3, multiplier) == blocks
+
+
+@pytest.mark.parametrize(
+    ("section", "share", "stem", "channels"),
+    [
+        (ResNet18(), 0.25, 16, (16, 32, 64, 128)),
+        (ResNet18(width_multiplier=0.5), 0.25, 8, (8, 16, 32, 64)),
+        # channel_multiple is 8, so a tenth of 32 is 8 and of 256 is 24
+        (ResNet18(width_multiplier=0.5), 0.1, 8, (8, 8, 16, 24)),
+        (ResNet20(), 0.7, 11, (11, 22, 44)),  # floored at multiple 1
+        (ResNet20(channel_multiple=8), 0.7, 8, (8, 24, 48)),
+        # never wider than the model, where that is narrower than 8
+        (ResNet(stem=4, channels=(4, 40), blocks=(1, 2)), 0.5, 4, (4, 16)),
+        (ResNet(stem=4, channels=(4, 40), blocks=(1, 2)), 1.0, 4, (4, 40)),
+    ],
+)
+def test_narrower_network_has_a_share_of_the_channels_and_all_the_rest(
+    section, share, stem, channels
+):
+    network = section.build(10, (8, 8, 1))
+    narrow = section.narrower(network, share)
+    assert (narrow.stem, narrow.channels) == (stem, channels)
+    kept = ("blocks", "num_classes", "in_channels")
+    assert all(getattr(narrow, name) == getattr(network, name) for name in kept)
+
+
+def test_channels_that_cannot_be_fewer_are_refused():
+    section = ResNet(stem=8, channels=(8, 8), blocks=(1, 1))
+    with pytest.raises(ValueError, match=r"\[8, 8\] .*multiples of 8; .*wider model"):
+        section.narrower(section.build(10, CIFAR), 0.5)
+
+
+def test_scale_excludes_the_multipliers_that_it_stands_for():
+    with pytest.raises(ValidationError, match="in tandem"):
+        ResNet20(scale=1.2, width_multiplier=1.2)
+
+
+def test_a_network_needs_one_entry_a_stage():
+    with pytest.raises(ValidationError, match="one entry a stage"):
+        ResNet(stem=8, channels=(8, 16), blocks=(1,))
