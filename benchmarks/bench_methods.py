@@ -23,8 +23,8 @@ from dpet_jax.data import Data
 from dpet_jax.errors import UserError
 from dpet_jax.methods.one_shot import FORGETTING, SELECTORS
 from dpet_jax.run import build as parts
-from dpet_jax.scores.registry import selectable_scores
 from dpet_jax.run import experiment
+from dpet_jax.scores.registry import selectable_scores
 
 ONE_SHOT = (*selectable_scores(), FORGETTING, *SELECTORS)
 DYNAMIC = (
