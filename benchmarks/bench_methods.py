@@ -14,7 +14,6 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import get_args
 
 from timing import report
 
@@ -22,11 +21,12 @@ from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import load
 from dpet_jax.data import Data
 from dpet_jax.errors import UserError
-from dpet_jax.methods.sections import ChosenBy
+from dpet_jax.methods.one_shot import FORGETTING, SELECTORS
 from dpet_jax.run import build as parts
 from dpet_jax.run import experiment
+from dpet_jax.scores.registry import selectable_scores
 
-ONE_SHOT = get_args(ChosenBy)
+ONE_SHOT = (*selectable_scores(), FORGETTING, *SELECTORS)
 DYNAMIC = (
     *("infobatch", "loss_threshold", "stale_selective_backprop"),
     *("selective_backprop", "epsilon_greedy"),

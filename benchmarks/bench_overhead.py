@@ -29,7 +29,7 @@ from dpet_jax.data.source import ImageSet, make_source
 from dpet_jax.data.sources import Digits
 from dpet_jax.energy import EnergyMeter, discover
 from dpet_jax.methods.base import PROXY, Plan, Span
-from dpet_jax.methods.query import Query
+from dpet_jax.methods.dpet import Dpet
 from dpet_jax.run import build as parts
 from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import DeviceLearner
@@ -189,15 +189,14 @@ def query_of(learner: DeviceLearner, name: str, options: argparse.Namespace) -> 
 
     else:
         blended = name == "margin and el2n"
-        query = Query(
-            "margin" if blended else name,
-            options.select,
-            dissimilarity="euclidean" if blended else "none",
-            weight=0.5,
+        method = Dpet(
+            score="margin" if blended else name,
+            query_size=options.select,
+            dissimilarity={"kind": "euclidean" if blended else "none"},
         )
 
         def run():
-            query.select(learner, options.examples, NOBODY, seed=0, round_index=1)
+            method.query(learner, options.examples, NOBODY, seed=0, round_index=1)
 
     before = learner.select_flops
     run()

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from dpet_jax.data.augment import AugmentConfig
 from dpet_jax.data.source import DataSection
-from dpet_jax.data.sources import Cifar, Digits, Folder, Npz, Parquet, Tfds
+from dpet_jax.data.sources import SOURCES, Digits
 from dpet_jax.methods.active_learning import ActiveLearning
 from dpet_jax.methods.base import Method
 from dpet_jax.methods.coreset import SavedCoreset
@@ -45,21 +45,19 @@ from dpet_jax.section import (
 from dpet_jax.training.optimizer import OPTIMIZERS, OptimizerSection, Sgd
 from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
 
-METHODS = OneOf(
-    Method,
-    (
-        Dpet,
-        Standard,
-        Rs2,
-        ActiveLearning,
-        OneShot,
-        InfoBatch,
-        LossThreshold,
-        StaleSelectiveBackprop,
-        SelectiveBackprop,
-        EpsilonGreedy,
-        SavedCoreset,
-    ),
+#: What `method.kind` may name without an import path; the first is the default.
+METHODS = (
+    Dpet,
+    Standard,
+    Rs2,
+    ActiveLearning,
+    OneShot,
+    InfoBatch,
+    LossThreshold,
+    StaleSelectiveBackprop,
+    SelectiveBackprop,
+    EpsilonGreedy,
+    SavedCoreset,
 )
 
 
@@ -99,7 +97,7 @@ class BudgetConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """How often the run can be taken up again."""
+    """How often a run is saved, so that it can be resumed."""
 
     every_s: NonNegative = 30.0
 
@@ -135,7 +133,7 @@ class CarbonConfig(Section):
 
 
 class EnergyConfig(Section):
-    """How energy is measured, and what may stand in where it cannot be."""
+    """How energy is measured, and what may be used where it cannot be."""
 
     period_s: Annotated[float, Field(ge=0.02, le=5), Number] | None = Field(
         None, description="between readings; 0.1 for counters, 0.05 for power"
@@ -175,13 +173,10 @@ class Config(Section):
 
     name: str = Field("dpet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     seed: Seed = 0
-    data: Annotated[
-        DataSection,
-        OneOf(DataSection, (Digits, Folder, Cifar, Parquet, Npz, Tfds)),
-    ] = Digits()
+    data: Annotated[DataSection, OneOf(DataSection, SOURCES)] = Digits()
     model: Annotated[ModelSection, OneOf(ModelSection, MODELS)] = ResNet18()
     train: TrainConfig = TrainConfig()
-    method: Annotated[Method, METHODS] = Dpet()
+    method: Annotated[Method, OneOf(Method, METHODS)] = Dpet()
     evaluate: EvaluateConfig = EvaluateConfig()
     targets: tuple[Fraction, ...] = ()
     stop: StopConfig = StopConfig()

@@ -21,7 +21,7 @@ from dpet_jax.scores.gradient.norms import (
     squared_norm,
 )
 from dpet_jax.scores.gradient.one_pass import NoRuleError
-from dpet_jax.scores.pool import columns, score_rows
+from dpet_jax.scores.pool import Column, columns, score_rows
 from dpet_jax.training.state import DeviceData
 
 #: The score that takes a backward pass, and so a program of its own.
@@ -70,24 +70,39 @@ def score_data(
 
     Returns:
         One array for each name, aligned with `rows`; minus infinity past `count`.
+
+    Raises:
+        UserError: If a score reads features, and the network gives none.
     """
     sharded = NamedSharding(spec.mesh, PartitionSpec("data"))
+    wanted = columns(spec.names)
     folded = spec.model.fold(params, batch_stats)
 
     def forward(batch):
         batch = lax.with_sharding_constraint(batch, sharded)
         images = normalise(data.images[batch], data.mean, data.std)
         outputs = spec.model.apply_folded(folded, images, dtype=spec.dtype)
+        if outputs.features is None:
+            _refuse_features(spec.model, wanted)
         return outputs.logits, data.labels[batch], outputs.features
 
     return score_rows(
         forward,
         rows,
         count,
-        columns(spec.names),
+        wanted,
         spec.batch_size,
         shards=spec.mesh.size,
     )
+
+
+def _refuse_features(model: Network, wanted: tuple[Column, ...]) -> None:
+    name = next((each.name for each in wanted if each.reads == "features"), None)
+    if name is not None:
+        raise UserError(
+            f"{name} needs the features that the last layer reads, which "
+            f"{model.label} does not give; let it return (logits, features)"
+        )
 
 
 @partial(jax.jit, static_argnames="spec")
@@ -175,7 +190,7 @@ def _one_pass(
         return logits_of_one(logits, params, image, "one_pass")
     except NoRuleError as error:
         raise UserError(
-            f"score {GRAND} cannot be computed for this network: {error}; "
+            f"score {GRAND} cannot be computed for {model.label}: {error}; "
             "grand_last_layer, the gradient by the last layer alone, can be"
         ) from error
 

@@ -57,7 +57,7 @@ def clock(monkeypatch):
     clock = FakeClock()
     monkeypatch.setattr("dpet_jax.energy.meter.Clock", lambda: clock)
     fake_time = SimpleNamespace(monotonic=clock)
-    for module in ("run.loop", "run.selection_cost", "training.pace"):
+    for module in ("run.loop", "run.selection_cost", "training.chunks"):
         monkeypatch.setattr(f"dpet_jax.{module}.time", fake_time)
     train, wait, evaluate = (
         getattr(DeviceLearner, name) for name in ("train_chunk", "wait", "evaluate")

@@ -200,7 +200,8 @@ def test_two_runs_with_other_hyper_parameters_compile_nothing_twice(whole, tmp_p
             "augment": {"translate": 2, "flip": True, "cutout": 3},
             "label_smoothing": 0.1,
         },
-        method={"kind": "rs2", "keep_fraction": 0.2, "passes": 3},
+        method={"kind": "active_learning", "passes_per_round": 1, "max_rounds": 1}
+        | {"initial_size": 60, "query_size": 40},
     )
     summary = experiment.run(other, tmp_path).summary
     assert summary["compilations"]["train_steps"]["programs"] == 0
@@ -251,7 +252,8 @@ def test_a_proxy_costs_exactly_its_training_and_scoring(proxied):
 def test_a_proxy_works_inside_the_window_of_selection(proxied):
     events = read_events(proxied.folder / "events.jsonl")
     spent = sum(event["seconds"] for event in events if event["event"] == "select")
-    assert proxied.summary["phases"]["select"]["s"] == pytest.approx(spent, abs=0.05)
+    # the window lies inside what the events measure, and holds all of the training
+    assert 0 < proxied.summary["phases"]["select"]["s"] <= spent + 1e-6
     compiled = [event["what"] for event in events if event["event"] == "compile"]
     assert compiled[3:6] == ["proxy init", "proxy train_steps", "proxy score_pool"]
     assert proxied.summary["compilations"]["others"]["programs"] == 0

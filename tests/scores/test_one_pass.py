@@ -153,16 +153,14 @@ def test_the_convolution_of_this_package_is_read_as_the_plain_one(kernel, stride
     (layer,) = reader.layers
     assert layer.operation == "conv_general_dilated"
     assert layer.form != "gradient"
-    pixels = (side // stride) ** 2
-    assert layer.forward_multiply_adds == pixels * kernel**2 * 3 * 5
 
 
 def test_layers_say_what_meets_the_example_and_how():
     _, _, reader = lengths(dense, PARAMS, normal(4))
     assert reader.layers == [
-        ("dot_general", ("['a']",), "ghost", 4 + 6, 4 * 6, True),
-        ("add", ("['b']",), "gradient", None, None, False),
-        ("dot_general", ("['c']",), "ghost", 6 + 5, 6 * 5, False),
+        ("dot_general", ("['a']",), "ghost", 4 + 6),
+        ("add", ("['b']",), "gradient", None),
+        ("dot_general", ("['c']",), "ghost", 6 + 5),
     ]
 
 

@@ -89,7 +89,7 @@ def test_only_what_a_method_names_and_an_evaluation_needs_is_compiled(learner):
     rows = np.arange(3, dtype=np.int32)
     with pytest.raises(ValueError, match="asks for least_confidence but does not name"):
         learner.score(("entropy", "least_confidence"), rows)
-    compiled = learner._main.score(rows, ())
+    compiled = learner.main.score(rows, ())
     assert set(compiled) == {*ASKED, *OUTPUTS, "zero_one"}
 
 

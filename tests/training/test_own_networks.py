@@ -16,14 +16,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dpet_jax.data.augment import Augmentation
 from dpet_jax.methods.base import Plan, Span
 from dpet_jax.models.network import network_from_json
-from dpet_jax.scores import SCORES, gradient_norms, gradient_path
-from dpet_jax.scores.pool import ScoreSpec
+from dpet_jax.scores import gradient_norms, gradient_path, margin
 from dpet_jax.training.checkpoint import Checkpoints
 from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.network import DeviceNetwork
 from dpet_jax.training.optimizer import Adam
 from dpet_jax.training.schedule import Constant, traced_schedule
+from dpet_jax.training.scoring import ScoreSpec
 from dpet_jax.training.state import DeviceData, StepSpec
 from dpet_jax.training.steps import Hyper
 from dpet_jax.training.traced import numbers_of, without_numbers
@@ -101,7 +101,7 @@ def test_training_lowers_the_loss_and_scores_are_those_of_the_logits(
     )
     close = {"float32": 1e-4, "bfloat16": 2e-2}[dtype]
     np.testing.assert_allclose(scores["logits"][:3], outputs.logits, atol=close)
-    margins = jax.vmap(SCORES["margin"])(outputs.logits, LABELS[rows])
+    margins = jax.vmap(margin)(outputs.logits, LABELS[rows])
     np.testing.assert_allclose(scores["margin"][:3], margins, atol=close)
 
 

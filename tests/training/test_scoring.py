@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from fakes.networks import SHAPE, MlpModel, NormalisedModel, VitModel, device_data
 
 from dpet_jax.data.augment import normalise
 from dpet_jax.errors import UserError
@@ -14,6 +14,7 @@ from dpet_jax.models.network import ModelSection
 from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.scores import gradient_norms, lookup
 from dpet_jax.training.compilation import compile_counts
+from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.scoring import (
     ScoreSpec,
     gradient_norm_flops,
@@ -49,8 +50,7 @@ def variables():
 
 
 def spec(names=(), dtype="float32", model=NETWORK):
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
-    return ScoreSpec(model, names, BATCH, dtype, mesh)
+    return ScoreSpec(model, names, BATCH, dtype, data_mesh(1))
 
 
 def padded(rows, fill=0, capacity=CAPACITY):
@@ -188,71 +188,66 @@ def test_norms_in_bfloat16_lower_for_accelerators(variables, data, platform):
     assert all(line.rstrip().endswith("xbf16>") for line in convolutions)
 
 
-# a network that is no residual one
+# networks of a user's own
 
 
-class Mixer(nn.Module):
-    """A small network of ordinary flax layers."""
-
-    tied: bool
+class Tied(nn.Module):
+    """A network that uses one layer twice."""
 
     @nn.compact
     def __call__(self, images):
-        x = nn.Conv(4, (3, 3), strides=3)(images).reshape(len(images), 4, 4)
         dense = nn.Dense(4)
-        x = x + nn.gelu(dense(nn.LayerNorm()(x)))
-        x = dense(x) if self.tied else nn.Dense(4)(x)
-        return nn.Dense(3)(x.mean(1))
+        x = dense(nn.Dense(4)(images.reshape(images.shape[0], -1)))
+        return nn.Dense(3)(nn.relu(dense(x)))
 
 
-class MixerModel(ModelSection):
-    """The model of it."""
-
-    tied: bool = False
-
+class TiedModel(ModelSection):
     def build(self, num_classes, image_shape):
-        return FlaxNetwork(self, Mixer(self.tied), num_classes, image_shape)
+        return FlaxNetwork(self, Tied(), num_classes, image_shape)
 
 
-FLAT = MixerModel().build(3, (SIDE, SIDE, 1))
+@pytest.fixture(scope="module")
+def pool():
+    return device_data(NUM)
 
 
-def test_norms_of_any_flax_network_are_those_of_its_formed_gradients(data):
-    params, stats = jax.jit(FLAT.init)(jax.random.key(1))
-    arguments = (params, stats, data, padded(range(NUM)), jnp.int32(7))
-    got = gradient_norms_of_data(spec(model=FLAT), *arguments)
-
-    @jax.jit
-    @jax.vmap
-    def squared(image, label):
-        def loss(params):
-            outputs = FLAT.apply(params, stats, image[None])
-            return -jax.nn.log_softmax(outputs.logits[0])[label]
-
-        return sum(jnp.sum(x**2) for x in jax.tree.leaves(jax.grad(loss)(params)))
-
-    images = normalise(data.images, data.mean, data.std)
-    expected = np.sqrt(squared(images, data.labels))
-    np.testing.assert_allclose(got[:7], expected[:7], rtol=1e-4)
+def test_norms_of_any_flax_network_are_those_of_its_formed_gradients(pool):
+    network = VitModel().build(3, SHAPE)
+    params, stats = jax.jit(network.init)(jax.random.key(1))
+    arguments = (params, stats, pool, padded(range(NUM)), jnp.int32(7))
+    got = gradient_norms_of_data(spec(model=network), *arguments)
+    images = normalise(pool.images[:7], pool.mean, pool.std)
+    expected = gradient_norms(
+        network.bind(stats), params, images, pool.labels[:7], method="vmap"
+    )
+    np.testing.assert_allclose(got[:7], expected, rtol=1e-4)
 
 
-def test_flops_of_any_network_count_no_gradient_to_the_images():
-    # convolution of four patches, two dense layers at four positions, the head
-    first, dense, head = 4 * 9 * 4, 4 * 4 * 4, 4 + 3
-    lengths = first + 2 * dense + head
-    forward = 2 * (first + 2 * dense + 12)
-    assert FLAT.forward_flops(SIDE, SIDE) == forward
-    # the backward pass goes to the inputs of all layers but the first
-    expected = forward + (forward - 2 * first) + 2 * lengths
-    assert gradient_norm_flops(FLAT, (SIDE, SIDE, 1)) == expected
+def test_flops_of_any_network_are_its_own_and_the_lengths():
+    network = MlpModel(width=16).build(3, SHAPE)
+    # gradients of one position: lengths of inputs and of outputs
+    lengths = (64 + 16) + (16 + 3)
+    forward, backward = 2 * (64 * 16 + 16 * 3), 2 * 16 * 3
+    assert gradient_norm_flops(network, SHAPE) == forward + backward + 2 * lengths
 
 
-def test_a_network_without_gradient_norms_is_refused_with_what_has_no_rule(data):
-    tied = MixerModel(tied=True).build(3, (SIDE, SIDE, 1))
+def test_a_network_without_gradient_norms_is_refused_with_what_has_no_rule(pool):
+    tied = TiedModel().build(3, SHAPE)
     params, stats = jax.jit(tied.init)(jax.random.key(1))
-    message = r"score grand cannot.*\['Dense_0'\].*used twice.*grand_last_layer"
-    arguments = (params, stats, data, padded([1]), jnp.int32(1))
+    message = r"grand cannot.*TiedModel: .*\['Dense_0'\].*used twice.*grand_last_layer"
+    arguments = (params, stats, pool, padded([1]), jnp.int32(1))
     with pytest.raises(UserError, match=message):
         gradient_norms_of_data(spec(model=tied), *arguments)
     with pytest.raises(UserError, match=message):
-        gradient_norm_flops(tied, (SIDE, SIDE, 1))
+        gradient_norm_flops(tied, SHAPE)
+
+
+def test_a_score_of_features_is_refused_where_a_network_gives_none(pool):
+    network = NormalisedModel().build(3, SHAPE)
+    params, stats = jax.jit(network.init)(jax.random.key(1))
+    arguments = (params, stats, pool, padded([1]), jnp.int32(1))
+    got = score_data(spec(("margin",), model=network), *arguments)
+    assert np.isfinite(got["margin"][0])
+    message = r"grand_last_layer needs the features .*NormalisedModel does not give"
+    with pytest.raises(UserError, match=message):
+        score_data(spec(("margin", "grand_last_layer"), model=network), *arguments)

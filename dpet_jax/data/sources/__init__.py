@@ -7,4 +7,7 @@ from dpet_jax.data.sources.npz import Npz
 from dpet_jax.data.sources.parquet import Parquet
 from dpet_jax.data.sources.tfds import Tfds
 
-__all__ = ["Cifar", "Digits", "Folder", "Npz", "Parquet", "Tfds"]
+#: What `data.kind` may name without an import path; the first is the default.
+SOURCES = (Digits, Folder, Cifar, Parquet, Npz, Tfds)
+
+__all__ = ["SOURCES", "Cifar", "Digits", "Folder", "Npz", "Parquet", "Tfds"]

@@ -39,18 +39,12 @@ class Layer(NamedTuple):
         form: How the length of their gradient is computed; "gradient" where it is
             formed.
         multiply_adds: What that costs for one example; None for "gradient".
-        forward_multiply_adds: What the operation itself costs for one example; None
-            for "gradient".
-        first: Whether no parameters met the example before, so that the backward pass
-            ends here.
     """
 
     operation: str
     parameters: tuple[str, ...]
     form: str
     multiply_adds: int | None
-    forward_multiply_adds: int | None
-    first: bool
 
 
 #: Operations that hand their contents on to an inner jaxpr.
@@ -131,10 +125,9 @@ class Reader:
     def _step(self, equation: JaxprEqn, inputs: list[Value], probe: Any) -> list[Value]:
         from_parameters = any(value.origin for value in inputs)
         on_example = any(value.on_example for value in inputs)
-        probed = any(value.probed for value in inputs)
         if not from_parameters:
             outputs = bind(equation, [value.array for value in inputs])
-            return [Value(array, on_example, probed=probed) for array in outputs]
+            return [Value(array, on_example) for array in outputs]
         equation = in_primitives(equation)
         if equation.primitive in _CALLS:
             inner = equation.params[_CALLS[equation.primitive]]
@@ -142,8 +135,7 @@ class Reader:
             return self._run(getattr(inner, "jaxpr", inner), constants, inputs, probe)
         if not on_example:
             return _of_parameters(equation, inputs)
-        met = self._meet(equation, inputs, probe)
-        return [Value(met, on_example=True, probed=True)]
+        return [Value(self._meet(equation, inputs, probe), on_example=True)]
 
     def _meet(self, equation: JaxprEqn, inputs: list[Value], probe: Any) -> Any:
         """Run an operation in which parameters meet the example, with the probe."""
@@ -164,16 +156,7 @@ class Reader:
                 f"the parameter {', '.join(paths)} meets the example in {name}, which "
                 "has no rule"
             )
-        self.layers.append(
-            Layer(
-                name,
-                tuple(paths),
-                rule.form,
-                rule.multiply_adds,
-                rule.forward_multiply_adds,
-                first=not any(value.probed for value in inputs),
-            )
-        )
+        self.layers.append(Layer(name, tuple(paths), rule.form, rule.multiply_adds))
         return _probed(rule)(
             [value.array for value in inputs if value.origin is None],
             [value.array for value in inputs if value.origin],

@@ -67,14 +67,11 @@ class Value:
         array: Its value.
         on_example: Whether it depends on the example.
         origin: Set where it depends on parameters but not on the example.
-        probed: Whether it depends on the example through parameters, so that the
-            backward pass goes through it.
     """
 
     array: Any
     on_example: bool = False
     origin: Origin | None = None
-    probed: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,14 +83,12 @@ class Rule:
         squared_norm: Maps the same and the cotangent of the result to the length.
         form: As in `Layer`.
         multiply_adds: As in `Layer`.
-        forward_multiply_adds: As in `Layer`.
     """
 
     forward: Callable[[list[Any], list[Any]], Any]
     squared_norm: Callable[[list[Any], list[Any], Any], Any]
     form: str
     multiply_adds: int | None
-    forward_multiply_adds: int | None = None
 
 
 def bind(equation: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
@@ -193,12 +188,7 @@ def _dense(equation, inputs, position, formed) -> Rule:
         cotangents = cotangents if position == 1 else cotangents.T
         return squared_dense_norm(values, cotangents, choice.form)
 
-    return replace(
-        formed,
-        squared_norm=squared_norm,
-        forward_multiply_adds=positions * width * outputs,
-        **choice._asdict(),
-    )
+    return replace(formed, squared_norm=squared_norm, **choice._asdict())
 
 
 def _convolution(equation, inputs, position, formed) -> Rule:
@@ -234,13 +224,7 @@ def _convolution(equation, inputs, position, formed) -> Rule:
             choice.form,
         )
 
-    patch = math.prod(window.kernel) * image.shape[-1]
-    rule = replace(
-        formed,
-        squared_norm=squared_norm,
-        forward_multiply_adds=math.prod(outputs[1:]) * patch,
-        **choice._asdict(),
-    )
+    rule = replace(formed, squared_norm=squared_norm, **choice._asdict())
     if not _is_ours(params, window):
         return rule
     stride = window.strides[0]
