@@ -25,6 +25,7 @@ from dpet_jax.run import experiment
 from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import read_events, read_json
 from dpet_jax.training.learner import DeviceLearner
+from dpet_jax.training.network import DeviceNetwork
 
 PROGRAM = Path(dpet_with_fake_gpus.__file__)
 TOTAL_W = sum(dpet_with_fake_gpus.WATTS)
@@ -59,24 +60,23 @@ def clock(monkeypatch):
     fake_time = SimpleNamespace(monotonic=clock)
     for module in ("run.loop", "run.selection_cost", "training.chunks"):
         monkeypatch.setattr(f"dpet_jax.{module}.time", fake_time)
-    train, wait, evaluate = (
-        getattr(DeviceLearner, name) for name in ("train_chunk", "wait", "evaluate")
-    )
+    train, wait = DeviceNetwork.train, DeviceNetwork.wait
+    evaluate = DeviceLearner.evaluate
 
-    def train_chunk(self, rows, num_steps, *place):
+    def start(self, rows, num_steps, *place):
         return num_steps, train(self, rows, num_steps, *place)
 
-    def wait_for(self, handle):
-        num_steps, handle = handle
+    def wait_for(_, started):
+        num_steps, handle = started
         clock.wait(num_steps * STEP_S)
-        return wait(self, handle)
+        return wait(handle)
 
     def evaluate_for(self, split):
         clock.wait(EVALUATION_S)
         return evaluate(self, split)
 
-    monkeypatch.setattr(DeviceLearner, "train_chunk", train_chunk)
-    monkeypatch.setattr(DeviceLearner, "wait", wait_for)
+    monkeypatch.setattr(DeviceNetwork, "train", start)
+    monkeypatch.setattr(DeviceNetwork, "wait", wait_for)
     monkeypatch.setattr(DeviceLearner, "evaluate", evaluate_for)
     return clock
 
