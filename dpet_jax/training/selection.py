@@ -13,7 +13,7 @@ from dpet_jax.selection.ranking import blend, rank, stretch
 
 
 def importance(
-    scores: dict[str, Float32[Array, " capacity"]],
+    scores: dict[str, Float32[Array, "capacity ..."]],
     names: tuple[str, ...],
     weight: float,
     sharding: jax.sharding.Sharding,
@@ -102,7 +102,7 @@ def top_k_per_class(
 
 
 def finite_examples(
-    outputs: dict[str, Float32[Array, "capacity _"]],
+    outputs: dict[str, Float32[Array, "capacity ..."]],
     labels: np.ndarray,
     num_classes: int,
     sharding: jax.sharding.Sharding,
