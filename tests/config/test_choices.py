@@ -1,4 +1,8 @@
+from typing import get_args
+
 from dpet_jax.config.choices import choices
+from dpet_jax.methods import sections as method_sections
+from dpet_jax.scores.registry import lookup, selectable_scores
 
 
 def test_every_choice_has_a_line_of_its_own():
@@ -18,6 +22,17 @@ def test_choices_are_what_configs_accept():
     }
     assert found["data"] == {"digits", "tfds", "parquet", "npz"}
     assert found["schedules"] == {"constant", "linear", "cosine", "triangular"}
-    assert found["and"] >= {"craig", "forgetting", "k_center"}
-    assert not found["and"] & found["scores"]
-    assert "random" in found["scores"]
+    assert found["scores"] == set(selectable_scores())
+    assert found["scores"] | found["selectors"] == {
+        *get_args(method_sections.ChosenBy),
+        *get_args(method_sections.DiversityConfig.model_fields["kind"].annotation),
+    } - {"none"}
+
+
+def test_a_score_is_described_by_its_kernel():
+    found = next(
+        lines for title, lines in choices().items() if title.startswith("scores ")
+    )
+    assert found["random"] == "No score: the control that picks at random."
+    docstring = lookup("margin").kernel().__doc__
+    assert found["margin"] == docstring.partition("\n")[0]
