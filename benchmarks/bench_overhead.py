@@ -34,10 +34,8 @@ from dpet_jax.run import build as parts
 from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import DeviceLearner
 
-RANKINGS = (
-    *("random", "margin", "entropy", "least_confidence", "cross_entropy", "el2n"),
-    *("grand_last_layer", "grand", "margin and el2n", "margin by a proxy"),
-)
+SCORES = tuple(name for name in selectable_scores() if name != "random")
+RANKINGS = ("random", *SCORES, "margin and el2n", "margin by a proxy")
 TURNS = 5
 NOBODY = np.zeros(0, np.int32)
 
@@ -144,7 +142,7 @@ def build(options: argparse.Namespace) -> DeviceLearner:
     )
     data = random_images(options.examples, options.side)
     shape = parts.build_model(config, data)
-    spec = parts.build_learner_spec(config, shape, ("margin", "el2n", "grand"))
+    spec = parts.build_learner_spec(config, shape, SCORES)
     learner = DeviceLearner(data, spec, parts.build_hyper(config), seed=0)
     for _ in learner.compile():
         pass

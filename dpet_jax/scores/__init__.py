@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dpet_jax.scores.pool import score_pool as score_pool
     from dpet_jax.scores.registry import known_scores as known_scores
     from dpet_jax.scores.registry import lookup as lookup
+    from dpet_jax.scores.registry import selectable_scores as selectable_scores
     from dpet_jax.scores.uncertainty import entropy as entropy
     from dpet_jax.scores.uncertainty import least_confidence as least_confidence
     from dpet_jax.scores.uncertainty import margin as margin
@@ -38,6 +39,7 @@ _MODULES = {
     "score_pool": "pool",
     "known_scores": "registry",
     "lookup": "registry",
+    "selectable_scores": "registry",
     "entropy": "uncertainty",
     "least_confidence": "uncertainty",
     "margin": "uncertainty",

@@ -1,4 +1,6 @@
 from dpet_jax.config.choices import choices
+from dpet_jax.methods.one_shot import SELECTORS
+from dpet_jax.scores.registry import lookup, selectable_scores
 
 
 def test_every_choice_has_a_line_of_its_own():
@@ -18,6 +20,14 @@ def test_choices_are_what_configs_accept():
     }
     assert found["data"] == {"digits", "folder", "cifar", "parquet", "npz", "tfds"}
     assert found["schedules"] == {"constant", "linear", "cosine", "triangular"}
-    assert found["selectors"] >= {"craig", "forgetting", "k_center"}
-    assert not found["selectors"] & found["scores"]
-    assert "random" in found["scores"]
+    assert found["scores"] == set(selectable_scores())
+    assert found["selectors"] == {*SELECTORS, "forgetting", "stratified"}
+
+
+def test_a_score_is_described_by_its_kernel():
+    found = next(
+        lines for title, lines in choices().items() if title.startswith("scores ")
+    )
+    assert found["random"] == "No score: the control that picks at random."
+    docstring = lookup("margin").kernel().__doc__
+    assert found["margin"] == docstring.partition("\n")[0]
