@@ -31,6 +31,7 @@ from dpet_jax.energy import EnergyMeter, discover
 from dpet_jax.methods.base import PROXY, Plan, Span
 from dpet_jax.methods.dpet import Dpet
 from dpet_jax.run import build as parts
+from dpet_jax.scores.registry import selectable_scores
 from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import DeviceLearner
 
