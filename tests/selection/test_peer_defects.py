@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dpet_jax.methods.sampling import rs2_passes
 
 from dpet_jax.methods.base import Selection
 from dpet_jax.methods.dynamic import DynamicState, InfoBatch
+from dpet_jax.methods.rs2 import rs2_passes
 from dpet_jax.scores import grand_last_layer, least_confidence, score_pool
 from dpet_jax.scores.factors import last_layer_gradients
 from dpet_jax.selection import craig, herding, top_k
@@ -204,12 +204,12 @@ def test_infobatch_weighs_nothing_while_it_anneals(passes):
     # the authors' package resets the weights only in a pass whose number equals
     # 0.875 passes + 1, which 30, 50, 90 and 100 passes do not have
     losses = np.linspace(0.0, 1.0, 40, dtype=np.float32)
-    rule = InfoBatch(prune_probability=0.5, annealing_start=0.875)
+    method = InfoBatch(prune_probability=0.5, annealing_start=0.875, passes=passes)
     first = math.ceil(0.875 * passes)
 
     def ours():
         for index in range(first, passes):
-            rows, weights, _ = rule.choose(DynamicState(40, 0, index, losses), passes)
+            rows, weights, _ = method.choose(DynamicState(40, 0, index, losses))
             yield rows.size, np.ones(rows.size) if weights is None else weights
 
     def check(annealing):
