@@ -54,6 +54,7 @@ class Segment:
         energy = Accounts()
         recorded = journal.read(self.folder.path / ENERGY).accounts
         if self.checkpoints.latest is not None:
+            self.checkpoints.check_format()
             meta = self.checkpoints.read_meta()
             after = meta["last_event_id"]
             counters = meta["position"]["counters"]

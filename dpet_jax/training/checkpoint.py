@@ -8,7 +8,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-_FORMAT = "format"  # of what a checkpoint holds; a number to count up
+from dpet_jax.errors import UserError
+
+#: Of what a checkpoint holds; counted up when runs saved before cannot be resumed.
+#: 3: the state of the optimizer is that of its optax chain.
+FORMAT = 3
+_FORMAT = "format"
 _MODEL = "model_{}"
 
 
@@ -72,7 +77,7 @@ class Checkpoints:
             name: str(array.dtype) for name, array in host.items() if not array.size
         }
         full = {name: array for name, array in host.items() if array.size}
-        full[_FORMAT] = np.array([2])
+        full[_FORMAT] = np.array([FORMAT])
         trees = {
             _MODEL.format(name): ocp.args.StandardSave(tree)
             for name, tree in models.items()
@@ -82,7 +87,7 @@ class Checkpoints:
             0 if latest is None else latest + 1,
             args=ocp.args.Composite(
                 host=ocp.args.StandardSave(full),
-                meta=ocp.args.JsonSave({"empty": empty, "meta": meta}),
+                meta=ocp.args.JsonSave({"empty": empty, "meta": meta, _FORMAT: FORMAT}),
                 **trees,
             ),
         )
@@ -141,6 +146,24 @@ class Checkpoints:
             args=ocp.args.Composite(meta=ocp.args.JsonRestore()),
         )
         return read.meta["meta"]
+
+    def check_format(self) -> None:
+        """Refuse to resume from a checkpoint that another version wrote.
+
+        Raises:
+            UserError: If its states are of another form; its parameters can be loaded.
+        """
+        read = self._manager.restore(
+            self._manager.latest_step(),
+            args=ocp.args.Composite(meta=ocp.args.JsonRestore()),
+        )
+        found = read.meta.get(_FORMAT, 2)
+        if found != FORMAT:
+            raise UserError(
+                f"{self._manager.directory}: saved by another version of this program "
+                f"(format {found}, this one has {FORMAT}) and cannot be resumed; end "
+                "the run with that version, or start it anew with --overwrite"
+            )
 
     def close(self) -> None:
         """Release the folder."""

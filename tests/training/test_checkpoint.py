@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpet_jax.errors import UserError
 from dpet_jax.training.checkpoint import Checkpoints
 
 HOST = {
@@ -78,3 +79,16 @@ def test_reading_only_makes_nothing(tmp_path):
     reader = Checkpoints(tmp_path / "a", read_only=True)
     assert reader.restore(LIKE).meta == {"number": 0}
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_of_another_format_is_not_resumed(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr("dpet_jax.training.checkpoint.FORMAT", 2)
+    save(checkpoints, 0)
+    checkpoints.check_format()
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"format 2, .*cannot be resumed.*--overwrite"):
+        checkpoints.check_format()
+    # its parameters are as good as ever
+    assert checkpoints.read_meta() == {"number": 0}
+    checkpoints.close()
