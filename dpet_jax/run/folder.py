@@ -96,7 +96,7 @@ class RunFolder:
 
 @dataclass
 class Recorder:
-    """Append events, each on disk before anyone is told.
+    """Append events, each on disk before it is shown.
 
     Attributes:
         path: The events file.

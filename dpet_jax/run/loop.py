@@ -29,7 +29,7 @@ class Loop:
         parts: What it works with.
 
     Attributes:
-        at: Where the run stands.
+        at: State of the run on the host.
     """
 
     def __init__(self, parts: Parts) -> None:

@@ -1,4 +1,4 @@
-"""Where a run stands, as far as the host knows it, and how a checkpoint keeps that."""
+"""State of a run on the host, and how a checkpoint keeps it."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any

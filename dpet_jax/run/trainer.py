@@ -68,7 +68,7 @@ class Parts:
         display: Shows them.
         saver: Keeps checkpoints.
         checkpoint_every_s: Least seconds between two of them.
-        facts: What a checkpoint tells about the run beside its position.
+        facts: What a checkpoint holds about the run beside its position.
         interrupt: Whether someone asked the run to stop.
         seed: The run's seed.
     """
