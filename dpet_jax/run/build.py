@@ -14,6 +14,7 @@ from dpet_jax.errors import UserError
 from dpet_jax.methods.base import ModelHandle, Pool
 from dpet_jax.models.network import Network
 from dpet_jax.run.limits import Limits
+from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import LearnerSpec, data_mesh
 from dpet_jax.training.schedule import schedules_with, traced_schedule
 from dpet_jax.training.state import StepSpec
@@ -191,7 +192,9 @@ def build_meter(config: schema.Config, meters: Sequence[Probe] = ()) -> EnergyMe
             "energy.allow_modelled and energy.cpu_model"
         )
     # until there is a learner, nothing is on the device that could be waited for
-    no_device = Accelerator(barrier=lambda: None)
+    no_device = Accelerator(
+        barrier=lambda: None, compile_s=lambda: compile_counts().seconds
+    )
     return EnergyMeter(found, period_s=section.period_s, accelerator=no_device)
 
 
