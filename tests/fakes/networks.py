@@ -6,12 +6,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from dpet_jax.data.augment import Augmentation
 from dpet_jax.models.flax_network import FlaxNetwork
 from dpet_jax.models.network import ModelSection, Network
 from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.section import Count, Share
-from dpet_jax.training.state import DeviceData
+from dpet_jax.training.learner import data_mesh
+from dpet_jax.training.network import DeviceNetwork
+from dpet_jax.training.optimizer import OptimizerSection, Sgd
+from dpet_jax.training.schedule import Constant, traced_schedule
+from dpet_jax.training.scoring import ScoreSpec
+from dpet_jax.training.state import DeviceData, StepSpec
+from dpet_jax.training.steps import Hyper
+from dpet_jax.training.traced import numbers_of, without_numbers
 
 #: The residual network of tests: for 8x8 images of one channel and three classes.
 TINY = ResidualNetwork(8, (8,), (1,), num_classes=3, in_channels=1)
@@ -97,27 +106,53 @@ class NormalisedModel(ModelSection):
         return FlaxNetwork(self, module, num_classes, image_shape)
 
 
-def bright_images(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+#: Rows of the training split, of all splits, of a training step and of a scoring step.
+NUM_TRAIN, NUM, BATCH, SCORE_BATCH = 12, 20, 4, 4
+NAMES = ("margin", "cross_entropy", "zero_one")
+
+
+def bright_images(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw uint8 images of three classes that differ in brightness, and the classes."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, count).astype(np.int32)
     noise = rng.integers(0, 80, (count, *SHAPE))
     return (noise + 80 * labels[:, None, None, None]).astype(np.uint8), labels
 
 
-def device_data(count: int) -> DeviceData:
-    """Return random images of three classes on the device."""
-    rng = np.random.default_rng(0)
-    return jax.device_put(
-        DeviceData(
-            rng.integers(0, 256, (count, *SHAPE)).astype(np.uint8),
-            rng.integers(0, 3, count).astype(np.int32),
-            np.full(1, 0.5, np.float32),
-            np.full(1, 0.25, np.float32),
-        )
-    )
-
-
 def normalised(images: np.ndarray) -> Any:
     """Return float32 images as a network reads them."""
     return jnp.asarray((images / 255 - 0.5) / 0.25, jnp.float32)
+
+
+def device_data() -> DeviceData:
+    """Return `NUM` images of three classes."""
+    half, quarter = np.full(1, 0.5, np.float32), np.full(1, 0.25, np.float32)
+    return DeviceData(*bright_images(NUM), half, quarter)
+
+
+def device_network(
+    network: Network = TINY,
+    *,
+    optimizer: OptimizerSection = Sgd(),  # noqa: B008
+    names: tuple[str, ...] = NAMES,
+    dtype: str = "float32",
+    seed: int = 0,
+    num_devices: int = 1,
+) -> DeviceNetwork:
+    """Put a network on the device beside `device_data`, and compile its programs.
+
+    It trains at a constant rate, on images that are shifted and mirrored.
+    """
+    mesh = data_mesh(num_devices)
+    step = StepSpec(network, without_numbers(optimizer), BATCH, dtype, mesh)
+    score = ScoreSpec(network, names, SCORE_BATCH, dtype, mesh)
+    hyper = Hyper(
+        traced_schedule(Constant(), optimizer.learning_rate),
+        numbers_of(optimizer),
+        np.float32(0),
+        Augmentation(np.int32(1), np.bool_(True), np.int32(0)),
+    )
+    data = jax.device_put(device_data(), NamedSharding(mesh, PartitionSpec()))
+    made = DeviceNetwork(step, score, data, NUM_TRAIN, hyper, seed)
+    list(made.compile())
+    return made

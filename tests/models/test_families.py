@@ -20,10 +20,9 @@ CIFAR = (32, 32, 3)
     [
         (ResNet18(), 10, 11_173_962, 555.42),
         (ResNet20(scale=1.0), 100, 278_324, 40.82),
-        (ResNet20(scale=1.1), 100, 331_072, 47.87),
         (ResNet20(scale=1.4), 100, 716_097, 103.43),
     ],
-    ids=["resnet18", "scale 1.0", "scale 1.1", "scale 1.4"],
+    ids=["resnet18", "scale 1.0", "scale 1.4"],
 )
 def test_parameters_and_operations_are_as_many_as_published(
     section, classes, count, million_multiply_adds

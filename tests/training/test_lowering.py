@@ -4,11 +4,12 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from fakes.networks import TINY
+from fakes.networks import BATCH, NUM, NUM_TRAIN, TINY, device_data
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpet_jax.config.load import validate
@@ -23,17 +24,12 @@ from dpet_jax.training.traced import numbers_of, without_numbers
 
 MODEL = ResNet18(width_multiplier=0.125).build(10, (16, 16, 3))
 CONVOLUTIONS = 20  # 17 of 3x3 and 3 shortcuts
-NUM = 64
 
 
-def data(channels=3, side=16):
-    rng = np.random.default_rng(0)
-    return DeviceData(
-        rng.integers(0, 256, (NUM, side, side, channels)).astype(np.uint8),
-        rng.integers(0, 3, NUM).astype(np.int32),
-        np.full(channels, 0.5, np.float32),
-        np.full(channels, 0.25, np.float32),
-    )
+def data():
+    """Return the shapes of larger images, in colour."""
+    rows = np.zeros((NUM, 16, 16, 3), np.uint8), np.zeros(NUM, np.int32)
+    return DeviceData(*rows, np.zeros(3, np.float32), np.ones(3, np.float32))
 
 
 def hyper(optimizer):
@@ -44,11 +40,11 @@ def hyper(optimizer):
 def traced_training(model, optimizer, dtype, given):
     """Trace the training program for a model and data."""
     static = without_numbers(optimizer)
-    spec = StepSpec(model, static, 32, dtype, data_mesh())
+    spec = StepSpec(model, static, BATCH, dtype, data_mesh())
     state = jax.eval_shape(
-        lambda key: init_state(model, static, NUM, key), jax.random.key(0)
+        lambda key: init_state(model, static, NUM_TRAIN, key), jax.random.key(0)
     )
-    rows, weights = np.zeros(NUM, np.int32), np.ones(NUM, np.float32)
+    rows, weights = np.zeros(NUM_TRAIN, np.int32), np.ones(NUM_TRAIN, "f4")
     counts = np.int32(2), np.int32(0)
     arguments = (state, given, rows, *counts, weights, hyper(optimizer))
     return train_steps.trace(spec, *shaped(arguments))
@@ -86,7 +82,7 @@ def test_training_convolves_in_bfloat16_on_accelerators(in_bfloat16, platform):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_lowers_for_accelerators_in_float32_by_every_optimizer(optimizer):
-    traced = traced_training(TINY, optimizer(), "float32", data(1, 8))
+    traced = traced_training(TINY, optimizer(), "float32", device_data())
     for platform in ("cuda", "tpu"):
         convolutions = convolutions_in(lowered(traced, platform))
         assert convolutions
@@ -95,10 +91,10 @@ def test_training_lowers_for_accelerators_in_float32_by_every_optimizer(optimize
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_score_pool_lowers_for_accelerators(platform):
-    spec = ScoreSpec(TINY, ("margin", "entropy"), 32, "bfloat16", data_mesh())
+    spec = ScoreSpec(TINY, ("margin", "entropy"), BATCH, "bfloat16", data_mesh())
     network = jax.eval_shape(TINY.init, jax.random.key(0))
     rows, count = np.zeros(NUM, np.int32), np.int32(9)
-    arguments = (*network, data(1, 8), rows, count)
+    arguments = (*network, device_data(), rows, count)
     text = lowered(score_data.trace(spec, *shaped(arguments)), platform)
     assert "stablehlo.while" in text
     assert all(line.endswith("xbf16>") for line in convolutions_in(text))
@@ -145,12 +141,12 @@ def test_nothing_inside_a_chunk_talks_to_the_host(in_bfloat16):
 
 def test_a_chunk_reuses_the_buffers_of_its_state():
     optimizer = without_numbers(Sgd())
-    spec = StepSpec(TINY, optimizer, 32, "float32", data_mesh())
+    spec = StepSpec(TINY, optimizer, BATCH, "float32", data_mesh())
     replicated = NamedSharding(spec.mesh, PartitionSpec())
     draw = jax.jit(init_state, static_argnums=(0, 1, 2))
-    state = draw(TINY, optimizer, NUM, jax.random.key(0))
-    rows, weights = np.arange(NUM, dtype=np.int32), np.ones(NUM, np.float32)
-    rest = (data(1, 8), rows, np.int32(2), np.int32(0), weights, hyper(Sgd()))
+    state = draw(TINY, optimizer, NUM_TRAIN, jax.random.key(0))
+    rows, weights = np.arange(NUM_TRAIN, dtype=np.int32), np.ones(NUM_TRAIN, "f4")
+    rest = (device_data(), rows, np.int32(2), np.int32(0), weights, hyper(Sgd()))
     state, rest = jax.device_put((state, rest), replicated)
     program = train_steps.lower(spec, state, *rest).compile()
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
@@ -166,45 +162,34 @@ import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+sys.path.insert(0, sys.argv[2])
 import numpy as np
-from dpet_jax.config.load import validate
+from fakes.networks import BATCH, NAMES, NUM, NUM_TRAIN, device_network
 from dpet_jax.methods.base import Plan, Span
-from dpet_jax.run import build
-from dpet_jax.training.batches import Batches
-from dpet_jax.training.learner import DeviceLearner, data_mesh
 
-config = validate({
-    "model": {"kind": "resnet", "stem": 8, "channels": [8], "blocks": [1]},
-    "train": {"batch_size": 32},
-}, "test")
-data = build.build_data(config)
-model, hyper = build.build_model(config, data), build.build_hyper(config)
 found = []
 for devices in (1, 2):
-    build.data_mesh = lambda: data_mesh(devices)
-    spec = build.build_learner_spec(config, model, ("margin",))
-    assert spec.step.mesh.size == devices
-    learner = DeviceLearner(data, spec, hyper, 0)
-    list(learner.compile())
-    plan = Plan(np.arange(256, dtype=np.int32), passes=2, label="x")
-    learner.begin(plan, 0)
-    batches = Batches(plan, 32, 0, 0)
-    span = Span(0, plan.visits)
-    learner.wait(learner.train_chunk(batches.rows(0, 16), 16, span, 0))
-    pool = np.arange(256, 1000, dtype=np.int32)
-    chosen = learner.select("top_k", pool, 64, scores=("margin",))
-    found.append((learner.result(plan.index_set).losses, np.sort(chosen.indices)))
-(alone, chosen_alone), (shared, chosen_shared) = found
+    network = device_network(num_devices=devices)
+    rows = np.arange(NUM_TRAIN, dtype=np.int32)
+    network.begin(Plan(rows, label="x"), 0)
+    for _ in range(3):
+        network.wait(network.train(rows, NUM_TRAIN // BATCH, Span(0, 100), 0))
+    scores = network.score(np.arange(NUM, dtype=np.int32), NAMES)
+    assert len(scores["margin"].sharding.device_set) == devices
+    margins = np.asarray(scores["margin"])[:NUM]
+    found.append((network.result(rows).losses, margins))
+(alone, margins), (shared, margins_shared) = found
 np.testing.assert_allclose(shared, alone, rtol=1e-3, atol=1e-4)
-np.testing.assert_array_equal(chosen_shared, chosen_alone)
+np.testing.assert_allclose(margins_shared, margins, rtol=1e-3, atol=1e-4)
+np.testing.assert_array_equal(np.argsort(margins_shared), np.argsort(margins))
 print("alike", alone.mean())
 """
 
 
-def test_two_devices_lose_the_same_and_choose_the_same_examples():
-    cache = jax.config.jax_compilation_cache_dir
+def test_two_devices_lose_the_same_and_rank_the_examples_alike():
+    cache = f"{jax.config.jax_compilation_cache_dir}-two-devices"
     done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, f"{cache}-two-devices"],
+        [sys.executable, "-c", TWO_DEVICES, cache, str(Path(__file__).parents[1])],
         capture_output=True,
         text=True,
         check=False,

@@ -1,62 +1,38 @@
 """One network on a tiny data set: aligned scores, resets, tables, snapshots."""
 
-from dataclasses import replace
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from fakes.networks import (
+    BATCH,
+    NAMES,
+    NUM,
+    SHAPE,
+    TINY,
+    bright_images,
+    device_network,
+    normalised,
+)
 
-from dpet_jax.config.load import validate
 from dpet_jax.methods.base import Plan, Span
-from dpet_jax.run import build as parts
 from dpet_jax.scores import gradient_norms, lookup
 from dpet_jax.training.compilation import compile_counts
-from dpet_jax.training.network import DeviceNetwork
-from dpet_jax.training.scoring import ScoreSpec, gradient_norm_flops
-from dpet_jax.training.state import DeviceData
+from dpet_jax.training.scoring import gradient_norm_flops
 
-CONFIG = validate(
-    {
-        "model": {"kind": "resnet", "stem": 8, "channels": [8], "blocks": [1]},
-        "train": {"batch_size": 32, "augment": {"translate": 1}},
-    },
-    "test",
-)
-NAMES = ("margin", "cross_entropy", "zero_one")
 SPAN = Span(0, 1000)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return parts.build_data(CONFIG)
-
-
-@pytest.fixture(scope="module")
-def make(data):
-    model = parts.build_model(CONFIG, data)
-    step = parts.build_learner_spec(CONFIG, model, ()).step
-    score = ScoreSpec(model, NAMES, 500, step.dtype, step.mesh)
-    there = jax.device_put(DeviceData(data.images, data.labels, data.mean, data.std))
-    hyper = parts.build_hyper(CONFIG)
-
-    def network(seed=0, names=NAMES):
-        asked = replace(score, names=names)
-        made = DeviceNetwork(step, asked, there, data.num_train, hyper, seed)
-        list(made.compile())
-        return made
-
-    return network
+IMAGES, LABELS = bright_images(NUM)
+#: Two steps of them.
+ROWS = np.arange(2 * BATCH, dtype=np.int32)
 
 
 @pytest.fixture
-def network(make):
-    return make()
+def network():
+    return device_network()
 
 
 def train(network, rows):
     rows = np.asarray(rows, np.int32)
-    network.wait(network.train(rows, len(rows) // 32, SPAN, 0))
+    network.wait(network.train(rows, len(rows) // BATCH, SPAN, 0))
 
 
 def copied(network):
@@ -75,72 +51,69 @@ def assert_equal(left, right):
         np.testing.assert_array_equal(a, b)
 
 
-def test_programs_are_made_ready_by_name_and_only_once(make):
-    make()
+def test_programs_are_made_ready_by_name_and_only_once():
+    device_network()
     before = compile_counts().programs
-    names = [compilation.what for compilation in make(seed=2).compile()]
+    names = [compilation.what for compilation in device_network(seed=2).compile()]
     assert names == ["init", "train_steps", "score_pool"]
     assert compile_counts().programs == before
 
 
-def test_scores_are_aligned_with_the_rows_and_end_in_minus_infinity(network, data):
-    rows = np.array([700, 3, 1454, 41], np.int32)
+def test_scores_are_aligned_with_the_rows_and_end_in_minus_infinity(network):
+    rows = np.array([17, 3, 19, 4], np.int32)
     scores = network.score(rows, NAMES)
     state = network.snapshot()
-    images = (data.images[rows] / 255 - data.mean) / data.std
-    bound = parts.build_model(CONFIG, data).bind(state["batch_stats"])
-    logits = jax.jit(bound)(state["params"], jnp.asarray(images, jnp.float32))
+    bound = TINY.bind(state["batch_stats"])
+    logits = jax.jit(bound)(state["params"], normalised(IMAGES[rows]))
     for name in NAMES:
-        expected = jax.vmap(lookup(name).kernel())(logits, data.labels[rows])
+        expected = jax.vmap(lookup(name).kernel())(logits, LABELS[rows])
         np.testing.assert_allclose(scores[name][:4], expected, rtol=1e-4, atol=1e-6)
         assert (np.asarray(scores[name][4:]) == -np.inf).all()
 
 
-@pytest.mark.parametrize(("asked", "rows"), [(0, 0), (1, 500), (500, 500), (501, 1000)])
-def test_flops_of_scoring_count_the_padding(network, data, asked, rows):
-    each = parts.build_model(CONFIG, data).forward_flops(8, 8)
+@pytest.mark.parametrize(("asked", "rows"), [(0, 0), (1, 4), (4, 4), (5, 8)])
+def test_flops_of_scoring_count_the_padding(network, asked, rows):
+    each = TINY.forward_flops(8, 8)
     assert network.score_flops(asked, NAMES) == rows * each
     assert network.train_flops == 3 * each
 
 
-def test_gradient_norms_are_scored_beside_the_rest_and_counted(make, data):
-    network = make(names=("margin", "grand"))
-    rows = np.array([700, 3, 1454, 41], np.int32)
+def test_gradient_norms_are_scored_beside_the_rest_and_counted():
+    network = device_network(names=(*NAMES, "grand"))
+    rows = np.array([17, 3, 19, 4], np.int32)
     both = network.score(rows, ("margin", "grand"))
     assert network.score(rows, ("grand",)).keys() == {"grand"}
     assert "grand" not in network.score(rows, ("margin",))
-    model, state = parts.build_model(CONFIG, data), network.snapshot()
-    images = jnp.asarray((data.images[rows] / 255 - data.mean) / data.std, jnp.float32)
+    state = network.snapshot()
+    bound = TINY.bind(state["batch_stats"])
     expected = gradient_norms(
-        model.bind(state["batch_stats"]), state["params"], images, data.labels[rows]
+        bound, state["params"], normalised(IMAGES[rows]), LABELS[rows]
     )
     np.testing.assert_allclose(both["grand"][:4], expected, rtol=1e-4)
     assert (np.asarray(both["grand"][4:]) == -np.inf).all()
-    each, batch = gradient_norm_flops(model, (8, 8, 1)), CONFIG.train.batch_size
-    assert network.score_flops(4, ("grand",)) == batch * each
+    each = gradient_norm_flops(TINY, SHAPE)
+    assert network.score_flops(4, ("grand",)) == BATCH * each
     forward = network.score_flops(4, ("margin",))
-    assert network.score_flops(4, ("margin", "grand")) == batch * each + forward
+    assert network.score_flops(4, ("margin", "grand")) == BATCH * each + forward
 
 
 def test_resets_touch_what_they_name(network):
-    index_set = np.arange(64, dtype=np.int32)
-    train(network, index_set)
+    train(network, ROWS)
     before = copied(network)
-    network.begin(Plan(index_set, label="x"), 1)
+    network.begin(Plan(ROWS, label="x"), 1)
     same = copied(network)
     assert not any(changed(part, before, same) for part in before if part != "plans")
-    network.begin(Plan(index_set, label="x", reset="optimizer"), 2)
+    network.begin(Plan(ROWS, label="x", reset="optimizer"), 2)
     after = copied(network)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(after["opt_state"]))
     kept = set(before) - {"opt_state", "plans"}
     assert not any(changed(part, before, after) for part in kept)
 
 
-def test_network_that_starts_anew_empties_its_tables_and_draws_on(network):
-    index_set = np.arange(64, dtype=np.int32)
-    train(network, index_set)
+def test_network_that_starts_anew_empties_its_tables_and_keeps_its_key(network):
+    train(network, ROWS)
     before = copied(network)
-    network.begin(Plan(index_set, label="x", reset="all"), 1)
+    network.begin(Plan(ROWS, label="x", reset="all"), 1)
     after = copied(network)
     assert changed("params", before, after)
     assert changed("batch_stats", before, after)
@@ -153,20 +126,19 @@ def test_network_that_starts_anew_empties_its_tables_and_draws_on(network):
 
 
 def test_every_plan_that_starts_anew_draws_other_parameters(network):
-    index_set = np.arange(64, dtype=np.int32)
     drawn = []
     for plan_index in (1, 2, 1):
-        network.begin(Plan(index_set, label="x", reset="all"), plan_index)
+        network.begin(Plan(ROWS, label="x", reset="all"), plan_index)
         drawn.append(copied(network))
     assert changed("params", drawn[0], drawn[1])
     assert not changed("params", drawn[0], drawn[2])
 
 
 def test_weights_multiply_the_loss_as_they_are(network):
-    rows = np.arange(32, dtype=np.int32)
+    rows = ROWS[:BATCH]
     start = copied(network)
     results = []
-    for weights in (None, np.ones(32), np.full(32, 5.0), np.zeros(32)):
+    for weights in (None, np.ones(BATCH), np.full(BATCH, 5.0), np.zeros(BATCH)):
         network.restore(start)
         given = None if weights is None else weights.astype(np.float32)
         network.set_weights(Plan(rows, label="x", weights=given))
@@ -182,9 +154,9 @@ def test_weights_multiply_the_loss_as_they_are(network):
     )
 
 
-def test_a_restored_snapshot_trains_on_to_the_same_bits(make):
-    first, second = make(), make(seed=1)
-    rows = np.arange(64, dtype=np.int32)
+def test_a_restored_snapshot_trains_on_to_the_same_bits():
+    first, second = device_network(), device_network(seed=1)
+    rows = ROWS
     first.begin(Plan(rows, label="x"), 4)
     train(first, rows)
     saved = copied(first)
@@ -198,7 +170,7 @@ def test_a_restored_snapshot_trains_on_to_the_same_bits(make):
 
 
 def test_result_reads_the_tables_of_the_plan(network):
-    rows = np.array([5, 9, *range(100, 130)], np.int32)
+    rows = np.array([5, 9, 2, 11], np.int32)
     train(network, rows)
     result = network.result(rows[::-1])
     np.testing.assert_array_equal(result.index_set, np.sort(rows))
@@ -213,7 +185,7 @@ def test_result_reads_the_tables_of_the_plan(network):
 
 
 def test_nothing_is_transferred_unasked_while_training_and_scoring(network):
-    rows = np.arange(64, dtype=np.int32)
+    rows = ROWS
     with jax.transfer_guard("disallow"):
         for reset in ("none", "optimizer", "all"):
             network.begin(Plan(rows, label="x", reset=reset), 1)

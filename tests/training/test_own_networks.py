@@ -4,55 +4,39 @@ import jax
 import numpy as np
 import pytest
 from fakes.networks import (
+    BATCH,
+    NUM,
+    NUM_TRAIN,
     SHAPE,
     MlpModel,
     NormalisedModel,
     VitModel,
     bright_images,
+    device_network,
     normalised,
 )
-from jax.sharding import NamedSharding, PartitionSpec
 
-from dpet_jax.data.augment import Augmentation
 from dpet_jax.methods.base import Plan, Span
 from dpet_jax.models.network import network_from_json
 from dpet_jax.scores import gradient_norms, gradient_path, margin
 from dpet_jax.training.batches import Batches
 from dpet_jax.training.checkpoint import Checkpoints
-from dpet_jax.training.learner import data_mesh
-from dpet_jax.training.network import DeviceNetwork
 from dpet_jax.training.optimizer import Adam
-from dpet_jax.training.schedule import Constant, traced_schedule
-from dpet_jax.training.scoring import ScoreSpec
-from dpet_jax.training.state import DeviceData, StepSpec
-from dpet_jax.training.steps import Hyper
-from dpet_jax.training.traced import numbers_of, without_numbers
 
-NUM, BATCH = 64, 16
 IMAGES, LABELS = bright_images(NUM)
-PLAN = Plan(np.arange(NUM, dtype=np.int32), passes=4, label="x")
-OPTIMIZER = Adam(learning_rate=0.01)
+PLAN = Plan(np.arange(NUM_TRAIN, dtype=np.int32), passes=10, label="x")
 NAMES = ("margin", "logits")
 
 
-def device_network(section, dtype="float32", seed=0):
-    mesh = data_mesh()
-    network = section.build(3, SHAPE)
-    static = without_numbers(OPTIMIZER)
-    step = StepSpec(network, static, BATCH, dtype, mesh)
-    score = ScoreSpec(network, NAMES, BATCH, dtype, mesh)
-    half, quarter = np.full(1, 0.5, np.float32), np.full(1, 0.25, np.float32)
-    data = DeviceData(IMAGES, LABELS, half, quarter)
-    hyper = Hyper(
-        traced_schedule(Constant(), OPTIMIZER.learning_rate),
-        numbers_of(OPTIMIZER),
-        np.float32(0),
-        Augmentation(np.int32(0), np.bool_(False), np.int32(0)),
+def made(section, dtype="float32", seed=0):
+    optimizer = Adam(learning_rate=0.01)
+    return device_network(
+        section.build(3, SHAPE),
+        optimizer=optimizer,
+        names=NAMES,
+        dtype=dtype,
+        seed=seed,
     )
-    place = NamedSharding(mesh, PartitionSpec())
-    made = DeviceNetwork(step, score, jax.device_put(data, place), NUM, hyper, seed)
-    list(made.compile())
-    return made
 
 
 def losses_of_passes(network):
@@ -73,14 +57,14 @@ def losses_of_passes(network):
 @pytest.fixture(scope="module")
 def mlp():
     """A trained perceptron, and the loss of each pass."""
-    network = device_network(MlpModel())
+    network = made(MlpModel())
     return network, losses_of_passes(network)
 
 
 @pytest.fixture(scope="module")
 def vit():
     """A trained vision transformer, and the loss of each pass."""
-    network = device_network(VitModel(dropout=0.1), "bfloat16")
+    network = made(VitModel(dropout=0.1), "bfloat16")
     return network, losses_of_passes(network)
 
 
@@ -93,7 +77,7 @@ def test_training_lowers_the_loss_and_scores_are_those_of_the_logits(
 ):
     network, losses = request.getfixturevalue(name)
     assert losses[-1] < 0.9 * losses[0]
-    rows = np.array([9, 3, 40], np.int32)
+    rows = np.array([9, 3, 19], np.int32)
     scores = network.score(rows, NAMES)
     state = network.snapshot()
     outputs = jax.jit(section.build(3, SHAPE).apply, static_argnames="dtype")(
@@ -127,7 +111,7 @@ def test_gradient_norms_of_a_transformer_equal_those_of_formed_gradients():
 
 def test_networks_of_equal_sections_share_every_compiled_program(mlp):
     del mlp  # made, so compiled
-    again = device_network(MlpModel(), seed=3)
+    again = made(MlpModel(), seed=3)
     counts = {done.what: done.programs for done in again.compile()}
     assert counts == dict.fromkeys(("init", "train_steps", "score_pool"), 0)
 
@@ -154,7 +138,7 @@ def test_checkpoint_restores_through_the_json_of_the_network(mlp, tmp_path):
     ):
         np.testing.assert_array_equal(left, right)
     # and training goes on from it, to the same bits
-    again = device_network(MlpModel(), seed=1)
+    again = made(MlpModel(), seed=1)
     again.restore(reader.restore({"main": again.snapshot()}).models["main"])
     reader.close()
     assert losses_of_passes(again) == losses_of_passes(trained)

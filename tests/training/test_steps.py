@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fakes.networks import TINY, device_data
+from fakes.networks import BATCH, NUM_TRAIN, TINY, device_data
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpet_jax.data.augment import Augmentation
@@ -19,7 +19,7 @@ from dpet_jax.training.state import StepSpec, init_state
 from dpet_jax.training.steps import Hyper, train_steps
 from dpet_jax.training.traced import numbers_of, without_numbers
 
-BATCH, N = 4, 12
+N = NUM_TRAIN
 OPTIMIZER = without_numbers(Sgd())
 SPEC = StepSpec(TINY, OPTIMIZER, BATCH, "float32", data_mesh())
 #: Where everything lies, so that one program serves all tests.
@@ -42,7 +42,7 @@ def hyper(
 
 @pytest.fixture(scope="module")
 def data():
-    return device_data(N)
+    return jax.device_put(device_data())
 
 
 @jax.jit
@@ -140,12 +140,12 @@ def test_train_steps_equals_optax_on_weighted_tail_batches(data, smoothing):
 
 def test_a_fill_row_leaves_its_table_entries_alone(data):
     known = fresh()._replace(
-        losses=jnp.full(N, 7.0),
-        correct=jnp.ones(N, bool),
-        forgetting=jnp.full(N, 5, jnp.int32),
+        losses=np.full(N, 7, np.float32),
+        correct=np.ones(N, bool),
+        forgetting=np.full(N, 5, np.int32),
     )
     # labels that no network predicts: every row that is visited is forgotten
-    never = data._replace(labels=jnp.full(N, -1, jnp.int32))
+    never = data._replace(labels=jnp.full_like(data.labels, -1))
     state, _ = run(known, never, [0, 1, ~2, ~3])
     np.testing.assert_array_equal(state.losses[2:], np.full(N - 2, 7.0))
     np.testing.assert_array_equal(state.correct, [False] * 2 + [True] * (N - 2))
@@ -179,7 +179,7 @@ def test_example_twice_in_a_batch_counts_as_the_visit_of_its_last_row(data):
     known = fresh()._replace(
         correct=jnp.ones(N, bool), forgetting=jnp.full(N, 5, jnp.int32)
     )
-    never = data._replace(labels=jnp.full(N, -1, jnp.int32))
+    never = data._replace(labels=jnp.full_like(data.labels, -1))
     state, stats = run(known, never, [3, 0, 3, 3])
     assert state.forgetting[jnp.array([0, 3])].tolist() == [6, 6]
     assert int(stats.visits) == 4
