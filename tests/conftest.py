@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,27 +15,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(base / "dpet_jax" / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def _one_by_one(kernel):
-    def batched(*arrays):
-        return jnp.stack([kernel(*row) for row in zip(*arrays, strict=True)])
-
-    return batched
-
-
-VARIANTS = {
-    "eager": _one_by_one,
-    "jit": lambda kernel: _one_by_one(jax.jit(kernel)),
-    "vmap": jax.vmap,
-    "jit_vmap": lambda kernel: jax.jit(jax.vmap(kernel)),
-}
-
-
-@pytest.fixture(params=VARIANTS)
-def variant(request):
-    """Each way the pipeline may run a one-example kernel over a batch."""
-    return VARIANTS[request.param]
 
 
 @pytest.fixture
