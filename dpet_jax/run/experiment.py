@@ -27,6 +27,7 @@ from dpet_jax.run.folder import (
     read_yaml,
 )
 from dpet_jax.run.interrupt import Interrupt
+from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.progress import Display
 from dpet_jax.run.segment import Segment
@@ -45,7 +46,7 @@ class Result(NamedTuple):
     """
 
     folder: Path
-    stopped_by: str
+    stopped_by: StopReason
     summary: dict[str, Any] | None
 
 

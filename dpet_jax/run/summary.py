@@ -18,6 +18,7 @@ from dpet_jax.run.folder import (
     SUMMARY,
     read_json,
 )
+from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.machine import device_facts, versions
 from dpet_jax.run.segment import Segment
@@ -26,7 +27,7 @@ _GALLERY_SIZE = 32
 
 
 def finish(
-    config: Config, data: Data, loop: Loop, segment: Segment, stopped_by: str
+    config: Config, data: Data, loop: Loop, segment: Segment, stopped_by: StopReason
 ) -> dict[str, Any]:
     """Measure the final model, and write coreset, gallery and summary.
 
