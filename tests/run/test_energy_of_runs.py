@@ -290,13 +290,27 @@ def program(*arguments):
     )
 
 
-def wait_for(text, path, process, more_than=0):
-    """Wait until a program has written something more often than that."""
+def kill_with_something_to_lose(process, folder):
+    """Kill a run that has measured something since its last checkpoint.
+
+    It is stopped to be looked at, for on a busy machine it might save meanwhile.
+    """
     deadline = time.monotonic() + 240
-    while _text(path).count(text) <= more_than:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    while time.monotonic() < deadline:
+        process.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), process.communicate()
+        saved = _text(folder / "events.jsonl").count('"event": "checkpoint"')
+        _, _, since = _text(folder / "energy.jsonl").rpartition('"phase": "checkpoint"')
+        begun = [d.name for d in folder.glob("checkpoints/*") if d.name.isdigit()]
+        saving = max(map(int, begun), default=-1) >= saved
+        if saved and not saving and '"event": "sample"' in since:
+            process.kill()
+            process.communicate()
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+    pytest.fail("nothing was measured after a checkpoint")
 
 
 def test_a_killed_run_has_a_report_and_its_loss_is_counted_when_resumed(
@@ -307,17 +321,12 @@ def test_a_killed_run_has_a_report_and_its_loss_is_counted_when_resumed(
     tree = TINY | {
         "method": method,
         "energy": {"include": "visible"},
-        "checkpoint": {"every_s": 0.5},
+        "checkpoint": {"every_s": 2.5},
     }
     path.write_text(json.dumps(tree))
     folder = tmp_path / "runs" / "tiny" / "seed0"
     process = program("run", path, f"--out={tmp_path / 'runs'}")
-    wait_for('"event": "checkpoint"', folder / "events.jsonl", process)
-    # so that there is something to lose
-    saved = _text(folder / "energy.jsonl").count('"event": "sample"')
-    wait_for('"event": "sample"', folder / "energy.jsonl", process, more_than=saved)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_with_something_to_lose(process, folder)
 
     killed = run_report(folder)
     assert killed.data["complete"] is False
