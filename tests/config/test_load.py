@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dpet_jax.config import experiment as schema
 from dpet_jax.config.load import load, validate
@@ -11,6 +12,7 @@ from dpet_jax.scores.registry import selectable_scores
 from dpet_jax.training.optimizer import Adam
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+SAVED = sorted((Path(__file__).parent / "saved").glob("*.yaml"))
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "suites" not in path.parts)
 
 
@@ -51,6 +53,13 @@ def test_config_file_loads_is_named_like_its_file_and_survives_a_round_trip(
     config = load(path)
     assert config.name == path.stem
     assert load(config_file(config.to_yaml())) == config
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+def test_config_of_a_run_made_before_kinds_were_classes_loads_unchanged(path):
+    """Runs of version 0.1 resume only if nothing in their configs changes."""
+    saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert yaml.safe_load(load(path).to_yaml()) == saved
 
 
 @pytest.mark.parametrize(
