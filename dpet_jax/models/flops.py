@@ -70,20 +70,20 @@ def _of_equation(
 ) -> tuple[Flops, list[_Depends]]:
     params = equation.params
     if equation.primitive is prim.scan_p:
-        first = params["num_consts"]
-        flops, outputs = _of_loop(params["jaxpr"], inputs, first, params["num_carry"])
+        first, num_carry = _scanned(params)
+        flops, outputs = _of_loop(params["jaxpr"], inputs, first, num_carry)
         return Flops(*(params["length"] * count for count in flops)), outputs
     if equation.primitive is prim.while_p:
         inputs = inputs[params["cond_nconsts"] :]
         first = params["body_nconsts"]
         return _of_loop(params["body_jaxpr"], inputs, first, len(inputs) - first)
     if equation.primitive is prim.cond_p:
-        branches = [_of_jaxpr(each.jaxpr, inputs[1:]) for each in params["branches"]]
+        branches = [_of_jaxpr(_open(each), inputs[1:]) for each in params["branches"]]
         every = zip(*(outputs for _, outputs in branches), strict=True)
         return max(flops for flops, _ in branches), [_either(*each) for each in every]
     inner = params.get("jaxpr", params.get("call_jaxpr"))
     if inner is not None:
-        return _of_jaxpr(getattr(inner, "jaxpr", inner), inputs)
+        return _of_jaxpr(_open(inner), inputs)
     cost = _of_product(equation)
     both = sum(depends == _Depends(params=True, image=True) for depends in inputs)
     return Flops(cost, both * cost), [_either(*inputs)] * len(equation.outvars)
@@ -93,7 +93,7 @@ def _of_loop(closed: Any, inputs: list[_Depends], first: int, num_carry: int):
     """Count one round of a loop, with all that its carry comes to depend on."""
     inputs = list(inputs)
     while True:
-        flops, outputs = _of_jaxpr(closed.jaxpr, inputs)
+        flops, outputs = _of_jaxpr(_open(closed), inputs)
         carried = slice(first, first + num_carry)
         after = [
             _either(old, new)
@@ -102,6 +102,19 @@ def _of_loop(closed: Any, inputs: list[_Depends], first: int, num_carry: int):
         if after == inputs[carried]:
             return flops, outputs
         inputs[carried] = after
+
+
+def _scanned(params: dict[str, Any]) -> tuple[int, int]:
+    """Return how many constants and carries a scan has, before and from jax 0.11."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
+def _open(jaxpr: Any) -> Any:
+    """Return the jaxpr without its constants, where it has come with them."""
+    return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 def _of_product(equation: JaxprEqn) -> int:
