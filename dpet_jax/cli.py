@@ -13,13 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dpet_jax.config.load import load
 from dpet_jax.errors import UserError
-from dpet_jax.report.comparison import read_comparison
-from dpet_jax.report.page import write_report
-from dpet_jax.report.runs import By
+from dpet_jax.run.costs import By
 from dpet_jax.run.interrupt import EXIT_RESUMABLE
-from dpet_jax.suite.variants import load_suite
+
+# commands import what they need when they are carried out, so that each starts at once
 
 EXIT_MISTAKE = 2
 EXIT_DIVERGED = 1
@@ -179,6 +177,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: Any, overrides: list[str], console: Console) -> int:
+    from dpet_jax.config.load import load
+
     config = load(options.config, overrides)
     use_compilation_cache()
     from dpet_jax.run import experiment
@@ -223,6 +223,8 @@ def _seeds(text: str) -> list[int]:
 
 def _compare(options: Any, overrides: list[str], console: Console) -> int:
     seeds = None if options.seeds is None else _seeds(options.seeds)
+    from dpet_jax.suite.variants import load_suite
+
     suite = load_suite(options.suite, overrides, seeds)
     use_compilation_cache()
     from dpet_jax.suite.compare import Comparing
@@ -255,6 +257,9 @@ def _report(options: Any, rest: list[str], console: Console) -> int:
 def _write_report(
     folders: list[Path], by: By | None, out: Path, console: Console
 ) -> None:
+    from dpet_jax.report.comparison import read_comparison
+    from dpet_jax.report.page import write_report
+
     comparison = read_comparison(folders, by)
     page, *_ = write_report(comparison, by or comparison.natural_cost(), out)
     for problem in comparison.problems:
@@ -310,6 +315,8 @@ def _show(options: Any, overrides: list[str], console: Console) -> int:
     elif options.config is None:
         raise UserError("command line: give a config file, or --schema")
     else:
+        from dpet_jax.config.load import load
+
         text = load(options.config, overrides).to_yaml().rstrip()
     console.out(text, highlight=False)
     return 0

@@ -16,7 +16,8 @@ from dpet_jax.report.rows import (
     comparable,
     mixed_settings,
 )
-from dpet_jax.report.runs import COMPARED, By, Run, find_runs, read_run
+from dpet_jax.report.runs import COMPARED, Run, find_runs, read_run
+from dpet_jax.run.costs import By
 from dpet_jax.run.folder import read_json
 
 SUITE = "suite.json"

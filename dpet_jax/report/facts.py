@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 
 from dpet_jax.report.printed import significant
 from dpet_jax.report.rows import Comparison
-from dpet_jax.report.runs import By, Run
+from dpet_jax.report.runs import Run
+from dpet_jax.run.costs import By
 
 _COSTS: dict[By, str] = {
     "wh": "Wh of data preparation, selection and training; compilation and evaluation "

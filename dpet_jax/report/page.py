@@ -12,7 +12,7 @@ from dpet_jax.report.facts import deviations, setting
 from dpet_jax.report.formats import escape_markdown, to_csv, to_latex, to_markdown
 from dpet_jax.report.paired import paired_differences
 from dpet_jax.report.rows import Comparison
-from dpet_jax.report.runs import COST_NAMES, By
+from dpet_jax.report.runs import COST_NAMES
 from dpet_jax.report.sheets import (
     Sheet,
     cost_sheet,
@@ -24,6 +24,7 @@ from dpet_jax.report.sheets import (
     tuning_sheet,
 )
 from dpet_jax.report.table import CostTable, cost_table
+from dpet_jax.run.costs import By
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 

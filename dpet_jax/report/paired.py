@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import By, compared
+from dpet_jax.report.runs import compared
 from dpet_jax.report.table import Spread, spread
+from dpet_jax.run.costs import By
 
 #: With fewer pairs the smallest p-value that the test can give is above 0.03.
 TESTABLE_PAIRS = 6

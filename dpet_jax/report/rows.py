@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from dpet_jax.config.load import flat
 from dpet_jax.errors import UserError
-from dpet_jax.report.runs import COST_NAMES, By, Run
+from dpet_jax.report.runs import COST_NAMES, Run
+from dpet_jax.run.costs import By
 
 #: What a row can be to the others.
 ROLES = ("standard", "tuned", "random")

@@ -3,12 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from dpet_jax.errors import UserError
-from dpet_jax.run.costs import Event, Spent, TargetCost, spent_at, target_cost
+from dpet_jax.run.costs import By, Event, Spent, TargetCost, spent_at, target_cost
 from dpet_jax.run.folder import (
     CONFIG,
     EVENTS,
@@ -18,9 +18,6 @@ from dpet_jax.run.folder import (
     read_yaml,
 )
 from dpet_jax.run.limits import StopReason
-
-#: What costs are compared in.
-By = Literal["wh", "epochs", "visits", "seconds"]
 
 COST_NAMES: dict[By, str] = {
     "wh": "energy (Wh)",

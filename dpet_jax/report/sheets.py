@@ -18,8 +18,9 @@ from dpet_jax.report.printed import (
     times,
 )
 from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import COST_NAMES, By, Run
+from dpet_jax.report.runs import COST_NAMES, Run
 from dpet_jax.report.table import Cell, CostTable, Spread, TableRow, spread
+from dpet_jax.run.costs import By
 
 
 class Entry(NamedTuple):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import By, Run, compared
+from dpet_jax.report.runs import Run, compared
+from dpet_jax.run.costs import By
 
 
 class Cell(NamedTuple):

@@ -5,9 +5,12 @@ hold these numbers under these names.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Event = dict[str, Any]
+
+#: What costs can be given in.
+By = Literal["wh", "epochs", "visits", "seconds"]
 
 #: Phases whose seconds and energy buy accuracy. Evaluation is reported apart, since it
 #: is the same for every method; checkpoints, idling and set-up are part of the whole

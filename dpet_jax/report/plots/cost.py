@@ -13,8 +13,9 @@ from dpet_jax.report.plots.style import (
     styled,
 )
 from dpet_jax.report.rows import Comparison
-from dpet_jax.report.runs import COST_NAMES, By
+from dpet_jax.report.runs import COST_NAMES
 from dpet_jax.report.table import CostTable
+from dpet_jax.run.costs import By
 
 _PART_COLOURS = {
     "data": "#cc79a7",

@@ -20,7 +20,8 @@ from dpet_jax.report.plots.style import (
     styled,
 )
 from dpet_jax.report.rows import Comparison
-from dpet_jax.report.runs import COST_NAMES, By
+from dpet_jax.report.runs import COST_NAMES
+from dpet_jax.run.costs import By
 
 #: More lines than this in one plot are a tangle.
 _TOGETHER = 7

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpet_jax.report.runs import By, Run, compared
-from dpet_jax.run.costs import spent_at
+from dpet_jax.report.runs import Run, compared
+from dpet_jax.run.costs import By, spent_at
 
 #: Parts that are in no cost of the table.
 APART = ("evaluation", "compilation", "rest")

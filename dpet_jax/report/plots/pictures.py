@@ -11,8 +11,8 @@ from dpet_jax.report.plots.cost import cost_by_part, cost_to_accuracy, pareto
 from dpet_jax.report.plots.course import accuracy_over_cost
 from dpet_jax.report.plots.power import power_trace
 from dpet_jax.report.rows import Comparison
-from dpet_jax.report.runs import By
 from dpet_jax.report.table import CostTable
+from dpet_jax.run.costs import By
 
 
 class Picture(NamedTuple):
