@@ -1,4 +1,4 @@
-"""A run's model and coreset from Python."""
+"""A finished run back in Python: its model, its coreset, and labels for new images."""
 
 import jax
 import numpy as np
@@ -9,13 +9,19 @@ from dpet_jax.config.load import validate
 from dpet_jax.data.sources import Digits
 from dpet_jax.errors import UserError
 from dpet_jax.run import experiment
+from dpet_jax.run.predict import predict
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     config = validate(
         {
-            "model": {"kind": "resnet", "stem": 8, "channels": [8], "blocks": [1]},
+            "model": {
+                "kind": "resnet",
+                "stem": 8,
+                "channels": [8, 8],
+                "blocks": [1, 1],
+            },
             "train": {"batch_size": 32},
             "method": {"kind": "standard", "passes": 2},
         },
@@ -41,3 +47,36 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="no checkpoint yet"):
         dpet_jax.load_run(tmp_path)
+
+
+# new images
+
+
+def test_predict_agrees_with_the_summary(result, tmp_path):
+    test = Digits().read().test
+    np.savez(tmp_path / "test.npz", images=test.images, labels=test.labels)
+    prediction = predict(result.folder, tmp_path / "test.npz")
+    assert prediction.accuracy == pytest.approx(result.summary["test_accuracy"])
+    np.testing.assert_allclose(prediction.probabilities.sum(axis=1), 1, rtol=1e-5)
+    lines = prediction.to_csv().splitlines()
+    assert len(lines) == 1 + len(test.labels)
+    assert lines[0] == "image,label,class," + ",".join(f"p_{k}" for k in range(10))
+
+
+def test_predictions_do_not_depend_on_their_company(result, tmp_path):
+    images = Digits().read().test.images
+    np.savez(tmp_path / "all.npz", images=images)
+    np.savez(tmp_path / "one.npz", images=images[7:8])
+    together = predict(result.folder, tmp_path / "all.npz").probabilities[7]
+    alone = predict(result.folder, tmp_path / "one.npz").probabilities[0]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+def test_a_table_that_cannot_be_written_is_a_mistake(result, tmp_path):
+    np.savez(tmp_path / "new.npz", images=Digits().read().test.images[:2])
+    prediction = predict(result.folder, tmp_path / "new.npz")
+    with pytest.raises(UserError, match=r"--csv: .*cannot be written"):
+        prediction.write_csv(tmp_path / "missing" / "table.csv")
+    prediction.write_csv(tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_text() == prediction.to_csv()
+    assert prediction.accuracy is None
