@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -53,7 +53,13 @@ class DataSection(Kind):
     A source of your own extends this class: its keys are fields, and `read` returns
     what they name. `kind: package.module:Name` in a config, or an object of it in
     Python, makes a run use it.
+
+    Attributes:
+        libraries: Modules that `read` imports when it needs them. A run imports them
+            before it measures anything, so that no run pays for being the first.
     """
+
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     image_size: Count | None = Field(
         None, description="resize all images to so many pixels a side, averaging areas"

@@ -1,8 +1,9 @@
 """The composition root: config in, parts wired, a run folder out."""
 
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,9 @@ def run(
     """
     path = run_folder(config, out)
     _check_folder(config, path, resume=resume, overwrite=overwrite)
+    for library in config.data.libraries:
+        with suppress(ImportError):  # `read` says what is missing
+            import_module(library)
     with build.build_meter(config, meters) as meter:
         with meter.window("data"):
             data = build.build_data(config) if data is None else data

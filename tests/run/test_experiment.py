@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from dpet_jax.config.load import validate
+from dpet_jax.data.sources import Digits
 from dpet_jax.errors import UserError
 from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.run import experiment
@@ -129,7 +131,6 @@ def test_the_coreset_names_rows_of_the_source(whole):
         rows, labels = saved["source_rows"], saved["labels"]
         np.testing.assert_array_equal(np.bincount(saved["round"]), [0, 50, 50])
         assert (np.diff(saved["score"][:50]) <= 0).all()
-    from dpet_jax.data.sources import Digits
 
     np.testing.assert_array_equal(labels, Digits().read().train.labels[rows])
     assert len(set(rows)) == 100
@@ -654,3 +655,26 @@ def test_data_that_were_read_before_give_the_same_run(whole, tmp_path, assert_sa
     wrong = config(train={"batch_size": 2000})
     with pytest.raises(UserError, match=r"train\.batch_size: 2000 is more"):
         experiment.run(wrong, tmp_path / "wrong", data=data)
+
+
+class NeedsALibrary(Digits):
+    """Digits that are read with a module which nothing else imports."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("sklearn.datasets", "this_is_not_there")
+    seen: ClassVar[list[bool]] = []
+
+    def read(self):
+        self.seen.append("sklearn.datasets" in sys.modules)
+        return super().read()
+
+
+def test_libraries_of_a_source_are_there_before_anything_is_measured(
+    tmp_path, monkeypatch
+):
+    import sklearn.datasets
+
+    assert sklearn.datasets
+    monkeypatch.delitem(sys.modules, "sklearn.datasets")
+    made = config(method={"kind": "standard", "passes": 1})
+    experiment.run(made.model_copy(update={"data": NeedsALibrary()}), tmp_path)
+    assert NeedsALibrary.seen == [True]

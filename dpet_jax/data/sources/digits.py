@@ -1,6 +1,6 @@
 """The 1,797 handwritten digits that come with scikit-learn: no file, no download."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ class Digits(DataSection):
     """
 
     kind: Literal["digits"] = "digits"
+    libraries: ClassVar[tuple[str, ...]] = ("sklearn.datasets",)
 
     def read(self) -> Source:
         """Read 1,617 training and 180 test examples of 10 classes, as greys.

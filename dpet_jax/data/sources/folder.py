@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +31,7 @@ class Folder(DataSection):
     """
 
     kind: Literal["folder"] = "folder"
+    libraries: ClassVar[tuple[str, ...]] = ("PIL.Image",)
     path: Path = Field(description="folder with train/ and test/, or class folders")
     test_fraction: Annotated[float, Field(gt=0, lt=1), Number] | None = Field(
         None,

@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -36,6 +36,9 @@ class Parquet(DataSection):
     """
 
     kind: Literal["parquet"] = "parquet"
+    libraries: ClassVar[tuple[str, ...]] = (
+        *("pyarrow.compute", "pyarrow.parquet", "PIL.Image"),
+    )
     path: Path = Field(description="folder with train-*.parquet and test-*.parquet")
     image_column: str | None = Field(
         None, description="structs with `bytes`; null: img, image or the only such one"

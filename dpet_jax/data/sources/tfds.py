@@ -1,7 +1,7 @@
 """Any prepared TensorFlow Datasets image set, read without TensorFlow."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,7 @@ class Tfds(DataSection):
     """
 
     kind: Literal["tfds"] = "tfds"
+    libraries: ClassVar[tuple[str, ...]] = ("tensorflow_datasets", "PIL.Image")
     name: str = Field(
         "cifar10", description="such as cifar10, cifar10:3.0.2 or name/config"
     )
