@@ -76,7 +76,7 @@ def run(
         overwrite: Replace what the folder holds.
         console: Where to show progress; nowhere by default.
         meters: Meters of the user's own, such as a `CallableProbe` of a power strip.
-        data: What `parts.build_data` made of an equal `config.data`, for many runs on
+        data: What `build.build_data` made of an equal `config.data`, for many runs on
             one data set; by default it is read.
         interrupt: A flag of the caller's that ends the run so that it can be resumed;
             by default the run listens to signals itself.

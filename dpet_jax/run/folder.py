@@ -1,4 +1,4 @@
-"""The run folder: events while running, counters, and the summary at the end."""
+"""The run folder: events while running, and whole files at the end."""
 
 import fcntl
 import json

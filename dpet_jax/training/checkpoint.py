@@ -141,11 +141,7 @@ class Checkpoints:
 
     def read_meta(self) -> dict[str, Any]:
         """Read only the numbers and texts of the latest checkpoint."""
-        read = self._manager.restore(
-            self._manager.latest_step(),
-            args=ocp.args.Composite(meta=ocp.args.JsonRestore()),
-        )
-        return read.meta["meta"]
+        return self._read_json()["meta"]
 
     def check_format(self) -> None:
         """Refuse to resume from a checkpoint that another version wrote.
@@ -153,11 +149,7 @@ class Checkpoints:
         Raises:
             UserError: If its states are of another form; its parameters can be loaded.
         """
-        read = self._manager.restore(
-            self._manager.latest_step(),
-            args=ocp.args.Composite(meta=ocp.args.JsonRestore()),
-        )
-        found = read.meta.get(_FORMAT, 2)
+        found = self._read_json().get(_FORMAT, 2)
         if found != FORMAT:
             raise UserError(
                 f"{self._manager.directory}: saved by another version of this program "
@@ -168,3 +160,10 @@ class Checkpoints:
     def close(self) -> None:
         """Release the folder."""
         self._manager.close()
+
+    def _read_json(self) -> dict[str, Any]:
+        read = self._manager.restore(
+            self._manager.latest_step(),
+            args=ocp.args.Composite(meta=ocp.args.JsonRestore()),
+        )
+        return read.meta
