@@ -15,8 +15,9 @@ from pathlib import Path
 from timing import report
 
 from dpet_jax.config.load import load
+from dpet_jax.files import read_json
 from dpet_jax.run import experiment
-from dpet_jax.run.folder import ENERGY_REPORT, read_json
+from dpet_jax.run.folder import ENERGY_REPORT
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 

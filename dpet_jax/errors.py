@@ -1,5 +1,7 @@
 """What can go wrong outside the code: a user's mistake, a training that diverges."""
 
+import errno
+from pathlib import Path
 from typing import Any
 
 
@@ -8,6 +10,48 @@ class UserError(ValueError):
 
     The command line shows it without a traceback and exits with 2.
     """
+
+
+class DamagedFileError(UserError):
+    """A file that the program wrote is no longer as it wrote it.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it.
+        line: The line that is; None for the file as a whole.
+    """
+
+    def __init__(self, path: Path, reason: str, line: int | None = None) -> None:
+        self.path, self.reason = path, reason
+        place = "" if line is None else f"line {line}: "
+        super().__init__(
+            f"{path}: damaged: {place}{reason or 'cannot be read'}; put it back as it "
+            "was, or choose another place and run anew"
+        )
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "allow larger files there (ulimit -f)",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "allow more open files on this machine",
+    errno.ENOENT: "it was there when the command began; do not move or delete it",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+}
+
+
+def system_failure(error: OSError, folder: Path) -> str:
+    """Return one sentence on what the system refused, and what to do about it.
+
+    Args:
+        error: What it answered.
+        folder: What the command was writing to, if the error names no file.
+    """
+    what = error.strerror or " ".join(str(error).split())
+    remedy = _REMEDIES.get(error.errno or 0, "see to it")
+    return f"{error.filename or folder}: {what}; {remedy}, and start the command again"
 
 
 class SelectionEndedError(Exception):

@@ -1,12 +1,20 @@
-"""Files that are whole or absent, and JSON lines that survive a crash."""
+"""Files that are whole or absent, JSON lines that survive a crash, checked readers."""
 
 import errno
 import json
 import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import yaml
+
+from dpet_jax.errors import DamagedFileError
 
 
 @contextmanager
@@ -67,9 +75,72 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; a line that a crash left torn is left out."""
-    objects = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(json.JSONDecodeError):
-            objects.append(json.loads(line))
+    """Read a file of JSON objects, one a line; a last line that is torn is left out.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be opened.
+        DamagedFileError: If any other line is no JSON object.
+    """
+    *lines, last = path.read_bytes().split(b"\n")
+    objects = [_object(path, line, number) for number, line in enumerate(lines, 1)]
+    if last.strip():
+        # whole but for its end, where the writer was killed in between
+        with suppress(DamagedFileError):
+            objects.append(_object(path, last, len(lines) + 1))
     return objects
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be opened.
+        DamagedFileError: If it holds anything else.
+    """
+    return _object(path, path.read_bytes())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that the program itself has written.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be opened.
+        DamagedFileError: If it is no such file any more.
+    """
+    try:
+        value = yaml.safe_load(path.read_bytes().decode())
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
+        raise DamagedFileError(path, " ".join(str(error).split())) from error
+    if not isinstance(value, dict):
+        raise DamagedFileError(path, "it holds no keys")
+    return value
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of an .npz file that the program itself has written.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be opened.
+        DamagedFileError: If it is no such file any more.
+    """
+    with path.open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (
+            *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError),
+            *(zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError),
+            *(SyntaxError, RecursionError, OverflowError, struct.error),
+        ) as error:
+            raise DamagedFileError(path, " ".join(str(error).split())) from error
+
+
+def _object(path: Path, text: bytes, line: int | None = None) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "is nested too deeply" if isinstance(error, RecursionError) else error
+        raise DamagedFileError(path, str(reason), line) from error
+    if not isinstance(value, dict):
+        raise DamagedFileError(path, "is no JSON object", line)
+    return value

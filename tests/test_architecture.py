@@ -34,6 +34,7 @@ ALONE = {
     "models": {"models.conv", *_GROUND},
     "data": _GROUND,
     **{module: set() for module in _GROUND},
+    "files": {"errors"},
 }
 #: Wings and modules that never bring JAX into a process.
 WITHOUT_JAX = (

@@ -1,10 +1,20 @@
 """Files that are whole or absent, and lines that survive a crash."""
 
-from contextlib import closing
+from contextlib import closing, suppress
 
+import numpy as np
 import pytest
 
-from dpet_jax.files import JsonLines, read_lines, replacing, write_whole
+from dpet_jax.errors import DamagedFileError
+from dpet_jax.files import (
+    JsonLines,
+    read_json,
+    read_lines,
+    read_npz,
+    read_yaml,
+    replacing,
+    write_whole,
+)
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -47,3 +57,48 @@ def test_a_torn_last_line_is_left_out_and_then_cut(tmp_path, torn):
 def test_a_new_file_of_lines_begins_empty(tmp_path):
     with closing(JsonLines(tmp_path / "new.jsonl")):
         assert read_lines(tmp_path / "new.jsonl") == []
+
+
+READERS = {
+    read_json: (b'{"a": 1}', b'{"a": ', b"[1]", b"\xff", b"", b"[" * 100_000),
+    read_yaml: (b"a: 1", b"a: [", b"- 1", b"\xff", b"", b"a: !!python/object:os.x {}"),
+}
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_file_of_our_own_is_whole_or_named(tmp_path, read):
+    path = tmp_path / "file"
+    whole, *damaged = READERS[read]
+    path.write_bytes(whole)
+    assert read(path) == {"a": 1}
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(DamagedFileError, match=f"^{path}: damaged: ."):
+            read(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read(path)
+
+
+def test_arrays_are_whole_or_their_file_is_named(tmp_path):
+    path = tmp_path / "a.npz"
+    arrays = {"rows": np.arange(50), "names": np.array(["a", "b"])}
+    np.savez_compressed(path, **arrays)
+    whole = path.read_bytes()
+    read = read_npz(path)
+    assert all(np.array_equal(read[name], arrays[name]) for name in arrays)
+    # every byte cut off, and every byte changed: what is read is right, or named
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedFileError, match=f"^{path}: damaged: ."):
+            read_npz(path)
+    for place in range(len(whole)):
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]
+        )
+        with suppress(DamagedFileError):
+            read = read_npz(path)
+            assert all(np.array_equal(read[k], arrays[k]) for k in read.keys() & arrays)
+    np.save(tmp_path / "a.npy", np.arange(3))
+    with pytest.raises(DamagedFileError, match=r"a\.npy: damaged"):
+        read_npz(tmp_path / "a.npy")

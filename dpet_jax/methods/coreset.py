@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from dpet_jax.errors import UserError
+from dpet_jax.files import read_npz
 from dpet_jax.methods.base import Coreset, Learner, Method, Plan, Pool
 from dpet_jax.section import Count
 
@@ -85,8 +86,7 @@ def load_coreset(path: Path, pool: Pool) -> Coreset:
     """
     key = f"method.path: {path}"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            saved: dict[str, Any] = dict(file)
+        saved: dict[str, Any] = read_npz(path)
         rows, rounds, scores = saved["source_rows"], saved["round"], saved["score"]
         fingerprint = str(saved["fingerprint"])
     except (OSError, ValueError, KeyError, EOFError) as error:

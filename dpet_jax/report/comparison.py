@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpet_jax.errors import UserError
+from dpet_jax.files import read_json
 from dpet_jax.report.paper import PAPER_WH
 from dpet_jax.report.rows import (
     ROLES,
@@ -18,7 +19,6 @@ from dpet_jax.report.rows import (
 )
 from dpet_jax.report.runs import COMPARED, Run, find_runs, read_run
 from dpet_jax.run.costs import By
-from dpet_jax.run.folder import read_json
 
 SUITE = "suite.json"
 

@@ -8,15 +8,9 @@ from typing import Any
 import yaml
 
 from dpet_jax.errors import UserError
+from dpet_jax.files import read_json, read_yaml
 from dpet_jax.run.costs import By, Event, Spent, TargetCost, spent_at, target_cost
-from dpet_jax.run.folder import (
-    CONFIG,
-    EVENTS,
-    SUMMARY,
-    read_events,
-    read_json,
-    read_yaml,
-)
+from dpet_jax.run.folder import CONFIG, EVENTS, SUMMARY, read_events
 from dpet_jax.run.limits import StopReason
 
 COST_NAMES: dict[By, str] = {

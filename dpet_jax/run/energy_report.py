@@ -5,8 +5,9 @@ from typing import Any
 
 from dpet_jax.energy import Report, report_from_journal
 from dpet_jax.errors import UserError
+from dpet_jax.files import read_yaml
 from dpet_jax.run.costs import Event, target_costs
-from dpet_jax.run.folder import CONFIG, ENERGY, EVENTS, SUMMARY, read_events, read_yaml
+from dpet_jax.run.folder import CONFIG, ENERGY, EVENTS, SUMMARY, read_events
 from dpet_jax.run.limits import StopReason
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from dpet_jax.errors import UserError
+from dpet_jax.errors import DamagedFileError, UserError
 from dpet_jax.files import JsonLines, read_lines, replacing, write_whole
 
 EVENTS = "events.jsonl"
@@ -139,8 +138,19 @@ def read_events(path: Path, *, superseded: bool = False) -> list[dict[str, Any]]
 
     Returns:
         The events in order.
+
+    Raises:
+        OSError: If there is no such file.
+        DamagedFileError: If a line other than a torn last one is no event.
     """
     events = read_lines(path)
+    for number, event in enumerate(events, 1):
+        wanted = {"event": str, "event_id": int, "segment": int}
+        if event.get("event") == "lost":
+            wanted["after_event_id"] = int
+        for key, kind in wanted.items():
+            if not isinstance(event.get(key), kind):
+                raise DamagedFileError(path, f"it has no {key}", number)
     if superseded:
         return events
     kept: list[dict[str, Any]] = []
@@ -149,16 +159,6 @@ def read_events(path: Path, *, superseded: bool = False) -> list[dict[str, Any]]
             kept = [old for old in kept if old["event_id"] <= event["after_event_id"]]
         kept.append(event)
     return kept
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file that the program itself has written."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _plain(value: Any) -> Any:

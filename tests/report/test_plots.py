@@ -11,10 +11,10 @@ from fakes.runs import fake_run, small_suite
 
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.plots.coreset import (
+    arrays_of,
     class_balance,
     coreset_growth,
     gallery,
-    read_arrays,
 )
 from dpet_jax.report.plots.cost import cost_by_part, cost_to_accuracy, pareto
 from dpet_jax.report.plots.course import accuracy_over_cost
@@ -283,7 +283,7 @@ def test_balance_is_the_share_of_each_class_against_equal_ones(suite):
 
 def test_balance_is_compared_with_the_pool_where_it_is_known(tmp_path):
     folder = fake_run(tmp_path / "a" / "seed0", coreset=[0, 0, 1, 2])
-    arrays = read_arrays(folder / "coreset.npz")
+    arrays = arrays_of(folder / "coreset.npz")
     np.savez(folder / "coreset.npz", **arrays, pool_class_counts=[50, 30, 20])
     figure = class_balance(read_comparison([tmp_path]))
     np.testing.assert_allclose(
@@ -313,7 +313,7 @@ def test_small_coreset_is_shown_once(tmp_path):
 
 def test_grey_examples_that_were_drawn_at_random_say_so(tmp_path):
     folder = fake_run(tmp_path / "a", coreset=[0, 1])
-    arrays = read_arrays(folder / "gallery.npz")
+    arrays = arrays_of(folder / "gallery.npz")
     arrays["score"][:] = np.nan
     arrays["images"] = arrays["images"][..., :1]
     np.savez(folder / "gallery.npz", **arrays)

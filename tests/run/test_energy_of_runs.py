@@ -21,9 +21,10 @@ from dpet_jax.config.load import validate
 from dpet_jax.energy import CallableProbe, Found
 from dpet_jax.energy.accounts import journal
 from dpet_jax.errors import UserError
+from dpet_jax.files import read_json
 from dpet_jax.run import experiment
 from dpet_jax.run.energy_report import run_report
-from dpet_jax.run.folder import read_events, read_json
+from dpet_jax.run.folder import read_events
 from dpet_jax.training.learner import DeviceLearner
 from dpet_jax.training.network import DeviceNetwork
 

@@ -7,14 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from dpet_jax.errors import UserError
+from dpet_jax.errors import DamagedFileError, UserError
+from dpet_jax.files import read_json
 from dpet_jax.run.counters import Counters
-from dpet_jax.run.folder import (
-    Recorder,
-    RunFolder,
-    read_events,
-    read_json,
-)
+from dpet_jax.run.folder import Recorder, RunFolder, read_events
 
 
 @pytest.fixture
@@ -138,9 +134,28 @@ def test_file_that_is_only_a_torn_line_begins_anew(tmp_path, recorder):
 
 def test_reading_leaves_a_torn_file_as_it_is(tmp_path):
     path = tmp_path / "events.jsonl"
-    path.write_text('{"event": "a", "event_id": 0}\n{"ev')
+    path.write_text('{"event": "a", "event_id": 0, "segment": 0}\n{"ev')
     read_events(path)
     assert path.read_text().endswith('{"ev')
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"event": "a", "eve', "line 2: Unterminated string"),
+        ("[]", "line 2: is no JSON object"),
+        ("[" * 100_000, "line 2: is nested too deeply"),
+        ('{"event": "a", "event_id": 1}', "line 2: it has no segment"),
+        ('{"event": "a", "event_id": "1", "segment": 0}', "line 2: it has no event_id"),
+        ('{"event": "lost", "event_id": 1, "segment": 0}', "it has no after_event_id"),
+    ],
+)
+def test_a_damaged_line_before_the_last_is_named(tmp_path, line, reason):
+    path = tmp_path / "events.jsonl"
+    whole = '{"event": "a", "event_id": 0, "segment": 0}\n'
+    path.write_text(f"{whole}{line}\n{whole}")
+    with pytest.raises(DamagedFileError, match=f"^{path}: damaged: .*{reason}"):
+        read_events(path)
 
 
 def ids(events):

@@ -1,16 +1,16 @@
 """Plots of which examples were selected."""
 
 import math
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dpet_jax.errors import DamagedFileError
+from dpet_jax.files import read_npz
 from dpet_jax.report.plots.style import (
     INK,
     WIDTH,
@@ -34,12 +34,11 @@ _MOST_PANELS = 14
 _MOST_NAMES = 12
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+def arrays_of(path: Path) -> dict[str, np.ndarray] | None:
     """Read an .npz of a run; None if there is none or it cannot be read."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+        return read_npz(path)
+    except (OSError, DamagedFileError):
         return None
 
 
@@ -127,7 +126,7 @@ def gallery(run: Run) -> Figure | None:
     Returns:
         None if the run has no gallery.
     """
-    arrays = read_arrays(run.folder / GALLERY)
+    arrays = arrays_of(run.folder / GALLERY)
     if arrays is None or arrays["entered"].size == 0:
         return None
     count = arrays["entered"].size
@@ -183,7 +182,7 @@ def _coresets(
     found = []
     for number, row in enumerate(comparison.rows):
         for run in row.runs[:1]:
-            arrays = read_arrays(run.folder / CORESET)
+            arrays = arrays_of(run.folder / CORESET)
             if arrays is not None and arrays["labels"].size:
                 found.append((number, row.label, arrays))
     return found

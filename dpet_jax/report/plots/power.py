@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from dpet_jax.files import read_json
 from dpet_jax.report.plots.style import finished, look, new_figure, short, styled
 from dpet_jax.report.runs import Run
-from dpet_jax.run.folder import ENERGY_REPORT, read_json
+from dpet_jax.run.folder import ENERGY_REPORT
 
 _SHADES = {
     "compile": "#9aa1a8",
