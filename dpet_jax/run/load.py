@@ -13,9 +13,10 @@ from jaxtyping import Array, Float32, UInt8
 
 from dpet_jax.data.augment import normalise
 from dpet_jax.errors import UserError
+from dpet_jax.files import read_npz, read_yaml
 from dpet_jax.methods.base import MAIN
 from dpet_jax.models.network import Network, network_from_json
-from dpet_jax.run.folder import CHECKPOINTS, CORESET
+from dpet_jax.run.folder import CHECKPOINTS, CONFIG, CORESET
 from dpet_jax.training.checkpoint import Checkpoints
 
 
@@ -25,7 +26,8 @@ class LoadedRun:
 
     Attributes:
         apply_fn: `apply_fn(params, images) -> logits`, float32[b k], in evaluation
-            mode. Images are raw pixels, uint8[b h w c]; it normalises them itself.
+            mode and in the dtype that the run computed in. Images are raw pixels,
+            uint8[b h w c]; it normalises them itself.
         params: Parameters, for `apply_fn` and for gradients.
         batch_stats: Running statistics, which `apply_fn` closes over; empty where the
             network has none.
@@ -68,6 +70,7 @@ def load_run(folder: str | Path) -> LoadedRun:
             raise UserError(
                 f"{folder}: the run has no checkpoint yet; let it run on, with --resume"
             )
+        checkpoints.check_whole()
         facts = checkpoints.read_meta()["facts"]
         model = _network(folder, facts["model"])
         state = checkpoints.read_part(MAIN, _like(model))
@@ -76,9 +79,12 @@ def load_run(folder: str | Path) -> LoadedRun:
     mean, std = (jnp.array(facts[key], jnp.float32) for key in ("mean", "std"))
     batch_stats = state["batch_stats"]
 
+    # runs of an earlier version recorded it in their config alone
+    dtype = facts.get("compute_dtype") or _dtype_of(folder / CONFIG)
+
     def apply_fn(params, images):
         normalised = normalise(jnp.asarray(images), mean, std)
-        return model.apply(params, batch_stats, normalised).logits
+        return model.apply(params, batch_stats, normalised, dtype=dtype).logits
 
     height, width, channels = facts["image_shape"]
     return LoadedRun(
@@ -91,6 +97,16 @@ def load_run(folder: str | Path) -> LoadedRun:
         dataset=facts["dataset"],
         coreset=_coreset(folder / CORESET),
     )
+
+
+def _dtype_of(config: Path) -> str:
+    try:
+        return str(read_yaml(config)["model"]["compute_dtype"])
+    except (OSError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{config}: does not say in which dtype the run computed ({error}); put "
+            "back the config.yaml that the run wrote"
+        ) from error
 
 
 def _network(folder: Path, plain: dict[str, Any]) -> Network:
@@ -111,7 +127,4 @@ def _like(model: Network) -> dict[str, Any]:
 
 
 def _coreset(path: Path) -> dict[str, np.ndarray] | None:
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    return read_npz(path) if path.exists() else None

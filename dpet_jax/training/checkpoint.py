@@ -1,6 +1,14 @@
 """Checkpoints: everything a run needs to resume, whole or absent."""
 
+import errno
+import hashlib
+import json
 import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,13 +16,20 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dpet_jax.errors import UserError
+from dpet_jax.errors import DamagedFileError, UserError
+from dpet_jax.files import read_json, write_whole
 
 #: Of what a checkpoint holds; counted up when runs saved before cannot be resumed.
 #: 3: the state of the optimizer is that of its optax chain.
 FORMAT = 3
 _FORMAT = "format"
 _MODEL = "model_{}"
+#: Beside what it lists: size and hash of every file of a checkpoint.
+_FILES = "files.json"
+#: Name that a checkpoint gets when it turns out to be damaged.
+_DAMAGED = "damaged-{}"
+#: Space on disk over the size of the arrays, and beside it.
+_OVERHEAD, _METADATA_BYTES = 1.25, 2**19
 
 
 class Restored(NamedTuple):
@@ -35,7 +50,9 @@ class Checkpoints:
     """Synchronous checkpoints in a folder, the latest two kept.
 
     A checkpoint counts only once its commit file exists, so that a kill at any moment
-    leaves the one before. Saving is synchronous: its cost stays inside its window.
+    leaves the one before. Saving is synchronous: its cost stays inside its window. The
+    hash of every file is kept with it: orbax itself notices few of the bytes that a
+    bad disk or a cut copy has changed.
 
     Args:
         folder: Where; made if missing.
@@ -43,7 +60,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every step
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every step
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -71,6 +88,10 @@ class Checkpoints:
             models: Tree of device arrays of each model.
             host: Named numpy arrays.
             meta: Plain numbers and texts, as JSON takes them.
+
+        Raises:
+            OSError: If the system refuses, as on a full disk; the checkpoints before
+                are as they were.
         """
         # orbax refuses arrays without elements, and trees without arrays
         empty = {
@@ -82,16 +103,57 @@ class Checkpoints:
             _MODEL.format(name): ocp.args.StandardSave(tree)
             for name, tree in models.items()
         }
-        latest = self._manager.latest_step()
-        self._manager.save(
-            0 if latest is None else latest + 1,
-            args=ocp.args.Composite(
-                host=ocp.args.StandardSave(full),
-                meta=ocp.args.JsonSave({"empty": empty, "meta": meta, _FORMAT: FORMAT}),
-                **trees,
-            ),
-        )
-        self._manager.wait_until_finished()
+        _check_space(Path(self._manager.directory), (models, full))
+        step = 0 if self.latest is None else self.latest + 1
+        folder = self._folder_of(step)
+        with _system_errors(folder):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    host=ocp.args.StandardSave(full),
+                    meta=ocp.args.JsonSave(
+                        {"empty": empty, "meta": meta, _FORMAT: FORMAT}
+                    ),
+                    **trees,
+                ),
+            )
+            self._manager.wait_until_finished()
+        write_whole(folder / _FILES, json.dumps(dict(_digests(folder))))
+
+    def set_damaged_aside(self) -> list[str]:
+        """Rename the checkpoints after the latest whole one, so that it is the latest.
+
+        Returns:
+            A sentence for each that was damaged, the latest first.
+        """
+        found = []
+        while self.latest is not None:
+            problem = self._problem(self.latest)
+            if problem is None:
+                break
+            folder = self._folder_of(self.latest)
+            aside = folder.with_name(_DAMAGED.format(self.latest))
+            if aside.exists():
+                shutil.rmtree(aside)
+            folder.rename(aside)
+            self._manager.reload()
+            path, reason = problem
+            found.append(
+                f"{path}: damaged: {reason}; the checkpoint is left out and kept as "
+                f"{aside.name}"
+            )
+        return found
+
+    def check_whole(self) -> None:
+        """Refuse the latest checkpoint if it is damaged.
+
+        Raises:
+            DamagedFileError: If it is, naming the file.
+        """
+        assert self.latest is not None
+        problem = self._problem(self.latest)
+        if problem is not None:
+            raise DamagedFileError(*problem)
 
     def restore(self, like: dict[str, Any]) -> Restored:
         """Read the latest checkpoint.
@@ -106,12 +168,7 @@ class Checkpoints:
             )
             for name, tree in like.items()
         }
-        read = self._manager.restore(
-            self._manager.latest_step(),
-            args=ocp.args.Composite(
-                host=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore(), **trees
-            ),
-        )
+        read = self._read(host=ocp.args.StandardRestore(), **trees)
         empty = read.meta["empty"]
         host = dict(read.host)
         del host[_FORMAT]
@@ -127,11 +184,13 @@ class Checkpoints:
             like: A tree of arrays or their shapes, with places; what the checkpoint
                 holds beside it is not read.
         """
-        latest = self._manager.directory / str(self._manager.latest_step())
         # the manager has one handler an item, and that reads whole items only
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with (
+            _readable(folder := self._folder_of(self.latest)),
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
+        ):
             return reader.restore(
-                latest / _MODEL.format(model),
+                folder / _MODEL.format(model),
                 args=ocp.args.PyTreeRestore(
                     like,
                     restore_args=ocp.checkpoint_utils.construct_restore_args(like),
@@ -141,7 +200,7 @@ class Checkpoints:
 
     def read_meta(self) -> dict[str, Any]:
         """Read only the numbers and texts of the latest checkpoint."""
-        return self._read_json()["meta"]
+        return self._read().meta["meta"]
 
     def check_format(self) -> None:
         """Refuse to resume from a checkpoint that another version wrote.
@@ -149,7 +208,7 @@ class Checkpoints:
         Raises:
             UserError: If its states are of another form; its parameters can be loaded.
         """
-        found = self._read_json().get(_FORMAT, 2)
+        found = self._read().meta.get(_FORMAT, 2)
         if found != FORMAT:
             raise UserError(
                 f"{self._manager.directory}: saved by another version of this program "
@@ -161,9 +220,76 @@ class Checkpoints:
         """Release the folder."""
         self._manager.close()
 
-    def _read_json(self) -> dict[str, Any]:
-        read = self._manager.restore(
-            self._manager.latest_step(),
-            args=ocp.args.Composite(meta=ocp.args.JsonRestore()),
-        )
-        return read.meta
+    def _folder_of(self, step: int | None) -> Path:
+        return Path(self._manager.directory) / str(step)
+
+    def _read(self, **items: Any) -> Any:
+        """Read the metadata of the latest checkpoint, and more of its items."""
+        with _readable(self._folder_of(self.latest)):
+            return self._manager.restore(
+                self.latest,
+                args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **items),
+            )
+
+    def _problem(self, step: int) -> tuple[Path, str] | None:
+        """Return the first file of a checkpoint that is damaged, and how."""
+        folder = self._folder_of(step)
+        try:
+            listed = read_json(folder / _FILES)
+            found = dict(_digests(folder))
+        except FileNotFoundError:
+            # of an earlier version, or its writer was killed when all but this was done
+            return None
+        except DamagedFileError as error:
+            return error.path, error.reason
+        except OSError as error:
+            return Path(error.filename or folder), str(error.strerror)
+        for name, digest in listed.items():
+            if name not in found:
+                return folder / name, "missing"
+            if found[name] != digest:
+                return folder / name, "other bytes than were written"
+        return None
+
+
+def _digests(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the files below a folder by their place in it, and a hash of each."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != _FILES:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+            yield str(path.relative_to(folder)), digest
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turn whatever orbax raises into an error that names the checkpoint."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise DamagedFileError(folder, f"{type(error).__name__}: {text}") from error
+
+
+def _check_space(folder: Path, tree: Any) -> None:
+    """Raise what a full disk would, before a write fails.
+
+    Of the many writes of a checkpoint, each that is under way when one fails prints a
+    traceback of its own from a thread that nobody can reach.
+    """
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    if shutil.disk_usage(folder).free < num_bytes * _OVERHEAD + _METADATA_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+@contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the system, which orbax knows only as texts, into `OSError`."""
+    try:
+        yield
+    except Exception as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if isinstance(error, OSError) or code is None:
+            raise
+        number = int(code[1])
+        raise OSError(number, os.strerror(number), str(folder)) from error

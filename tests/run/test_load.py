@@ -1,5 +1,7 @@
 """A finished run back in Python: its model, its coreset, and labels for new images."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from dpet_jax.data.sources import Digits
 from dpet_jax.errors import UserError
 from dpet_jax.run import experiment
 from dpet_jax.run.predict import predict
+from dpet_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,41 @@ def test_the_loaded_model_has_the_accuracy_of_the_summary(result):
     assert run.coreset is None
     assert run.image_shape == (8, 8, 1)
     assert run.class_names[3] == "3"
+
+
+@pytest.mark.parametrize("recorded", ["in the checkpoint", "in the config alone"])
+def test_the_loaded_model_computes_in_the_dtype_of_the_run(
+    result, tmp_path, monkeypatch, recorded
+):
+    folder = tmp_path / "run"
+    shutil.copytree(result.folder, folder)
+    text = (folder / "config.yaml").read_text()
+    narrow = text.replace("compute_dtype: float32", "compute_dtype: bfloat16")
+    (folder / "config.yaml").write_text(narrow)
+    if recorded == "in the config alone":
+        read_meta = Checkpoints.read_meta
+
+        def without(self):
+            meta = read_meta(self)
+            del meta["facts"]["compute_dtype"]
+            return meta
+
+        monkeypatch.setattr(Checkpoints, "read_meta", without)
+    wide, run = dpet_jax.load_run(result.folder), dpet_jax.load_run(folder)
+    images = Digits().read().test.images[:20]
+    same = np.array_equal(
+        run.apply_fn(run.params, images), wide.apply_fn(wide.params, images)
+    )
+    assert same == (recorded == "in the checkpoint")
+
+
+def test_a_damaged_checkpoint_is_no_model(result, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(result.folder, folder)
+    path = next(folder.rglob("model_main/_METADATA"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"^{path}: damaged: other bytes"):
+        dpet_jax.load_run(folder)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -1,10 +1,12 @@
 import shutil
+from contextlib import closing
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpet_jax.errors import UserError
+from dpet_jax.errors import DamagedFileError, UserError
 from dpet_jax.training.checkpoint import Checkpoints
 
 HOST = {
@@ -92,3 +94,101 @@ def test_a_checkpoint_of_another_format_is_not_resumed(tmp_path, monkeypatch):
     # its parameters are as good as ever
     assert checkpoints.read_meta() == {"number": 0}
     checkpoints.close()
+
+
+# damage
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with two checkpoints."""
+    folder = tmp_path_factory.mktemp("saved")
+    with closing(Checkpoints(folder)) as checkpoints:
+        save(checkpoints, 0)
+        save(checkpoints, 1)
+    return folder
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(saved, tmp_path, harm):
+    for number, whole in enumerate(files_of(saved / "1")):
+        if whole == saved / "1" / "commit_success.txt" and harm is Path.unlink:
+            continue  # it was never committed, then
+        if whole.name == "files.json" and harm is Path.unlink:
+            continue  # of an earlier version
+        folder = tmp_path / str(number)
+        shutil.copytree(saved, folder)
+        path = folder / whole.relative_to(saved)
+        harm(path)
+        # a list that is damaged may name a file that never was
+        named = folder / "1" if whole.name == "files.json" else path
+        with (
+            closing(Checkpoints(folder, read_only=True)) as checkpoints,
+            pytest.raises(DamagedFileError, match=f"^{named}.*: damaged: "),
+        ):
+            checkpoints.check_whole()
+        with closing(Checkpoints(folder)) as checkpoints:
+            (problem,) = checkpoints.set_damaged_aside()
+            assert problem.startswith(str(named))
+            assert "damaged-1" in problem
+            assert checkpoints.latest == 0
+            assert checkpoints.read_meta() == {"number": 0}
+            save(checkpoints, 7)
+            assert checkpoints.set_damaged_aside() == []
+            assert checkpoints.restore(LIKE).meta == {"number": 7}
+
+
+def test_checkpoints_that_are_all_damaged_leave_none(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "a")
+    for step in ("0", "1"):
+        flip(tmp_path / "a" / step / "meta" / "metadata")
+    with closing(Checkpoints(tmp_path / "a")) as checkpoints:
+        assert len(checkpoints.set_damaged_aside()) == 2
+        assert checkpoints.latest is None
+
+
+def test_a_damaged_checkpoint_of_an_earlier_version_is_named(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "a")
+    (tmp_path / "a" / "1" / "files.json").unlink()
+    (tmp_path / "a" / "1" / "model_main" / "_METADATA").write_text("{")
+    with closing(Checkpoints(tmp_path / "a")) as checkpoints:
+        assert checkpoints.set_damaged_aside() == []
+        with pytest.raises(DamagedFileError, match=f"^{tmp_path / 'a' / '1'}: damaged"):
+            checkpoints.restore(LIKE)
+
+
+def test_a_full_disk_leaves_the_checkpoints_there_were(saved, tmp_path, monkeypatch):
+    shutil.copytree(saved, tmp_path / "a")
+    full = shutil.disk_usage(tmp_path)._replace(free=2**19)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with closing(Checkpoints(tmp_path / "a")) as checkpoints:
+        with pytest.raises(OSError, match="No space left") as caught:
+            save(checkpoints, 2)
+        assert caught.value.filename == str(tmp_path / "a")
+        assert checkpoints.restore(LIKE).meta == {"number": 1}
+
+
+def test_an_error_of_the_system_inside_orbax_is_one(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+
+    def refuse(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write [os_error_code='122']")
+
+    monkeypatch.setattr(checkpoints._manager, "save", refuse)
+    with pytest.raises(OSError, match="quota") as caught:
+        save(checkpoints, 0)
+    assert caught.value.filename == str(tmp_path / "0")
