@@ -37,7 +37,7 @@ def build_pool(data: Data) -> Pool:
 
 def build_data(config: schema.Config) -> Data:
     """Read the data set and split it."""
-    data = prepare(config.data.read(), config.data)
+    data = prepare(config.data.read(), config.data).read_by(config.data.kind)
     check_fit(config, data)
     return data
 

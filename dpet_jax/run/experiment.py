@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from rich.console import Console
 
 from dpet_jax.config.experiment import Config
@@ -15,26 +14,21 @@ from dpet_jax.config.load import flat, validate
 from dpet_jax.data import Data
 from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
+from dpet_jax.files import read_json, read_yaml
 from dpet_jax.models.network import Network
 from dpet_jax.run import build
 from dpet_jax.run.energy_report import run_report
-from dpet_jax.run.folder import (
-    CONFIG,
-    ENERGY,
-    ENERGY_REPORT,
-    SUMMARY,
-    RunFolder,
-    read_json,
-    read_yaml,
-)
+from dpet_jax.run.folder import CONFIG, ENERGY, ENERGY_REPORT, SUMMARY, RunFolder
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
+from dpet_jax.run.machine import pinned
 from dpet_jax.run.progress import Display
 from dpet_jax.run.segment import Segment
 from dpet_jax.run.summary import finish
 from dpet_jax.run.trainer import Parts
 from dpet_jax.training.learner import DeviceLearner, LearnerSpec
+from dpet_jax.training.state import StepSpec
 
 
 class Result(NamedTuple):
@@ -90,7 +84,7 @@ def run(
     for library in config.data.libraries:
         with suppress(ImportError):  # `read` says what is missing
             import_module(library)
-    with build.build_meter(config, meters) as meter:
+    with pinned(), build.build_meter(config, meters) as meter:
         with meter.window("data"):
             data = build.build_data(config) if data is None else data
             build.check_fit(config, data)
@@ -108,7 +102,9 @@ def run(
             display.line(_headline(config, data, model))
             asked = interrupt or Interrupt()
             listening = nullcontext() if interrupt else asked.listening()
-            with closing(Segment(config, folder)) as segment, listening:
+            with closing(Segment(config, data, folder)) as segment, listening:
+                for warning in segment.warnings:
+                    display.line(f"  warning: {warning}")
                 return _run_segment(config, data, spec, segment, meter, display, asked)
 
 
@@ -134,6 +130,8 @@ def _run_segment(
     with meter.window("compile"):
         for compilation in learner.compile():
             segment.compiled(compilation, meter)
+            if interrupt.requested:
+                return _left(segment, meter)
     if config.energy.idle_s:
         display.line(f"  measuring what idling costs, {config.energy.idle_s:g} s")
         meter.measure_idle(config.energy.idle_s)
@@ -149,7 +147,7 @@ def _run_segment(
             display=display,
             saver=segment.checkpoints,
             checkpoint_every_s=config.checkpoint.every_s,
-            facts=_facts(data, spec.step.model),
+            facts=_facts(data, spec.step),
             interrupt=interrupt,
             seed=config.seed,
         )
@@ -167,11 +165,17 @@ def _run_segment(
         reason=stopped_by,
     )
     if stopped_by == "interrupted":
-        meter.stop()
-        run_report(path, finished=False).write(path / ENERGY_REPORT)
-        return Result(path, stopped_by, None)
+        return _left(segment, meter)
     summary = finish(config, data, loop, segment, stopped_by)
     return Result(path, stopped_by, summary)
+
+
+def _left(segment: Segment, meter: EnergyMeter) -> Result:
+    """Leave an interrupted run so that it can be resumed."""
+    path = segment.folder.path
+    meter.stop()
+    run_report(path, finished=False).write(path / ENERGY_REPORT)
+    return Result(path, "interrupted", None)
 
 
 def _check_folder(config: Config, path: Path, *, resume: bool, overwrite: bool) -> None:
@@ -202,13 +206,7 @@ def check_same_config(config: Config, path: Path) -> None:
     Raises:
         UserError: With every key that differs.
     """
-    try:
-        saved = validate(read_yaml(path), str(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}); delete the "
-            "folder, or choose another place with --out=DIR"
-        ) from error
+    saved = validate(read_yaml(path), str(path))
     old, new = (
         dict(flat(saved.model_dump(mode="json"))),
         dict(flat(config.model_dump(mode="json"))),
@@ -234,10 +232,11 @@ def _headline(config: Config, data: Data, model: Network) -> str:
     )
 
 
-def _facts(data: Data, model: Network) -> dict[str, Any]:
+def _facts(data: Data, step: StepSpec) -> dict[str, Any]:
     """Return what `load_run` needs beside the parameters."""
     return {
-        "model": model.to_json(),
+        "model": step.model.to_json(),
+        "compute_dtype": step.dtype,
         "num_train": data.num_train,
         "image_shape": list(data.image_shape),
         "mean": data.mean.tolist(),

@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,57 @@ import jax
 
 import dpet_jax
 from dpet_jax.energy import Probe, discover
+
+#: What JAX and its compilers are told outside a config, and results may depend on.
+_SETTINGS = (
+    "jax_default_matmul_precision",
+    "jax_random_seed_offset",
+    "jax_exec_time_optimization_effort",
+)
+_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+
+
+@contextmanager
+def pinned() -> Iterator[None]:
+    """Let JAX compute with one set of types and random numbers, whatever is set.
+
+    Environment variables such as JAX_ENABLE_X64, and a user's program, set them for the
+    process; the same config would mean another run.
+    """
+    with (
+        jax.enable_x64(False),
+        jax.default_prng_impl("threefry2x32"),
+        jax.threefry_partitionable(True),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
+def environment() -> dict[str, dict[str, Any]]:
+    """Return versions, device and settings, on which a result depends too."""
+    settings = {
+        name: value
+        for name, value in jax.config.values.items()
+        if name in _SETTINGS and value
+    } | {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    return {"versions": versions(), "device": device_facts(), "settings": settings}
+
+
+def differences(before: dict[str, Any], now: dict[str, dict[str, Any]]) -> list[str]:
+    """Return what differs between two environments, a text each.
+
+    Args:
+        before: An environment; parts that it lacks are not compared.
+        now: Another.
+    """
+    return [
+        f"{part}.{key} was {before[part].get(key)}, is now {now[part].get(key)}"
+        for part in now
+        if isinstance(before.get(part), dict)
+        for key in sorted(before[part].keys() | now[part].keys())
+        if before[part].get(key) != now[part].get(key)
+    ]
 
 
 def versions() -> dict[str, str]:

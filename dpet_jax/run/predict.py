@@ -11,6 +11,7 @@ import numpy as np
 from dpet_jax.data.new_images import NewImages, read_new_images
 from dpet_jax.errors import UserError
 from dpet_jax.run.load import LoadedRun, load_run
+from dpet_jax.run.machine import pinned
 
 _BATCH = 500
 
@@ -70,9 +71,10 @@ def predict(folder: Path, source: Path) -> Prediction:
     Raises:
         UserError: If the run or the images cannot be read.
     """
-    run = load_run(folder)
-    new = read_new_images(source, run.image_shape, run.class_names)
-    probabilities = _probabilities(run, new)
+    with pinned():
+        run = load_run(folder)
+        new = read_new_images(source, run.image_shape, run.class_names)
+        probabilities = _probabilities(run, new)
     labels = probabilities.argmax(axis=1).astype(np.int32)
     accuracy = None if new.labels is None else float(np.mean(labels == new.labels))
     return Prediction(new.names, labels, probabilities, run.class_names, accuracy)

@@ -4,9 +4,11 @@ from typing import Any
 
 from dpet_jax.config.experiment import Config
 from dpet_jax.data import Data
+from dpet_jax.data.dataset import content_hash
 from dpet_jax.energy import EnergyMeter
 from dpet_jax.energy.accounts import journal
 from dpet_jax.energy.accounts.state import Accounts, utc_now
+from dpet_jax.errors import UserError
 from dpet_jax.run.folder import (
     CHECKPOINTS,
     CONFIG,
@@ -16,7 +18,7 @@ from dpet_jax.run.folder import (
     RunFolder,
     read_events,
 )
-from dpet_jax.run.machine import device_facts, versions
+from dpet_jax.run.machine import differences, environment
 from dpet_jax.training.checkpoint import Checkpoints
 from dpet_jax.training.compilation import CompileCounts, compile_counts
 from dpet_jax.training.learner import Compilation
@@ -32,19 +34,50 @@ class Segment:
     Attributes:
         energy: The meter's accounts at the checkpoint that is resumed, with what was
             lost since; None in a first segment.
+        warnings: What is not as it was when the run was left, a sentence each.
+
+    Raises:
+        UserError: If what the folder holds cannot be resumed, or was trained on other
+            data.
     """
 
-    def __init__(self, config: Config, folder: RunFolder) -> None:
-        folder.write_text(CONFIG, config.to_yaml())
+    def __init__(self, config: Config, data: Data, folder: RunFolder) -> None:
+        events = folder.path / EVENTS
+        earlier = read_events(events, superseded=True) if events.exists() else []
         self.folder = folder
+        self._content = content_hash(data)
+        self._environment = environment()
+        begun = next((e for e in reversed(earlier) if e["event"] == "start"), None)
+        self.warnings = [] if begun is None else self._compare(begun, data)
+        folder.write_text(CONFIG, config.to_yaml())
         self.checkpoints = Checkpoints(folder.path / CHECKPOINTS)
         self.recorder = Recorder(folder.path / EVENTS)
         self.compilations: list[Compilation] = []
         self.counts_before = compile_counts()
         self.energy: Accounts | None = None
-        earlier = read_events(folder.path / EVENTS, superseded=True)
         if earlier:
             self._supersede(earlier)
+
+    def _compare(self, begun: dict[str, Any], data: Data) -> list[str]:
+        """Refuse other data than the run began with, and name what else differs."""
+        # runs of an earlier version recorded the hash of the source alone
+        key, now = "content", self._content
+        if key not in begun:
+            key, now = "fingerprint", data.fingerprint
+        if begun.get(key) != now:
+            raise UserError(
+                f"{self.folder.path}: began with other data ({begun.get('dataset')}, "
+                f"{key} {str(begun.get(key))[:12]}; these are {data.name}, "
+                f"{now[:12]}); resume with the data it began with, or choose another "
+                "--out=DIR"
+            )
+        found = differences(begun, self._environment)
+        if not found:
+            return []
+        return [
+            "resumed in another environment, so that it need not go on to the same "
+            f"bits: {'; '.join(found)}"
+        ]
 
     def _supersede(self, earlier: list[dict[str, Any]]) -> None:
         """Go on after earlier segments; what they did past the checkpoint is lost."""
@@ -53,6 +86,7 @@ class Segment:
         after, kept = -1, dict.fromkeys(("visits", "scored_examples"), 0)
         energy = Accounts()
         recorded = journal.read(self.folder.path / ENERGY).accounts
+        self.warnings += self.checkpoints.set_damaged_aside()
         if self.checkpoints.latest is not None:
             self.checkpoints.check_format()
             meta = self.checkpoints.read_meta()
@@ -112,8 +146,10 @@ class Segment:
             batch_size=config.train.batch_size,
             flops_per_step=flops_per_step,
             data_bytes=data.images.nbytes + data.labels.nbytes,
-            versions=versions(),
-            device=device_facts(),
+            data_origin=data.origin,
+            content=self._content,
+            warnings=self.warnings,
+            **self._environment,
         )
 
     def compiled(self, compilation: Compilation, meter: EnergyMeter) -> None:
@@ -138,15 +174,17 @@ class Segment:
         }
         return summary
 
-    def lost(self) -> dict[str, Any]:
-        """Add up what crashes made the run do again."""
+    def past(self) -> dict[str, Any]:
+        """Return what crashes made the run do again, and the warnings of resumes."""
         events = read_events(self.folder.path / EVENTS, superseded=True)
+        starts = [event for event in events if event["event"] == "start"]
+        warnings = [text for event in starts for text in event.get("warnings", ())]
         lost = [event for event in events if event["event"] == "lost"]
         known = [event["wh"] for event in lost if event["wh"] is not None]
-        return {
-            key: sum(event[key] for event in lost)
-            for key in ("seconds", "visits", "scored_examples")
-        } | {"wh": sum(known) if known or not lost else None}
+        wh = sum(known) if known or not lost else None
+        parts = ("seconds", "visits", "scored_examples")
+        sums = {key: sum(event[key] for event in lost) for key in parts}
+        return {"lost": sums | {"wh": wh}, "warnings": warnings}
 
     def close(self) -> None:
         """Release the files."""

@@ -7,20 +7,14 @@ import numpy as np
 from dpet_jax.config.experiment import Config
 from dpet_jax.data import Data
 from dpet_jax.energy.report.report import headline
+from dpet_jax.files import read_json
 from dpet_jax.methods.base import Coreset
 from dpet_jax.methods.coreset import coreset_arrays
 from dpet_jax.run.energy_report import run_report
-from dpet_jax.run.folder import (
-    CORESET,
-    ENERGY_REPORT,
-    GALLERY,
-    LABEL_NOISE,
-    SUMMARY,
-    read_json,
-)
+from dpet_jax.run.folder import CORESET, ENERGY_REPORT, GALLERY, LABEL_NOISE, SUMMARY
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
-from dpet_jax.run.machine import device_facts, versions
+from dpet_jax.run.machine import environment
 from dpet_jax.run.segment import Segment
 
 _GALLERY_SIZE = 32
@@ -91,14 +85,14 @@ def finish(
         "compile_s_outside_window": report.data["compile_s_outside_window"],
         "targets": report.data["energy_to_accuracy"],
         "targets_on": parts.limits.split,
-        "lost": segment.lost(),
+        "data_origin": data.origin,
+        **segment.past(),
         "segments": segment.recorder.segment + 1,
         "compilations": segment.compile_summary(),
         "label_noise": config.data.label_noise,
         "compat": config.method.model_dump().get("compat", "none"),
         "stopped_by": stopped_by,
-        "versions": versions(),
-        "device": device_facts(),
+        **environment(),
         "memory": learner.memory(),
     }
     folder.write_json(SUMMARY, summary)
@@ -171,7 +165,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     if lost["seconds"]:
         wh = "" if lost["wh"] is None else f", {lost['wh']:.4g} Wh"
         rows["lost to crashes"] = f"{lost['seconds']:.1f} s{wh}"
-    return [f"{name:<18}{text}" for name, text in rows.items()]
+    warnings = [("warning", text) for text in summary["warnings"]]
+    return [f"{name:<18}{text}" for name, text in [*rows.items(), *warnings]]
 
 
 def _printed_energy(summary: dict[str, Any]) -> dict[str, str]:

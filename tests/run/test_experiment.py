@@ -1,7 +1,10 @@
 """Whole runs on the digits with a tiny network: folders, resumption, comparison."""
 
+import io
 import json
+import shutil
 import sys
+from dataclasses import replace
 from typing import ClassVar
 
 import jax
@@ -13,12 +16,15 @@ from rich.console import Console
 from dpet_jax.config.load import validate
 from dpet_jax.data.sources import Digits
 from dpet_jax.errors import UserError
+from dpet_jax.files import read_json
 from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.run import experiment
 from dpet_jax.run.build import build_data
-from dpet_jax.run.folder import Recorder, read_events, read_json
+from dpet_jax.run.folder import Recorder, read_events
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.load import load_run
+from dpet_jax.run.summary import summary_lines
+from dpet_jax.training.learner import DeviceLearner
 from dpet_jax.training.network import DeviceNetwork
 
 DPET = {
@@ -51,7 +57,8 @@ class AfterChunks(Interrupt):
 
     @property
     def requested(self):
-        self.left -= 1
+        # a run looks after each program too that it makes ready
+        self.left -= sys._getframe(1).f_code.co_name != "_run_segment"
         return self.left < 0
 
 
@@ -208,6 +215,108 @@ def test_two_runs_with_other_hyper_parameters_compile_nothing_twice(whole, tmp_p
     assert summary["compilations"]["train_steps"]["programs"] == 0
     assert summary["compilations"]["score_pool"]["programs"] == 0
     assert whole.summary["compilations"]["train_steps"]["programs"] <= 1
+
+
+# what a resume finds
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory):
+    """The run, interrupted before its fifth chunk, with two checkpoints."""
+    out = tmp_path_factory.mktemp("halfway")
+    often = config(checkpoint={"every_s": 0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "Interrupt", lambda: AfterChunks(4))
+        assert experiment.run(often, out).stopped_by == "interrupted"
+    return out, often
+
+
+def resume(halfway, tmp_path, **given):
+    shutil.copytree(halfway[0], tmp_path / "copy")
+    shown = io.StringIO()
+    console = Console(file=shown, width=1000)
+    return experiment.run(
+        halfway[1], tmp_path / "copy", resume=True, console=console, **given
+    ), shown.getvalue()
+
+
+@pytest.mark.parametrize("damaged", [1, 2], ids=["the last", "all"])
+def test_damaged_checkpoints_cost_only_the_work_since_the_one_before(
+    halfway, whole, tmp_path, assert_same_run, damaged
+):
+    folder = tmp_path / "copy" / "tiny" / "seed0"
+    shutil.copytree(halfway[0], tmp_path / "copy")
+    steps = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert len(steps) == 2
+    for step in steps[-damaged:]:
+        manifest = folder / "checkpoints" / step / "model_main" / "manifest.ocdbt"
+        manifest.write_bytes(b"")
+    resumed = experiment.run(halfway[1], tmp_path / "copy", resume=True)
+    assert_same_run(whole.folder, resumed.folder)
+    warnings = resumed.summary["warnings"]
+    for step, warning in zip(reversed(steps), warnings, strict=False):
+        assert f"checkpoints/{step}/model_main/manifest.ocdbt: damaged" in warning
+        assert f"warning           {warning}" in summary_lines(resumed.summary)
+    assert len(warnings) == damaged
+    assert resumed.summary["lost"]["seconds"] > 0
+    # the last two are of one place, where the run was interrupted
+    assert (resumed.summary["lost"]["visits"] > 0) == (damaged == 2)
+    assert resumed.summary["visits"] == whole.summary["visits"]
+
+
+def test_other_data_are_refused_before_anything_changes(halfway, tmp_path):
+    data = build_data(halfway[1])
+    images = data.images.copy()
+    images[0, 0, 0, 0] ^= 1
+    own = replace(data, images=images)
+    before = (halfway[0] / "tiny" / "seed0" / "events.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"began with other data \(digits, content"):
+        resume(halfway, tmp_path, data=own)
+    folder = tmp_path / "copy" / "tiny" / "seed0"
+    assert (folder / "events.jsonl").read_bytes() == before
+    # what was trained on is recorded, whatever the config says
+    events = read_events(folder / "events.jsonl")
+    assert events[0]["data_origin"] == "digits"
+    method = {"kind": "standard", "passes": 1}
+    summary = experiment.run(config(method=method), tmp_path, data=own).summary
+    assert summary["data_origin"] == "given in Python"
+
+
+def test_an_environment_that_is_not_pinned_is_named_where_a_run_goes_on(
+    halfway, whole, tmp_path, monkeypatch, assert_same_run
+):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    # what is pinned changes nothing, and is not worth a word
+    with jax.enable_x64(True), jax.default_prng_impl("rbg"):
+        resumed, shown = resume(halfway, tmp_path)
+    assert_same_run(whole.folder, resumed.folder)
+    (warning,) = resumed.summary["warnings"]
+    assert warning.endswith(
+        "not go on to the same bits: settings.NVIDIA_TF32_OVERRIDE was None, is now 1"
+    )
+    assert f"warning: {warning}" in shown
+
+
+def test_a_signal_while_programs_compile_is_obeyed_at_the_next(
+    tmp_path, monkeypatch, whole, assert_same_run
+):
+    asked = Interrupt()
+    compile_all = DeviceLearner.compile
+
+    def compile_and_ask(self):
+        for number, done in enumerate(compile_all(self)):
+            asked.requested = number == 1
+            yield done
+
+    monkeypatch.setattr(DeviceLearner, "compile", compile_and_ask)
+    stopped = experiment.run(config(), tmp_path, interrupt=asked)
+    assert stopped.stopped_by == "interrupted"
+    names = [event["event"] for event in read_events(stopped.folder / "events.jsonl")]
+    assert names == ["start", "compile", "compile"]
+    assert (stopped.folder / "energy_report.json").exists()
+    monkeypatch.undo()
+    resumed = experiment.run(config(), tmp_path, resume=True)
+    assert_same_run(whole.folder, resumed.folder)
 
 
 # a proxy that scores

@@ -11,7 +11,13 @@ from dpet_jax.energy import Found, Unavailable
 from dpet_jax.energy.probes import rapl
 from dpet_jax.energy.probes.nvml import probe as nvml
 from dpet_jax.run import machine
-from dpet_jax.run.machine import device_facts, versions
+from dpet_jax.run.machine import (
+    device_facts,
+    differences,
+    environment,
+    pinned,
+    versions,
+)
 
 
 def test_versions_are_those_in_use():
@@ -25,6 +31,44 @@ def test_device_facts_count_the_devices():
     assert facts["platform"] == "cpu"
     assert facts["count"] == len(jax.local_devices())
     assert facts["cpu_cores"] >= 1
+
+
+def test_types_and_random_numbers_are_pinned_and_given_back():
+    def made():
+        key = jax.random.key(0)
+        return key.dtype, str(jax.numpy.arange(3.0).dtype), jax.random.bits(key, (5,))
+
+    dtype, real, bits = made()
+    with (
+        jax.enable_x64(True),
+        jax.default_prng_impl("rbg"),
+        jax.threefry_partitionable(False),
+    ):
+        assert made()[:2] != (dtype, real)
+        with pinned():
+            found = made()
+        assert made()[:2] != (dtype, real)
+    assert found[:2] == (dtype, real)
+    np.testing.assert_array_equal(found[2], bits)
+
+
+def test_what_differs_between_two_environments_is_named(monkeypatch):
+    before = environment()
+    assert differences(before, environment()) == []
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    after = environment()
+    after["versions"] |= {"jax": "0.0.1"}
+    after["device"] |= {"count": 8}
+    old = {"event": "start", **before}
+    assert differences(old, after) == [
+        f"versions.jax was {jax.__version__}, is now 0.0.1",
+        f"device.count was {before['device']['count']}, is now 8",
+        f"settings.XLA_FLAGS was {before['settings'].get('XLA_FLAGS')}, is now "
+        "--xla_cpu_enable_fast_math=true",
+    ]
+    # a run of an earlier version recorded no settings
+    del old["settings"]
+    assert len(differences(old, after)) == 2
 
 
 # what `dpet doctor` finds

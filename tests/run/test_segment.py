@@ -10,9 +10,12 @@ from dpet_jax.energy import Accounts, EnergyMeter, Found
 from dpet_jax.energy.accounts.journal import Journal
 from dpet_jax.energy.accounts.ledger import Row
 from dpet_jax.energy.accounts.state import Lost
+from dpet_jax.run.build import build_data
 from dpet_jax.run.folder import RunFolder, read_events
 from dpet_jax.run.segment import Segment
 from dpet_jax.training.learner import Compilation
+
+DATA = build_data(Config())
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def folder(tmp_path):
 
 
 def begin(folder):
-    return closing(Segment(Config(), folder))
+    return closing(Segment(Config(), DATA, folder))
 
 
 def meter_at(train_s, checkpoint_s=0.0, lost_s=0.0, wh=None):
@@ -65,7 +68,7 @@ class Written:
 def test_a_first_segment_has_lost_nothing(folder):
     with begin(folder) as segment:
         nothing = {"seconds": 0, "visits": 0, "scored_examples": 0, "wh": 0}
-        assert segment.lost() == nothing
+        assert segment.past()["lost"] == nothing
         assert (segment.recorder.segment, segment.energy) == (0, None)
 
 
@@ -79,13 +82,13 @@ def test_work_after_the_checkpoint_is_lost_and_the_save_itself_is_not(folder):
         seconds = segment.energy.seconds()
         assert (seconds["train"], seconds["checkpoint"]) == (5.0, 0.25)
         lost = {"seconds": 2.75, "visits": 60, "scored_examples": 0, "wh": None}
-        assert segment.lost() == lost
+        assert segment.past()["lost"] == lost
         assert segment.energy.lost.s == 2.75
         with closing(Written(segment)) as run:
             run.train(6.0, 130, checkpoint_s=0.25)
     with begin(folder) as segment:
-        assert segment.lost()["seconds"] == 2.75 + 0.75
-        assert segment.lost()["visits"] == 90
+        assert segment.past()["lost"]["seconds"] == 2.75 + 0.75
+        assert segment.past()["lost"]["visits"] == 90
         assert segment.energy.lost.s == 3.5
     kept = read_events(folder.path / "events.jsonl")
     assert [e["event"] for e in kept] == ["train", "checkpoint", "lost"]
@@ -100,15 +103,15 @@ def test_a_save_that_was_not_seen_to_end_goes_on_from_its_beginning(folder):
     journal.write_text("".join(lines[:-1]) + lines[-1][:20])
     with begin(folder) as segment:
         assert segment.energy.seconds()["checkpoint"] == 0.0
-        assert segment.lost()["seconds"] == 0.0
+        assert segment.past()["lost"]["seconds"] == 0.0
 
 
 def test_without_a_checkpoint_everything_is_lost(folder):
     with begin(folder) as segment, closing(Written(segment)) as run:
         run.train(5.0, 100)
     with begin(folder) as segment:
-        assert segment.lost()["visits"] == 100
-        assert segment.lost()["seconds"] == 5.0
+        assert segment.past()["lost"]["visits"] == 100
+        assert segment.past()["lost"]["seconds"] == 5.0
         assert segment.energy.seconds()["train"] == 0.0
 
 
