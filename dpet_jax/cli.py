@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dpet_jax.errors import UserError
+from dpet_jax.errors import UserError, system_failure
 from dpet_jax.run.costs import By
 from dpet_jax.run.interrupt import EXIT_RESUMABLE
 
@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0; 1 if training diverged; 2 for a user's mistake; 75 if a signal interrupted a
-        run that can be resumed.
+        0; 1 if training diverged, or the system failed, as on a full disk; 2 for a
+        user's mistake; 75 if a signal interrupted a run that can be resumed.
     """
     options, rest = build_parser().parse_known_args(arguments)
     # kinds of the user's own lie where the command is given, as for `python -m`
@@ -58,6 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # whoever read our output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _failed(error, getattr(options, "out", None) or Path.cwd())
+
+
+def _failed(error: OSError, folder: Path, again: str = "") -> int:
+    """Show what the system refused; return the exit code."""
+    text = system_failure(error, folder)
+    print(f"{text}: {again}" if again else text, file=sys.stderr)  # noqa: T201
+    return EXIT_FAILED
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -117,7 +126,15 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--dry-run",
         action="store_true",
-        help="list the runs and what they will cost, and run nothing",
+        help="list the runs and the epochs that they will cost, and run nothing",
+    )
+    compare.add_argument(
+        "--measure",
+        action="store_true",
+        help="with --dry-run: train for some seconds to say how long that takes",
+    )
+    compare.add_argument(
+        "--only", metavar="A,B,...", help="run these variants of the suite alone"
     )
 
     report = add(
@@ -182,19 +199,25 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
     config = load(options.config, overrides)
     use_compilation_cache()
     from dpet_jax.run import experiment
+    from dpet_jax.run.folder import CONFIG
     from dpet_jax.run.summary import summary_lines
 
-    result = experiment.run(
-        config,
-        options.out,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        console=console,
-    )
+    command = ["dpet", "run", str(options.config), *overrides, f"--out={options.out}"]
+    again = shlex.join([*command, "--resume"])
+    try:
+        result = experiment.run(
+            config,
+            options.out,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            console=console,
+        )
+    except OSError as error:
+        folder = experiment.run_folder(config, options.out)
+        begun = (folder / CONFIG).exists()
+        return _failed(error, folder, again if begun else shlex.join(command))
     if result.summary is None:
-        again = ["dpet", "run", str(options.config), *overrides]
-        again += [f"--out={options.out}", "--resume"]
-        console.out(f"interrupted; go on with: {shlex.join(again)}", highlight=False)
+        console.out(f"interrupted; go on with: {again}", highlight=False)
     else:
         for line in summary_lines(result.summary):
             console.out(line, highlight=False)
@@ -229,18 +252,28 @@ def _compare(options: Any, overrides: list[str], console: Console) -> int:
     use_compilation_cache()
     from dpet_jax.suite.compare import Comparing
 
-    comparing = Comparing(suite, options.out, console)
+    if options.measure and not options.dry_run:
+        raise UserError("command line: --measure goes with --dry-run; add it")
+    only = options.only.split(",") if options.only else []
+    comparing = Comparing(suite, options.out, console, only)
     if options.dry_run:
-        for line in comparing.plan_lines():
+        for line in comparing.plan_lines(measure=options.measure):
             console.out(line, highlight=False)
         return EXIT_MISTAKE if suite.problems else 0
-    outcome = comparing.run(minutes=options.minutes)
-    if outcome.interrupted:
-        again = ["dpet", "compare", str(options.suite), *overrides]
-        again += [f"--seeds={options.seeds}"] if options.seeds else []
-        again += [f"--out={options.out}"]
-        console.out(f"interrupted; go on with: {shlex.join(again)}", highlight=False)
-    _write_report([outcome.folder], options.by, outcome.folder, console)
+    named = [f"--{k}={getattr(options, k)}" for k in ("seeds", "only", "out")]
+    given = [option for option in named if not option.endswith("=None")]
+    again = shlex.join(["dpet", "compare", str(options.suite), *overrides, *given])
+    try:
+        outcome = comparing.run(minutes=options.minutes)
+        if outcome.interrupted:
+            console.out(f"interrupted; go on with: {again}", highlight=False)
+        if outcome.any_finished:
+            _write_report([outcome.folder], options.by, outcome.folder, console)
+        else:
+            for line in (*outcome.problems, "report      none: no run has finished"):
+                console.out(line, highlight=False)
+    except OSError as error:
+        return _failed(error, comparing.folder.path, again)
     if outcome.interrupted:
         return EXIT_RESUMABLE
     if suite.problems:

@@ -1,11 +1,13 @@
 """The command line as a user meets it: exit codes, messages, kills."""
 
 import csv
+import errno
 import json
 import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import pytest
 
 from dpet_jax.cli import COMMANDS, build_parser, main
 from dpet_jax.run.interrupt import Interrupt
+from dpet_jax.training.network import DeviceNetwork
 
 TINY = """
 name: tiny
@@ -283,6 +286,69 @@ def test_a_comparison_survives_a_kill_and_ends_with_the_same_table(tmp_path, cap
     assert "full seed 0" not in capsys.readouterr().out
     assert done.stat().st_mtime_ns == finished
     assert table_without_times(cut) == table_without_times(whole)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_comparison_stopped_before_its_first_run_ends_can_go_on(
+    tmp_path, capsys, monkeypatch
+):
+    suite = tmp_path / "pair.yaml"
+    suite.write_text(SUITE)
+    given = ["compare", str(suite), "--seeds=3", "--only=less", f"--out={tmp_path}"]
+    pressed = Interrupt()
+    pressed.requested = True
+    monkeypatch.setattr("dpet_jax.suite.compare.Interrupt", lambda: pressed)
+    assert main(given) == 75
+    shown = capsys.readouterr()
+    (told,) = re.findall(r"go on with: dpet (.*)", shown.out)
+    assert shlex.split(told) == given
+    assert shown.out.endswith("report      none: no run has finished\n")
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space there"),
+        (errno.EDQUOT, "Disk quota exceeded; free some of your quota"),
+        (errno.EMFILE, "Too many open files; allow more open files (ulimit -n)"),
+        (errno.EIO, "Input/output error; see to it"),
+    ],
+)
+@pytest.mark.parametrize("place", ["/some/file", None])
+def test_what_the_system_refuses_is_one_sentence(
+    tiny, tmp_path, capsys, monkeypatch, code, remedy, place
+):
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code), place)
+
+    monkeypatch.setattr("dpet_jax.run.experiment.run", refuse)
+    given = ["run", str(tiny), f"--out={tmp_path}"]
+    folder = place or tmp_path / "tiny" / "seed0"
+    command = shlex.join(["dpet", *given])
+    told = f"{folder}: {remedy}, and start the command again: {command}"
+    assert main(given) == 1
+    assert capsys.readouterr().err == f"{told}\n"
+    # what was begun goes on
+    (tmp_path / "tiny" / "seed0").mkdir(parents=True)
+    (tmp_path / "tiny" / "seed0" / "config.yaml").write_text("")
+    assert main(given) == 1
+    assert capsys.readouterr().err == f"{told} --resume\n"
+
+
+def test_a_folder_removed_under_a_run_is_one_sentence(
+    tiny, tmp_path, capsys, monkeypatch
+):
+    begin = DeviceNetwork.begin
+
+    def remove(self, *given):
+        shutil.rmtree(tmp_path / "tiny")
+        return begin(self, *given)
+
+    monkeypatch.setattr(DeviceNetwork, "begin", remove)
+    assert main(["run", str(tiny), f"--out={tmp_path}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No such file or directory; it was there when the command began" in line
 
 
 def table_without_times(folder):

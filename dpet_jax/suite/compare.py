@@ -34,12 +34,14 @@ class Outcome(NamedTuple):
     Attributes:
         folder: Of the suite.
         finished: Whether every run has finished.
+        any_finished: Whether there is one to report on.
         interrupted: Whether it was asked to stop; it goes on when started again.
         problems: What went wrong, a sentence each.
     """
 
     folder: Path
     finished: bool
+    any_finished: bool
     interrupted: bool
     problems: tuple[str, ...]
 
@@ -67,17 +69,22 @@ class Comparing:
         suite: What to run.
         out: Parent of the suite's folder.
         console: Where to show progress.
+        only: Names of the variants to plan and run; by default all.
 
     Attributes:
         folder: The suite's.
         problems: What went wrong so far.
 
     Raises:
-        UserError: If a run in the folder was made with another config.
+        UserError: If the suite has no such variant, or a run in the folder was made
+            with another config.
     """
 
-    def __init__(self, suite: Suite, out: Path, console: Console) -> None:
+    def __init__(
+        self, suite: Suite, out: Path, console: Console, only: Sequence[str] = ()
+    ) -> None:
         self.suite = suite
+        self._variants = _chosen(suite, only)
         self.folder = SuiteFolder(suite, out)
         self.problems = [*suite.problems]
         self._out = out
@@ -95,6 +102,10 @@ class Comparing:
 
     # planning
 
+    def trials(self) -> list[Job]:
+        """Return the runs that choose settings, one variant after another."""
+        return [job for variant in self._variants for job in variant.trials()]
+
     def reported(self) -> list[Job]:
         """Return the runs to be reported, with the settings chosen so far.
 
@@ -104,7 +115,7 @@ class Comparing:
         return [
             job
             for seed in self.suite.section.seeds
-            for variant in self.suite.variants
+            for variant in self._variants
             for job in variant.jobs(self._settings(variant), seed)
         ]
 
@@ -115,24 +126,24 @@ class Comparing:
         settings = variant.settings
         return [max(settings, key=lambda name: self._estimate(settings[name]))]
 
-    def planned(self) -> list[Planned]:
-        """Estimate the cost of every run that there will be."""
-        found = []
-        for job in (*self.folder.trials(), *self.reported()):
+    def planned(self) -> Iterator[Planned]:
+        """Yield every run that there will be, with its cost from counted FLOPs."""
+        for job in (*self.trials(), *self.reported()):
             try:
                 epochs, problem = self._estimate(job.config), None
             except UserError as error:
                 epochs, problem = None, f"{job.folder}: {error}"
-            found.append(Planned(job, self.folder.state(job), epochs, problem))
-        return found
+            yield Planned(job, self.folder.state(job), epochs, problem)
 
-    def seconds_per_epoch(self) -> float:
-        """Return the speed of finished runs, or else of a short trial run."""
+    def seconds_per_epoch(self) -> float | None:
+        """Return the speed of finished runs; None if there are none."""
         for job in self.folder.every_job():
             if self.folder.state(job) == "finished":
                 self._count(job)
-        if self._done_epochs:
-            return self._done_s / self._done_epochs
+        return self._done_s / self._done_epochs if self._done_epochs else None
+
+    def measured_pace(self) -> float:
+        """Train for some seconds, and return the seconds of an epoch."""
         base = next(self.folder.every_job()).config
         with tempfile.TemporaryDirectory() as folder:
             # once to compile, and once to measure
@@ -147,27 +158,35 @@ class Comparing:
         busy = sum(phases[name]["s"] for name in ("select", "train"))
         return busy / max(result.summary["epochs"], 1e-9)
 
-    def plan_lines(self) -> list[str]:
-        """Return what would be run, a line each, and how long that would take."""
-        runs = self.planned()
-        pace = self.seconds_per_epoch()
-        lines = [
-            f"{_name(one.job):<58} {one.state:<9}"
-            + (one.problem or f"{one.epochs:8.2f} epochs")
-            for one in runs
-        ]
-        left = sum(one.epochs or 0.0 for one in runs if one.state != "finished")
-        lines.append(
-            f"{len(runs)} runs, {sum(one.state != 'finished' for one in runs)} of them "
-            f"to do: {left:.1f} epochs of full-pass equivalents, at {pace:.3g} s each "
-            f"about {left * pace / 60:.0f} min"
+    def plan_lines(self, *, measure: bool = False) -> Iterator[str]:
+        """Yield what would be run, a line each, and how long that would take.
+
+        Args:
+            measure: Find the speed by training for some seconds.
+        """
+        yield from self.problems
+        left, to_do, count = 0.0, 0, 0
+        for one in self.planned():
+            cost = one.problem or f"{one.epochs:8.2f} epochs"
+            yield f"{_name(one.job):<58} {one.state:<9}{cost}"
+            count += 1
+            if one.state != "finished":
+                to_do, left = to_do + 1, left + (one.epochs or 0.0)
+        pace = self.measured_pace() if measure else self.seconds_per_epoch()
+        yield (
+            f"{count} runs, {to_do} of them to do: {left:.1f} epochs of full-pass "
+            "equivalents"
+            + (
+                "; --measure trains for some seconds and says how long they take"
+                if pace is None
+                else f", at {pace:.3g} s each about {left * pace / 60:.0f} min"
+            )
         )
-        if any(variant.tuned for variant in self.suite.variants):
-            lines.append(
+        if any(variant.tuned for variant in self._variants):
+            yield (
                 "until it is tuned, a row is planned with its most expensive setting "
                 "alone; it may need one for each target"
             )
-        return [*self.problems, *lines]
 
     # running
 
@@ -182,12 +201,13 @@ class Comparing:
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         with self._interrupt.listening(), self._stopping_after(minutes):
-            ended = self._run_all(self.folder.trials) and self._run_all(self.reported)
-        self.folder.write(self.problems)
-        jobs = [*self.folder.trials(), *self.reported()]
+            ended = self._run_all(self.trials) and self._run_all(self.reported)
+        any_finished = self.folder.write(self.problems)
+        states = [self.folder.state(job) for job in (*self.trials(), *self.reported())]
         return Outcome(
             self.folder.path,
-            all(self.folder.state(job) == "finished" for job in jobs),
+            all(state == "finished" for state in states),
+            any_finished,
             not ended,
             tuple(dict.fromkeys(self.problems)),
         )
@@ -235,6 +255,9 @@ class Comparing:
                 data=self._data_of(job.config),
                 interrupt=self._interrupt,
             )
+        except OSError:
+            # a full disk, say, which the next run would meet too
+            raise
         except UserError as error:
             self._failed.add(job.folder)
             self.problems.append(f"{job.folder}: not run: {error}")
@@ -255,7 +278,7 @@ class Comparing:
         return True
 
     def _show_progress(self, job: Job) -> None:
-        jobs = [*self.folder.trials(), *self.reported()]
+        jobs = [*self.trials(), *self.reported()]
         left = [
             one
             for one in jobs
@@ -311,6 +334,17 @@ class Comparing:
         if key not in self._data:
             self._data[key] = parts.build_data(config)
         return self._data[key]
+
+
+def _chosen(suite: Suite, only: Sequence[str]) -> tuple[Variant, ...]:
+    known = [variant.key for variant in suite.variants]
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise UserError(
+            f"command line: --only: {unknown[0]!r} is no variant of "
+            f"{suite.section.name}; choose from {', '.join(known)}"
+        )
+    return tuple(v for v in suite.variants if not only or v.key in only)
 
 
 def _name(job: Job) -> str:

@@ -50,10 +50,6 @@ class SuiteFolder:
         """
         return read_run(self.of(job))
 
-    def trials(self) -> list[Job]:
-        """Return the runs that choose settings, one variant after another."""
-        return [job for variant in self._suite.variants for job in variant.trials()]
-
     def every_job(self) -> Iterator[Job]:
         """Yield all runs that the suite may come to need."""
         for variant in self._suite.variants:
@@ -77,12 +73,16 @@ class SuiteFolder:
             with contextlib.suppress(UserError):
                 yield job.setting, self.read(job)
 
-    def write(self, problems: Sequence[str]) -> None:
+    def write(self, problems: Sequence[str]) -> bool:
         """Record which runs belong together, for a report.
 
         Args:
             problems: What went wrong, a sentence each.
+
+        Returns:
+            Whether there is any to report on.
         """
+        variants = [self._record(variant) for variant in self._suite.variants]
         section = self._suite.section
         record = {
             "name": section.name,
@@ -93,9 +93,10 @@ class SuiteFolder:
                 if variant.section.role is not None
             },
             "problems": [*dict.fromkeys(problems)],
-            "variants": [self._record(variant) for variant in self._suite.variants],
+            "variants": variants,
         }
         write_whole(self.path / SUITE, json.dumps(record, indent=1) + "\n")
+        return any(runs for one in variants for runs in one["by_target"].values())
 
     def _record(self, variant: Variant) -> dict[str, Any]:
         chosen = self.answers(variant)

@@ -1,7 +1,9 @@
 """Suites that are run whole, cut short, and with something broken in them."""
 
 import csv
+import errno
 import io
+import re
 import shutil
 import threading
 
@@ -13,6 +15,7 @@ from rich.console import Console
 
 from dpet_jax.config.load import validate
 from dpet_jax.errors import UserError
+from dpet_jax.files import read_json
 from dpet_jax.methods.base import Learner
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.formats import to_csv
@@ -20,10 +23,10 @@ from dpet_jax.report.table import cost_table
 from dpet_jax.run import build as parts
 from dpet_jax.run import experiment
 from dpet_jax.run.costs import Spent
-from dpet_jax.run.folder import read_json
 from dpet_jax.suite.compare import Comparing
 from dpet_jax.suite.dry_run import CountingLearner, estimate
 from dpet_jax.suite.variants import load_suite
+from dpet_jax.training.checkpoint import Checkpoints
 
 #: One network and batch size for all runs of this file: they share their programs.
 BASE = """
@@ -56,14 +59,15 @@ variants:
 """
 
 
-def make(folder, text=PAIR, overrides=()):
+def make(folder, text=PAIR, overrides=(), only=()):
     """Return a suite in a folder, and the stream that it shows its progress on."""
     folder.mkdir(exist_ok=True)
     (folder / "base.yaml").write_text(BASE)
     (folder / "suite.yaml").write_text(text)
     suite = load_suite(folder / "suite.yaml", overrides)
     shown = io.StringIO()
-    return Comparing(suite, folder / "runs", Console(file=shown, width=200)), shown
+    console = Console(file=shown, width=200)
+    return Comparing(suite, folder / "runs", console, only), shown
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +209,7 @@ def test_a_run_of_another_config_is_not_mistaken_for_one_of_the_suite(pair, tmp_
     with pytest.raises(UserError, match=r"train\.batch_size was 64, is now 32"):
         make(tmp_path, overrides=["--train.batch_size=32"])
     (tmp_path / "runs/some/full/seed0/config.yaml").write_text("{")
-    with pytest.raises(UserError, match=r"seed0/config\.yaml: cannot be read"):
+    with pytest.raises(UserError, match=r"seed0/config\.yaml: damaged: .*another"):
         make(tmp_path)
 
 
@@ -224,24 +228,63 @@ def test_a_plan_shows_what_there_is_to_do_how_long_it_takes_and_what_does_not_fi
         "  noisy: {set: {data.label_noise: 0.1}}\n"
     )
     comparing, _ = make(tmp_path, text)
-    lines = comparing.plan_lines()
-    # the pace comes from a trial run, which is forgotten
-    assert len({*ran}) == 1
+    lines = [*comparing.plan_lines()]
+    assert ran == []
     assert not comparing.folder.path.exists()
     assert "tuning tried passes_3 seed 90" in lines[1]
     assert lines[1].split()[-3:] == ["missing", "3.00", "epochs"]
     assert any("some/large/seed0: train.batch_size: 5000" in line for line in lines)
     assert lines[-2].startswith("10 runs, 10 of them to do: ")
+    assert "--measure" in lines[-2]
     assert "most expensive setting" in lines[-1]
     # each data set is read once, whoever asks for it
     assert reads == [0.0, 0.1]
+
+
+def test_a_pace_is_measured_where_it_is_asked_for_and_forgotten(tmp_path, ran):
+    comparing, _ = make(tmp_path)
+    *_, last = comparing.plan_lines(measure=True)
+    assert len({*ran}) == 1
+    assert not comparing.folder.path.exists()
+    assert re.search(r"epochs of full-pass equivalents, at \S+ s each about", last)
+
+
+def test_variants_can_be_chosen_and_the_others_stay_in_the_record(pair, tmp_path, ran):
+    shutil.copytree(pair / "full", tmp_path / "runs" / "some" / "full")
+    comparing, _ = make(tmp_path, only=["less"])
+    assert [job.variant for job in comparing.reported()] == ["less"]
+    outcome = comparing.run()
+    assert outcome.finished
+    assert ran == ["some/less/seed0"]
+    assert numbers(outcome.folder) == numbers(pair)
+    with pytest.raises(UserError, match="--only: 'lesss' is no variant of some"):
+        make(tmp_path, only=["lesss"])
+
+
+def test_a_full_disk_ends_a_suite_which_goes_on_when_there_is_space(
+    pair, tmp_path, monkeypatch, ran
+):
+    save, saves = Checkpoints.save, []
+
+    def full(self, *args):
+        saves.append(args)
+        if len(saves) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+        save(self, *args)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        make(tmp_path)[0].run()
+    assert ran == ["some/full/seed0", "some/less/seed0"]
+    monkeypatch.setattr(Checkpoints, "save", save)
+    assert numbers(make(tmp_path)[0].run().folder) == numbers(pair)
 
 
 def test_a_plan_of_a_finished_suite_has_nothing_to_do_and_runs_nothing(
     pair, tmp_path, ran
 ):
     shutil.copytree(pair, tmp_path / "runs" / "some")
-    lines = make(tmp_path)[0].plan_lines()
+    lines = [*make(tmp_path)[0].plan_lines()]
     assert ran == []
     assert "finished" in lines[0]
     assert lines[-1].startswith("2 runs, 0 of them to do: 0.0 epochs")
