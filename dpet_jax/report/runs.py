@@ -1,16 +1,13 @@
 """Finished runs, read from their folders alone."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_json, read_yaml
 from dpet_jax.run.costs import By, Event, Spent, TargetCost, spent_at, target_cost
-from dpet_jax.run.folder import CONFIG, EVENTS, SUMMARY, read_events
+from dpet_jax.run.folder import CONFIG, EVENTS, SUMMARY, read_events, reading
 from dpet_jax.run.limits import StopReason
 
 COST_NAMES: dict[By, str] = {
@@ -135,21 +132,17 @@ def read_run(folder: Path) -> Run:
         what = "this run has not finished" if begun else "holds no run"
         raise UserError(f"{folder}: {what}; it is left out")
     try:
-        events = read_events(folder / EVENTS)
-        run = Run(
-            folder, read_yaml(folder / CONFIG), read_json(folder / SUMMARY), (*events,)
-        )
-        _check(run)
-        return run
+        with reading(folder):
+            events = read_events(folder / EVENTS)
+            config, summary = read_yaml(folder / CONFIG), read_json(folder / SUMMARY)
+            run = Run(folder, config, summary, (*events,))
+            _check(run)
+            return run
     except OSError as error:
-        text = f"{error.strerror}: {error.filename}"
-    except (json.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())
-    except (KeyError, IndexError, TypeError) as error:
-        text = f"{type(error).__name__} {error}: written by another version?"
-    except ValueError as error:
+        text = f"{folder}: cannot be read ({error.strerror}: {error.filename})"
+    except UserError as error:
         text = str(error)
-    raise UserError(f"{folder}: cannot be read ({text}); it is left out")
+    raise UserError(f"{text}; it is left out")
 
 
 def _check(run: Run) -> None:

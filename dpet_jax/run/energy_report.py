@@ -7,7 +7,7 @@ from dpet_jax.energy import Report, report_from_journal
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_yaml
 from dpet_jax.run.costs import Event, target_costs
-from dpet_jax.run.folder import CONFIG, ENERGY, EVENTS, SUMMARY, read_events
+from dpet_jax.run.folder import CONFIG, ENERGY, EVENTS, SUMMARY, read_events, reading
 from dpet_jax.run.limits import StopReason
 
 
@@ -32,6 +32,13 @@ def run_report(folder: Path, *, finished: bool | None = None) -> Report:
             f"{folder}: holds no run ({error.strerror}: {error.filename}); give the "
             "folder of one, such as runs/quickstart/seed0"
         ) from error
+    with reading(folder):
+        return _report(folder, events, config, finished)
+
+
+def _report(
+    folder: Path, events: list[Event], config: dict[str, Any], finished: bool | None
+) -> Report:
     begun = next((e for e in reversed(events) if e["event"] == "start"), None)
     if begun is None or not (folder / ENERGY).exists():
         raise UserError(f"{folder}: this run was ended before it began to measure")

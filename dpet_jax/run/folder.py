@@ -4,6 +4,8 @@ import fcntl
 import json
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,25 @@ def read_events(path: Path, *, superseded: bool = False) -> list[dict[str, Any]]
             kept = [old for old in kept if old["event_id"] <= event["after_event_id"]]
         kept.append(event)
     return kept
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn whatever files of another form raise into an error that names the folder.
+
+    Raises:
+        UserError: For anything that is missing, of another type or out of range.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as e:
+        text = " ".join(f"{type(e).__name__} {e}".split())[:200]
+        raise UserError(
+            f"{folder}: its files are not as this version writes them ({text}); put "
+            "them back as they were, or run anew"
+        ) from e
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """A finished (or interrupted) run, back in Python."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dpet_jax.errors import UserError
 from dpet_jax.files import read_npz, read_yaml
 from dpet_jax.methods.base import MAIN
 from dpet_jax.models.network import Network, network_from_json
-from dpet_jax.run.folder import CHECKPOINTS, CONFIG, CORESET
+from dpet_jax.run.folder import CHECKPOINTS, CONFIG, CORESET, reading
 from dpet_jax.training.checkpoint import Checkpoints
 
 
@@ -64,8 +65,10 @@ def load_run(folder: str | Path) -> LoadedRun:
         raise UserError(
             f"{folder}: holds no run; give a run folder such as runs/quickstart/seed0"
         )
-    checkpoints = Checkpoints(folder / CHECKPOINTS, read_only=True)
-    try:
+    with (
+        reading(folder),
+        closing(Checkpoints(folder / CHECKPOINTS, read_only=True)) as checkpoints,
+    ):
         if checkpoints.latest is None:
             raise UserError(
                 f"{folder}: the run has no checkpoint yet; let it run on, with --resume"
@@ -74,13 +77,11 @@ def load_run(folder: str | Path) -> LoadedRun:
         facts = checkpoints.read_meta()["facts"]
         model = _network(folder, facts["model"])
         state = checkpoints.read_part(MAIN, _like(model))
-    finally:
-        checkpoints.close()
     mean, std = (jnp.array(facts[key], jnp.float32) for key in ("mean", "std"))
     batch_stats = state["batch_stats"]
 
     # runs of an earlier version recorded it in their config alone
-    dtype = facts.get("compute_dtype") or _dtype_of(folder / CONFIG)
+    dtype = facts.get("compute_dtype") or _dtype_of(folder)
 
     def apply_fn(params, images):
         normalised = normalise(jnp.asarray(images), mean, std)
@@ -99,14 +100,9 @@ def load_run(folder: str | Path) -> LoadedRun:
     )
 
 
-def _dtype_of(config: Path) -> str:
-    try:
-        return str(read_yaml(config)["model"]["compute_dtype"])
-    except (OSError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{config}: does not say in which dtype the run computed ({error}); put "
-            "back the config.yaml that the run wrote"
-        ) from error
+def _dtype_of(folder: Path) -> str:
+    with reading(folder):
+        return str(read_yaml(folder / CONFIG)["model"]["compute_dtype"])
 
 
 def _network(folder: Path, plain: dict[str, Any]) -> Network:

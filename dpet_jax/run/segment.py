@@ -1,5 +1,6 @@
 """One process' share of a run: its recorder, its checkpoints, its compilations."""
 
+from contextlib import ExitStack, closing
 from typing import Any
 
 from dpet_jax.config.experiment import Config
@@ -8,7 +9,7 @@ from dpet_jax.data.dataset import content_hash
 from dpet_jax.energy import EnergyMeter
 from dpet_jax.energy.accounts import journal
 from dpet_jax.energy.accounts.state import Accounts, utc_now
-from dpet_jax.errors import UserError
+from dpet_jax.errors import DamagedFileError, UserError
 from dpet_jax.run.folder import (
     CHECKPOINTS,
     CONFIG,
@@ -17,6 +18,7 @@ from dpet_jax.run.folder import (
     Recorder,
     RunFolder,
     read_events,
+    reading,
 )
 from dpet_jax.run.machine import differences, environment
 from dpet_jax.training.checkpoint import Checkpoints
@@ -35,6 +37,7 @@ class Segment:
         energy: The meter's accounts at the checkpoint that is resumed, with what was
             lost since; None in a first segment.
         warnings: What is not as it was when the run was left, a sentence each.
+        close: Releases the files.
 
     Raises:
         UserError: If what the folder holds cannot be resumed, or was trained on other
@@ -42,23 +45,29 @@ class Segment:
     """
 
     def __init__(self, config: Config, data: Data, folder: RunFolder) -> None:
-        events = folder.path / EVENTS
-        earlier = read_events(events, superseded=True) if events.exists() else []
         self.folder = folder
-        self._content = content_hash(data)
-        self._environment = environment()
-        begun = next((e for e in reversed(earlier) if e["event"] == "start"), None)
-        self.warnings = [] if begun is None else self._compare(begun, data)
-        folder.write_text(CONFIG, config.to_yaml())
-        self.checkpoints = Checkpoints(folder.path / CHECKPOINTS)
-        self.recorder = Recorder(folder.path / EVENTS)
         self.compilations: list[Compilation] = []
         self.counts_before = compile_counts()
         self.energy: Accounts | None = None
-        if earlier:
-            self._supersede(earlier)
+        self.warnings: list[str] = []
+        self._content = content_hash(data)
+        self._environment = environment()
+        path = folder.path / EVENTS
+        with ExitStack() as files, reading(folder.path):
+            earlier = read_events(path, superseded=True) if path.exists() else []
+            begun = next((e for e in reversed(earlier) if e["event"] == "start"), None)
+            if begun is not None:
+                self._compare(begun, data)
+            folder.write_text(CONFIG, config.to_yaml())
+            self.checkpoints = files.enter_context(
+                closing(Checkpoints(folder.path / CHECKPOINTS))
+            )
+            self.recorder = files.enter_context(closing(Recorder(path)))
+            if earlier or self.checkpoints.latest is not None:
+                self._supersede(earlier)
+            self.close = files.pop_all().close
 
-    def _compare(self, begun: dict[str, Any], data: Data) -> list[str]:
+    def _compare(self, begun: dict[str, Any], data: Data) -> None:
         """Refuse other data than the run began with, and name what else differs."""
         # runs of an earlier version recorded the hash of the source alone
         key, now = "content", self._content
@@ -72,17 +81,17 @@ class Segment:
                 "--out=DIR"
             )
         found = differences(begun, self._environment)
-        if not found:
-            return []
-        return [
-            "resumed in another environment, so that it need not go on to the same "
-            f"bits: {'; '.join(found)}"
-        ]
+        if found:
+            self.warnings.append(
+                "resumed in another environment, so that it need not go on to the same "
+                f"bits: {'; '.join(found)}"
+            )
 
     def _supersede(self, earlier: list[dict[str, Any]]) -> None:
         """Go on after earlier segments; what they did past the checkpoint is lost."""
-        self.recorder.segment = earlier[-1]["segment"] + 1
-        self.recorder.next_id = earlier[-1]["event_id"] + 1
+        last_id = earlier[-1]["event_id"] if earlier else -1
+        self.recorder.segment = earlier[-1]["segment"] + 1 if earlier else 0
+        self.recorder.next_id = last_id + 1
         after, kept = -1, dict.fromkeys(("visits", "scored_examples"), 0)
         energy = Accounts()
         recorded = journal.read(self.folder.path / ENERGY).accounts
@@ -91,6 +100,12 @@ class Segment:
             self.checkpoints.check_format()
             meta = self.checkpoints.read_meta()
             after = meta["last_event_id"]
+            if after > last_id:
+                raise DamagedFileError(
+                    self.folder.path / EVENTS,
+                    f"it ends with event {last_id}, but the checkpoint comes after "
+                    f"event {after}",
+                )
             counters = meta["position"]["counters"]
             kept = {key: counters[key] for key in kept}
             energy = self._as_saved(meta)
@@ -176,17 +191,13 @@ class Segment:
 
     def past(self) -> dict[str, Any]:
         """Return what crashes made the run do again, and the warnings of resumes."""
-        events = read_events(self.folder.path / EVENTS, superseded=True)
-        starts = [event for event in events if event["event"] == "start"]
-        warnings = [text for event in starts for text in event.get("warnings", ())]
-        lost = [event for event in events if event["event"] == "lost"]
-        known = [event["wh"] for event in lost if event["wh"] is not None]
-        wh = sum(known) if known or not lost else None
-        parts = ("seconds", "visits", "scored_examples")
-        sums = {key: sum(event[key] for event in lost) for key in parts}
-        return {"lost": sums | {"wh": wh}, "warnings": warnings}
-
-    def close(self) -> None:
-        """Release the files."""
-        self.recorder.close()
-        self.checkpoints.close()
+        with reading(self.folder.path):
+            events = read_events(self.folder.path / EVENTS, superseded=True)
+            starts = [event for event in events if event["event"] == "start"]
+            warnings = [text for event in starts for text in event.get("warnings", ())]
+            lost = [event for event in events if event["event"] == "lost"]
+            known = [event["wh"] for event in lost if event["wh"] is not None]
+            wh = sum(known) if known or not lost else None
+            parts = ("seconds", "visits", "scored_examples")
+            sums = {key: sum(event[key] for event in lost) for key in parts}
+            return {"lost": sums | {"wh": wh}, "warnings": warnings}
