@@ -33,7 +33,9 @@ def run_report(folder: Path, *, finished: bool | None = None) -> Report:
             "folder of one, such as runs/quickstart/seed0"
         ) from error
     with reading(folder):
-        return _report(folder, events, config, finished)
+        report = _report(folder, events, config, finished)
+        str(report)  # events of another form show themselves here at the latest
+        return report
 
 
 def _report(

@@ -18,7 +18,14 @@ from dpet_jax.files import read_json, read_yaml
 from dpet_jax.models.network import Network
 from dpet_jax.run import build
 from dpet_jax.run.energy_report import run_report
-from dpet_jax.run.folder import CONFIG, ENERGY, ENERGY_REPORT, SUMMARY, RunFolder
+from dpet_jax.run.folder import (
+    CONFIG,
+    ENERGY,
+    ENERGY_REPORT,
+    SUMMARY,
+    RunFolder,
+    reading,
+)
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
@@ -120,7 +127,8 @@ def _run_segment(
     """Run what one process adds to a run, in a folder that it holds."""
     path = segment.folder.path
     if segment.energy is not None:
-        meter.resume(segment.energy)
+        with reading(path):
+            meter.resume(segment.energy)
     meter.keep_journal(path / ENERGY)
     with meter.window("data"):
         learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
