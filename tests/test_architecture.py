@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpet_jax"
 
@@ -175,3 +177,40 @@ def test_folders_only_hand_on_names():
                 lazily = isinstance(node, ast.FunctionDef) and node.name in _LAZY
                 names = isinstance(node, _HANDS_ON)
                 assert lazily or names, f"{module}: {ast.unparse(node)}"
+
+
+#: What TFDS brings, and a machine for computing may lack.
+_OF_TFDS = ("tensorflow_datasets", "array_record", "importlib_resources", "promise")
+
+
+def test_everything_but_its_source_works_without_tfds(tmp_path):
+    code = f"""
+import importlib, sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {_OF_TFDS}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+import jax
+jax.config.update(
+    "jax_compilation_cache_dir", {jax.config.jax_compilation_cache_dir!r}
+)
+for name in {[f"dpet_jax.{name}" for name in FILES if name and name != "cli"]}:
+    importlib.import_module(name)
+from dpet_jax.config.load import validate
+from dpet_jax.run import experiment
+tree = {{
+    "model": {{"kind": "resnet", "stem": 8, "channels": [8, 8], "blocks": [1, 1]}},
+    "train": {{"batch_size": 32, "augment": {{"translate": 1}}}},
+    "method": {{"kind": "rs2", "keep_fraction": 0.1, "passes": 2}},
+}}
+result = experiment.run(validate(tree, "test"), Path({str(tmp_path)!r}))
+assert result.stopped_by == "finished"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
