@@ -74,8 +74,9 @@ def _grid(run: Run) -> str:
     size = "" if split is None else f" on {run.started[split]:,} {split} examples"
     every = run.config["evaluate"]["every"]
     return (
-        f"every {every:g} full-pass equivalents{size}, and where a schedule ends; a "
-        "target counts as reached at the first evaluation at or above it"
+        f"every {every:g} full-pass equivalents{size}, and at the end of a run, for "
+        "every method; a target counts as reached at the first evaluation at or above "
+        "it"
     )
 
 

@@ -1,7 +1,7 @@
 """The one loop for all methods: plan, train, evaluate, observe, checkpoint, stop.
 
-It alone trains the main model, evaluates on one grid, counts and stops; that is what
-makes comparisons fair. It never imports JAX: the accelerator is behind `Trainer`.
+It alone trains the main model, evaluates on one grid of costs, counts and stops; that
+is what makes comparisons fair. It never imports JAX: the accelerator is behind `Trainer`.
 """
 
 import math
@@ -115,6 +115,12 @@ class Loop:
                 self._event("select", **watch.event())
         if plan is None:
             return "finished"
+        # a point of the grid that the selection has passed looks at what was trained
+        # so far, before the plan resets anything
+        if self._grid_reached() and (at.evaluated_visits or 0) != at.counters.visits:
+            ended = self._evaluate(last=True)
+            if ended is not None:
+                return ended
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
         with parts.meter.window("train"):
             trainer.main.begin(at.plan, at.plan_index)
@@ -161,10 +167,6 @@ class Loop:
             at.pending.append(plan)
         at.plan, at.plan_index, at.cursor = None, at.plan_index + 1, 0
         parts.display.end_plan()
-        assert plan.schedule is not None
-        schedule_ends = plan.schedule.start + plan.visits >= plan.schedule.horizon
-        if schedule_ends and at.evaluated_visits != at.counters.visits:
-            return self._evaluate(last=True)
         return None
 
     def _advance(self, chunks: Chunks) -> StopReason | None:
@@ -187,7 +189,10 @@ class Loop:
         ended = chunks.start(num_steps, counters.shown())
         if ended is not None:
             self._record(ended)
-        reason = self._evaluate(last=False) if self._grid_reached() else None
+        reason = None
+        if self._grid_reached():
+            to_next = limits.steps_to_evaluation(counters, self._step_flops)
+            reason = self._evaluate(last=chunks.left < to_next)
         self._checkpoint(end=False)
         return reason
 
@@ -241,6 +246,12 @@ class Loop:
     # evaluation and targets
 
     def _grid_reached(self) -> bool:
+        """Return whether a point of the grid is reached, and go on to the next one.
+
+        The grid alone, and the end of a run, give a method its chances to reach a
+        target: they are one function of cost, whatever its plans are. Points that a
+        selection passes at once are one look, for the model is the same at all of them.
+        """
         counters = self.at.counters
         every = self.parts.limits.every * counters.full_pass_flops
         reached = counters.flops >= counters.grid_point * every
@@ -249,6 +260,7 @@ class Loop:
         return reached
 
     def _evaluate(self, *, last: bool) -> StopReason | None:
+        """Evaluate the model; `last` is whether its plan is not looked at again."""
         parts, counters, split = self.parts, self.at.counters, self.parts.limits.split
         if not self._drain():
             return "diverged"
@@ -275,7 +287,7 @@ class Loop:
         return "target" if goal is not None and accuracy >= goal else None
 
     def _last_evaluation(self, reason: StopReason) -> StopReason:
-        """Evaluate where a run ends off the grid, for the targets' sake."""
+        """Evaluate where a run ends off the grid, as every run does."""
         if self.at.evaluated_visits == self.at.counters.visits:
             return reason
         return self._evaluate(last=True) or reason

@@ -427,18 +427,14 @@ def test_chunk_is_no_longer_than_the_machine_allows(build):
 # the evaluation grid
 
 
-def grid(every, plan_steps):
+def grid(every, total_steps):
     """Steps after which an evaluation is due, found step by step."""
-    due, point, steps = [], 1, 0
-    for last in np.cumsum(plan_steps).tolist():
-        while steps < last:
-            steps += 1
-            if steps / STEPS >= point * every - 1e-12:
-                due.append(steps)
-                point = math.floor(steps / STEPS / every + 1e-12) + 1
-        if due[-1:] != [steps]:
+    due, point = [], 1
+    for steps in range(1, total_steps + 1):
+        if steps / STEPS >= point * every - 1e-12:
             due.append(steps)
-    return due
+            point = math.floor(steps / STEPS / every + 1e-12) + 1
+    return due if due[-1:] == [total_steps] else [*due, total_steps]
 
 
 @pytest.mark.parametrize("every", [0.05, 0.3, 0.5, 1.0, 1.7])
@@ -448,28 +444,43 @@ def test_grid_is_hit_at_the_same_epochs_whatever_the_pace(every, build):
         run = build(PLANS, limits=Limits(every=every), step_s=step_s)
         run()
         assert [steps for _, steps in run.machine.evaluated] == grid(
-            every, STEPS_OF_PLANS
+            every, sum(STEPS_OF_PLANS)
         )
         found.add(tuple(run.evaluations()))
     assert len(found) == 1
 
 
 def test_grid_points_that_scoring_passes_are_made_up_for_by_one_evaluation(build):
-    # 400 FLOPs of scoring, 48 a step, a grid of 67.2: due at 448, 470.4, 537.6, 604.8,
-    # 672; nothing at 592; the plan ends at 736
+    # 400 FLOPs of scoring, 48 a step, a grid of 67.2: nobody looks at the untrained
+    # model; due at 403.2, 470.4, 537.6, 604.8, 672; nothing at 592; the end is at 736
     run = build([plan_of(N, 1)], ask=200, limits=Limits(every=0.2))
     run()
     assert [steps for _, steps in run.machine.evaluated] == [1, 2, 3, 5, 6, 7]
 
 
-@pytest.mark.parametrize(
-    ("horizon", "ends"),
-    [("plan", [14, 20, 26]), ("method", [26]), (2.7, [20, 26]), (100.0, [26])],
-)
-def test_evaluation_comes_where_a_schedule_or_the_run_ends(horizon, ends, build):
-    run = build(PLANS, horizon=horizon)
+def test_grid_point_inside_a_selection_looks_at_the_model_before_its_plan(build):
+    # a plan is 336 FLOPs, a grid of 403.2 falls into the 100 of the second selection
+    plans = [plan_of(N, 1), plan_of(N, 1, reset="all")]
+    run = build(plans, ask=(0, N), limits=Limits(every=1.2))
     run()
-    assert [steps for _, steps in run.machine.evaluated] == ends
+    assert [steps for _, steps in run.machine.evaluated] == [7, 14]
+    order = [e["event"] for e in run.events("select", "evaluate", "plan")]
+    assert order == ["plan", "select", "evaluate", "plan", "evaluate"]
+    assert run.events("evaluate")[0]["flops"] == FULL + N * FORWARD
+
+
+def test_selection_passing_the_grid_does_not_look_at_one_model_twice(build):
+    run = build([plan_of(N, 1)] * 2, ask=(0, 400), limits=Limits(every=1.0))
+    run()
+    # after 336 FLOPs; 800 of scoring pass 672 and 1,008; 1,344 is reached in the plan
+    assert [steps for _, steps in run.machine.evaluated] == [7, 12, 14]
+
+
+def test_nothing_but_the_grid_and_the_end_of_a_run_is_evaluated(build):
+    for horizon in ("plan", "method", 2.7):
+        run = build(PLANS, horizon=horizon)
+        run()
+        assert run.machine.evaluated == [("validation", 26)]
 
 
 def test_no_point_is_evaluated_twice(build):
@@ -635,8 +646,7 @@ def test_loss_that_is_no_number_ends_the_run_without_saving_the_model(
     ("options", "stopped_at"),
     [
         ({"limits": Limits(every=1.0, targets=(0.0,))}, 7),  # seen on the grid
-        ({"horizon": "plan"}, 14),  # at the end of a schedule
-        ({"horizon": "method", "ask": 25}, 14),  # by the next query
+        ({"ask": 25}, 14),  # by the next query
         ({"horizon": 100.0}, 26),  # at the end of the run
     ],
 )
@@ -919,10 +929,10 @@ def test_every_second_is_spent_in_the_phase_it_belongs_to(build):
     assert spent == {
         "select": 2 * 100,
         "train": pytest.approx(14 * 0.25),
-        "eval": 6 * 10,
+        "eval": 5 * 10,
         "checkpoint": 1000,
     }
-    assert run.loop.seconds_without_eval == pytest.approx(sum(spent.values()) - 60)
+    assert run.loop.seconds_without_eval == pytest.approx(sum(spent.values()) - 50)
 
 
 def test_importing_the_loop_does_not_import_jax():
