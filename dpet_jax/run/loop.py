@@ -1,7 +1,8 @@
 """The one loop for all methods: plan, train, evaluate, observe, checkpoint, stop.
 
 It alone trains the main model, evaluates on one grid of costs, counts and stops; that
-is what makes comparisons fair. It never imports JAX: the accelerator is behind `Trainer`.
+is what makes comparisons fair. It never imports JAX: the accelerator is behind
+`Trainer`.
 """
 
 import math

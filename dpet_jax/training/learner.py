@@ -23,12 +23,7 @@ from dpet_jax.methods.base import (
 )
 from dpet_jax.models.network import Network
 from dpet_jax.scores.pool import OUTPUTS
-from dpet_jax.selection.by_name import (
-    USES_VALIDATION,
-    Examples,
-    check_selector,
-    run_selector,
-)
+from dpet_jax.selection.by_name import Examples, check_selector, run_selector
 from dpet_jax.training.chunks import Chunk, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.network import Compilation, DeviceNetwork, compilation
@@ -235,15 +230,12 @@ class DeviceLearner:
             chosen = self._select_top_k(index_set, num_select, model, **options)
         else:
             check_selector(selector)
-            examples = self._examples(index_set, model)
-            validation = None
-            if selector in USES_VALIDATION and self._data.validation_rows.size:
-                validation = self._examples(self._data.validation_rows, model)
+            # glister lowers the candidates' own loss: the validation split decides
+            # about targets, so that nothing may be chosen by it
             chosen = run_selector(
                 selector,
-                examples,
+                self._examples(index_set, model),
                 num_select,
-                validation=validation,
                 learning_rate=self._peak_learning_rate,
                 **options,
             )

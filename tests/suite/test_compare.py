@@ -300,7 +300,6 @@ def data():
         (DPET | {"proxy": {"width_multiplier": 0.5}}, {}),
         (DPET, {"budget": {"epochs": 1.5}}),
         (ONE_SHOT | {"by": "el2n", "networks": 2}, {}),
-        # which scores the validation split too
         (ONE_SHOT | {"by": "glister"}, {}),
         (ONE_SHOT | {"by": "forgetting"}, {"budget": {"visits": 400}}),
     ],

@@ -6,14 +6,17 @@ import jax
 import numpy as np
 import pytest
 
+from dpet_jax.config.experiment import METHODS
 from dpet_jax.config.load import validate
 from dpet_jax.errors import DivergedError
-from dpet_jax.methods.base import MAIN, PROXY, Plan, Span
+from dpet_jax.methods.base import FRESH, MAIN, PROXY, Plan, Pool, Span
+from dpet_jax.methods.coreset import SavedCoreset
+from dpet_jax.methods.one_shot import SELECTORS as SELECTORS_OF_ONE_SHOT
 from dpet_jax.run import build as parts
 from dpet_jax.run.trainer import Trainer
 from dpet_jax.selection.by_name import SELECTORS
 from dpet_jax.selection.ranking import blend, rank, stretch
-from dpet_jax.training.chunks import Batches
+from dpet_jax.training.chunks import Batches, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import DeviceLearner
 
@@ -375,12 +378,85 @@ def test_every_selector_chooses_distinct_candidates_for_one_network(
     assert chosen.indices.dtype == np.int32
     assert np.unique(chosen.indices).size == 30
     assert np.isin(chosen.indices, pool).all()
-    validation = data.num_validation if name == "glister" else 0
-    assert learner.scored_examples - before == 400 + validation
+    assert learner.scored_examples - before == 400
     if per_class and name != "stratified":
         labels = data.labels[pool]
         counts = np.bincount(data.labels[chosen.indices], minlength=10)
         assert np.all(np.abs(counts - np.bincount(labels) * 30 / 400) < 1)
+
+
+PASS_BY_PASS = (
+    *("infobatch", "loss_threshold", "stale_selective_backprop"),
+    *("selective_backprop", "epsilon_greedy"),
+)
+SMALL = {"keep_fraction": 0.2, "passes": 2}
+DECIDING = [
+    *({"kind": kind, "passes": 3} for kind in PASS_BY_PASS),
+    {"kind": "standard", "passes": 1},
+    {"kind": "rs2", **SMALL},
+    {
+        "kind": "active_learning",
+        "query_size": 40,
+        "passes_per_round": 1,
+        "score": "el2n",
+    },
+    *(
+        {"kind": "dpet", "warmup_passes": 1, "query_size": 40, "max_rounds": 2, **how}
+        for how in (
+            {"dissimilarity": {"kind": "kl"}},
+            {"diversity": {"kind": "stratified"}},
+        )
+    ),
+    *(
+        {"kind": "one_shot", "by": by, "pretrain_passes": 1, **SMALL}
+        for by in (*SELECTORS_OF_ONE_SHOT, "el2n", "grand_last_layer", "forgetting")
+    ),
+    {"kind": "one_shot", "by": "glister", "choose_every": 1, **SMALL},
+]
+
+
+def decisions(method, data, learner):
+    """Play a method; return the index set and the weights of every plan."""
+    pool = Pool(200, data.labels[:200], data.num_classes)  # a few are enough
+    state, found = method.start(pool, 1), []
+    while True:
+        state, plan = method.plan(state, learner)
+        if plan is None:
+            return found
+        found.append((plan.index_set, plan.weights))
+        plan = replace(plan, schedule=Span(0, plan.visits))
+        index, place = len(found) - 1, {"batch_size": 32, "seed": 1, "pace": Pace()}
+        learner.main.begin(plan, index)
+        chunks = Chunks(learner.main, plan, plan_index=index, **place)
+        while chunks.left:
+            chunks.start(chunks.next_steps(chunks.left))
+        list(chunks.drain())
+        state = method.observe(state, learner.main.result(plan.index_set))
+
+
+def test_no_method_decides_by_examples_that_targets_are_reached_on(data):
+    """Everything about validation and test is replaced, and nothing may change."""
+    rng = np.random.default_rng(5)
+    images, labels = data.images.copy(), data.labels.copy()
+    held_out = np.arange(data.num_train, labels.size)
+    images[held_out] = rng.integers(0, 256, images[held_out].shape)
+    labels[held_out] = rng.permutation(labels[held_out])
+    other = replace(data, images=images, labels=labels)
+    methods = [validate({"method": tree}, "test").method for tree in DECIDING]
+    assert {type(method) for method in methods} == {*METHODS} - {SavedCoreset}
+    names = dict.fromkeys(name for method in methods for name in method.scores)
+    model = parts.build_model(CONFIG, data)
+    spec = replace(
+        parts.build_learner_spec(CONFIG, model, tuple(names)), auxiliary=(FRESH, model)
+    )
+    learners = [
+        DeviceLearner(one, spec, parts.build_hyper(CONFIG), seed=1)
+        for one in (data, other)
+    ]
+    for learner in learners:
+        list(learner.compile())
+    for method in methods:
+        assert_equal(*(decisions(method, data, learner) for learner in learners))
 
 
 def test_unknown_selector_is_named(learner):
