@@ -8,9 +8,9 @@ from dpet_jax.report.runs import Run
 from dpet_jax.run.costs import By
 
 _COSTS: dict[By, str] = {
-    "wh": "Wh of data preparation, selection and training; compilation and evaluation "
+    "wh": "Wh of selection and training; reading the data, compilation and evaluation "
     "are reported apart (wh_warm in table.csv)",
-    "seconds": "seconds of data preparation, selection and training; compilation and "
+    "seconds": "seconds of selection and training; reading the data, compilation and "
     "evaluation are reported apart (seconds_warm in table.csv)",
     "epochs": "full-pass equivalents: FLOPs of training, scoring and auxiliary "
     "networks over those of one training pass over all training examples; without "
@@ -113,8 +113,9 @@ def _compilation(runs: Iterable[Run]) -> str:
     return (
         f"{significant(sum(waits))} s over all {len(waits)} runs, at most "
         f"{significant(max(waits))} s in one; {cached} of them found programs in a "
-        "cache. Costs in the tables are warm, that is without compilation; cold costs "
-        "would be higher by a run's own compilation"
+        "cache. Costs in the tables are warm, that is without compilation and reading "
+        "the data, which a process does once for all its runs; cold costs would be "
+        "higher by both"
     )
 
 

@@ -174,9 +174,10 @@ def results_sheet(table: CostTable) -> Sheet:
         rows=tuple(_results(line) for line in table.rows),
         notes=(
             "Medians, with the range below. Selection is scoring, selecting and "
-            "training auxiliary networks. Compilation is in no other number here: it "
-            "is the time that runs waited for their programs, and the first run of a "
-            "process waits for what later runs, and runs with a cache, find ready.",
+            "training auxiliary networks. Compilation is in no other number here, nor "
+            "is reading the data: it is the time that runs waited for their programs, "
+            "and the first run of a process waits for what later runs, and runs with "
+            "a cache, find ready.",
         ),
     )
 

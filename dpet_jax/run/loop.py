@@ -36,6 +36,7 @@ class Loop:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         trainer, pool = parts.trainer, parts.pool
+        trainer.compiling = lambda: parts.meter.window("compile")
         steps = -(-pool.num_examples // trainer.batch_size)
         self._step_flops = trainer.batch_size * trainer.main.train_flops
         self.at = Position(

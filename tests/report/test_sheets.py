@@ -335,7 +335,7 @@ def test_csv_gives_the_numbers_back_unrounded(comparison, tmp_path):
         assert float(row["test_accuracy"]) == event["test_accuracy"]
         for name in ("wh", "seconds"):
             spent = event[name]
-            warm = spent["data"] + spent["select"] + spent["train"]
+            warm = spent["select"] + spent["train"]
             assert float(row[f"{name}_warm"]) == warm
         assert (tmp_path / row["folder"]).resolve() == run.folder.resolve()
 

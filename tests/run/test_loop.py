@@ -162,6 +162,7 @@ class Machine:
         self.tick = lambda: None
         self.main = Main(self)
         self.between_chunks = lambda *_: None
+        self.compiling = None  # the loop sets it
 
     def score(self, names, index_set, model=MAIN):
         raise AssertionError((names, index_set, model))
@@ -339,6 +340,9 @@ def test_pretended_parts_offer_what_the_loop_asks_for(build):
     assert isinstance(run.machine, Trainer)
     assert isinstance(run.shelf, Saver)
     assert isinstance(run.loop.parts.method, Method)
+    with run.machine.compiling():
+        run.time.now += 7
+    assert run.loop.parts.meter.seconds()["compile"] == 7
 
 
 # counting

@@ -1,5 +1,6 @@
 """The accelerator's side, on a tiny data set: selection, a proxy, what is counted."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import jax
@@ -78,8 +79,8 @@ def test_programs_of_the_proxy_are_made_ready_by_name(learner):
     before = compile_counts().programs
     done = list(learner.compile())
     assert [compilation.what for compilation in done] == [
-        *("init", "train_steps", "score_pool"),
-        *("proxy init", "proxy train_steps", "proxy score_pool"),
+        *("init", "train_steps", "score_pool", "first calls"),
+        *("proxy init", "proxy train_steps", "proxy score_pool", "proxy first calls"),
         "ranking",
     ]
     assert compile_counts().programs == before
@@ -457,6 +458,44 @@ def test_no_method_decides_by_examples_that_targets_are_reached_on(data):
         list(learner.compile())
     for method in methods:
         assert_equal(*(decisions(method, data, learner) for learner in learners))
+
+
+def test_the_first_selection_of_a_process_costs_what_later_ones_do(
+    data, spec, monkeypatch
+):
+    """What is compiled, and done for the first time, is apart from selecting."""
+    monkeypatch.setattr("dpet_jax.training.learner._rehearsed", set())
+    # no other test scores in batches of this size, so that nothing is compiled yet
+    rare = replace(spec, score_batch_size=331, scores=OUTPUTS, auxiliary=None)
+    learner = DeviceLearner(data, rare, parts.build_hyper(CONFIG), seed=0)
+    list(learner.compile())
+    inside = []
+
+    @contextmanager
+    def compiling():
+        before = compile_counts().programs
+        yield
+        inside.append(compile_counts().programs - before)
+
+    learner.compiling = compiling
+    pool, values = np.arange(90, dtype=np.int32), np.arange(90, dtype=np.float32)
+    for name, options, windows in (
+        ("top_k", {"values": values}, 1),
+        ("k_center", {"seed": 1}, 1),
+        ("stratified", {"seed": 1}, 2),  # its classes may be of other sizes
+    ):
+        chosen = []
+        for _ in range(2):
+            before, known = compile_counts().programs, sum(inside)
+            scored = learner.scored_examples
+            chosen.append(learner.select(name, pool, 9, **options))
+            assert compile_counts().programs - before == sum(inside) - known
+            assert learner.scored_examples - scored == 90 * (name != "top_k")
+        assert_equal(*chosen)
+        assert len(inside) == windows
+        assert inside[0] > 0
+        assert sum(inside[1:]) == 0
+        inside.clear()
 
 
 def test_unknown_selector_is_named(learner):
