@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from dpet_jax.report.printed import significant
+from dpet_jax.report.printed import percent, significant
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import Run
 from dpet_jax.run.costs import By
@@ -32,6 +32,7 @@ def setting(comparison: Comparison, by: By) -> list[tuple[str, str]]:
         ("data set", each(_data)),
         ("examples", each(_sizes)),
         ("evaluation grid", each(_grid)),
+        ("fill rows", _fill_rows(runs)),
         *[
             (f"{role} here", row.label)
             for role in ("standard", "tuned", "random")
@@ -77,6 +78,21 @@ def _grid(run: Run) -> str:
         f"every {every:g} full-pass equivalents{size}, and at the end of a run, for "
         "every method; a target counts as reached at the first evaluation at or above "
         "it"
+    )
+
+
+def _fill_rows(runs: Iterable[Run]) -> str:
+    shares = [
+        (run.end["executed_visits"] / run.end["visits"] - 1, run.method)
+        for run in runs
+        if run.end["visits"]
+    ]
+    if not shares:
+        return ""
+    most, method = max(shares)
+    return (
+        f"at most {percent(most)} of the examples that a run has seen ({method}); they "
+        "complete the last batch of a plan, and are in epochs, seconds and Wh"
     )
 
 

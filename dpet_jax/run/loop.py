@@ -37,12 +37,14 @@ class Loop:
         self.parts = parts
         trainer, pool = parts.trainer, parts.pool
         trainer.compiling = lambda: parts.meter.window("compile")
-        steps = -(-pool.num_examples // trainer.batch_size)
         self._step_flops = trainer.batch_size * trainer.main.train_flops
         self.at = Position(
-            parts.method.start(pool, parts.seed), Counters(steps * self._step_flops)
+            parts.method.start(pool, parts.seed),
+            Counters(pool.num_examples * trainer.main.train_flops),
         )
         self._label = ""
+        self._looked = False  # at the model, since its plan began
+        self._accuracy = math.nan  # of the last chunk that has ended
         self._chunks: Chunks | None = None  # of the plan that is being trained on
         self._pace = Pace()
         self._warned = False
@@ -120,7 +122,7 @@ class Loop:
         # a point of the grid that the selection has passed looks at what was trained
         # so far, before the plan resets anything
         if self._grid_reached() and (at.evaluated_visits or 0) != at.counters.visits:
-            ended = self._evaluate(last=True)
+            ended = self._evaluate(last=False)
             if ended is not None:
                 return ended
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
@@ -141,6 +143,7 @@ class Loop:
         parts, at, plan = self.parts, self.at, self.at.plan
         assert plan is not None
         self._label = f"{plan.label:<10} {plan.size:>7,} x {plan.passes:<3}"
+        self._looked = False
         # one window for all chunks: closing it waits for the device, which between two
         # chunks would leave it idle
         with parts.meter.window("train", plan.label):
@@ -164,6 +167,8 @@ class Loop:
             if not self._drain():
                 return "diverged"
             result = parts.trainer.main.result(plan.index_set)
+        if not self._looked:
+            self._show(f"train {self._accuracy:.3f}", last=True)
         at.state = parts.method.observe(at.state, result)
         if parts.method.proxied:
             at.pending.append(plan)
@@ -236,6 +241,7 @@ class Loop:
     def _record(self, chunk: Chunk) -> None:
         """Write down a chunk that has ended, with the counters of its start."""
         self._diverged |= not math.isfinite(chunk.loss)
+        self._accuracy = chunk.accuracy
         self._event(
             "train",
             chunk.note,
@@ -276,17 +282,21 @@ class Loop:
         self._diverged = not math.isfinite(evaluation.loss)
         if self._diverged:
             return "diverged"
-        self.at.evaluated_visits = counters.visits
-        wh = parts.meter.wh()
-        parts.display.evaluation(
-            f"  {self._label}  {split} {accuracy:.3f}  {counters.visits:>11,} visits"
-            f"  {counters.epochs:7.2f} epochs  {parts.meter.total_s:7.1f} s"
-            + ("" if wh is None else f"  {sum(wh.values()):8.4g} Wh"),
-            last=last,
-        )
+        self.at.evaluated_visits, self._looked = counters.visits, True
+        self._show(f"{split} {accuracy:.3f}", last=last)
         self._reach_targets(event)
         goal = parts.limits.stop_target
         return "target" if goal is not None and accuracy >= goal else None
+
+    def _show(self, accuracy: str, *, last: bool) -> None:
+        counters, meter = self.counters, self.parts.meter
+        wh = meter.wh()
+        self.parts.display.evaluation(
+            f"  {self._label}  {accuracy:<16}  {counters.visits:>11,} visits"
+            f"  {counters.epochs:7.2f} epochs  {meter.total_s:7.1f} s"
+            + ("" if wh is None else f"  {sum(wh.values()):8.4g} Wh"),
+            last=last,
+        )
 
     def _last_evaluation(self, reason: StopReason) -> StopReason:
         """Evaluate where a run ends off the grid, as every run does."""

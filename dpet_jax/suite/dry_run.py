@@ -59,7 +59,7 @@ def estimate(config: Config, data: Data) -> Estimate:
     pool = parts.build_pool(data)
     limits, batch = parts.build_limits(config), counting.batch_size
     step_flops = batch * counting.train_flops(MAIN)
-    counters = Counters(-(-data.num_train // batch) * step_flops)
+    counters = Counters(data.num_train * counting.train_flops(MAIN))
     state, plan = method.plan(method.start(pool, config.seed), learner)
     while plan is not None:
         counters.flops = counting.flops

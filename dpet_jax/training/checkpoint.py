@@ -11,8 +11,9 @@ import orbax.checkpoint as ocp
 from dpet_jax.errors import UserError
 
 #: Of what a checkpoint holds; counted up when runs saved before cannot be resumed.
-#: 3: the state of the optimizer is that of its optax chain.
-FORMAT = 3
+#: 3: the state of the optimizer is that of its optax chain. 4: the passes of a plan are
+#: one stream of batches.
+FORMAT = 4
 _FORMAT = "format"
 _MODEL = "model_{}"
 

@@ -37,7 +37,7 @@ from dpet_jax.run.progress import Display
 from dpet_jax.run.trainer import Parts, Saver, Trainer
 from dpet_jax.training import chunks
 
-N, BATCH, STEPS = 50, 8, 7  # a full pass is 7 steps of 8 rows
+N, BATCH, STEPS = 56, 8, 7  # a full pass is 7 steps of 8 rows
 FORWARD, TRAIN = 2, 6  # FLOPs of an example
 PROXY_FORWARD, PROXY_TRAIN = 1, 3
 STEP_FLOPS, FULL = BATCH * TRAIN, STEPS * BATCH * TRAIN
@@ -329,8 +329,8 @@ def plan_of(size, passes, label="x", **options):
 
 PLANS = [
     plan_of(N, 2, "warm-up"),
-    plan_of(13, 3, "round 1", reset="optimizer", weights=np.ones(13, np.float32)),
-    Plan(np.arange(40, dtype=np.int32).reshape(2, 20), "round 2", 2, reset="all"),
+    plan_of(15, 3, "round 1", reset="optimizer", weights=np.ones(15, np.float32)),
+    Plan(np.arange(46, dtype=np.int32).reshape(2, 23), "round 2", 2, reset="all"),
 ]
 STEPS_OF_PLANS = [14, 6, 6]
 
@@ -351,7 +351,7 @@ def test_pretended_parts_offer_what_the_loop_asks_for(build):
 def test_visits_executed_visits_flops_and_epochs_are_counted_exactly(build):
     run = build(PLANS)
     assert run() == "finished"
-    assert run.counters.visits == 2 * 50 + 3 * 13 + 2 * 20
+    assert run.counters.visits == 2 * 56 + 3 * 15 + 2 * 23
     assert run.counters.executed_visits == (14 + 6 + 6) * 8
     assert run.counters.flops == (14 + 6 + 6) * 8 * 6
     assert run.counters.full_pass_flops == 7 * 8 * 6
@@ -372,7 +372,7 @@ def test_every_event_carries_the_counters_of_its_moment(build):
         assert (event["loss"], event["accuracy"]) == (0.5, 1.0)
     assert steps == 26
     begun = [(e["label"], e["visits"], e["size"]) for e in run.events("plan")]
-    assert begun == [("warm-up", 0, 50), ("round 1", 100, 13), ("round 2", 139, 20)]
+    assert begun == [("warm-up", 0, 56), ("round 1", 112, 15), ("round 2", 157, 23)]
 
 
 def test_scored_row_counts_a_third_of_a_visit(build):
@@ -380,7 +380,7 @@ def test_scored_row_counts_a_third_of_a_visit(build):
     run()
     assert run.counters.scored_examples == 50
     assert run.counters.flops == 2 * FULL + 2 * 30 * FORWARD  # 25 fill up to 30 rows
-    assert run.counters.visits == 100
+    assert run.counters.visits == 2 * N
     first, second = run.events("select")
     assert (first["scored"], first["scores"], first["seconds"]) == (25, ["margin"], 100)
     assert (first["select_flops"], first["selection_visits"]) == (30 * FORWARD, 0)
@@ -390,7 +390,7 @@ def test_scored_row_counts_a_third_of_a_visit(build):
 def test_method_hears_of_every_plan_it_gave(build):
     run = build(PLANS)
     run()
-    assert run.loop.at.state.observed.tolist() == [50, 13, 40]
+    assert run.loop.at.state.observed.tolist() == [56, 15, 46]
     assert run.machine.begun == [("warm-up", 0), ("round 1", 1), ("round 2", 2)]
 
 
@@ -463,14 +463,14 @@ def test_grid_points_that_scoring_passes_are_made_up_for_by_one_evaluation(build
 
 
 def test_grid_point_inside_a_selection_looks_at_the_model_before_its_plan(build):
-    # a plan is 336 FLOPs, a grid of 403.2 falls into the 100 of the second selection
+    # a plan is 336 FLOPs, a grid of 403.2 falls into the 120 of the second selection
     plans = [plan_of(N, 1), plan_of(N, 1, reset="all")]
     run = build(plans, ask=(0, N), limits=Limits(every=1.2))
     run()
     assert [steps for _, steps in run.machine.evaluated] == [7, 14]
     order = [e["event"] for e in run.events("select", "evaluate", "plan")]
     assert order == ["plan", "select", "evaluate", "plan", "evaluate"]
-    assert run.events("evaluate")[0]["flops"] == FULL + N * FORWARD
+    assert run.events("evaluate")[0]["flops"] == FULL + 60 * FORWARD
 
 
 def test_selection_passing_the_grid_does_not_look_at_one_model_twice(build):
@@ -522,7 +522,7 @@ def test_target_is_recorded_at_the_first_evaluation_at_or_above_it(build):
         for entry in run.loop.at.targets
     ]
     assert found == [(0.5, 0.5, 1, 0.3), (0.8, 0.9, 3, 0.4), (0.85, 0.9, 3, 0.4)]
-    assert [entry["visits"] for entry in run.loop.at.targets] == [50, 150, 150]
+    assert [entry["visits"] for entry in run.loop.at.targets] == [56, 168, 168]
     measured = [steps for split, steps in run.machine.evaluated if split == "test"]
     assert measured == [7, 21]
     keys = ("target", "accuracy", "test_accuracy", "epochs", "visits", "wall_s")
@@ -588,10 +588,11 @@ def test_target_reached_only_by_the_last_evaluation_is_what_ended_the_run(build)
         ({"epochs": 1.5}, 11),  # 10.5 steps
         ({"epochs": 1.0}, 7),
         ({"epochs": 2.0}, 14),
-        ({"visits": 50}, 7),
-        ({"visits": 51}, 8),
+        ({"visits": 56}, 7),
+        ({"visits": 57}, 8),
         ({"visits": 90}, 12),
-        ({"visits": 101}, 15),  # into the second plan
+        ({"visits": 113}, 15),  # into the second plan
+        ({"visits": 158}, 21),  # the second plan ends with fill rows
         ({"visits": 90, "epochs": 1.0}, 7),
     ],
 )
@@ -616,11 +617,11 @@ def test_scoring_uses_the_budget_of_epochs_up(build):
     limits = Limits(every=1e9, epochs=2.0)
     run = build([plan_of(N, 1)] * 9, ask=N, limits=limits)
     assert run() == "budget.epochs"
-    # a round is 100 FLOPs of scoring and 336 of training: 672 - 536 = 136 are left
-    assert run.machine.steps == 7 + 3
+    # a round is 120 FLOPs of scoring and 336 of training: 672 - 576 = 96 are left
+    assert run.machine.steps == 7 + 2
 
 
-@pytest.mark.parametrize("budget", [{"epochs": 1.0}, {"visits": 50}])
+@pytest.mark.parametrize("budget", [{"epochs": 1.0}, {"visits": N}])
 def test_nothing_is_scored_once_the_budget_is_used_up(budget, build):
     limits = Limits(every=1e9, **budget)
     run = build([plan_of(N, 1)] * 2, ask=(0, N), limits=limits)
@@ -818,14 +819,14 @@ def test_what_a_proxy_costs_is_counted_as_selection_and_in_epochs(build):
     run = build(FOLLOWED, ask=ASKED, proxy=True)
     run()
     first, second = run.events("select")
-    assert [e["selection_visits"] for e in (first, second)] == [2 * 50, 3 * 13]
+    assert [e["selection_visits"] for e in (first, second)] == [2 * 56, 3 * 15]
     scoring = 30 * PROXY_FORWARD
-    costs = [100 * PROXY_TRAIN + scoring, 39 * PROXY_TRAIN + scoring]
+    costs = [112 * PROXY_TRAIN + scoring, 45 * PROXY_TRAIN + scoring]
     assert [e["select_flops"] for e in (first, second)] == costs
     assert run.counters.flops == (14 + 6 + 6 + 2) * STEP_FLOPS + sum(costs)
     assert run.counters.epochs == run.counters.flops / FULL
     # visits are the main model's alone
-    assert run.counters.visits == 100 + 39 + 40 + 9
+    assert run.counters.visits == 112 + 45 + 46 + 9
     assert run.loop.parts.meter.seconds()["select"] == 2 * (1000 + 100)
 
 
@@ -859,7 +860,7 @@ class Pressed(Interrupt):
 
     @property
     def requested(self):
-        return self.machine.selection_visits > 100
+        return self.machine.selection_visits > 112
 
 
 def test_signal_ends_a_selection_and_the_last_checkpoint_stands(build):
@@ -873,9 +874,9 @@ def test_signal_ends_a_selection_and_the_last_checkpoint_stands(build):
     assert run() == "interrupted"
     assert len(run.shelf.saved) > saved_before
     # the second selection was given up after half of its training, which is paid for
-    assert run.machine.selection_visits == 100 + 39 // 2
+    assert run.machine.selection_visits == 112 + 45 // 2
     told = run.events("select")[-1]
-    assert (told["selection_visits"], told["scored"]) == (39 // 2, 0)
+    assert (told["selection_visits"], told["scored"]) == (45 // 2, 0)
     *_, (models, host, meta) = run.shelf.saved
     assert "pending.0.index_set" in host, "a half-trained proxy was saved"
     again = build(FOLLOWED, **settings)
@@ -891,9 +892,9 @@ def test_budget_ends_a_selection_and_what_it_cost_is_counted(build):
     run = build(FOLLOWED, ask=ASKED, proxy=True, limits=limits)
     assert run() == "budget.seconds"
     (first, second) = run.events("select")
-    assert [e["selection_visits"] for e in (first, second)] == [100, 39 // 2]
+    assert [e["selection_visits"] for e in (first, second)] == [112, 45 // 2]
     spent = first["select_flops"] + second["select_flops"]
-    assert second["select_flops"] == 39 * PROXY_TRAIN // 2
+    assert second["select_flops"] == 45 * PROXY_TRAIN // 2
     steps = run.counters.executed_visits // BATCH
     assert run.counters.flops == steps * STEP_FLOPS + spent
     assert run.machine.between_chunks.__name__ == "<lambda>"
@@ -905,9 +906,9 @@ def test_budget_ends_a_selection_and_what_it_cost_is_counted(build):
 @pytest.mark.parametrize(
     ("horizon", "spans"),
     [
-        ("plan", [Span(0, 100), Span(0, 39), Span(0, 40)]),
-        ("method", [Span(0, 179), Span(100, 179), Span(139, 179)]),
-        (1.5, [Span(0, 75), Span(100, 75), Span(139, 75)]),
+        ("plan", [Span(0, 112), Span(0, 45), Span(0, 46)]),
+        ("method", [Span(0, 203), Span(112, 203), Span(157, 203)]),
+        (1.5, [Span(0, 84), Span(112, 84), Span(157, 84)]),
     ],
 )
 def test_horizon_decides_where_each_plan_lies_on_the_schedule(horizon, spans, build):
@@ -920,7 +921,7 @@ def test_plan_that_brings_its_own_schedule_keeps_it(build):
     own = Span(5, 7, cyclic=True)
     run = build([plan_of(N, 1, schedule=own), plan_of(N, 1)], horizon="method")
     run()
-    assert list(dict.fromkeys(run.machine.spans)) == [own, Span(50, 100)]
+    assert list(dict.fromkeys(run.machine.spans)) == [own, Span(56, 112)]
 
 
 # seconds

@@ -247,7 +247,7 @@ def test_training_a_proxy_is_counted_and_leaves_the_main_model_alone(learner, sp
     plan = Plan(np.arange(50, dtype=np.int32), "x", 3)
     learner.train(plan, PROXY)
     each = spec.auxiliary[1].forward_flops(8, 8)
-    assert learner.select_flops == 3 * 64 * 3 * each  # 50 rows fill up to 64
+    assert learner.select_flops == 3 * 160 * each  # 150 rows fill up to 160
     assert (learner.selection_visits, learner.scored_examples) == (150, 0)
     after = copied(learner)
     assert_equal(before[MAIN], after[MAIN])
