@@ -16,7 +16,9 @@ from rich.console import Console
 
 from dpet_jax.energy import Accelerator, EnergyMeter, Found
 from dpet_jax.errors import DivergedError
+from dpet_jax.methods.active_learning import ActiveLearning
 from dpet_jax.methods.base import (
+    FRESH,
     MAIN,
     PROXY,
     Auxiliary,
@@ -27,6 +29,17 @@ from dpet_jax.methods.base import (
     Span,
     TrainResult,
 )
+from dpet_jax.methods.dpet import Dpet
+from dpet_jax.methods.dynamic import (
+    EpsilonGreedy,
+    InfoBatch,
+    LossThreshold,
+    StaleSelectiveBackprop,
+)
+from dpet_jax.methods.one_shot import OneShot
+from dpet_jax.methods.rs2 import Rs2
+from dpet_jax.methods.selective_backprop import SelectiveBackprop
+from dpet_jax.methods.standard import Standard
 from dpet_jax.run import loop as loop_module
 from dpet_jax.run import selection_cost as selecting
 from dpet_jax.run.folder import Recorder, read_events
@@ -504,6 +517,71 @@ def test_method_without_plans_finishes_evaluated_and_saved(build):
     assert run() == "finished"
     assert run.machine.evaluated == [("validation", 0)]
     assert len(run.shelf.saved) == 1
+
+
+# the same chances for every method
+
+ROUNDS = {"query_size": 8, "passes_per_round": 3, "max_rounds": 20}
+FREE = [
+    Standard(passes=9),
+    Rs2(keep_fraction=0.25, passes=36),
+    Dpet(score="random", warmup_passes=4, keep_fraction=0.25, **ROUNDS),
+    OneShot(by="random", keep_fraction=0.25, passes=36),
+    EpsilonGreedy(keep_fraction=0.5, passes=20),
+]
+UNEVEN = [InfoBatch(passes=9), LossThreshold(passes=9), Rs2(keep_fraction=0.2)]
+PAID = [
+    Dpet(score="margin", warmup_passes=4, keep_fraction=0.25, **ROUNDS),
+    ActiveLearning(initial_size=12, **ROUNDS),
+    OneShot(by="el2n", keep_fraction=0.25, passes=36, pretrain_passes=1),
+    OneShot(by="craig", keep_fraction=0.25, passes=36, choose_every=2),
+    SelectiveBackprop(passes=9, look_ahead=20),
+    StaleSelectiveBackprop(passes=9),
+]
+
+
+def chances(build, method):
+    """Return visits and FLOPs of the looks of a real method at a budget."""
+    pool = Pool(64, np.zeros(64, np.int32), 2)
+    limits = Limits(every=0.5, epochs=3.25)
+    run = build([], method=method, pool=pool, limits=limits)
+    machine, rng = run.machine, np.random.default_rng(0)
+
+    def score(names, index_set):
+        machine.select_flops += index_set.size * FORWARD
+        return {name: rng.random(index_set.size, np.float32) for name in names}
+
+    def select(_, index_set, num_select, *_model, values=None, **_options):
+        if values is None:
+            score((), index_set)
+        chosen = rng.permutation(index_set)[:num_select].astype(np.int32)
+        return Selection(chosen, rng.random(num_select, np.float32))
+
+    def train(plan, _):
+        machine.select_flops += plan.visits * TRAIN
+        return machine.main.result(plan.index_set)
+
+    machine.score = lambda names, rows, *_: score(names, rows)
+    machine.select, machine.train = select, train
+    machine.fresh = lambda _: FRESH
+    assert run() == "budget.epochs"
+    return [(e["visits"], e["flops"]) for e in run.events("evaluate")]
+
+
+def test_chances_to_reach_a_target_are_one_function_of_cost(build):
+    """A grid of half an epoch is 32 examples, or 4 steps; the end is 2 steps later."""
+    grid = [*range(32, 32 * 7, 32), 208]
+    flops = [each * TRAIN for each in grid]
+    for method in FREE:
+        assert chances(build, method) == [*zip(grid, flops, strict=True)], method
+    for method in UNEVEN:  # fill rows cost, and are no examples
+        assert [cost for _, cost in chances(build, method)] == flops, method
+    for method in PAID:
+        looks = chances(build, method)
+        assert looks[0][0] > 0, "an untrained model is no chance"
+        points = [cost // flops[0] for _, cost in looks[:-1]]
+        assert points == sorted({*points} - {0}), method
+        assert len({visits for visits, _ in looks}) == len(looks), method
 
 
 # targets
