@@ -1,5 +1,6 @@
 """Methods that choose anew in every pass, by losses that training gives away."""
 
+import math
 from abc import abstractmethod
 from typing import Annotated, Literal, NamedTuple
 
@@ -17,6 +18,9 @@ from dpet_jax.methods.base import (
 )
 from dpet_jax.methods.rs2 import kept
 from dpet_jax.section import Count, Fraction, NonNegative, Number, Share
+
+#: The score that is an example's loss.
+LOSS = "cross_entropy"
 
 
 class DynamicState(NamedTuple):
@@ -113,7 +117,7 @@ class InfoBatch(DynamicMethod):
     kind: Literal["infobatch"] = "infobatch"
     prune_probability: Share = Field(0.5, description="of examples below the mean loss")
     annealing_start: Fraction = Field(
-        0.875, description="share of the passes after which nothing is skipped"
+        0.875, description="share of the passes, rounded down, that may skip examples"
     )
 
     @property
@@ -121,16 +125,21 @@ class InfoBatch(DynamicMethod):
         """The name that its authors gave it."""
         return "InfoBatch"
 
+    @property
+    def annealed_from(self) -> int:
+        """Number of passes before the annealing phase."""
+        # 0.29 * 100 is a little below 29
+        return math.floor(round(self.annealing_start * self.passes, 9))
+
     def expected_share(self) -> float:
         """Take half of the losses to be below their mean."""
-        pruned = max(0, int(np.ceil(self.annealing_start * self.passes)) - 1)
+        pruned = max(0, self.annealed_from - 1)
         return 1 - pruned / self.passes * self.prune_probability / 2
 
     def choose(self, state: DynamicState) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Draw anew in every pass."""
         everything = np.arange(state.num_examples)
-        annealing = state.passes >= self.annealing_start * self.passes
-        if state.passes == 0 or annealing:
+        if state.passes == 0 or state.passes >= self.annealed_from:
             return everything, None, 1
         easy = state.losses < state.losses.mean(dtype=np.float64)
         draw = generator(state.seed, "infobatch", state.passes)
@@ -196,7 +205,10 @@ class StaleSelectiveBackprop(DynamicMethod):
     """Visit an example with a probability that grows with the rank of its last loss.
 
     P = (share of all last losses that are not above it) ^ beta, in every pass but the
-    first, which is full. Losses of examples that are not visited stay as they are.
+    first, which is full. Every `refresh_every`-th pass begins with a forward pass over
+    all examples, which is paid for as selection; between two of them an example that
+    is not visited keeps its loss. The authors' forward passes go batch by batch through
+    the pass that they decide about.
 
     Source:
         Jiang et al. (2019), "Accelerating Deep Learning by Focusing on the Biggest
@@ -206,21 +218,45 @@ class StaleSelectiveBackprop(DynamicMethod):
 
     kind: Literal["stale_selective_backprop"] = "stale_selective_backprop"
     beta: NonNegative = Field(1.0, description="mean probability is 1 / (beta + 1)")
-    refresh_every: Count = Field(3, description="passes from one full pass to the next")
+    refresh_every: Count = Field(3, description="passes from one refresh to the next")
+    refresh_by: Literal["forward", "training"] = Field(
+        "forward",
+        description="forward: all losses are looked at, as published; training: all "
+        "examples are trained on, whose losses cost nothing more",
+    )
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The loss, where it is looked at."""
+        return (LOSS,) if self.refresh_by == "forward" else ()
 
     def expected_share(self) -> float:
         """Count the full passes, and the mean of P for the others."""
-        full = -(-self.passes // self.refresh_every)
+        full = sum(map(self._full, range(self.passes)))
         return (full + (self.passes - full) / (self.beta + 1)) / self.passes
+
+    def plan(
+        self, state: DynamicState, learner: Learner
+    ) -> tuple[DynamicState, Plan | None]:
+        """Look at all losses where it is time, and choose."""
+        due = 0 < state.passes < self.passes and state.passes % self.refresh_every == 0
+        if due and self.refresh_by == "forward":
+            everything = np.arange(state.num_examples, dtype=np.int32)
+            state = state._replace(losses=learner.score((LOSS,), everything)[LOSS])
+        return super().plan(state, learner)
 
     def choose(self, state: DynamicState) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Draw anew in every pass."""
-        if state.passes % self.refresh_every == 0:
+        if self._full(state.passes):
             return np.arange(state.num_examples), None, 1
         draw = generator(state.seed, "selective backprop", state.passes)
         chances = cdf_below(state.losses, state.losses) ** self.beta
         stays = draw.random(state.num_examples) < chances
         return _at_least_one(stays, state.losses), None, 1
+
+    def _full(self, pass_index: int) -> bool:
+        by_training = self.refresh_by == "training"
+        return pass_index == 0 or (by_training and pass_index % self.refresh_every == 0)
 
 
 class EpsilonGreedy(DynamicMethod):

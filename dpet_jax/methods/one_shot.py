@@ -79,7 +79,8 @@ class OneShot(Method):
     The choosing network is drawn anew, trained with the run's own augmentation and
     schedule, and thrown away; all of it is the cost of selection. With `choose_every`
     the main model chooses instead, again and again as it learns, beginning with a
-    random set; the weights and the schedule go on.
+    random set; the weights and the schedule go on. Nothing is chosen by examples that
+    decide about targets: GLISTER lowers the loss of the training data, as in DeepCore.
 
     Source:
         The set-up common to Paul, Ganguli & Dziugaite (2021), "Deep Learning on a Data

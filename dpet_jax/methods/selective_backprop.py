@@ -6,10 +6,8 @@ import numpy as np
 from pydantic import Field
 
 from dpet_jax.methods.base import Learner, Method, Plan, Pool, Span, generator
-from dpet_jax.methods.dynamic import cdf_below
+from dpet_jax.methods.dynamic import LOSS, cdf_below
 from dpet_jax.section import Count, NonNegative
-
-LOSS = "cross_entropy"
 
 
 class SelectiveState(NamedTuple):

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterable
 
-from dpet_jax.report.printed import significant
+from dpet_jax.report.printed import percent, significant
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import Run
 from dpet_jax.run.costs import By
 
 _COSTS: dict[By, str] = {
-    "wh": "Wh of data preparation, selection and training; compilation and evaluation "
+    "wh": "Wh of selection and training; reading the data, compilation and evaluation "
     "are reported apart (wh_warm in table.csv)",
-    "seconds": "seconds of data preparation, selection and training; compilation and "
+    "seconds": "seconds of selection and training; reading the data, compilation and "
     "evaluation are reported apart (seconds_warm in table.csv)",
     "epochs": "full-pass equivalents: FLOPs of training, scoring and auxiliary "
     "networks over those of one training pass over all training examples; without "
@@ -32,6 +32,7 @@ def setting(comparison: Comparison, by: By) -> list[tuple[str, str]]:
         ("data set", each(_data)),
         ("examples", each(_sizes)),
         ("evaluation grid", each(_grid)),
+        ("fill rows", _fill_rows(runs)),
         *[
             (f"{role} here", row.label)
             for role in ("standard", "tuned", "random")
@@ -74,8 +75,24 @@ def _grid(run: Run) -> str:
     size = "" if split is None else f" on {run.started[split]:,} {split} examples"
     every = run.config["evaluate"]["every"]
     return (
-        f"every {every:g} full-pass equivalents{size}, and where a schedule ends; a "
-        "target counts as reached at the first evaluation at or above it"
+        f"every {every:g} full-pass equivalents{size}, and at the end of a run, for "
+        "every method; a target counts as reached at the first evaluation at or above "
+        "it"
+    )
+
+
+def _fill_rows(runs: Iterable[Run]) -> str:
+    shares = [
+        (run.end["executed_visits"] / run.end["visits"] - 1, run.method)
+        for run in runs
+        if run.end["visits"]
+    ]
+    if not shares:
+        return ""
+    most, method = max(shares)
+    return (
+        f"at most {percent(most)} of the examples that a run has seen ({method}); they "
+        "complete the last batch of a plan, and are in epochs, seconds and Wh"
     )
 
 
@@ -112,8 +129,9 @@ def _compilation(runs: Iterable[Run]) -> str:
     return (
         f"{significant(sum(waits))} s over all {len(waits)} runs, at most "
         f"{significant(max(waits))} s in one; {cached} of them found programs in a "
-        "cache. Costs in the tables are warm, that is without compilation; cold costs "
-        "would be higher by a run's own compilation"
+        "cache. Costs in the tables are warm, that is without compilation and reading "
+        "the data, which a process does once for all its runs; cold costs would be "
+        "higher by both"
     )
 
 

@@ -18,7 +18,7 @@ COST_NAMES: dict[By, str] = {
 }
 
 #: The number of `run.costs.Spent` that is compared. Those in Wh and seconds are warm:
-#: whichever run of a process comes first compiles for all.
+#: whichever run of a process comes first compiles and reads for all.
 COMPARED: dict[By, str] = {
     "wh": "wh_warm",
     "epochs": "epochs",

@@ -5,7 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dpet_jax.report.paired import TESTABLE_PAIRS, Difference
+from dpet_jax.report.paired import (
+    SIGNIFICANT,
+    TESTABLE_PAIRS,
+    Difference,
+    pairs_needed,
+)
 from dpet_jax.report.paper import paper_ratio
 from dpet_jax.report.printed import (
     NONE,
@@ -174,9 +179,10 @@ def results_sheet(table: CostTable) -> Sheet:
         rows=tuple(_results(line) for line in table.rows),
         notes=(
             "Medians, with the range below. Selection is scoring, selecting and "
-            "training auxiliary networks. Compilation is in no other number here: it "
-            "is the time that runs waited for their programs, and the first run of a "
-            "process waits for what later runs, and runs with a cache, find ready.",
+            "training auxiliary networks. Compilation is in no other number here, nor "
+            "is reading the data: it is the time that runs waited for their programs, "
+            "and the first run of a process waits for what later runs, and runs with "
+            "a cache, find ready.",
         ),
     )
 
@@ -240,20 +246,34 @@ def _paired(role: str, differences: list[Difference], by: By) -> Sheet:
             "both have (for a cost, with which both reached the target). Wilcoxon's "
             "signed-rank test, two-sided, with Holm's correction for all methods of a "
             f"column; not testable below {TESTABLE_PAIRS} pairs.",
+            f"With {len(labels)} methods at least {pairs_needed(len(labels))} pairs "
+            f"are needed for a p below {SIGNIFICANT:g}, however large the differences.",
+            "Censored: seeds that both have, of which one or both never reached the "
+            "target. They are in no difference and in no test, so that a cell with "
+            "censored seeds compares the easier ones alone.",
         ),
     )
 
 
 def _difference(one: Difference) -> Entry:
     if one.of is None:
-        return Entry(NONE, ("no pair",))
+        return Entry(NONE, ("no pair", *_censored(one)))
     number = points if one.target is None else signed
     pairs = len(one.differences)
     small = [f"{pairs} pair{'s' * (pairs > 1)}"]
     if pairs > 1:
         small.insert(0, span(one.of.low, one.of.high, number))
+    small += _censored(one)
     small.append("not testable" if one.p is None else f"p = {significant(one.p)}")
+    if one.least_p is not None and one.least_p >= SIGNIFICANT:
+        small.append(f"too few pairs: p cannot be below {significant(one.least_p)}")
     return Entry(number(one.of.median), tuple(small))
+
+
+def _censored(one: Difference) -> list[str]:
+    who = {"baseline": "baseline alone", "method": "method alone", "neither": "neither"}
+    counts = [f"{who[key]} {n}" for key, n in one.censored.items() if n]
+    return [f"censored; reached by {', '.join(counts)}"] if counts else []
 
 
 def tuning_sheet(comparison: Comparison, by: By) -> Sheet | None:

@@ -16,9 +16,9 @@ By = Literal["wh", "epochs", "visits", "seconds"]
 #: is the same for every method; checkpoints, idling and set-up are part of the whole
 #: run only.
 COST_PHASES = ("compile", "data", "select", "train")
-#: Programs are compiled once for all runs of a process, or come from a cache: whoever
-#: comes first would pay for all.
-WARM_PHASES = tuple(phase for phase in COST_PHASES if phase != "compile")
+#: Programs are compiled, and data are read, once for all runs of a process, or come
+#: from a cache: whoever comes first would pay for all.
+WARM_PHASES = tuple(p for p in COST_PHASES if p not in ("compile", "data"))
 
 
 class Spent(NamedTuple):

@@ -9,7 +9,7 @@ class Counters:
     """What a run has done so far; evaluation is left out.
 
     Attributes:
-        full_pass_flops: FLOPs of one training pass over all training examples.
+        full_pass_flops: FLOPs of training on every training example once.
         visits: Real rows trained on.
         executed_visits: The same with fill rows.
         scored_examples: Examples scored for selection.
@@ -28,6 +28,11 @@ class Counters:
     def epochs(self) -> float:
         """Full-pass equivalents: FLOPs over those of one full training pass."""
         return self.flops / self.full_pass_flops
+
+    @property
+    def fill_share(self) -> float:
+        """Fill rows over real rows: by how much training was billed too high."""
+        return self.executed_visits / self.visits - 1 if self.visits else 0.0
 
     def shown(self) -> dict[str, Any]:
         """Return the counters as events carry them."""

@@ -1,7 +1,8 @@
 """The one loop for all methods: plan, train, evaluate, observe, checkpoint, stop.
 
-It alone trains the main model, evaluates on one grid, counts and stops; that is what
-makes comparisons fair. It never imports JAX: the accelerator is behind `Trainer`.
+It alone trains the main model, evaluates on one grid of costs, counts and stops; that
+is what makes comparisons fair. It never imports JAX: the accelerator is behind
+`Trainer`.
 """
 
 import math
@@ -35,12 +36,15 @@ class Loop:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         trainer, pool = parts.trainer, parts.pool
-        steps = -(-pool.num_examples // trainer.batch_size)
+        trainer.compiling = lambda: parts.meter.window("compile")
         self._step_flops = trainer.batch_size * trainer.main.train_flops
         self.at = Position(
-            parts.method.start(pool, parts.seed), Counters(steps * self._step_flops)
+            parts.method.start(pool, parts.seed),
+            Counters(pool.num_examples * trainer.main.train_flops),
         )
         self._label = ""
+        self._looked = False  # at the model, since its plan began
+        self._accuracy = math.nan  # of the last chunk that has ended
         self._chunks: Chunks | None = None  # of the plan that is being trained on
         self._pace = Pace()
         self._warned = False
@@ -115,6 +119,12 @@ class Loop:
                 self._event("select", **watch.event())
         if plan is None:
             return "finished"
+        # a point of the grid that the selection has passed looks at what was trained
+        # so far, before the plan resets anything
+        if self._grid_reached() and (at.evaluated_visits or 0) != at.counters.visits:
+            ended = self._evaluate(last=False)
+            if ended is not None:
+                return ended
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
         with parts.meter.window("train"):
             trainer.main.begin(at.plan, at.plan_index)
@@ -133,6 +143,7 @@ class Loop:
         parts, at, plan = self.parts, self.at, self.at.plan
         assert plan is not None
         self._label = f"{plan.label:<10} {plan.size:>7,} x {plan.passes:<3}"
+        self._looked = False
         # one window for all chunks: closing it waits for the device, which between two
         # chunks would leave it idle
         with parts.meter.window("train", plan.label):
@@ -156,15 +167,13 @@ class Loop:
             if not self._drain():
                 return "diverged"
             result = parts.trainer.main.result(plan.index_set)
+        if not self._looked:
+            self._show(f"train {self._accuracy:.3f}", last=True)
         at.state = parts.method.observe(at.state, result)
         if parts.method.proxied:
             at.pending.append(plan)
         at.plan, at.plan_index, at.cursor = None, at.plan_index + 1, 0
         parts.display.end_plan()
-        assert plan.schedule is not None
-        schedule_ends = plan.schedule.start + plan.visits >= plan.schedule.horizon
-        if schedule_ends and at.evaluated_visits != at.counters.visits:
-            return self._evaluate(last=True)
         return None
 
     def _advance(self, chunks: Chunks) -> StopReason | None:
@@ -187,7 +196,10 @@ class Loop:
         ended = chunks.start(num_steps, counters.shown())
         if ended is not None:
             self._record(ended)
-        reason = self._evaluate(last=False) if self._grid_reached() else None
+        reason = None
+        if self._grid_reached():
+            to_next = limits.steps_to_evaluation(counters, self._step_flops)
+            reason = self._evaluate(last=chunks.left < to_next)
         self._checkpoint(end=False)
         return reason
 
@@ -229,6 +241,7 @@ class Loop:
     def _record(self, chunk: Chunk) -> None:
         """Write down a chunk that has ended, with the counters of its start."""
         self._diverged |= not math.isfinite(chunk.loss)
+        self._accuracy = chunk.accuracy
         self._event(
             "train",
             chunk.note,
@@ -241,6 +254,12 @@ class Loop:
     # evaluation and targets
 
     def _grid_reached(self) -> bool:
+        """Return whether a point of the grid is reached, and go on to the next one.
+
+        The grid alone, and the end of a run, give a method its chances to reach a
+        target: they are one function of cost, whatever its plans are. Points that a
+        selection passes at once are one look, for the model is the same at all of them.
+        """
         counters = self.at.counters
         every = self.parts.limits.every * counters.full_pass_flops
         reached = counters.flops >= counters.grid_point * every
@@ -249,6 +268,7 @@ class Loop:
         return reached
 
     def _evaluate(self, *, last: bool) -> StopReason | None:
+        """Evaluate the model; `last` is whether its plan is not looked at again."""
         parts, counters, split = self.parts, self.at.counters, self.parts.limits.split
         if not self._drain():
             return "diverged"
@@ -262,20 +282,24 @@ class Loop:
         self._diverged = not math.isfinite(evaluation.loss)
         if self._diverged:
             return "diverged"
-        self.at.evaluated_visits = counters.visits
-        wh = parts.meter.wh()
-        parts.display.evaluation(
-            f"  {self._label}  {split} {accuracy:.3f}  {counters.visits:>11,} visits"
-            f"  {counters.epochs:7.2f} epochs  {parts.meter.total_s:7.1f} s"
-            + ("" if wh is None else f"  {sum(wh.values()):8.4g} Wh"),
-            last=last,
-        )
+        self.at.evaluated_visits, self._looked = counters.visits, True
+        self._show(f"{split} {accuracy:.3f}", last=last)
         self._reach_targets(event)
         goal = parts.limits.stop_target
         return "target" if goal is not None and accuracy >= goal else None
 
+    def _show(self, accuracy: str, *, last: bool) -> None:
+        counters, meter = self.counters, self.parts.meter
+        wh = meter.wh()
+        self.parts.display.evaluation(
+            f"  {self._label}  {accuracy:<16}  {counters.visits:>11,} visits"
+            f"  {counters.epochs:7.2f} epochs  {meter.total_s:7.1f} s"
+            + ("" if wh is None else f"  {sum(wh.values()):8.4g} Wh"),
+            last=last,
+        )
+
     def _last_evaluation(self, reason: StopReason) -> StopReason:
-        """Evaluate where a run ends off the grid, for the targets' sake."""
+        """Evaluate where a run ends off the grid, as every run does."""
         if self.at.evaluated_visits == self.at.counters.visits:
             return reason
         return self._evaluate(last=True) or reason

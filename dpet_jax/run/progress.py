@@ -57,7 +57,7 @@ class Display:
             self._bar.update(self._task, completed=done, note=note)
 
     def evaluation(self, text: str, *, last: bool) -> None:
-        """Print an evaluation at the end of a plan, or now and then inside one."""
+        """Print the last evaluation of a plan, and now and then one inside it."""
         quiet = time.monotonic() - self._last_line
         if last or quiet >= _QUIET_S:
             self.line(text)

@@ -70,6 +70,7 @@ def finish(
         if chosen is None
         else 1 - chosen.indices.size / data.num_train,
         **counters.shown(),
+        "fill_share": counters.fill_share,
         **{
             key: report.data["proxies"][key]
             for key in ("select_flops", "selection_visits")
@@ -148,7 +149,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"(pruned {100 * summary['pruning_ratio']:.0f} %)",
         "epochs": f"{summary['epochs']:.2f} full-pass equivalents",
         "examples": f"{summary['visits']:,} visited   "
-        f"{summary['scored_examples']:,} scored",
+        f"{summary['scored_examples']:,} scored" + _fill_rows(summary["fill_share"]),
         "seconds": "   ".join(f"{name} {took:.1f}" for name, took in phases.items()),
         "": f"{summary['wall_s']:.1f} in all, "
         f"{summary['wall_s_without_eval']:.1f} without evaluation",
@@ -183,6 +184,10 @@ def _printed_energy(summary: dict[str, Any]) -> dict[str, str]:
             f"overshot by {budget['overshoot_wh']:.4g}"
         )
     return rows
+
+
+def _fill_rows(share: float) -> str:
+    return f"   {100 * share:.1f} % fill rows" if share >= 0.0005 else ""
 
 
 def _accuracy(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """What the loop works with: the accelerator and the disk as it sees them, and more."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -34,6 +35,7 @@ class Trainer(Learner, Protocol):
     selection_visits: int
     select_flops: int
     between_chunks: Callable[[Plan, int, float, float], None]
+    compiling: Callable[[], AbstractContextManager[Any]]
 
     @property
     def main(self) -> MainNetwork: ...  # noqa: D102

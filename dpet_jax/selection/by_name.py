@@ -185,7 +185,7 @@ def _graph_cut(problem: Problem, num_select: int) -> Selection:
 
 
 def _glister(problem: Problem, num_select: int) -> Selection:
-    """Lower the validation loss step by step: GLISTER."""
+    """Lower the loss of all candidates step by step: GLISTER."""
     assert problem.validation is not None, "run_selector gives validation examples"
     validation, counted = problem.validation
     return glister(

@@ -19,7 +19,6 @@ from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD, Network
 from dpet_jax.run import build as parts
 from dpet_jax.run.counters import Counters
 from dpet_jax.scores.pool import OUTPUTS
-from dpet_jax.selection.by_name import USES_VALIDATION
 from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import LearnerSpec
 from dpet_jax.training.scoring import scoring_flops
@@ -60,7 +59,7 @@ def estimate(config: Config, data: Data) -> Estimate:
     pool = parts.build_pool(data)
     limits, batch = parts.build_limits(config), counting.batch_size
     step_flops = batch * counting.train_flops(MAIN)
-    counters = Counters(-(-data.num_train // batch) * step_flops)
+    counters = Counters(data.num_train * counting.train_flops(MAIN))
     state, plan = method.plan(method.start(pool, config.seed), learner)
     while plan is not None:
         counters.flops = counting.flops
@@ -99,7 +98,6 @@ class CountingLearner:
         self.batch_size = spec.step.batch_size
         self._score_batch_size = spec.score_batch_size
         self._shape = data.image_shape
-        self._num_validation = data.num_validation
         self._models = dict([(MAIN, spec.step.model), *filter(None, [spec.auxiliary])])
         self._draw = np.random.default_rng(seed)
 
@@ -129,8 +127,6 @@ class CountingLearner:
         """Count what the selector reads; see `Learner.select`."""
         if selector != "top_k":
             self.score(OUTPUTS, index_set, model)
-            if selector in USES_VALIDATION:
-                self.score(OUTPUTS, np.zeros(self._num_validation, np.int32), model)
         elif options.get("values") is None:
             self.score(options["scores"], index_set, model)
         chosen = self._draw.permutation(index_set)[:num_select].astype(np.int32)

@@ -20,8 +20,9 @@ from dpet_jax.errors import DamagedFileError, UserError
 from dpet_jax.files import read_json, write_whole
 
 #: Of what a checkpoint holds; counted up when runs saved before cannot be resumed.
-#: 3: the state of the optimizer is that of its optax chain.
-FORMAT = 3
+#: 3: the state of the optimizer is that of its optax chain. 4: the passes of a plan are
+#: one stream of batches.
+FORMAT = 4
 _FORMAT = "format"
 _MODEL = "model_{}"
 #: Beside what it lists: size and hash of every file of a checkpoint.

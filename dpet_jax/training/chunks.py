@@ -157,9 +157,10 @@ class Chunks:
 class Batches:
     """The steps of one plan, any stretch of them at a time.
 
-    Every pass is shuffled by its own generator, so that a run resumed in the middle of
-    a plan sees the same rows. A pass whose size is no multiple of the batch size ends
-    with a batch that is filled up by wrapping around to the pass's own beginning.
+    The passes are one stream of examples that is cut into batches: a pass ends inside
+    a batch, and the next one begins there. Only the last batch of a plan is filled up,
+    by wrapping around to the last pass's own beginning. Every pass is shuffled by its
+    own generator, so that a run resumed in the middle of a plan sees the same rows.
 
     Args:
         plan: What to train on.
@@ -173,37 +174,33 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.plan_index = plan_index
-        self.steps_per_pass = -(-plan.size // batch_size)
-        self.num_steps = self.steps_per_pass * plan.passes
+        self.num_steps = -(-plan.visits // batch_size)
         self._pass: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int32))
 
     def rows(self, first_step: int, num_steps: int) -> np.ndarray:
         """Return int32[num_steps * batch size], fill rows as their complement ~row."""
-        steps = range(first_step, first_step + num_steps)
+        place, end = self.visits_before(first_step), first_step + num_steps
         pieces = []
-        for step in steps:
-            pass_index, within = divmod(step, self.steps_per_pass)
-            start = within * self.batch_size
-            pieces.append(self._coded(pass_index)[start : start + self.batch_size])
+        while place < self.visits_before(end):
+            pass_index, within = divmod(place, self.plan.size)
+            left = self.visits_before(end) - place
+            pieces.append(self._shuffled(pass_index)[within : within + left])
+            place += pieces[-1].size
+        missing = end * self.batch_size - place
+        if missing:
+            pieces.append(~np.resize(self._shuffled(self.plan.passes - 1), missing))
         return np.concatenate(pieces)
 
     def visits_before(self, step: int) -> int:
         """Count the real rows of the steps before one."""
-        pass_index, within = divmod(step, self.steps_per_pass)
-        return pass_index * self.plan.size + min(
-            within * self.batch_size, self.plan.size
-        )
+        return min(step * self.batch_size, self.plan.visits)
 
-    def _coded(self, pass_index: int) -> np.ndarray:
+    def _shuffled(self, pass_index: int) -> np.ndarray:
         if self._pass[0] != pass_index:
             rows = self.plan.index_set
             rows = rows[pass_index] if rows.ndim == 2 else rows
-            stream = f"order of pass {pass_index}"
-            shuffled = generator(self.seed, stream, self.plan_index).permutation(rows)
-            missing = self.steps_per_pass * self.batch_size - shuffled.size
-            fill = ~np.resize(shuffled, missing)
-            coded = np.concatenate([shuffled, fill]).astype(np.int32)
-            self._pass = (pass_index, coded)
+            draw = generator(self.seed, f"order of pass {pass_index}", self.plan_index)
+            self._pass = (pass_index, draw.permutation(rows).astype(np.int32))
         return self._pass[1]
 
 

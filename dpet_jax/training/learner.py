@@ -2,7 +2,8 @@
 
 import math
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -23,12 +24,7 @@ from dpet_jax.methods.base import (
 )
 from dpet_jax.models.network import Network
 from dpet_jax.scores.pool import OUTPUTS
-from dpet_jax.selection.by_name import (
-    USES_VALIDATION,
-    Examples,
-    check_selector,
-    run_selector,
-)
+from dpet_jax.selection.by_name import check_selector, run_selector
 from dpet_jax.training.chunks import Chunk, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.network import Compilation, DeviceNetwork, compilation
@@ -75,6 +71,10 @@ class LearnerSpec:
     auxiliary: tuple[ModelHandle, Network] | None = None
 
 
+#: What this process has made the programs of, and called once.
+_rehearsed: set[Hashable] = set()
+
+
 def data_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
     """Put devices in a row that shares each batch; all local ones by default."""
     devices = jax.local_devices()[:num_devices]
@@ -98,6 +98,8 @@ class DeviceLearner:
         select_flops: FLOPs of both, fill rows included.
         between_chunks: Called while another model trains, with the plan, its visits
             done, the loss and the accuracy of the last chunk; it may raise.
+        compiling: Opens the window in which a selection is rehearsed that this process
+            has not done yet, so that the first run does not pay for those after it.
     """
 
     def __init__(self, data: Data, spec: LearnerSpec, hyper: Hyper, seed: int) -> None:
@@ -123,6 +125,7 @@ class DeviceLearner:
         self.selection_visits = 0
         self.select_flops = 0
         self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
+        self.compiling: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def _network(self, model: Network, hyper: Hyper) -> DeviceNetwork:
         step = replace(self._spec.step, model=model)
@@ -235,17 +238,8 @@ class DeviceLearner:
             chosen = self._select_top_k(index_set, num_select, model, **options)
         else:
             check_selector(selector)
-            examples = self._examples(index_set, model)
-            validation = None
-            if selector in USES_VALIDATION and self._data.validation_rows.size:
-                validation = self._examples(self._data.validation_rows, model)
-            chosen = run_selector(
-                selector,
-                examples,
-                num_select,
-                validation=validation,
-                learning_rate=self._peak_learning_rate,
-                **options,
+            chosen = self._run_selector(
+                selector, index_set, num_select, model, **options
             )
         return chosen._replace(indices=index_set[chosen.indices])
 
@@ -267,6 +261,9 @@ class DeviceLearner:
             padded = np.full(self.main.score_capacity, -np.inf, np.float32)
             padded[: values.size] = values
             ranked = self._put(padded)
+            self._rehearse(
+                ("top_k", ranked.shape), lambda: self._top_k(ranked, num_select)
+            )
         if not per_class:
             return self._top_k(ranked, num_select)
         everything = self._top_k(ranked, index_set.size)
@@ -279,11 +276,45 @@ class DeviceLearner:
             values, num_select, stretch_size=size, sharding=self._replicated
         )
 
-    def _examples(self, rows: np.ndarray, model: ModelHandle) -> Examples:
-        """Run rows of the data set through a network, for a selector to read."""
-        outputs = self._count_and_score(OUTPUTS, rows, model)
-        labels, num_classes = self._data.labels[rows], self._data.num_classes
-        return finite_examples(outputs, labels, num_classes, self._replicated)
+    def _run_selector(
+        self,
+        selector: str,
+        index_set: np.ndarray,
+        num_select: int,
+        model: ModelHandle,
+        **options: Any,
+    ) -> Selection:
+        outputs = self._count_and_score(OUTPUTS, index_set, model)
+        labels, num_classes = self._data.labels[index_set], self._data.num_classes
+
+        def run() -> Selection:
+            # glister lowers the candidates' own loss: the validation split decides
+            # about targets, so that nothing may be chosen by it
+            return run_selector(
+                selector,
+                finite_examples(outputs, labels, num_classes, self._replicated),
+                num_select,
+                learning_rate=self._peak_learning_rate,
+                **options,
+            )
+
+        shapes = tuple(outputs[name].shape for name in OUTPUTS)
+        largest_class = int(np.bincount(labels).max(initial=0))
+        named = tuple((name, options[name]) for name in options if name != "seed")
+        key = (selector, num_select, named, labels.size, largest_class, shapes)
+        # the classes that stratified predicts are of other sizes each time
+        self._rehearse(None if selector == "stratified" else key, run)
+        return run()
+
+    def _rehearse(self, key: Hashable, call: Callable[[], Any]) -> None:
+        """Make a call apart, once in a process for a key; always without one."""
+        key = None if key is None else (key, self._spec.step.mesh)
+        if key in _rehearsed:
+            return
+        with self.compiling():
+            call()
+        if key is not None:
+            _rehearsed.add(key)
 
     # looking at the main model
 

@@ -75,6 +75,7 @@ class DeviceNetwork:
         forward = tuple(name for name in score.names if name != GRAND)
         self._score_spec = replace(score, names=forward)
         self._grand_spec = None
+        self._score_names = score.names
         if GRAND in score.names:
             self._grand_spec = replace(score, names=(), batch_size=step.batch_size)
         self._data = data
@@ -121,7 +122,10 @@ class DeviceNetwork:
         )
 
     def compile(self) -> Iterator[Compilation]:
-        """Draw the parameters and compile every program; yield each as it is done."""
+        """Draw the parameters and compile every program; yield each as it is done.
+
+        At last each is called once, for what a device does when it first sees one.
+        """
         before = compile_counts()
         self._state = self._fresh(self._key)
         # small programs, of plans that start anew and of results
@@ -148,6 +152,13 @@ class DeviceNetwork:
             )
             self._grand = program.run
             yield compilation("gradient_norms", counts, program.flops)
+        before = compile_counts()
+        step = np.zeros(self._step.batch_size, np.int32)
+        self.wait(self.train(step, 1, Span(0, 1), 0))
+        jax.block_until_ready(self.score(step[:1], self._score_names))
+        self.score_flops(1, self._score_names)
+        self._state = self._fresh(self._key)
+        yield compilation("first calls", compile_counts().since(before))
 
     def redraw(self, seed: int) -> None:
         """Draw the parameters of another seed, before the first plan."""

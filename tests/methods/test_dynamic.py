@@ -1,11 +1,14 @@
 """Dynamic methods: what a pass visits, with which weights, on which schedule."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from fakes.learner import Forbidden
 from pydantic import ValidationError
+from scipy.stats import rankdata
 
-from dpet_jax.methods.base import Method, Pool, TrainResult
+from dpet_jax.methods.base import MAIN, Method, Pool, TrainResult
 from dpet_jax.methods.dynamic import (
     EpsilonGreedy,
     InfoBatch,
@@ -34,8 +37,10 @@ def threshold(p, threshold_per, subset_size, drop_highest=0.0, *, passes):
     )
 
 
-def stale(beta, refresh_every, passes):
-    return StaleSelectiveBackprop(beta=beta, refresh_every=refresh_every, passes=passes)
+def stale(beta, refresh_every, passes, refresh_by="training"):
+    return StaleSelectiveBackprop(
+        beta=beta, refresh_every=refresh_every, passes=passes, refresh_by=refresh_by
+    )
 
 
 def greedy(keep_fraction, epsilon, passes):
@@ -47,12 +52,12 @@ def losses_of(plan_index):
     return np.random.default_rng(plan_index).gamma(2.0, size=N).astype(np.float32)
 
 
-def run(method, *, seed=0, losses=losses_of):
+def run(method, *, seed=0, losses=losses_of, learner=None):
     """Run all plans; every example that is visited gets a new loss."""
     assert isinstance(method, Method)
     state, plans = method.start(POOL, seed), []
     while True:
-        state, plan = method.plan(state, Forbidden())
+        state, plan = method.plan(state, learner or Forbidden())
         if plan is None:
             assert method.coreset(state) is None
             return plans
@@ -71,12 +76,19 @@ def visits(plans):
 # InfoBatch
 
 
-@pytest.mark.parametrize("passes", [30, 50, 90, 100, 200])
-def test_infobatch_annealing_phase_is_full_and_unweighted(passes):
-    plans = run(infobatch(0.5, 0.875, passes))
+@pytest.mark.parametrize(
+    ("share", "passes"),
+    [
+        *(("0.875", passes) for passes in (1, 5, 7, 8, 9, 30, 50, 90, 100, 200)),
+        *(("0.29", 100), ("0.9", 10), ("0.55", 100), ("1", 12), ("0.05", 10)),
+    ],
+)
+def test_infobatch_anneals_where_the_published_sampler_does(share, passes):
+    """It counts its epochs from 1, and prunes in those not above delta * E."""
+    plans = run(infobatch(0.5, float(share), passes))
     assert len(plans) == passes
     for index, (plan, _) in enumerate(plans):
-        full = index == 0 or index >= 0.875 * passes
+        full = index == 0 or index + 1 > Fraction(share) * passes
         assert (plan.size == N) is full
         assert (plan.weights is None) is full
 
@@ -196,6 +208,48 @@ def test_full_passes_come_when_due():
     ]
 
 
+class Looking(Forbidden):
+    """A learner that only looks at losses: the n-th time at those of 100 + n."""
+
+    def __init__(self):
+        self.looks = []
+
+    def score(self, names, index_set, model=MAIN):
+        assert (names, model) == (("cross_entropy",), MAIN)
+        np.testing.assert_array_equal(index_set, np.arange(N))
+        self.looks.append(losses_of(100 + len(self.looks)))
+        return {"cross_entropy": self.looks[-1]}
+
+
+def test_stale_losses_are_looked_at_every_so_often_as_published():
+    """Its authors' selector marks an example when its loss is so many passes old."""
+    method, learner = StaleSelectiveBackprop(beta=2.0, passes=8), Looking()
+    assert (method.refresh_by, method.refresh_every) == ("forward", 3)
+    assert method.scores == ("cross_entropy",)
+    assert stale(2.0, 3, 8).scores == ()
+    plans = run(method, learner=learner)
+    age, looks = 0, []  # primed by the first pass
+    for index in range(1, 8):
+        age += 1
+        if age >= 3:
+            age = 0
+            looks.append(index)
+    assert len(learner.looks) == len(looks) == 2
+    known = np.full(N, np.inf, np.float32)
+    for index, (plan, before) in enumerate(plans):
+        if index in looks:
+            known = learner.looks[looks.index(index)].copy()
+        np.testing.assert_array_equal(before, known)
+        chances = (rankdata(known, "max") / N) ** 2
+        assert (plan.size == N) is (index == 0)
+        if index:
+            assert plan.size == pytest.approx(chances.sum(), abs=5 * np.sqrt(N) / 2)
+        known[plan.index_set] = losses_of(index)[plan.index_set]
+    foreseen = method.planned_visits(POOL)
+    assert foreseen == round(N + 7 * N / 3)
+    assert visits(plans) == pytest.approx(foreseen, rel=0.05)
+
+
 def test_share_of_losses_not_above():
     history = np.array([1.0, 2.0, 2.0, 4.0])
     got = cdf_below(np.array([0.0, 1.0, 2.0, 3.0, 9.0]), history)
@@ -263,6 +317,7 @@ def test_visits_are_foreseen_roughly():
         (LossThreshold, {"refresh_every": 0}),
         (LossThreshold, {"prune_fraction": 0.6, "drop_highest": 0.4}),
         (StaleSelectiveBackprop, {"beta": -1}),
+        (StaleSelectiveBackprop, {"refresh_by": "backward"}),
         (EpsilonGreedy, {"epsilon": 1.1}),
     ],
 )

@@ -198,6 +198,24 @@ def test_paired_differences_show_pairs_and_that_they_cannot_be_tested(comparison
     assert "Holm" in tuned.notes[0]
     tested = paired_sheets([one._replace(p=0.03456) for one in found], "epochs")
     assert "p = 0.0346" in tested[0].rows[0][1].small
+    assert "With 3 methods at least 7 pairs are needed" in tuned.notes[1]
+
+
+def test_censored_seeds_and_tests_of_too_few_pairs_are_labelled(comparison):
+    counts = {"baseline": 2, "method": 0, "neither": 1}
+    found = [
+        one._replace(censored=counts, p=0.25, least_p=0.0625)
+        for one in paired_differences(comparison, "epochs")
+    ]
+    small = paired_sheets(found, "epochs")[0].rows[0][2].small
+    assert small[-3:] == (
+        "censored; reached by baseline alone 2, neither 1",
+        "p = 0.250",
+        "too few pairs: p cannot be below 0.0625",
+    )
+    nobody = [one._replace(of=None, differences=()) for one in found]
+    small = paired_sheets(nobody, "epochs")[0].rows[0][2].small
+    assert small == ("no pair", "censored; reached by baseline alone 2, neither 1")
 
 
 def test_every_run_is_traced_to_its_folder_from_the_report(tmp_path):
@@ -335,7 +353,7 @@ def test_csv_gives_the_numbers_back_unrounded(comparison, tmp_path):
         assert float(row["test_accuracy"]) == event["test_accuracy"]
         for name in ("wh", "seconds"):
             spent = event[name]
-            warm = spent["data"] + spent["select"] + spent["train"]
+            warm = spent["select"] + spent["train"]
             assert float(row[f"{name}_warm"]) == warm
         assert (tmp_path / row["folder"]).resolve() == run.folder.resolve()
 

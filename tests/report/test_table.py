@@ -1,12 +1,13 @@
 """Numbers of a report: costs of targets, savings, paired differences, the paper."""
 
+import itertools
 import statistics
 
 import pytest
 from fakes.runs import events_of, fake_run, fake_suite, small_suite, variant
 
 from dpet_jax.report.comparison import read_comparison
-from dpet_jax.report.paired import holm, paired_differences
+from dpet_jax.report.paired import holm, least_p, paired_differences, pairs_needed
 from dpet_jax.report.paper import PAPER_TARGETS, PAPER_WH, paper_ratio
 from dpet_jax.report.runs import read_run
 from dpet_jax.report.table import cell_of, cost_table
@@ -37,7 +38,7 @@ def test_table_is_what_the_lines_of_two_runs_say(suite, by):
             )
             spent = event[by]
             if by in ("seconds", "wh"):
-                spent = spent["data"] + spent["select"] + spent["train"]
+                spent = spent["select"] + spent["train"]
             costs.append(spent)
             accuracies.append(event["test_accuracy"])
         cell = line.cells[target]
@@ -79,7 +80,7 @@ def test_reaching_a_target_without_a_measurement_is_not_failing_to(tmp_path):
 def test_median_of_seeds_of_which_one_was_not_measured_is_none(tmp_path):
     found = cell(tmp_path, SOON, LATE, LATE, by="wh", wh=(None, 1.0, 1.0))
     assert (found.reached, found.median) == (3, None)
-    assert found.spread == pytest.approx((3.05, 3.05))
+    assert found.spread == pytest.approx((3.0, 3.0))
 
 
 def best(tmp_path, courses):
@@ -193,8 +194,15 @@ def test_only_seeds_that_both_have_and_that_reached_the_target_are_paired(tmp_pa
     fake_run(tmp_path / "margin/seed1", [(9.0, 0.7)], seed=1)
     found = paired_differences(read_comparison([folder]), "epochs")
     assert len(pick(found, "margin", "tuned", None).differences) == 1
-    assert len(pick(found, "margin", "random", 0.8).differences) == 1
-    assert len(pick(found, "margin", "random", 0.6).differences) == 2
+    none = {"baseline": 0, "method": 0, "neither": 0}
+    missed, both = (pick(found, "margin", "random", target) for target in (0.8, 0.6))
+    assert (len(missed.differences), missed.censored) == (1, none | {"baseline": 1})
+    assert (len(both.differences), both.censored) == (2, none)
+    # the random control against the tuned baseline, whose first seed is gone
+    fake_run(tmp_path / "tuned/seed1", [(9.0, 0.7)], seed=1)
+    found = paired_differences(read_comparison([folder]), "epochs")
+    assert pick(found, "margin", "tuned", 0.8).censored == none | {"neither": 1}
+    assert pick(found, "random", "tuned", 0.8).censored == none | {"method": 1}
 
 
 def test_five_pairs_are_not_testable_and_six_are(tmp_path):
@@ -216,6 +224,29 @@ def test_correction_counts_every_method_of_a_column(tmp_path):
     found = paired_differences(many_seeds(tmp_path, gains), "epochs")
     p = {key: pick(found, key, "random", None).p for key in gains}
     assert p == pytest.approx({"up": 3 / 32, "down": 3 / 32, "same": 1.0})
+
+
+@pytest.mark.parametrize("pairs", [1, 5, 6, 9])
+def test_smallest_p_is_that_of_all_signs_alike(pairs):
+    signs = itertools.product((-1, 1), repeat=pairs)
+    sums = [sum(sign * (k + 1) for k, sign in enumerate(one)) for one in signs]
+    extreme = sum(abs(one) >= pairs * (pairs + 1) / 2 for one in sums)
+    assert least_p(pairs) == min(1.0, extreme / 2**pairs)
+    assert least_p(pairs, 3) == min(1.0, 3 * extreme / 2**pairs)
+
+
+@pytest.mark.parametrize(("tests", "pairs"), [(1, 6), (2, 7), (3, 7), (4, 8), (13, 10)])
+def test_so_many_methods_need_so_many_pairs(tests, pairs):
+    assert pairs_needed(tests) == pairs
+    assert tests * 2 / 2**pairs < 0.05 <= tests * 2 / 2 ** (pairs - 1)
+
+
+def test_a_column_of_many_methods_says_that_six_pairs_can_show_nothing(tmp_path):
+    gains = {"up": lambda seed: 0.01 * seed, "down": lambda seed: -0.01 * (seed + 1)}
+    found = paired_differences(many_seeds(tmp_path, gains), "epochs")
+    # one of the six differences is none
+    least = {key: pick(found, key, "random", None).least_p for key in gains}
+    assert least == {"up": 2 * 2 / 2**5, "down": 2 * 2 / 2**6}
 
 
 def test_holm_by_hand():

@@ -93,16 +93,14 @@ def test_the_summary_adds_up(whole):
     assert summary["visits"] == 2 * 485 + 2 * (50 + 100)
     # round 1 scores 1,455 examples and round 2 scores 1,405
     assert summary["scored_examples"] == 1455 + 1405
-    steps = 2 * 16 + 2 * (2 + 4)
+    steps = 31 + 4 + 7  # of 970, 100 and 200 visits
     assert summary["executed_visits"] == 32 * steps
     scored_rows = 2 * 3 * 500
-    assert summary["epochs"] == pytest.approx(
-        (32 * steps + scored_rows / 3) / (46 * 32)
-    )
+    assert summary["epochs"] == pytest.approx((32 * steps + scored_rows / 3) / 1455)
     assert summary["selection_visits"] == 0
     full_pass_flops = summary["flops"] / summary["epochs"]
     assert summary["select_flops"] / full_pass_flops == pytest.approx(
-        scored_rows / 3 / (46 * 32)
+        scored_rows / 3 / 1455
     )
     phases = {name: phase["s"] for name, phase in summary["phases"].items()}
     assert sum(phases.values()) == pytest.approx(summary["wall_s"])
@@ -340,11 +338,11 @@ def test_a_proxy_costs_exactly_its_training_and_scoring(proxied):
     wide = ResidualNetwork(16, (16,), (1,), 10, 1).forward_flops(8, 8)
     narrow = NARROW.forward_flops(8, 8)
     # it follows the warm-up and round 1; after round 2 nobody asks
-    steps, followed = 2 * 16 + 2 * (2 + 4), 2 * 16 + 2 * 2
+    steps, followed = 31 + 4 + 7, 31 + 4
     selecting = 3 * narrow * 32 * followed + 2 * 1500 * narrow
     assert summary["select_flops"] == selecting
     assert summary["flops"] == 3 * wide * 32 * steps + selecting
-    assert summary["epochs"] == summary["flops"] / (3 * wide * 46 * 32)
+    assert summary["epochs"] == summary["flops"] / (3 * wide * 1455)
     assert summary["selection_visits"] == 2 * 485 + 2 * 50
     assert summary["visits"] == 2 * 485 + 2 * (50 + 100)
     selections = [
@@ -354,7 +352,7 @@ def test_a_proxy_costs_exactly_its_training_and_scoring(proxied):
     ]
     scoring = 1500 * narrow
     assert selections == [
-        (2 * 485, 3 * narrow * 32 * 32 + scoring, 1455),
+        (2 * 485, 3 * narrow * 32 * 31 + scoring, 1455),
         (2 * 50, 3 * narrow * 32 * 4 + scoring, 1405),
     ]
 
@@ -365,7 +363,7 @@ def test_a_proxy_works_inside_the_window_of_selection(proxied):
     # the window lies inside what the events measure, and holds all of the training
     assert 0 < proxied.summary["phases"]["select"]["s"] <= spent + 1e-6
     compiled = [event["what"] for event in events if event["event"] == "compile"]
-    assert compiled[3:6] == ["proxy init", "proxy train_steps", "proxy score_pool"]
+    assert compiled[4:7] == ["proxy init", "proxy train_steps", "proxy score_pool"]
     assert proxied.summary["compilations"]["others"]["programs"] == 0
 
 
@@ -386,7 +384,7 @@ def test_a_proxy_as_wide_as_the_model_chooses_what_the_model_would(
     alone = experiment.run(config(model=WIDE), tmp_path / "alone")
     twin = experiment.run(with_proxy(1.0), tmp_path / "twin")
     assert_same_run(alone.folder, twin.folder)
-    followed = (2 * 16 + 2 * 2) / 46
+    followed = 32 * (31 + 4) / 1455
     assert twin.summary["epochs"] == pytest.approx(alone.summary["epochs"] + followed)
 
 

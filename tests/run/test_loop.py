@@ -16,7 +16,9 @@ from rich.console import Console
 
 from dpet_jax.energy import Accelerator, EnergyMeter, Found
 from dpet_jax.errors import DivergedError
+from dpet_jax.methods.active_learning import ActiveLearning
 from dpet_jax.methods.base import (
+    FRESH,
     MAIN,
     PROXY,
     Auxiliary,
@@ -27,6 +29,17 @@ from dpet_jax.methods.base import (
     Span,
     TrainResult,
 )
+from dpet_jax.methods.dpet import Dpet
+from dpet_jax.methods.dynamic import (
+    EpsilonGreedy,
+    InfoBatch,
+    LossThreshold,
+    StaleSelectiveBackprop,
+)
+from dpet_jax.methods.one_shot import OneShot
+from dpet_jax.methods.rs2 import Rs2
+from dpet_jax.methods.selective_backprop import SelectiveBackprop
+from dpet_jax.methods.standard import Standard
 from dpet_jax.run import loop as loop_module
 from dpet_jax.run import selection_cost as selecting
 from dpet_jax.run.folder import Recorder, read_events
@@ -37,7 +50,7 @@ from dpet_jax.run.progress import Display
 from dpet_jax.run.trainer import Parts, Saver, Trainer
 from dpet_jax.training import chunks
 
-N, BATCH, STEPS = 50, 8, 7  # a full pass is 7 steps of 8 rows
+N, BATCH, STEPS = 56, 8, 7  # a full pass is 7 steps of 8 rows
 FORWARD, TRAIN = 2, 6  # FLOPs of an example
 PROXY_FORWARD, PROXY_TRAIN = 1, 3
 STEP_FLOPS, FULL = BATCH * TRAIN, STEPS * BATCH * TRAIN
@@ -162,6 +175,7 @@ class Machine:
         self.tick = lambda: None
         self.main = Main(self)
         self.between_chunks = lambda *_: None
+        self.compiling = None  # the loop sets it
 
     def score(self, names, index_set, model=MAIN):
         raise AssertionError((names, index_set, model))
@@ -328,8 +342,8 @@ def plan_of(size, passes, label="x", **options):
 
 PLANS = [
     plan_of(N, 2, "warm-up"),
-    plan_of(13, 3, "round 1", reset="optimizer", weights=np.ones(13, np.float32)),
-    Plan(np.arange(40, dtype=np.int32).reshape(2, 20), "round 2", 2, reset="all"),
+    plan_of(15, 3, "round 1", reset="optimizer", weights=np.ones(15, np.float32)),
+    Plan(np.arange(46, dtype=np.int32).reshape(2, 23), "round 2", 2, reset="all"),
 ]
 STEPS_OF_PLANS = [14, 6, 6]
 
@@ -339,6 +353,9 @@ def test_pretended_parts_offer_what_the_loop_asks_for(build):
     assert isinstance(run.machine, Trainer)
     assert isinstance(run.shelf, Saver)
     assert isinstance(run.loop.parts.method, Method)
+    with run.machine.compiling():
+        run.time.now += 7
+    assert run.loop.parts.meter.seconds()["compile"] == 7
 
 
 # counting
@@ -347,7 +364,7 @@ def test_pretended_parts_offer_what_the_loop_asks_for(build):
 def test_visits_executed_visits_flops_and_epochs_are_counted_exactly(build):
     run = build(PLANS)
     assert run() == "finished"
-    assert run.counters.visits == 2 * 50 + 3 * 13 + 2 * 20
+    assert run.counters.visits == 2 * 56 + 3 * 15 + 2 * 23
     assert run.counters.executed_visits == (14 + 6 + 6) * 8
     assert run.counters.flops == (14 + 6 + 6) * 8 * 6
     assert run.counters.full_pass_flops == 7 * 8 * 6
@@ -368,7 +385,7 @@ def test_every_event_carries_the_counters_of_its_moment(build):
         assert (event["loss"], event["accuracy"]) == (0.5, 1.0)
     assert steps == 26
     begun = [(e["label"], e["visits"], e["size"]) for e in run.events("plan")]
-    assert begun == [("warm-up", 0, 50), ("round 1", 100, 13), ("round 2", 139, 20)]
+    assert begun == [("warm-up", 0, 56), ("round 1", 112, 15), ("round 2", 157, 23)]
 
 
 def test_scored_row_counts_a_third_of_a_visit(build):
@@ -376,7 +393,7 @@ def test_scored_row_counts_a_third_of_a_visit(build):
     run()
     assert run.counters.scored_examples == 50
     assert run.counters.flops == 2 * FULL + 2 * 30 * FORWARD  # 25 fill up to 30 rows
-    assert run.counters.visits == 100
+    assert run.counters.visits == 2 * N
     first, second = run.events("select")
     assert (first["scored"], first["scores"], first["seconds"]) == (25, ["margin"], 100)
     assert (first["select_flops"], first["selection_visits"]) == (30 * FORWARD, 0)
@@ -386,7 +403,7 @@ def test_scored_row_counts_a_third_of_a_visit(build):
 def test_method_hears_of_every_plan_it_gave(build):
     run = build(PLANS)
     run()
-    assert run.loop.at.state.observed.tolist() == [50, 13, 40]
+    assert run.loop.at.state.observed.tolist() == [56, 15, 46]
     assert run.machine.begun == [("warm-up", 0), ("round 1", 1), ("round 2", 2)]
 
 
@@ -427,18 +444,14 @@ def test_chunk_is_no_longer_than_the_machine_allows(build):
 # the evaluation grid
 
 
-def grid(every, plan_steps):
+def grid(every, total_steps):
     """Steps after which an evaluation is due, found step by step."""
-    due, point, steps = [], 1, 0
-    for last in np.cumsum(plan_steps).tolist():
-        while steps < last:
-            steps += 1
-            if steps / STEPS >= point * every - 1e-12:
-                due.append(steps)
-                point = math.floor(steps / STEPS / every + 1e-12) + 1
-        if due[-1:] != [steps]:
+    due, point = [], 1
+    for steps in range(1, total_steps + 1):
+        if steps / STEPS >= point * every - 1e-12:
             due.append(steps)
-    return due
+            point = math.floor(steps / STEPS / every + 1e-12) + 1
+    return due if due[-1:] == [total_steps] else [*due, total_steps]
 
 
 @pytest.mark.parametrize("every", [0.05, 0.3, 0.5, 1.0, 1.7])
@@ -448,28 +461,43 @@ def test_grid_is_hit_at_the_same_epochs_whatever_the_pace(every, build):
         run = build(PLANS, limits=Limits(every=every), step_s=step_s)
         run()
         assert [steps for _, steps in run.machine.evaluated] == grid(
-            every, STEPS_OF_PLANS
+            every, sum(STEPS_OF_PLANS)
         )
         found.add(tuple(run.evaluations()))
     assert len(found) == 1
 
 
 def test_grid_points_that_scoring_passes_are_made_up_for_by_one_evaluation(build):
-    # 400 FLOPs of scoring, 48 a step, a grid of 67.2: due at 448, 470.4, 537.6, 604.8,
-    # 672; nothing at 592; the plan ends at 736
+    # 400 FLOPs of scoring, 48 a step, a grid of 67.2: nobody looks at the untrained
+    # model; due at 403.2, 470.4, 537.6, 604.8, 672; nothing at 592; the end is at 736
     run = build([plan_of(N, 1)], ask=200, limits=Limits(every=0.2))
     run()
     assert [steps for _, steps in run.machine.evaluated] == [1, 2, 3, 5, 6, 7]
 
 
-@pytest.mark.parametrize(
-    ("horizon", "ends"),
-    [("plan", [14, 20, 26]), ("method", [26]), (2.7, [20, 26]), (100.0, [26])],
-)
-def test_evaluation_comes_where_a_schedule_or_the_run_ends(horizon, ends, build):
-    run = build(PLANS, horizon=horizon)
+def test_grid_point_inside_a_selection_looks_at_the_model_before_its_plan(build):
+    # a plan is 336 FLOPs, a grid of 403.2 falls into the 120 of the second selection
+    plans = [plan_of(N, 1), plan_of(N, 1, reset="all")]
+    run = build(plans, ask=(0, N), limits=Limits(every=1.2))
     run()
-    assert [steps for _, steps in run.machine.evaluated] == ends
+    assert [steps for _, steps in run.machine.evaluated] == [7, 14]
+    order = [e["event"] for e in run.events("select", "evaluate", "plan")]
+    assert order == ["plan", "select", "evaluate", "plan", "evaluate"]
+    assert run.events("evaluate")[0]["flops"] == FULL + 60 * FORWARD
+
+
+def test_selection_passing_the_grid_does_not_look_at_one_model_twice(build):
+    run = build([plan_of(N, 1)] * 2, ask=(0, 400), limits=Limits(every=1.0))
+    run()
+    # after 336 FLOPs; 800 of scoring pass 672 and 1,008; 1,344 is reached in the plan
+    assert [steps for _, steps in run.machine.evaluated] == [7, 12, 14]
+
+
+def test_nothing_but_the_grid_and_the_end_of_a_run_is_evaluated(build):
+    for horizon in ("plan", "method", 2.7):
+        run = build(PLANS, horizon=horizon)
+        run()
+        assert run.machine.evaluated == [("validation", 26)]
 
 
 def test_no_point_is_evaluated_twice(build):
@@ -491,6 +519,71 @@ def test_method_without_plans_finishes_evaluated_and_saved(build):
     assert len(run.shelf.saved) == 1
 
 
+# the same chances for every method
+
+ROUNDS = {"query_size": 8, "passes_per_round": 3, "max_rounds": 20}
+FREE = [
+    Standard(passes=9),
+    Rs2(keep_fraction=0.25, passes=36),
+    Dpet(score="random", warmup_passes=4, keep_fraction=0.25, **ROUNDS),
+    OneShot(by="random", keep_fraction=0.25, passes=36),
+    EpsilonGreedy(keep_fraction=0.5, passes=20),
+]
+UNEVEN = [InfoBatch(passes=9), LossThreshold(passes=9), Rs2(keep_fraction=0.2)]
+PAID = [
+    Dpet(score="margin", warmup_passes=4, keep_fraction=0.25, **ROUNDS),
+    ActiveLearning(initial_size=12, **ROUNDS),
+    OneShot(by="el2n", keep_fraction=0.25, passes=36, pretrain_passes=1),
+    OneShot(by="craig", keep_fraction=0.25, passes=36, choose_every=2),
+    SelectiveBackprop(passes=9, look_ahead=20),
+    StaleSelectiveBackprop(passes=9),
+]
+
+
+def chances(build, method):
+    """Return visits and FLOPs of the looks of a real method at a budget."""
+    pool = Pool(64, np.zeros(64, np.int32), 2)
+    limits = Limits(every=0.5, epochs=3.25)
+    run = build([], method=method, pool=pool, limits=limits)
+    machine, rng = run.machine, np.random.default_rng(0)
+
+    def score(names, index_set):
+        machine.select_flops += index_set.size * FORWARD
+        return {name: rng.random(index_set.size, np.float32) for name in names}
+
+    def select(_, index_set, num_select, *_model, values=None, **_options):
+        if values is None:
+            score((), index_set)
+        chosen = rng.permutation(index_set)[:num_select].astype(np.int32)
+        return Selection(chosen, rng.random(num_select, np.float32))
+
+    def train(plan, _):
+        machine.select_flops += plan.visits * TRAIN
+        return machine.main.result(plan.index_set)
+
+    machine.score = lambda names, rows, *_: score(names, rows)
+    machine.select, machine.train = select, train
+    machine.fresh = lambda _: FRESH
+    assert run() == "budget.epochs"
+    return [(e["visits"], e["flops"]) for e in run.events("evaluate")]
+
+
+def test_chances_to_reach_a_target_are_one_function_of_cost(build):
+    """A grid of half an epoch is 32 examples, or 4 steps; the end is 2 steps later."""
+    grid = [*range(32, 32 * 7, 32), 208]
+    flops = [each * TRAIN for each in grid]
+    for method in FREE:
+        assert chances(build, method) == [*zip(grid, flops, strict=True)], method
+    for method in UNEVEN:  # fill rows cost, and are no examples
+        assert [cost for _, cost in chances(build, method)] == flops, method
+    for method in PAID:
+        looks = chances(build, method)
+        assert looks[0][0] > 0, "an untrained model is no chance"
+        points = [cost // flops[0] for _, cost in looks[:-1]]
+        assert points == sorted({*points} - {0}), method
+        assert len({visits for visits, _ in looks}) == len(looks), method
+
+
 # targets
 
 
@@ -507,7 +600,7 @@ def test_target_is_recorded_at_the_first_evaluation_at_or_above_it(build):
         for entry in run.loop.at.targets
     ]
     assert found == [(0.5, 0.5, 1, 0.3), (0.8, 0.9, 3, 0.4), (0.85, 0.9, 3, 0.4)]
-    assert [entry["visits"] for entry in run.loop.at.targets] == [50, 150, 150]
+    assert [entry["visits"] for entry in run.loop.at.targets] == [56, 168, 168]
     measured = [steps for split, steps in run.machine.evaluated if split == "test"]
     assert measured == [7, 21]
     keys = ("target", "accuracy", "test_accuracy", "epochs", "visits", "wall_s")
@@ -573,10 +666,11 @@ def test_target_reached_only_by_the_last_evaluation_is_what_ended_the_run(build)
         ({"epochs": 1.5}, 11),  # 10.5 steps
         ({"epochs": 1.0}, 7),
         ({"epochs": 2.0}, 14),
-        ({"visits": 50}, 7),
-        ({"visits": 51}, 8),
+        ({"visits": 56}, 7),
+        ({"visits": 57}, 8),
         ({"visits": 90}, 12),
-        ({"visits": 101}, 15),  # into the second plan
+        ({"visits": 113}, 15),  # into the second plan
+        ({"visits": 158}, 21),  # the second plan ends with fill rows
         ({"visits": 90, "epochs": 1.0}, 7),
     ],
 )
@@ -601,11 +695,11 @@ def test_scoring_uses_the_budget_of_epochs_up(build):
     limits = Limits(every=1e9, epochs=2.0)
     run = build([plan_of(N, 1)] * 9, ask=N, limits=limits)
     assert run() == "budget.epochs"
-    # a round is 100 FLOPs of scoring and 336 of training: 672 - 536 = 136 are left
-    assert run.machine.steps == 7 + 3
+    # a round is 120 FLOPs of scoring and 336 of training: 672 - 576 = 96 are left
+    assert run.machine.steps == 7 + 2
 
 
-@pytest.mark.parametrize("budget", [{"epochs": 1.0}, {"visits": 50}])
+@pytest.mark.parametrize("budget", [{"epochs": 1.0}, {"visits": N}])
 def test_nothing_is_scored_once_the_budget_is_used_up(budget, build):
     limits = Limits(every=1e9, **budget)
     run = build([plan_of(N, 1)] * 2, ask=(0, N), limits=limits)
@@ -635,8 +729,7 @@ def test_loss_that_is_no_number_ends_the_run_without_saving_the_model(
     ("options", "stopped_at"),
     [
         ({"limits": Limits(every=1.0, targets=(0.0,))}, 7),  # seen on the grid
-        ({"horizon": "plan"}, 14),  # at the end of a schedule
-        ({"horizon": "method", "ask": 25}, 14),  # by the next query
+        ({"ask": 25}, 14),  # by the next query
         ({"horizon": 100.0}, 26),  # at the end of the run
     ],
 )
@@ -804,14 +897,14 @@ def test_what_a_proxy_costs_is_counted_as_selection_and_in_epochs(build):
     run = build(FOLLOWED, ask=ASKED, proxy=True)
     run()
     first, second = run.events("select")
-    assert [e["selection_visits"] for e in (first, second)] == [2 * 50, 3 * 13]
+    assert [e["selection_visits"] for e in (first, second)] == [2 * 56, 3 * 15]
     scoring = 30 * PROXY_FORWARD
-    costs = [100 * PROXY_TRAIN + scoring, 39 * PROXY_TRAIN + scoring]
+    costs = [112 * PROXY_TRAIN + scoring, 45 * PROXY_TRAIN + scoring]
     assert [e["select_flops"] for e in (first, second)] == costs
     assert run.counters.flops == (14 + 6 + 6 + 2) * STEP_FLOPS + sum(costs)
     assert run.counters.epochs == run.counters.flops / FULL
     # visits are the main model's alone
-    assert run.counters.visits == 100 + 39 + 40 + 9
+    assert run.counters.visits == 112 + 45 + 46 + 9
     assert run.loop.parts.meter.seconds()["select"] == 2 * (1000 + 100)
 
 
@@ -845,7 +938,7 @@ class Pressed(Interrupt):
 
     @property
     def requested(self):
-        return self.machine.selection_visits > 100
+        return self.machine.selection_visits > 112
 
 
 def test_signal_ends_a_selection_and_the_last_checkpoint_stands(build):
@@ -859,9 +952,9 @@ def test_signal_ends_a_selection_and_the_last_checkpoint_stands(build):
     assert run() == "interrupted"
     assert len(run.shelf.saved) > saved_before
     # the second selection was given up after half of its training, which is paid for
-    assert run.machine.selection_visits == 100 + 39 // 2
+    assert run.machine.selection_visits == 112 + 45 // 2
     told = run.events("select")[-1]
-    assert (told["selection_visits"], told["scored"]) == (39 // 2, 0)
+    assert (told["selection_visits"], told["scored"]) == (45 // 2, 0)
     *_, (models, host, meta) = run.shelf.saved
     assert "pending.0.index_set" in host, "a half-trained proxy was saved"
     again = build(FOLLOWED, **settings)
@@ -877,9 +970,9 @@ def test_budget_ends_a_selection_and_what_it_cost_is_counted(build):
     run = build(FOLLOWED, ask=ASKED, proxy=True, limits=limits)
     assert run() == "budget.seconds"
     (first, second) = run.events("select")
-    assert [e["selection_visits"] for e in (first, second)] == [100, 39 // 2]
+    assert [e["selection_visits"] for e in (first, second)] == [112, 45 // 2]
     spent = first["select_flops"] + second["select_flops"]
-    assert second["select_flops"] == 39 * PROXY_TRAIN // 2
+    assert second["select_flops"] == 45 * PROXY_TRAIN // 2
     steps = run.counters.executed_visits // BATCH
     assert run.counters.flops == steps * STEP_FLOPS + spent
     assert run.machine.between_chunks.__name__ == "<lambda>"
@@ -891,9 +984,9 @@ def test_budget_ends_a_selection_and_what_it_cost_is_counted(build):
 @pytest.mark.parametrize(
     ("horizon", "spans"),
     [
-        ("plan", [Span(0, 100), Span(0, 39), Span(0, 40)]),
-        ("method", [Span(0, 179), Span(100, 179), Span(139, 179)]),
-        (1.5, [Span(0, 75), Span(100, 75), Span(139, 75)]),
+        ("plan", [Span(0, 112), Span(0, 45), Span(0, 46)]),
+        ("method", [Span(0, 203), Span(112, 203), Span(157, 203)]),
+        (1.5, [Span(0, 84), Span(112, 84), Span(157, 84)]),
     ],
 )
 def test_horizon_decides_where_each_plan_lies_on_the_schedule(horizon, spans, build):
@@ -906,7 +999,7 @@ def test_plan_that_brings_its_own_schedule_keeps_it(build):
     own = Span(5, 7, cyclic=True)
     run = build([plan_of(N, 1, schedule=own), plan_of(N, 1)], horizon="method")
     run()
-    assert list(dict.fromkeys(run.machine.spans)) == [own, Span(50, 100)]
+    assert list(dict.fromkeys(run.machine.spans)) == [own, Span(56, 112)]
 
 
 # seconds
@@ -919,10 +1012,10 @@ def test_every_second_is_spent_in_the_phase_it_belongs_to(build):
     assert spent == {
         "select": 2 * 100,
         "train": pytest.approx(14 * 0.25),
-        "eval": 6 * 10,
+        "eval": 5 * 10,
         "checkpoint": 1000,
     }
-    assert run.loop.seconds_without_eval == pytest.approx(sum(spent.values()) - 60)
+    assert run.loop.seconds_without_eval == pytest.approx(sum(spent.values()) - 50)
 
 
 def test_importing_the_loop_does_not_import_jax():

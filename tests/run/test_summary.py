@@ -50,6 +50,7 @@ SUMMARY = {
     "epochs": 23.911,
     "visits": 30580,
     "scored_examples": 7122,
+    "fill_share": 0.0004,
     "wall_s": 18.6,
     "wall_s_without_eval": 18.0,
     "energy": {"wh": None, "headline": "not measurable here (no driver)"},
@@ -83,6 +84,8 @@ def test_a_run_is_told_in_lines_of_a_name_and_a_value():
     assert told["coreset"] == "600 of 1,437 (pruned 58 %)"
     assert told["epochs"] == "23.91 full-pass equivalents"
     assert told["examples"] == "30,580 visited   7,122 scored"
+    filled = lines(fill_share=0.0312)["examples"]
+    assert filled == "30,580 visited   7,122 scored   3.1 % fill rows"
     assert told["seconds"] == "train 7.4   select 0.8"
     assert told["to 0.9"] == "7.50 epochs (validation)"
     assert told["to 0.99"] == "not reached (validation)"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpet_jax.methods.base import Plan, Span
+from dpet_jax.methods.base import Plan, Span, generator
 from dpet_jax.training import chunks
 from dpet_jax.training.chunks import Batches, Chunks, Pace
 
@@ -23,25 +23,36 @@ def plan_of(size, num_passes):
 
 
 def by_pass(batches):
-    rows = batches.rows(0, batches.num_steps)
+    """Return the real rows, a line for each pass."""
+    rows = batches.rows(0, batches.num_steps)[: batches.plan.visits]
     return rows.reshape(batches.plan.passes, -1)
 
 
 @fast
 @given(size=sizes, batch_size=batch_sizes, num_passes=passes, seed=st.integers(0, 9))
-def test_pass_visits_each_example_once_and_fills_up_from_its_own_beginning(
+def test_passes_are_one_stream_and_only_the_last_batch_of_a_plan_is_filled_up(
     size, batch_size, num_passes, seed
 ):
     plan = plan_of(size, num_passes)
     batches = Batches(plan, batch_size, seed, plan_index=2)
-    rows = by_pass(batches)
+    rows = batches.rows(0, batches.num_steps)
     assert rows.dtype == np.int32
-    assert rows.shape[1] % batch_size == 0
-    assert rows.shape[1] - size < batch_size
-    for real, fill in zip(rows[:, :size], rows[:, size:], strict=True):
-        assert sorted(real.tolist()) == plan.index_set.tolist()
-        wrapped = [int(real[place % size]) for place in range(fill.size)]
-        assert [-1 - int(row) for row in fill] == wrapped
+    assert rows.size % batch_size == 0
+    assert 0 <= rows.size - size * num_passes < batch_size
+    real, fill = rows[: plan.visits], rows[plan.visits :]
+    for one in real.reshape(num_passes, size):
+        assert sorted(one.tolist()) == plan.index_set.tolist()
+    wrapped = [int(one[place % size]) for place in range(fill.size)]
+    assert [-1 - int(row) for row in fill] == wrapped
+
+
+def test_where_passes_are_whole_batches_every_batch_is_of_one_pass():
+    """So that such a run is what it was when each pass was filled up by itself."""
+    batches = Batches(plan_of(12, 3), 4, seed=5, plan_index=1)
+    for index in range(3):
+        draw = generator(5, f"order of pass {index}", 1)
+        expected = draw.permutation(batches.plan.index_set)
+        np.testing.assert_array_equal(batches.rows(3 * index, 3), expected)
 
 
 def test_set_smaller_than_a_batch_wraps_around_more_than_once():
@@ -115,15 +126,17 @@ def test_same_seed_and_plan_give_the_same_rows():
 def test_index_set_with_rows_gives_each_pass_its_own_row(batch_size):
     index_set = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [1, 5, 2, 9]], np.int32)
     batches = Batches(Plan(index_set, "x", passes=3), batch_size, 0, 0)
-    for real, row in zip(by_pass(batches)[:, :4], index_set, strict=True):
+    for real, row in zip(by_pass(batches), index_set, strict=True):
         assert sorted(real.tolist()) == sorted(row.tolist())
 
 
 @pytest.mark.parametrize(
     ("size", "batch_size", "num_passes", "steps"),
-    [(8, 4, 3, 6), (9, 4, 3, 9), (1, 4, 2, 2), (4, 4, 1, 1)],
+    [(8, 4, 3, 6), (9, 4, 3, 7), (1, 4, 2, 1), (4, 4, 1, 1), (146, 64, 40, 92)],
 )
-def test_every_pass_takes_its_own_last_step(size, batch_size, num_passes, steps):
+def test_a_plan_takes_as_many_steps_as_its_visits_fill(
+    size, batch_size, num_passes, steps
+):
     assert Batches(plan_of(size, num_passes), batch_size, 0, 0).num_steps == steps
 
 
@@ -239,17 +252,17 @@ def test_one_chunk_runs_while_the_next_one_queues():
     assert (ended.loss, ended.accuracy) == (2.0, 0.5)
     assert course.pending_steps == 3
     (last,) = course.drain()
-    assert (last.num_steps, last.visits, last.note) == (3, 18, "second")
+    assert (last.num_steps, last.visits, last.note) == (3, 20, "second")
     assert course.pending_steps == 0
 
 
 def test_chunks_end_with_the_plan_and_count_its_visits():
     course = chunks_of(Queue(), first_step=4)
-    assert (course.left, course.visits_started) == (5, 14)
+    assert (course.left, course.visits_started) == (4, 16)
     assert course.next_steps(10**9) == 4  # the first chunk is short
     assert course.next_steps(3) == 3
-    assert course.next_visits(2) == 6
-    course.start(5)
+    assert [course.next_visits(steps) for steps in (1, 4)] == [4, 14]
+    course.start(4)
     assert (course.left, course.visits_started) == (0, 30)
 
 

@@ -1,19 +1,23 @@
 """The accelerator's side, on a tiny data set: selection, a proxy, what is counted."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
+from dpet_jax.config.experiment import METHODS
 from dpet_jax.config.load import validate
 from dpet_jax.errors import DivergedError
-from dpet_jax.methods.base import MAIN, PROXY, Plan, Span
+from dpet_jax.methods.base import FRESH, MAIN, PROXY, Plan, Pool, Span
+from dpet_jax.methods.coreset import SavedCoreset
+from dpet_jax.methods.one_shot import SELECTORS as SELECTORS_OF_ONE_SHOT
 from dpet_jax.run import build as parts
 from dpet_jax.run.trainer import Trainer
 from dpet_jax.selection.by_name import SELECTORS
 from dpet_jax.selection.ranking import blend, rank, stretch
-from dpet_jax.training.chunks import Batches
+from dpet_jax.training.chunks import Batches, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import DeviceLearner
 
@@ -75,8 +79,8 @@ def test_programs_of_the_proxy_are_made_ready_by_name(learner):
     before = compile_counts().programs
     done = list(learner.compile())
     assert [compilation.what for compilation in done] == [
-        *("init", "train_steps", "score_pool"),
-        *("proxy init", "proxy train_steps", "proxy score_pool"),
+        *("init", "train_steps", "score_pool", "first calls"),
+        *("proxy init", "proxy train_steps", "proxy score_pool", "proxy first calls"),
         "ranking",
     ]
     assert compile_counts().programs == before
@@ -243,7 +247,7 @@ def test_training_a_proxy_is_counted_and_leaves_the_main_model_alone(learner, sp
     plan = Plan(np.arange(50, dtype=np.int32), "x", 3)
     learner.train(plan, PROXY)
     each = spec.auxiliary[1].forward_flops(8, 8)
-    assert learner.select_flops == 3 * 64 * 3 * each  # 50 rows fill up to 64
+    assert learner.select_flops == 3 * 160 * each  # 150 rows fill up to 160
     assert (learner.selection_visits, learner.scored_examples) == (150, 0)
     after = copied(learner)
     assert_equal(before[MAIN], after[MAIN])
@@ -375,12 +379,123 @@ def test_every_selector_chooses_distinct_candidates_for_one_network(
     assert chosen.indices.dtype == np.int32
     assert np.unique(chosen.indices).size == 30
     assert np.isin(chosen.indices, pool).all()
-    validation = data.num_validation if name == "glister" else 0
-    assert learner.scored_examples - before == 400 + validation
+    assert learner.scored_examples - before == 400
     if per_class and name != "stratified":
         labels = data.labels[pool]
         counts = np.bincount(data.labels[chosen.indices], minlength=10)
         assert np.all(np.abs(counts - np.bincount(labels) * 30 / 400) < 1)
+
+
+PASS_BY_PASS = (
+    *("infobatch", "loss_threshold", "stale_selective_backprop"),
+    *("selective_backprop", "epsilon_greedy"),
+)
+SMALL = {"keep_fraction": 0.2, "passes": 2}
+DECIDING = [
+    *({"kind": kind, "passes": 3} for kind in PASS_BY_PASS),
+    {"kind": "standard", "passes": 1},
+    {"kind": "rs2", **SMALL},
+    {
+        "kind": "active_learning",
+        "query_size": 40,
+        "passes_per_round": 1,
+        "score": "el2n",
+    },
+    *(
+        {"kind": "dpet", "warmup_passes": 1, "query_size": 40, "max_rounds": 2, **how}
+        for how in (
+            {"dissimilarity": {"kind": "kl"}},
+            {"diversity": {"kind": "stratified"}},
+        )
+    ),
+    *(
+        {"kind": "one_shot", "by": by, "pretrain_passes": 1, **SMALL}
+        for by in (*SELECTORS_OF_ONE_SHOT, "el2n", "grand_last_layer", "forgetting")
+    ),
+    {"kind": "one_shot", "by": "glister", "choose_every": 1, **SMALL},
+]
+
+
+def decisions(method, data, learner):
+    """Play a method; return the index set and the weights of every plan."""
+    pool = Pool(200, data.labels[:200], data.num_classes)  # a few are enough
+    state, found = method.start(pool, 1), []
+    while True:
+        state, plan = method.plan(state, learner)
+        if plan is None:
+            return found
+        found.append((plan.index_set, plan.weights))
+        plan = replace(plan, schedule=Span(0, plan.visits))
+        index, place = len(found) - 1, {"batch_size": 32, "seed": 1, "pace": Pace()}
+        learner.main.begin(plan, index)
+        chunks = Chunks(learner.main, plan, plan_index=index, **place)
+        while chunks.left:
+            chunks.start(chunks.next_steps(chunks.left))
+        list(chunks.drain())
+        state = method.observe(state, learner.main.result(plan.index_set))
+
+
+def test_no_method_decides_by_examples_that_targets_are_reached_on(data):
+    """Everything about validation and test is replaced, and nothing may change."""
+    rng = np.random.default_rng(5)
+    images, labels = data.images.copy(), data.labels.copy()
+    held_out = np.arange(data.num_train, labels.size)
+    images[held_out] = rng.integers(0, 256, images[held_out].shape)
+    labels[held_out] = rng.permutation(labels[held_out])
+    other = replace(data, images=images, labels=labels)
+    methods = [validate({"method": tree}, "test").method for tree in DECIDING]
+    assert {type(method) for method in methods} == {*METHODS} - {SavedCoreset}
+    names = dict.fromkeys(name for method in methods for name in method.scores)
+    model = parts.build_model(CONFIG, data)
+    spec = replace(
+        parts.build_learner_spec(CONFIG, model, tuple(names)), auxiliary=(FRESH, model)
+    )
+    learners = [
+        DeviceLearner(one, spec, parts.build_hyper(CONFIG), seed=1)
+        for one in (data, other)
+    ]
+    for learner in learners:
+        list(learner.compile())
+    for method in methods:
+        assert_equal(*(decisions(method, data, learner) for learner in learners))
+
+
+def test_the_first_selection_of_a_process_costs_what_later_ones_do(
+    data, spec, monkeypatch
+):
+    """What is compiled, and done for the first time, is apart from selecting."""
+    monkeypatch.setattr("dpet_jax.training.learner._rehearsed", set())
+    # no other test scores in batches of this size, so that nothing is compiled yet
+    rare = replace(spec, score_batch_size=331, scores=OUTPUTS, auxiliary=None)
+    learner = DeviceLearner(data, rare, parts.build_hyper(CONFIG), seed=0)
+    list(learner.compile())
+    inside = []
+
+    @contextmanager
+    def compiling():
+        before = compile_counts().programs
+        yield
+        inside.append(compile_counts().programs - before)
+
+    learner.compiling = compiling
+    pool, values = np.arange(90, dtype=np.int32), np.arange(90, dtype=np.float32)
+    for name, options, windows in (
+        ("top_k", {"values": values}, 1),
+        ("k_center", {"seed": 1}, 1),
+        ("stratified", {"seed": 1}, 2),  # its classes may be of other sizes
+    ):
+        chosen = []
+        for _ in range(2):
+            before, known = compile_counts().programs, sum(inside)
+            scored = learner.scored_examples
+            chosen.append(learner.select(name, pool, 9, **options))
+            assert compile_counts().programs - before == sum(inside) - known
+            assert learner.scored_examples - scored == 90 * (name != "top_k")
+        assert_equal(*chosen)
+        assert len(inside) == windows
+        assert inside[0] > 0
+        assert sum(inside[1:]) == 0
+        inside.clear()
 
 
 def test_unknown_selector_is_named(learner):
