@@ -1,7 +1,8 @@
 """The arrays that a run uses, made from a source."""
 
 import hashlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,27 @@ class Data:
         """Positions of the test split."""
         start = self.num_train + self.num_validation
         return np.arange(start, start + self.num_test, dtype=np.int32)
+
+
+def content_hash(data: Data) -> str:
+    """Return a SHA-256 of all that a run trains, validates and tests on.
+
+    It covers every field of `data`, with type and shape: pixels and labels of all
+    splits, their sizes, class names, normalisation. Unlike `data.fingerprint`, which
+    identifies the source that examples come from, it changes with the split, the noise
+    and anything that was edited in Python. Nothing is sampled: one changed pixel
+    changes it. CIFAR-10's 184 MB take 0.1 s.
+    """
+    digest = hashlib.sha256()
+    for field in fields(data):
+        value = getattr(data, field.name)
+        if isinstance(value, np.ndarray):
+            value = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+            digest.update(f"{field.name} {value.dtype.str} {value.shape}\n".encode())
+            digest.update(value.data)
+        else:
+            digest.update(f"{field.name} {value!r}\n".encode())
+    return digest.hexdigest()
 
 
 def prepare(source: Any, section: DataSection) -> Data:
@@ -163,19 +185,23 @@ def _validation(
 def _mean_and_std(
     images: UInt8[np.ndarray, "n h w c"],
 ) -> tuple[Float32[np.ndarray, " c"], Float32[np.ndarray, " c"]]:
-    # Counting how often each level occurs is exact and needs no float copy of the set.
+    # Counting how often each level occurs needs no float copy of the set, and whole
+    # numbers give the same bits on every machine.
     channels = images.shape[3]
     counts = np.zeros((channels, 256), np.int64)
     for start in range(0, len(images), _CHUNK_ROWS):
         chunk = images[start : start + _CHUNK_ROWS]
         for c in range(channels):
             counts[c] += np.bincount(chunk[..., c].ravel(), minlength=256)
-    levels = np.arange(256) / 255
-    share = counts / counts.sum(axis=1, keepdims=True)
-    mean = share @ levels
-    variance = (share * (levels - mean[:, None]) ** 2).sum(axis=1)
-    std = np.maximum(np.sqrt(variance), _ONE_LEVEL)
-    return mean.astype(np.float32), std.astype(np.float32)
+    mean, std = [], []
+    for of_channel in counts:
+        pixels, total, of_squares = (
+            int(of_channel @ np.arange(256) ** power) for power in range(3)
+        )
+        mean.append(total / pixels / 255)
+        deviation = math.sqrt(pixels * of_squares - total**2) / pixels / 255
+        std.append(max(deviation, _ONE_LEVEL))
+    return np.array(mean, np.float32), np.array(std, np.float32)
 
 
 def _fingerprint(*splits: ImageSet) -> str:

@@ -1,9 +1,11 @@
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dpet_jax.data import Data, ImageSet, Source, prepare
+from dpet_jax.data.dataset import content_hash
 
 
 def test_rows_lie_in_the_order_training_validation_test(toy_source, settings):
@@ -138,6 +140,38 @@ def test_the_fingerprint_is_the_same_on_every_machine(settings):
     one = b"(4, 2, 2, 1)" + bytes(range(16))
     one += b"".join(label.to_bytes(4, "little") for label in (0, 1, 0, 1))
     assert data.fingerprint == hashlib.sha256(one + one).hexdigest()
+
+
+def test_the_content_hash_tells_apart_whatever_a_run_could_notice(toy_source, settings):
+    data = prepare(toy_source, settings(label_noise=0.1))
+    again = prepare(toy_source, settings(label_noise=0.1))
+    assert content_hash(data) == content_hash(again)
+    pixels, labels = data.images.copy(), data.labels.copy()
+    pixels[data.num_train, 0, 0, 0] ^= 1
+    labels[[0, 1]] = labels[[1, 0]]
+    assert labels.tolist() != data.labels.tolist()
+    others = [
+        data,
+        replace(data, images=pixels),
+        replace(data, images=data.images.reshape(60, 4, 6, 3)),
+        replace(data, labels=labels),
+        replace(data, class_names=("a", "b", "d", "c")),
+        replace(data, num_train=data.num_train - 1, num_test=data.num_test + 1),
+        replace(data, mean=data.mean + 1),
+        replace(data, clean_labels=data.clean_labels[::-1].copy()),
+        prepare(toy_source, settings(label_noise=0.2)),
+        prepare(toy_source, settings(label_noise=0.1, split_seed=1)),
+    ]
+    assert len({content_hash(other) for other in others}) == len(others)
+    assert len({other.fingerprint for other in others}) == 1  # of one source
+
+
+def test_the_content_hash_ignores_how_arrays_lie_in_memory(toy_source, settings):
+    data = prepare(toy_source, settings())
+    turned = np.asfortranarray(data.images)
+    swapped = data.mean.astype(data.mean.dtype.newbyteorder(">"))
+    for same in (replace(data, images=turned), replace(data, mean=swapped)):
+        assert content_hash(same) == content_hash(data)
 
 
 BROKEN = {
