@@ -10,7 +10,7 @@ from jaxtyping import Int32, UInt8
 from pydantic import Field
 
 from dpet_jax.errors import UserError
-from dpet_jax.section import Count, Kind, Seed, Share
+from dpet_jax.section import Count, Kind, Seed, Share, Side
 
 # Rows looked at together, so that a check never copies a whole data set.
 _CHUNK_ROWS = 1024
@@ -61,7 +61,7 @@ class DataSection(Kind):
 
     libraries: ClassVar[tuple[str, ...]] = ()
 
-    image_size: Count | None = Field(
+    image_size: Side | None = Field(
         None, description="resize all images to so many pixels a side, averaging areas"
     )
     validation_fraction: Share = Field(

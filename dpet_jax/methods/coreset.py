@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dpet_jax.errors import UserError
 from dpet_jax.methods.base import Coreset, Learner, Method, Plan, Pool
-from dpet_jax.section import Count
+from dpet_jax.section import Count, UserPath
 
 
 class SavedCoresetState(NamedTuple):
@@ -31,7 +31,7 @@ class SavedCoreset(Method):
     """Train on a saved coreset.npz, every example in every pass."""
 
     kind: Literal["coreset"] = "coreset"
-    path: Path = Field(description="a run's coreset.npz")
+    path: UserPath = Field(description="a run's coreset.npz")
     passes: Count = 200
 
     def planned_visits(self, pool: Pool) -> int:

@@ -1,6 +1,6 @@
 """DPET: an RS2 warm-up, then rounds that add the most informative examples."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from dpet_jax.methods.base import Learner, Plan, Pool, Span, generator
 from dpet_jax.methods.query import QueryMethod, RoundState, visits_of_rounds
 from dpet_jax.methods.rs2 import rs2_passes
-from dpet_jax.section import Count, CountFromZero, Fraction, Number, Section
+from dpet_jax.section import Count, CountFromZero, Fraction, Section, UpToOne
 
 #: Dissimilarity of a prediction to its label, by the name of the score that is it:
 #: ||p - y|| on probabilities (a factor changes no rank), and KL(y || p) = -log p_y.
@@ -21,9 +21,7 @@ class DissimilarityConfig(Section):
     """How far a prediction is from its label, blended into the score."""
 
     kind: Literal["none", "euclidean", "kl"] = "none"
-    weight: Annotated[float, Field(ge=0, le=1), Number] = Field(
-        0.5, description="lambda; 0 is the score alone"
-    )
+    weight: UpToOne = Field(0.5, description="lambda; 0 is the score alone")
 
 
 class Dpet(QueryMethod):

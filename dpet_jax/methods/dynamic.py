@@ -1,7 +1,7 @@
 """Methods that choose anew in every pass, by losses that training gives away."""
 
 from abc import abstractmethod
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from dpet_jax.methods.base import (
     generator,
 )
 from dpet_jax.methods.rs2 import kept
-from dpet_jax.section import Count, Fraction, NonNegative, Number, Share
+from dpet_jax.section import Count, Fraction, NonNegative, Share, UpToOne
 
 
 class DynamicState(NamedTuple):
@@ -236,9 +236,7 @@ class EpsilonGreedy(DynamicMethod):
 
     kind: Literal["epsilon_greedy"] = "epsilon_greedy"
     keep_fraction: Fraction = 0.5
-    epsilon: Annotated[float, Field(ge=0, le=1), Number] = Field(
-        0.1, description="share of a pass that chance fills"
-    )
+    epsilon: UpToOne = Field(0.1, description="share of a pass that chance fills")
 
     def expected_share(self) -> float:
         """Return the share of every pass."""

@@ -18,6 +18,7 @@ from dpet_jax.data.source import (
 )
 from dpet_jax.data.unpickle import RefusedPickleError, unpickle
 from dpet_jax.errors import UserError
+from dpet_jax.section import UserPath
 
 SIZE = 32
 _PIXELS = 3 * SIZE * SIZE
@@ -44,7 +45,7 @@ class Cifar(DataSection):
     """
 
     kind: Literal["cifar"] = "cifar"
-    path: Path = Field(description="the archive, or the folder it unpacks to")
+    path: UserPath = Field(description="the archive, or the folder it unpacks to")
     labels: _Labels = Field(
         "fine", description="of CIFAR-100: its 100 classes, or their 20 groups"
     )

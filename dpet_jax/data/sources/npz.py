@@ -17,6 +17,7 @@ from dpet_jax.data.source import (
     make_source,
 )
 from dpet_jax.errors import UserError
+from dpet_jax.section import UserPath
 
 _KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 _KERAS_KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -30,7 +31,7 @@ class Npz(DataSection):
     """
 
     kind: Literal["npz"] = "npz"
-    path: Path = Field(description="the .npz file")
+    path: UserPath = Field(description="the .npz file")
 
     @property
     def label(self) -> str:

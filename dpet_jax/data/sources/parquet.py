@@ -20,6 +20,7 @@ from dpet_jax.data.source import (
     make_source,
 )
 from dpet_jax.errors import UserError
+from dpet_jax.section import UserPath
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
@@ -39,7 +40,7 @@ class Parquet(DataSection):
     libraries: ClassVar[tuple[str, ...]] = (
         *("pyarrow.compute", "pyarrow.parquet", "PIL.Image"),
     )
-    path: Path = Field(description="folder with train-*.parquet and test-*.parquet")
+    path: UserPath = Field(description="folder with train-*.parquet and test-*.parquet")
     image_column: str | None = Field(
         None, description="structs with `bytes`; null: img, image or the only such one"
     )

@@ -16,6 +16,7 @@ from dpet_jax.data.source import (
     make_source,
 )
 from dpet_jax.errors import UserError
+from dpet_jax.section import UserPath
 
 
 class Tfds(DataSection):
@@ -30,7 +31,7 @@ class Tfds(DataSection):
     name: str = Field(
         "cifar10", description="such as cifar10, cifar10:3.0.2 or name/config"
     )
-    path: Path = Field(description="folder of the prepared sets, the TFDS data_dir")
+    path: UserPath = Field(description="folder of the prepared sets, the TFDS data_dir")
     train_split: str = Field("train", description="slices such as train[:80%] work")
     test_split: str = "test"
 
