@@ -76,6 +76,9 @@ CountFromZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT), Number]
 #: Of rows that are computed on together, and pixels along a side.
 BatchSize = Annotated[int, Field(ge=1, le=2**16), Number]
 Side = Annotated[int, Field(ge=1, le=2**12), Number]
+#: Over all examples; schedules list the rows of each.
+Passes = Annotated[int, Field(ge=1, le=10_000), Number]
+PassesFromZero = Annotated[int, Field(ge=0, le=10_000), Number]
 Seed = Annotated[int, Field(ge=0, lt=2**31), Number]
 
 

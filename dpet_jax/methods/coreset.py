@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dpet_jax.errors import UserError
 from dpet_jax.methods.base import Coreset, Learner, Method, Plan, Pool
-from dpet_jax.section import Count, UserPath
+from dpet_jax.section import Passes, UserPath
 
 
 class SavedCoresetState(NamedTuple):
@@ -32,7 +32,7 @@ class SavedCoreset(Method):
 
     kind: Literal["coreset"] = "coreset"
     path: UserPath = Field(description="a run's coreset.npz")
-    passes: Count = 200
+    passes: Passes = 200
 
     def planned_visits(self, pool: Pool) -> int:
         """Count the passes over the coreset."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from dpet_jax.methods.base import Learner, Plan, Pool, Span, generator
 from dpet_jax.methods.query import QueryMethod, RoundState, visits_of_rounds
 from dpet_jax.methods.rs2 import rs2_passes
-from dpet_jax.section import Count, CountFromZero, Fraction, Section, UpToOne
+from dpet_jax.section import CountFromZero, Fraction, Passes, Section, UpToOne
 
 #: Dissimilarity of a prediction to its label, by the name of the score that is it:
 #: ||p - y|| on probabilities (a factor changes no rank), and KL(y || p) = -log p_y.
@@ -37,13 +37,13 @@ class Dpet(QueryMethod):
     """
 
     kind: Literal["dpet"] = "dpet"
-    warmup_passes: Count = Field(20, description="RS2 passes before round 1")
+    warmup_passes: Passes = Field(20, description="RS2 passes before round 1")
     keep_fraction: Fraction = Field(
         1 / 3,
         description="of the data in a warm-up pass; the paper calls its 0.3 a data "
         "reduction, its code keeps a third",
     )
-    passes_per_round: Count = 10
+    passes_per_round: Passes = 10
     max_rounds: CountFromZero = Field(40, description="rounds after the warm-up")
     dissimilarity: DissimilarityConfig = DissimilarityConfig()
     compat: Literal["none", "artifact"] = Field(

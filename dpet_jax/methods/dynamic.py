@@ -16,7 +16,7 @@ from dpet_jax.methods.base import (
     generator,
 )
 from dpet_jax.methods.rs2 import kept
-from dpet_jax.section import Count, Fraction, NonNegative, Share, UpToOne
+from dpet_jax.section import Count, Fraction, NonNegative, Passes, Share, UpToOne
 
 
 class DynamicState(NamedTuple):
@@ -43,7 +43,7 @@ class DynamicMethod(Method):
     it however many examples it visits.
     """
 
-    passes: Count = Field(200, description="pruned ones included")
+    passes: Passes = Field(200, description="pruned ones included")
 
     @abstractmethod
     def expected_share(self) -> float:
