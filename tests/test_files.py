@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from dpet_jax.files import JsonLines, read_lines, replacing, write_whole
+from dpet_jax.files import JsonLines, csv_cell, read_lines, replacing, write_whole
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -47,3 +47,15 @@ def test_a_torn_last_line_is_left_out_and_then_cut(tmp_path, torn):
 def test_a_new_file_of_lines_begins_empty(tmp_path):
     with closing(JsonLines(tmp_path / "new.jsonl")):
         assert read_lines(tmp_path / "new.jsonl") == []
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
+def test_text_is_no_formula_in_a_table(first):
+    assert csv_cell(f"{first}1+1") == f"'{first}1+1"
+
+
+@pytest.mark.parametrize(
+    "value", [-0.5, -3, None, True, "", "a=1", "'-1", "0.5", " =1"]
+)
+def test_numbers_and_other_text_stay_in_a_table(value):
+    assert csv_cell(value) is value
