@@ -10,18 +10,6 @@ from typing import Any
 
 # What a spreadsheet takes for the beginning of a formula, in wide forms too.
 _FORMULA = (*"=+-@\t\r\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)
 
 
 @contextmanager

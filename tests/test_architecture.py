@@ -21,10 +21,10 @@ FLOORS = (
     ("scores",),
     ("models", "data", "methods"),
     ("energy", "models.conv", "scores.registry"),
-    ("section", "errors", "files", "quotas"),
+    ("section", "errors", "files", "arrays", "quotas"),
 )
 #: What a floor alone does not say: these import nothing of ours but what is named.
-_GROUND = {"section", "errors", "files", "quotas"}
+_GROUND = {"section", "errors", "files", "arrays", "quotas"}
 ALONE = {
     "scores": {"models.conv", "scores.registry", *_GROUND},
     "scores.registry": {"section"},
@@ -34,6 +34,7 @@ ALONE = {
     "models": {"models.conv", *_GROUND},
     "data": _GROUND,
     **{module: set() for module in _GROUND},
+    "arrays": {"errors"},
 }
 #: Wings and modules that never bring JAX into a process.
 WITHOUT_JAX = (

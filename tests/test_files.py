@@ -54,8 +54,6 @@ def test_text_is_no_formula_in_a_table(first):
     assert csv_cell(f"{first}1+1") == f"'{first}1+1"
 
 
-@pytest.mark.parametrize(
-    "value", [-0.5, -3, None, True, "", "a=1", "'-1", "0.5", " =1"]
-)
+@pytest.mark.parametrize("value", [-0.5, -3, None, True, "", "a=1", "'-1", " =1"])
 def test_numbers_and_other_text_stay_in_a_table(value):
     assert csv_cell(value) is value

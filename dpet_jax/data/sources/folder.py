@@ -1,6 +1,7 @@
 """Pictures in class folders, as cameras and most data sets on the web have them."""
 
 import logging
+import os
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -142,7 +143,7 @@ class Folder(DataSection):
 
 def _splits(path: Path) -> dict[str, Path]:
     """Find the folders of the splits; one that holds all classes is called train."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(
             f"{path}: no such folder; set data.path to a folder with train/<class>/ "
             "and test/<class>/, or with <class>/ and data.test_fraction."
