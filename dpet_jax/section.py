@@ -101,7 +101,12 @@ def check_file_name(name: str) -> str:
     return name
 
 
-def _check_path(path: Path) -> Path:
+def check_path(path: Path) -> Path:
+    """Return a path whose parts files and folders can be called.
+
+    Raises:
+        ValueError: If one cannot.
+    """
     for part in path.parts:
         if part not in ("/", ".."):
             check_file_name(part)
@@ -109,7 +114,7 @@ def _check_path(path: Path) -> Path:
 
 
 #: Of a file or a folder that a user names.
-UserPath = Annotated[Path, AfterValidator(_check_path)]
+UserPath = Annotated[Path, AfterValidator(check_path)]
 
 
 class Section(BaseModel):
