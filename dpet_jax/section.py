@@ -79,6 +79,8 @@ Side = Annotated[int, Field(ge=1, le=2**12), Number]
 #: Over all examples; schedules list the rows of each.
 Passes = Annotated[int, Field(ge=1, le=10_000), Number]
 PassesFromZero = Annotated[int, Field(ge=0, le=10_000), Number]
+#: Blocks of a network, each of which is traced.
+Depth = Annotated[int, Field(ge=1, le=1000), Number]
 Seed = Annotated[int, Field(ge=0, lt=2**31), Number]
 
 

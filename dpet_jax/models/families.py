@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from dpet_jax.models.network import ModelSection, Network
-from dpet_jax.section import Count, Multiplier
+from dpet_jax.section import Count, Depth, Multiplier
 
 
 class _Residual(ModelSection):
@@ -130,8 +130,8 @@ class ResNet(_Residual):
 
     kind: Literal["resnet"] = "resnet"
     stem: Count
-    channels: tuple[Count, ...] = Field(min_length=1)
-    blocks: tuple[Count, ...] = Field(min_length=1)
+    channels: tuple[Count, ...] = Field(min_length=1, max_length=16)
+    blocks: tuple[Depth, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _one_entry_a_stage(self) -> "ResNet":
