@@ -164,7 +164,11 @@ def validate_as(
         return model.model_validate(tree)
     except ValidationError as error:
         messages: dict[str, list[str]] = {}
-        for problem in error.errors():
+        problems = error.errors()
+        wrong = {problem["loc"][:-1] for problem in problems}
+        for problem in problems:
+            if problem["type"] == "too_short" and problem["loc"] in wrong:
+                continue  # pydantic counts only the entries that are right
             key, message = _explain(problem, model, tree)
             messages.setdefault(key, []).append(message)
         lines = []

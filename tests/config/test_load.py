@@ -372,6 +372,16 @@ WRONG = {
         [f"--{'a.' * 3000}b=1"],
         "command line: 'a.a.a. … nested too deep",
     ),
+    "only entry of a list": (
+        "model: {kind: resnet, stem: 8, channels: [8], blocks: [1001]}",
+        [],
+        "FILE: model.blocks.0: equal to 1,000 1001",
+    ),
+    "empty list": (
+        "model: {kind: resnet, stem: 8, channels: [8], blocks: []}",
+        [],
+        "FILE: model.blocks: at least 1",
+    ),
     "merge": ("<<: {seed: 1}", [], "FILE: <<: unknown key"),
     "override that is no YAML": ("", ["--targets=[1"], "command line: targets: YAML"),
 }
