@@ -16,6 +16,7 @@ from rich.table import Table
 from dpet_jax.errors import UserError, system_failure
 from dpet_jax.run.costs import By
 from dpet_jax.run.interrupt import EXIT_RESUMABLE
+from dpet_jax.section import check_path
 
 # commands import what they need when they are carried out, so that each starts at once
 
@@ -69,6 +70,14 @@ def _failed(error: OSError, folder: Path, again: str = "") -> int:
     return EXIT_FAILED
 
 
+def _path(text: str) -> Path:
+    """Read a path of the command line."""
+    try:
+        return check_path(Path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; parsed options hold their function as `command`."""
     parser = argparse.ArgumentParser(
@@ -98,8 +107,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Any key of the config can be given as --section.key=value, such as\n"
         "--train.batch_size=256 or --method.kind=rs2; `dpet show` prints them all.",
     )
-    run.add_argument("config", type=Path, help="a YAML file")
-    run.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
+    run.add_argument("config", type=_path, help="a YAML file")
+    run.add_argument("--out", type=_path, default=Path("runs"), metavar="DIR")
     run.add_argument(
         "--resume", action="store_true", help="go on from the latest checkpoint"
     )
@@ -114,8 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Any key of the configs can be given as --section.key=value, such as\n"
         "--data.path=DIR; it holds for every run.",
     )
-    compare.add_argument("suite", type=Path, help="a YAML file")
-    compare.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
+    compare.add_argument("suite", type=_path, help="a YAML file")
+    compare.add_argument("--out", type=_path, default=Path("runs"), metavar="DIR")
     compare.add_argument("--seeds", metavar="A,B,...", help="instead of the suite's")
     compare.add_argument(
         "--by", choices=get_args(By), help="the unit of costs in the report"
@@ -142,39 +151,39 @@ def build_parser() -> argparse.ArgumentParser:
         "Write page, tables and plots about the runs in some folders.",
     )
     report.add_argument(
-        "runs", type=Path, nargs="+", help="folders of suites or runs, or above such"
+        "runs", type=_path, nargs="+", help="folders of suites or runs, or above such"
     )
     report.add_argument("--by", choices=get_args(By), help="the unit of costs")
     report.add_argument(
-        "--out", type=Path, metavar="DIR", help="by default the first of the folders"
+        "--out", type=_path, metavar="DIR", help="by default the first of the folders"
     )
 
     energy = add(
         "energy",
         "Show what a run cost, also one that was killed or still goes on.",
     )
-    energy.add_argument("run", type=Path, help="a run folder")
+    energy.add_argument("run", type=_path, help="a run folder")
     energy.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the whole report here"
+        "--json", type=_path, metavar="FILE", help="write the whole report here"
     )
     energy.add_argument(
-        "--csv", type=Path, metavar="FILE", help="append one row to this table"
+        "--csv", type=_path, metavar="FILE", help="append one row to this table"
     )
     energy.add_argument(
-        "--boamps", type=Path, metavar="FILE", help="write a BoAmps report here"
+        "--boamps", type=_path, metavar="FILE", help="write a BoAmps report here"
     )
 
     predict = add("predict", "Classify new images with the model of a finished run.")
-    predict.add_argument("run", type=Path, help="a run folder")
+    predict.add_argument("run", type=_path, help="a run folder")
     predict.add_argument(
         "--data",
-        type=Path,
+        type=_path,
         required=True,
         help="an .npz with images, and labels if known, or a folder of "
         "images, whose class sub-folders, if any, are the labels",
     )
     predict.add_argument(
-        "--csv", type=Path, help="write the table here instead of printing it"
+        "--csv", type=_path, help="write the table here instead of printing it"
     )
 
     show = add(
@@ -182,7 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Print the resolved config, or its JSON schema.",
         takes_overrides=True,
     )
-    show.add_argument("config", type=Path, nargs="?", help="a YAML file")
+    show.add_argument("config", type=_path, nargs="?", help="a YAML file")
     show.add_argument(
         "--schema", action="store_true", help="print the JSON schema instead"
     )

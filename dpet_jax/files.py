@@ -16,6 +16,9 @@ import yaml
 
 from dpet_jax.errors import DamagedFileError
 
+# What a spreadsheet takes for the beginning of a formula, in wide forms too.
+_FORMULA = (*"=+-@\t\r\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -35,6 +38,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that it is whole or absent, whatever happens."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value as a cell of a CSV table that no spreadsheet takes for a formula.
+
+    Text that begins like one gets an apostrophe in front; numbers stay as they are.
+
+    Source:
+        OWASP, "CSV Injection".
+    """
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
 
 
 class JsonLines:

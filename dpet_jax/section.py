@@ -6,44 +6,133 @@ its methods what it does. A class of the user's own comes in by its import path.
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+#: Of numbers that are not 0. As float32, in which training computes, a smaller one
+#: would be 0 and a larger one infinite, or so would be the product of a few of them.
+SMALLEST, LARGEST = 1e-30, 1e30
+#: Of whole numbers: float32 holds all of them to here.
+LARGEST_COUNT = 2**24
 
-def _no_boolean(value: Any) -> Any:
-    """Refuse true for 1, which Python and pydantic would let pass."""
-    if isinstance(value, bool):
-        raise ValueError(f"must be a number (got {str(value).lower()})")
+# Of a name in a folder, in bytes, as file systems have it.
+_MAX_NAME = 255
+# Characters of a value that a message shows.
+_SHOWN = 60
+
+
+def shown(value: Any) -> str:
+    """Return a value as messages show it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def _is_number(value: Any) -> Any:
+    """Refuse words and true, which pydantic would let pass, and all but nothing."""
+    if isinstance(value, bool | str | bytes):
+        told = str(value).lower() if isinstance(value, bool) else shown(value)
+        raise ValueError(f"must be a number (got {told})")
+    if isinstance(value, float) and 0 < abs(value) < SMALLEST:
+        raise ValueError(f"must be at least {SMALLEST:g}, or 0 (got {value:g})")
     return value
 
 
-Number = BeforeValidator(_no_boolean)
+def _less_than_one(value: float) -> float:
+    if value >= 1 - 2**-25:  # float32 has nothing between this and 1
+        raise ValueError(f"must be less than 1 as float32 as well (got {value!r})")
+    return value
+
+
+Number = BeforeValidator(_is_number)
 Fraction = Annotated[float, Field(gt=0, le=1), Number]
-Positive = Annotated[float, Field(gt=0), Number]
-NonNegative = Annotated[float, Field(ge=0), Number]
-Share = Annotated[float, Field(ge=0, lt=1), Number]
-Count = Annotated[int, Field(ge=1), Number]
-CountFromZero = Annotated[int, Field(ge=0), Number]
+Positive = Annotated[float, Field(gt=0, le=LARGEST), Number]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST), Number]
+AtLeastOne = Annotated[float, Field(ge=1, le=LARGEST), Number]
+UpToOne = Annotated[float, Field(ge=0, le=1), Number]
+Share = Annotated[float, Field(ge=0, lt=1), AfterValidator(_less_than_one), Number]
+PositiveShare = Annotated[
+    float, Field(gt=0, lt=1), AfterValidator(_less_than_one), Number
+]
+Multiplier = Annotated[float, Field(gt=0, le=100), Number]
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT), Number]
+CountFromZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT), Number]
+#: Of rows that are computed on together, and pixels along a side.
+BatchSize = Annotated[int, Field(ge=1, le=2**16), Number]
+Side = Annotated[int, Field(ge=1, le=2**12), Number]
+#: Over all examples; schedules list the rows of each.
+Passes = Annotated[int, Field(ge=1, le=10_000), Number]
+PassesFromZero = Annotated[int, Field(ge=0, le=10_000), Number]
+#: Blocks of a network, each of which is traced.
+Depth = Annotated[int, Field(ge=1, le=1000), Number]
 Seed = Annotated[int, Field(ge=0, lt=2**31), Number]
 
 
+def check_file_name(name: str) -> str:
+    """Return a name that a file or a folder can have anywhere.
+
+    Raises:
+        ValueError: If it is too long, leads elsewhere or has invisible characters.
+    """
+    if name in ("", ".", "..") or "/" in name:
+        raise ValueError(f"{shown(name)} is no name of a folder; choose another")
+    if re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
+        raise ValueError(f"{shown(name)} has a control character; drop it")
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size > _MAX_NAME:
+        raise ValueError(
+            f"{shown(name)} takes {size} bytes, but a name has at most {_MAX_NAME}; "
+            "shorten it"
+        )
+    return name
+
+
+def check_path(path: Path) -> Path:
+    """Return a path whose parts files and folders can be called.
+
+    Raises:
+        ValueError: If one cannot.
+    """
+    for part in path.parts:
+        if part not in ("/", ".."):
+            check_file_name(part)
+    return path
+
+
+#: Of a file or a folder that a user names.
+UserPath = Annotated[Path, AfterValidator(check_path)]
+
+
 class Section(BaseModel):
-    """A part of a config: no unknown keys, no changes, no NaN."""
+    """A part of a config: no unknown keys, no changes, no NaN, no word for a switch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _switches_are_true_or_false(cls, value: Any, info: Any) -> Any:
+        """Refuse `on`, 'yes' and 1, which pydantic takes for true."""
+        if isinstance(value, str | bytes | int | float) and not isinstance(value, bool):
+            wanted = cls.model_fields[info.field_name].annotation
+            if bool in (wanted, *get_args(wanted)):
+                raise ValueError(f"must be true or false (got {shown(value)})")
+        return value
 
 
 class Kind(Section):

@@ -23,10 +23,10 @@ FLOORS = (
     ("scores",),
     ("models", "data", "methods"),
     ("energy", "models.conv", "scores.registry"),
-    ("section", "errors", "files", "quotas"),
+    ("section", "errors", "files", "arrays", "quotas"),
 )
 #: What a floor alone does not say: these import nothing of ours but what is named.
-_GROUND = {"section", "errors", "files", "quotas"}
+_GROUND = {"section", "errors", "files", "arrays", "quotas"}
 ALONE = {
     "scores": {"models.conv", "scores.registry", *_GROUND},
     "scores.registry": {"section"},
@@ -37,6 +37,7 @@ ALONE = {
     "data": _GROUND,
     **{module: set() for module in _GROUND},
     "files": {"errors"},
+    "arrays": {"errors"},
 }
 #: Wings and modules that never bring JAX into a process.
 WITHOUT_JAX = (

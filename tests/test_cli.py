@@ -420,3 +420,11 @@ def test_what_there_is_not_is_refused(parser, text, capsys):
     with pytest.raises(SystemExit):
         parsed(parser, text)
     assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["run a --out={}", "run {}", "predict a --data={}"])
+def test_a_path_that_no_file_can_have_is_refused(parser, text, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parsed(parser, text.format("b/" + "x" * 300))
+    assert caught.value.code == 2
+    assert "takes 300 bytes, but a name has at most 255" in capsys.readouterr().err

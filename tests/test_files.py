@@ -8,6 +8,7 @@ import pytest
 from dpet_jax.errors import DamagedFileError
 from dpet_jax.files import (
     JsonLines,
+    csv_cell,
     read_json,
     read_lines,
     read_npz,
@@ -102,3 +103,13 @@ def test_arrays_are_whole_or_their_file_is_named(tmp_path):
     np.save(tmp_path / "a.npy", np.arange(3))
     with pytest.raises(DamagedFileError, match=r"a\.npy: damaged"):
         read_npz(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
+def test_text_is_no_formula_in_a_table(first):
+    assert csv_cell(f"{first}1+1") == f"'{first}1+1"
+
+
+@pytest.mark.parametrize("value", [-0.5, -3, None, True, "", "a=1", "'-1", " =1"])
+def test_numbers_and_other_text_stay_in_a_table(value):
+    assert csv_cell(value) is value

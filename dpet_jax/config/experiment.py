@@ -6,12 +6,11 @@ A default is written in its class and nowhere else; the resolved config is saved
 every run folder.
 """
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
+from dpet_jax.config import yaml12
 from dpet_jax.data.augment import AugmentConfig
 from dpet_jax.data.source import DataSection
 from dpet_jax.data.sources import SOURCES, Digits
@@ -32,7 +31,8 @@ from dpet_jax.methods.standard import Standard
 from dpet_jax.models.families import MODELS, ResNet18
 from dpet_jax.models.network import ModelSection
 from dpet_jax.section import (
-    Count,
+    AtLeastOne,
+    BatchSize,
     Fraction,
     NonNegative,
     Number,
@@ -41,6 +41,8 @@ from dpet_jax.section import (
     Section,
     Seed,
     Share,
+    check_file_name,
+    shown,
 )
 from dpet_jax.training.optimizer import OPTIMIZERS, OptimizerSection, Sgd
 from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
@@ -64,7 +66,7 @@ METHODS = (
 class TrainConfig(Section):
     """How one step trains."""
 
-    batch_size: Count = 128
+    batch_size: BatchSize = 128
     optimizer: Annotated[OptimizerSection, OneOf(OptimizerSection, OPTIMIZERS)] = Sgd()
     schedule: Annotated[ScheduleSection, OneOf(ScheduleSection, SCHEDULES)] = Cosine()
     augment: AugmentConfig = AugmentConfig()
@@ -75,7 +77,7 @@ class EvaluateConfig(Section):
     """The evaluation grid, the same for every method of a comparison."""
 
     every: Positive = Field(1.0, description="epochs (full-pass equivalents)")
-    batch_size: Count = Field(500, description="rows per step of scoring as well")
+    batch_size: BatchSize = Field(500, description="rows per step of scoring as well")
 
 
 class StopConfig(Section):
@@ -91,7 +93,7 @@ class BudgetConfig(Section):
     """Limits; the first that is reached ends the run."""
 
     epochs: Positive | None = Field(None, description="full-pass equivalents")
-    visits: Count | None = None
+    visits: Annotated[int, Field(ge=1, le=2**53), Number] | None = None
     seconds: Positive | None = Field(None, description="evaluation excluded")
     wh: Positive | None = Field(None, description="gross, evaluation excluded")
 
@@ -125,7 +127,7 @@ class CarbonConfig(Section):
     intensity_g_per_kwh: NonNegative
     intensity_source: str = Field(min_length=1, description="who says so, and when")
     kind: Literal["average", "marginal"] = "average"
-    pue: Annotated[float, Field(ge=1), Number] = Field(
+    pue: AtLeastOne = Field(
         1.0, description="power usage effectiveness; kept apart from the energy"
     )
     pue_source: str = "default"
@@ -141,7 +143,7 @@ class EnergyConfig(Section):
     include: Literal["used", "visible"] = Field(
         "used", description="visible: GPUs held but not computed on as well"
     )
-    idle_s: NonNegative = Field(
+    idle_s: Annotated[float, Field(ge=0, le=3600), Number] = Field(
         0.0, description="measure the idle baseline so long first; 10 is good"
     )
     allow_modelled: bool = False
@@ -211,10 +213,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _name_stays_inside(self) -> "Config":
-        if ".." in Path(self.name).parts:
-            raise ValueError(f"name: {self.name!r} leaves the output folder; drop '..'")
+        for part in self.name.split("/"):
+            try:
+                check_file_name(part)
+            except ValueError as error:
+                raise ValueError(f"name is {shown(self.name)}: {error}") from error
         return self
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML that loads back to an equal config."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return yaml12.write(self.model_dump(mode="json"))

@@ -6,20 +6,28 @@ key, the value and what would be right.
 
 import contextlib
 import difflib
-import re
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from dpet_jax.config import yaml12
 from dpet_jax.config.experiment import Config
 from dpet_jax.errors import UserError
-from dpet_jax.section import one_of
+from dpet_jax.section import one_of, shown
 
 COMMAND_LINE = "command line"
+_MAX_LINES = 50
+# What pydantic says in other words, by type of problem.
+_SAYINGS = {
+    "path_type": "must be a path",
+    "string_type": "must be text; put it in quotes",
+    "bool_type": "must be true or false",
+    "int_parsing_size": "is too large for a whole number",
+}
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -48,16 +56,19 @@ def read_tree(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")  # a pipe would wait
+        with path.open(encoding="utf-8") as file:
+            text = file.read(yaml12.MAX_CHARACTERS + 1)
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot read the config ({_reason(error)}); give the path of a "
             "YAML file such as configs/quickstart.yaml"
         ) from error
     try:
-        tree = yaml.load(text, _Yaml)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {_one_line(error)}") from error
+        tree = yaml12.read(text)
+    except yaml12.NotYamlError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UserError(
@@ -76,15 +87,13 @@ def parse_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.removeprefix("--").partition("=")
     if not override.startswith("--") or not equals or not all(key.split(".")):
         raise UserError(
-            f"{COMMAND_LINE}: {override!r} is no override; write --section.key=value, "
-            "such as --train.batch_size=256"
+            f"{COMMAND_LINE}: {shown(override)} is no override; write "
+            "--section.key=value, such as --train.batch_size=256"
         )
     try:
-        return key, yaml.load(text, _Yaml)
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"{COMMAND_LINE}: {key}: not YAML: {_one_line(error)}"
-        ) from error
+        return key, yaml12.read(text)
+    except yaml12.NotYamlError as error:
+        raise UserError(f"{COMMAND_LINE}: {key}: not YAML: {error}") from error
 
 
 def change(
@@ -105,12 +114,15 @@ def change(
     """
     for key, value in sorted(changes, key=lambda one: not one[0].endswith(".kind")):
         *sections, last = key.split(".")
+        if len(sections) > yaml12.MAX_DEPTH:
+            raise UserError(f"{origin}: {shown(key)}: nested too deep to be a key")
         node = tree
         for section in sections:
             child = node.setdefault(section, {})
             if not isinstance(child, dict):
                 raise UserError(
-                    f"{origin}: {key}: {section} holds the value {child!r}, not keys"
+                    f"{origin}: {key}: {section} holds the value {shown(child)}, "
+                    "not keys"
                 )
             node = child
         if last == "kind" and node.get("kind", _default_kind(sections)) != value:
@@ -152,7 +164,11 @@ def validate_as(
         return model.model_validate(tree)
     except ValidationError as error:
         messages: dict[str, list[str]] = {}
-        for problem in error.errors():
+        problems = error.errors()
+        wrong = {problem["loc"][:-1] for problem in problems}
+        for problem in problems:
+            if problem["type"] == "too_short" and problem["loc"] in wrong:
+                continue  # pydantic counts only the entries that are right
             key, message = _explain(problem, model, tree)
             messages.setdefault(key, []).append(message)
         lines = []
@@ -160,46 +176,13 @@ def validate_as(
             origin = _origin(key, origins or {}) or where
             text = " or ".join(dict.fromkeys(texts))
             lines.append(f"{origin}: {key + ': ' if key else ''}{text}")
+        if len(lines) > _MAX_LINES:
+            lines[_MAX_LINES:] = [f"and {len(lines) - _MAX_LINES} more mistakes"]
         raise UserError("\n".join(lines)) from error
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.2's scalars (`on`, `010` and dates are words), and no key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        """Refuse what PyYAML would settle silently in favour of the last."""
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                problem=f"{', '.join(twice)} is given twice; keep one",
-                problem_mark=node.start_mark,
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Yaml.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag.rpartition(":")[2] not in ("bool", "int", "timestamp")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), "tTfF"
-)
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile("^[-+]?(0|[1-9][0-9]*)$"), "-+0123456789"
-)
 
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str | None:
@@ -219,7 +202,7 @@ def _explain(
 ) -> tuple[str, str]:
     """Return the dotted key of a problem, and what to say about it."""
     steps, owner, section = _locate(problem["loc"], schema, tree)
-    key, value = ".".join(map(str, steps)), problem["input"]
+    key, value = ".".join(map(str, steps)), shown(problem["input"])
     match problem["type"]:
         case "extra_forbidden":
             return key, f"unknown key{_nearest(steps, owner)}"
@@ -228,17 +211,20 @@ def _explain(
         case "kind_unknown":
             return f"{key}.kind", problem["ctx"]["reason"]
         case "kind_keys":
-            return key, f"holds the value {value!r} where keys are needed: kind, ..."
+            return key, f"holds the value {value} where keys are needed: kind, ..."
         case "model_type":
             known = ", ".join(section.model_fields) if section else "none"
-            return key, f"holds the value {value!r} where keys are needed: {known}"
-        case "path_type":
-            return key, f"must be a path (got {value!r})"
+            return key, f"holds the value {value} where keys are needed: {known}"
+        case "less_than_equal":
+            most = problem["ctx"]["le"]
+            told = f"{most:,}" if isinstance(most, int) else f"{most:g}"
+            return key, f"must be less than or equal to {told} (got {value})"
         case "value_error":
             return key, str(problem["ctx"]["error"])
         case _:
             text = problem["msg"].replace("Input should be", "must be")
-            return key, f"{text.replace('Input', 'it')} (got {value!r})"
+            text = _SAYINGS.get(problem["type"], text.replace("Input", "it"))
+            return key, f"{text} (got {value})"
 
 
 def _locate(

@@ -1,6 +1,7 @@
 """Read named members of an archive or a folder, none of them larger than agreed."""
 
 import gzip
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -34,9 +35,9 @@ def read_members(path: Path, caps: Mapping[str, int]) -> Iterator[tuple[str, byt
         UserError: If it cannot be read, a member is larger, occurs twice, or is
             no regular file.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         yield from _read_folder(path, caps)
-    elif path.is_file():
+    elif os.path.isfile(path):
         yield from _read_archive(path, caps)
     else:
         raise UserError(

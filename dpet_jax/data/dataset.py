@@ -2,13 +2,14 @@
 
 import hashlib
 import math
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
-from dpet_jax.data.decode import resize_images
+from dpet_jax.data.decode import empty_images, resize_images
 from dpet_jax.data.source import DataSection, ImageSet, Source, checked
 from dpet_jax.data.split import add_label_noise, stratified_split, stratified_subset
 from dpet_jax.errors import UserError
@@ -31,7 +32,7 @@ class Data:
         num_test: Size of the test split.
         source_rows: Row number of each example in the split of the source that it
             comes from.
-        class_names: One name per class, in label order.
+        class_names: One name per class, in label order; no two are equal.
         mean: Per channel, over the training split, of pixels in [0, 1].
         std: Per channel likewise, at least one grey level, 1/255, so that a constant
             channel can be divided by it.
@@ -62,6 +63,15 @@ class Data:
         """Record the kind of source that a run has read this from, and return it."""
         object.__setattr__(self, "origin", kind)
         return self
+
+    def __post_init__(self) -> None:
+        """Refuse names that results could not tell apart."""
+        twice = [n for n, count in Counter(self.class_names).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"{self.name}: class_names holds {twice[0]!r} twice; results go by "
+                "name, so number the names or choose others"
+            )
 
     @property
     def num_classes(self) -> int:
@@ -145,7 +155,7 @@ def prepare(source: Any, section: DataSection) -> Data:
         clean, section.label_noise, section.split_seed, len(source.class_names)
     )
     sizes = [len(train_rows), len(validation_rows), len(test.labels)]
-    images = np.empty((sum(sizes), *train.images.shape[1:]), np.uint8)
+    images = empty_images(sum(sizes), *train.images.shape[1:])
     parts = np.split(images, np.cumsum(sizes)[:-1])
     np.take(train.images, train_rows, axis=0, out=parts[0])
     np.take(validation.images, validation_rows, axis=0, out=parts[1])

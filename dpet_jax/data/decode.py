@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from dpet_jax.arrays import memory
 from dpet_jax.errors import UserError
 
 # Pillow lets go of the interpreter lock while it decodes. Below this mean size in
@@ -59,7 +60,7 @@ def decode_images(
             continue
         if images is None:
             first = row
-            images = np.empty((len(pictures), *picture.shape), np.uint8)
+            images = empty_images(len(pictures), *picture.shape)
         if picture.shape[:2] != images.shape[1:3]:
             of_other_size.append(f"{place(row)}: {_size(picture)} pixels")
             continue
@@ -102,6 +103,24 @@ def _decoded(
         yield from pool.map(decode, range(len(pictures)))
 
 
+def empty_images(
+    count: int, height: int, width: int, channels: int
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Return room for images.
+
+    Raises:
+        UserError: If this machine has not so much memory.
+    """
+    wanted, there = count * height * width * channels, memory()
+    if wanted > there:
+        raise UserError(
+            f"{count:,} images of {height} x {width} pixels take {wanted / 1e9:,.1f} "
+            f"GB, but this machine has {there / 1e9:,.1f} GB of memory; set a smaller "
+            "data.image_size, or use fewer images."
+        )
+    return np.empty((count, height, width, channels), np.uint8)
+
+
 def resize_images(
     images: UInt8[np.ndarray, "n h w c"], size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, "n h2 w2 c"]:
@@ -119,7 +138,7 @@ def resize_images(
         return images
     from PIL import Image
 
-    resized = np.empty((len(images), *size, images.shape[3]), np.uint8)
+    resized = empty_images(len(images), *size, images.shape[3])
     for row, image in enumerate(images):
         picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
         resized[row] = _pixels(picture, size)
@@ -169,7 +188,7 @@ def _decode_one(picture: bytes | Path, size: tuple[int, int] | None) -> np.ndarr
 
 
 def _checked(path: Path) -> Path:
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("it is no regular file")  # a pipe would be waited for
     return path
 
@@ -186,7 +205,7 @@ def _pixels(picture: Any, size: tuple[int, int] | None) -> np.ndarray:
 def _num_bytes(picture: bytes | Path) -> int:
     if isinstance(picture, bytes):
         return len(picture)
-    return picture.stat().st_size if picture.is_file() else 0
+    return picture.stat().st_size if os.path.isfile(picture) else 0
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Images that a finished model has not seen: an .npz file or a folder of pictures."""
 
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from dpet_jax.arrays import read_arrays
 from dpet_jax.data.class_folders import class_folders, names_of
 from dpet_jax.data.decode import decode_images, resize_images
 from dpet_jax.data.source import check_images, check_labels
-from dpet_jax.data.sources.npz import read_arrays
 from dpet_jax.errors import UserError
 
 
@@ -43,9 +44,9 @@ def read_new_images(
     Raises:
         UserError: If there is nothing to read or it does not fit the model.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         new = _read_folder(path, image_shape[:2], class_names)
-    elif path.suffix == ".npz" and path.is_file():
+    elif path.suffix == ".npz" and os.path.isfile(path):
         new = _read_npz(path)
     else:
         raise UserError(

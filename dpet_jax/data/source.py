@@ -1,6 +1,7 @@
 """What a data source is, and the checks that raw arrays must pass."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple
@@ -10,7 +11,7 @@ from jaxtyping import Int32, UInt8
 from pydantic import Field
 
 from dpet_jax.errors import UserError
-from dpet_jax.section import Count, Kind, Seed, Share
+from dpet_jax.section import Count, Kind, Seed, Share, Side
 
 # Rows looked at together, so that a check never copies a whole data set.
 _CHUNK_ROWS = 1024
@@ -35,7 +36,7 @@ class Source(NamedTuple):
         name: What results call the data set.
         train: Examples to train on; every class occurs.
         test: Examples to test on, with images of the same shape.
-        class_names: One name per class, in label order.
+        class_names: One name per class, in label order; no two are equal.
         validation: Examples to validate on, or None if they are to be drawn from the
             training examples.
     """
@@ -61,7 +62,7 @@ class DataSection(Kind):
 
     libraries: ClassVar[tuple[str, ...]] = ()
 
-    image_size: Count | None = Field(
+    image_size: Side | None = Field(
         None, description="resize all images to so many pixels a side, averaging areas"
     )
     validation_fraction: Share = Field(
@@ -208,7 +209,8 @@ def make_source(
         train: Examples to train on.
         test: Examples to test on.
         class_names: One name per class, or None if the source knows none; then there
-            are as many classes as the largest training label says.
+            are as many classes as the largest training label says. Equal names are
+            told apart by `distinct`.
         places: Files or folders of the training, the test and, where there is one, the
             validation split, for messages.
         validation: Examples to validate on, or None.
@@ -248,7 +250,39 @@ def make_source(
         )
     if class_names is None:
         class_names = [str(label) for label in range(num_classes)]
-    return Source(name, splits[0], splits[1], tuple(class_names), *splits[2:])
+    return Source(name, splits[0], splits[1], distinct(class_names), *splits[2:])
+
+
+def split_names(section: Any) -> list[str]:
+    """Return the names of the splits to train, test and, if any, validate on.
+
+    Args:
+        section: One with the keys train_split, test_split and validation_split.
+
+    Raises:
+        UserError: If one serves twice.
+    """
+    keys = ("train_split", "test_split", "validation_split")
+    names = {key: name for key in keys if (name := getattr(section, key)) is not None}
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            both = " and ".join(f"data.{key}" for key in names if names[key] == name)
+            raise UserError(f"{both} are both {name!r}; give each a split of its own.")
+    return [*names.values()]
+
+
+def distinct(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of which no two are equal: equal ones get their number behind them.
+
+    ImageNet has two classes called crane; they become crane (134) and crane (517).
+    """
+    names = tuple(class_names)
+    while twice := {name for name, count in Counter(names).items() if count > 1}:
+        names = tuple(
+            f"{name} ({label})" if name in twice else name
+            for label, name in enumerate(names)
+        )
+    return names
 
 
 def checked(source: Any) -> Source:

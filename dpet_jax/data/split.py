@@ -1,5 +1,6 @@
 """Validation and test splits, subsets, and wrong labels on purpose."""
 
+import logging
 from typing import Literal
 
 import numpy as np
@@ -23,7 +24,8 @@ def stratified_split(
     """Draw rows from every class in proportion to its size.
 
     round(fraction n) rows are drawn, shared out among the classes by largest
-    remainder.
+    remainder. A class that is too small for its share still gives one row to each
+    side, and one with a single example keeps it on the left; then a warning says so.
 
     Args:
         labels: Class of each row, non-negative.
@@ -36,17 +38,18 @@ def stratified_split(
         The rows left and the rows drawn, each ascending.
 
     Raises:
-        UserError: If a class is too small to give at least one row to each side.
+        UserError: If no class has two examples.
     """
     num_rows = len(labels)
     if fraction == 0:
         return np.arange(num_rows, dtype=np.int64), np.empty(0, np.int64)
     classes, counts = np.unique(labels, return_counts=True)
     shares = np.round(counts * fraction, 9)  # 0.1 * 30 is not 3 exactly
-    _check_sizes(classes, counts, shares, fraction, key)
+    quotas = largest_remainder(shares, round(fraction * num_rows))
+    fair, quotas = quotas, np.clip(quotas, np.minimum(counts - 1, 1), counts - 1)
+    _check_sizes(classes, counts, fair, quotas, fraction, key)
     drawn = np.zeros(num_rows, bool)
     rng = np.random.default_rng([seed, _SPLIT_STREAMS[key]])
-    quotas = largest_remainder(shares, round(fraction * num_rows))
     for label, quota in zip(classes, quotas, strict=True):
         drawn[rng.permutation(np.flatnonzero(labels == label))[:quota]] = True
     return np.flatnonzero(~drawn), np.flatnonzero(drawn)
@@ -120,23 +123,33 @@ def add_label_noise(
 def _check_sizes(
     classes: np.ndarray,
     counts: np.ndarray,
-    shares: np.ndarray,
+    fair: np.ndarray,
+    quotas: np.ndarray,
     fraction: float,
     key: str,
 ) -> None:
-    small = (shares < 1) | (np.ceil(shares) >= counts)
-    if not small.any():
-        return
-    i = int(small.argmax())
-    remedy = "set it to 0 for no validation set, or add examples"
-    if key == "test_fraction":
-        remedy = "add examples, or make a test split of your own"
+    """Say which classes are drawn out of proportion; refuse to draw nothing."""
     least = int(counts.min())
+    remedy = "add examples"
     if least > 1:
         low, high = np.ceil(1000 / least) / 1000, np.floor(1000 - 1000 / least) / 1000
-        remedy = f"choose a share from {low:g} to {high:g}, {remedy}"
-    raise UserError(
-        f"data.{key} is {fraction}, but class {classes[i]} has only {counts[i]} "
-        f"examples, too few for one or more on either side ({int(small.sum())} such "
-        f"classes); {remedy}."
-    )
+        remedy = f"choose a share from {low:g} to {high:g}, or add examples"
+    if not quotas.any():
+        other = "make a test split of your own"
+        if key == "validation_fraction":
+            other = "set it to 0 for no validation set"
+        raise UserError(
+            f"data.{key} is {fraction}, but no class has two examples, one for either "
+            f"side; add examples, or {other}."
+        )
+    small = np.flatnonzero((quotas != fair) | (counts == 1))
+    if len(small):
+        alone = int((counts == 1).sum())
+        logging.getLogger(__name__).warning(
+            "data.%s is %g, too little or too much for small classes, %d of them, such "
+            "as class %d with %d examples: each gives one or more to either side%s; %d "
+            "instead of %d are drawn in all. For every class in proportion, %s.",
+            *(key, fraction, len(small), classes[small[0]], counts[small[0]]),
+            f", but {alone} with a single example keep it" if alone else "",
+            *(quotas.sum(), fair.sum(), remedy),
+        )

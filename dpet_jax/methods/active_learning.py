@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dpet_jax.methods.base import Learner, Plan, Pool, Selection, generator
 from dpet_jax.methods.query import QueryMethod, RoundState, visits_of_rounds
-from dpet_jax.section import Count, CountFromZero
+from dpet_jax.section import Count, CountFromZero, Passes
 
 
 class ActiveLearning(QueryMethod):
@@ -23,7 +23,7 @@ class ActiveLearning(QueryMethod):
 
     kind: Literal["active_learning"] = "active_learning"
     initial_size: Count = 1000
-    passes_per_round: Count = 200
+    passes_per_round: Passes = 200
     max_rounds: CountFromZero = Field(10, description="rounds after the initial one")
     from_scratch: bool = Field(True, description="new parameters in every round")
 

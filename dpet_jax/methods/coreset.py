@@ -1,15 +1,24 @@
 """The coreset file that a run leaves, and the method that trains on one."""
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
+from dpet_jax.arrays import read_arrays
 from dpet_jax.errors import UserError
-from dpet_jax.files import read_npz
 from dpet_jax.methods.base import Coreset, Learner, Method, Plan, Pool
-from dpet_jax.section import Count
+from dpet_jax.section import Passes, UserPath
+
+# What a coreset is read from: kinds of NumPy's types, and axes.
+_KINDS = {
+    "source_rows": ("iu", 1),
+    "round": ("iu", 1),
+    "score": ("f", 1),
+    "fingerprint": ("U", 0),
+    "dataset": ("U", 0),
+}
 
 
 class SavedCoresetState(NamedTuple):
@@ -32,8 +41,8 @@ class SavedCoreset(Method):
     """Train on a saved coreset.npz, every example in every pass."""
 
     kind: Literal["coreset"] = "coreset"
-    path: Path = Field(description="a run's coreset.npz")
-    passes: Count = 200
+    path: UserPath = Field(description="a run's coreset.npz")
+    passes: Passes = 200
 
     def planned_visits(self, pool: Pool) -> int:
         """Count the passes over the coreset."""
@@ -85,17 +94,12 @@ def load_coreset(path: Path, pool: Pool) -> Coreset:
             that this run keeps for validation.
     """
     key = f"method.path: {path}"
-    try:
-        saved: dict[str, Any] = read_npz(path)
-        rows, rounds, scores = saved["source_rows"], saved["round"], saved["score"]
-        fingerprint = str(saved["fingerprint"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(
-            f"{key}: is no coreset ({error}); give the coreset.npz of a finished run"
-        ) from error
+    saved = _read(path, key)
+    rows, rounds, scores = saved["source_rows"], saved["round"], saved["score"]
+    fingerprint = str(saved["fingerprint"])
     if fingerprint != pool.fingerprint:
         raise UserError(
-            f"{key}: was chosen from {saved.get('dataset', 'other data')!s} with "
+            f"{key}: was chosen from {saved['dataset']} with "
             f"fingerprint {fingerprint[:12]}, but this run reads {pool.dataset} with "
             f"{pool.fingerprint[:12]}; use the same data and data.image_size"
         )
@@ -113,3 +117,30 @@ def load_coreset(path: Path, pool: Pool) -> Coreset:
             "that it was chosen with"
         )
     return Coreset(positions.astype(np.int32), rounds, scores)
+
+
+def _read(path: Path, key: str) -> dict[str, np.ndarray]:
+    """Read the arrays of a coreset and check that they are what a run writes."""
+    try:
+        saved, _ = read_arrays(path, tuple(_KINDS))
+    except UserError as error:
+        raise UserError(
+            f"{key}: is no coreset ({error}); give the coreset.npz of a finished run"
+        ) from error
+    wrong = [
+        name
+        for name, (kinds, ndim) in _KINDS.items()
+        if name not in saved
+        or saved[name].dtype.kind not in kinds
+        or saved[name].ndim != ndim
+    ]
+    lengths = {array.shape for array in saved.values() if array.ndim}
+    if wrong or len(lengths) > 1:
+        raise UserError(
+            f"{key}: is no coreset ({', '.join(wrong) or 'arrays'} missing or of "
+            "another shape or type); give the coreset.npz of a finished run"
+        )
+    rows = saved["source_rows"]
+    if len(np.unique(rows)) < len(rows):
+        raise UserError(f"{key}: holds a row twice; give the file as a run wrote it")
+    return saved

@@ -1,6 +1,6 @@
 """DPET: an RS2 warm-up, then rounds that add the most informative examples."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from dpet_jax.methods.base import Learner, Plan, Pool, Span, generator
 from dpet_jax.methods.query import QueryMethod, RoundState, visits_of_rounds
 from dpet_jax.methods.rs2 import rs2_passes
-from dpet_jax.section import Count, CountFromZero, Fraction, Number, Section
+from dpet_jax.section import CountFromZero, Fraction, Passes, Section, UpToOne
 
 #: Dissimilarity of a prediction to its label, by the name of the score that is it:
 #: ||p - y|| on probabilities (a factor changes no rank), and KL(y || p) = -log p_y.
@@ -21,9 +21,7 @@ class DissimilarityConfig(Section):
     """How far a prediction is from its label, blended into the score."""
 
     kind: Literal["none", "euclidean", "kl"] = "none"
-    weight: Annotated[float, Field(ge=0, le=1), Number] = Field(
-        0.5, description="lambda; 0 is the score alone"
-    )
+    weight: UpToOne = Field(0.5, description="lambda; 0 is the score alone")
 
 
 class Dpet(QueryMethod):
@@ -39,13 +37,13 @@ class Dpet(QueryMethod):
     """
 
     kind: Literal["dpet"] = "dpet"
-    warmup_passes: Count = Field(20, description="RS2 passes before round 1")
+    warmup_passes: Passes = Field(20, description="RS2 passes before round 1")
     keep_fraction: Fraction = Field(
         1 / 3,
         description="of the data in a warm-up pass; the paper calls its 0.3 a data "
         "reduction, its code keeps a third",
     )
-    passes_per_round: Count = 10
+    passes_per_round: Passes = 10
     max_rounds: CountFromZero = Field(40, description="rounds after the warm-up")
     dissimilarity: DissimilarityConfig = DissimilarityConfig()
     compat: Literal["none", "artifact"] = Field(

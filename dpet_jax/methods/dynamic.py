@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -17,7 +17,7 @@ from dpet_jax.methods.base import (
     generator,
 )
 from dpet_jax.methods.rs2 import kept
-from dpet_jax.section import Count, Fraction, NonNegative, Number, Share
+from dpet_jax.section import Count, Fraction, NonNegative, Passes, Share, UpToOne
 
 #: The score that is an example's loss.
 LOSS = "cross_entropy"
@@ -47,7 +47,7 @@ class DynamicMethod(Method):
     it however many examples it visits.
     """
 
-    passes: Count = Field(200, description="pruned ones included")
+    passes: Passes = Field(200, description="pruned ones included")
 
     @abstractmethod
     def expected_share(self) -> float:
@@ -272,9 +272,7 @@ class EpsilonGreedy(DynamicMethod):
 
     kind: Literal["epsilon_greedy"] = "epsilon_greedy"
     keep_fraction: Fraction = 0.5
-    epsilon: Annotated[float, Field(ge=0, le=1), Number] = Field(
-        0.1, description="share of a pass that chance fills"
-    )
+    epsilon: UpToOne = Field(0.1, description="share of a pass that chance fills")
 
     def expected_share(self) -> float:
         """Return the share of every pass."""

@@ -23,7 +23,7 @@ from dpet_jax.methods.base import (
 from dpet_jax.methods.proxy import ProxyConfig
 from dpet_jax.methods.query import score_to_rank_by
 from dpet_jax.methods.rs2 import kept
-from dpet_jax.section import Count, CountFromZero, Fraction
+from dpet_jax.section import Count, Fraction, Passes, PassesFromZero
 
 #: Selectors, by the names that configs use.
 SELECTORS = (
@@ -94,8 +94,8 @@ class OneShot(Method):
         "el2n", description="a score, forgetting, or a selector; see `dpet list`"
     )
     keep_fraction: Fraction = 0.3
-    passes: Count = Field(200, description="over the coreset")
-    pretrain_passes: CountFromZero = Field(
+    passes: Passes = Field(200, description="over the coreset")
+    pretrain_passes: PassesFromZero = Field(
         10, description="over all data, of each choosing network"
     )
     networks: Count = Field(1, description="whose scores are averaged")

@@ -16,7 +16,7 @@ from dpet_jax.methods.base import (
 )
 from dpet_jax.methods.proxy import ProxyConfig
 from dpet_jax.scores.registry import lookup, selectable_scores
-from dpet_jax.section import Count, Fraction, Number, Section
+from dpet_jax.section import AtLeastOne, Count, Fraction, Section
 
 
 def score_to_rank_by(name: str) -> str:
@@ -40,7 +40,7 @@ class DiversityConfig(Section):
     """Spread a round's examples out, among the best by score."""
 
     kind: Literal["none", "k_center", "badge", "stratified"] = "none"
-    shortlist: Annotated[float, Field(ge=1), Number] = Field(
+    shortlist: AtLeastOne = Field(
         3.0, description="times query_size: the best by score that it chooses from"
     )
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dpet_jax.methods.base import Plan, generator
 from dpet_jax.methods.standard import OnePlanMethod
-from dpet_jax.section import Count, Fraction
+from dpet_jax.section import Fraction, Passes
 
 
 class Rs2(OnePlanMethod):
@@ -23,7 +23,7 @@ class Rs2(OnePlanMethod):
 
     kind: Literal["rs2"] = "rs2"
     keep_fraction: Fraction = 0.1
-    passes: Count = 200
+    passes: Passes = 200
     replacement: bool = Field(False, description="draw passes independently")
 
     @property

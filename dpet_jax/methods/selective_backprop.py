@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dpet_jax.methods.base import Learner, Method, Plan, Pool, Span, generator
 from dpet_jax.methods.dynamic import LOSS, cdf_below
-from dpet_jax.section import Count, NonNegative
+from dpet_jax.section import Count, NonNegative, Passes
 
 
 class SelectiveState(NamedTuple):
@@ -43,7 +43,7 @@ class SelectiveBackprop(Method):
     """
 
     kind: Literal["selective_backprop"] = "selective_backprop"
-    passes: Count = Field(200, description="of looking at all examples")
+    passes: Passes = Field(200, description="of looking at all examples")
     beta: NonNegative = Field(1.0, description="mean probability is 1 / (beta + 1)")
     look_ahead: Count = Field(500, description="examples of one forward pass")
     history_size: Count = Field(1024, description="losses that a loss is ranked among")

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dpet_jax.methods.base import Learner, Method, Plan, Pool
-from dpet_jax.section import Count
+from dpet_jax.section import Passes
 
 
 class OnePlanState(NamedTuple):
@@ -54,7 +54,7 @@ class Standard(OnePlanMethod):
     """Every example in every pass."""
 
     kind: Literal["standard"] = "standard"
-    passes: Count = 200
+    passes: Passes = 200
 
     def make_plan(self, num_examples: int, seed: int) -> Plan:
         """Return all examples, so many times."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from dpet_jax.models.network import ModelSection, Network
-from dpet_jax.section import Count, Positive
+from dpet_jax.section import Count, Depth, Multiplier
 
 
 class _Residual(ModelSection):
@@ -73,8 +73,8 @@ class ResNet18(_Residual):
     """
 
     kind: Literal["resnet18"] = "resnet18"
-    width_multiplier: Positive = 1.0
-    depth_multiplier: Positive = 1.0
+    width_multiplier: Multiplier = 1.0
+    depth_multiplier: Multiplier = 1.0
     channel_multiple: Count = 8
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
@@ -100,9 +100,9 @@ class ResNet20(_Residual):
     """
 
     kind: Literal["resnet20"] = "resnet20"
-    width_multiplier: Positive = 1.0
-    depth_multiplier: Positive = 1.0
-    scale: Positive | None = Field(None, description="width and depth in tandem")
+    width_multiplier: Multiplier = 1.0
+    depth_multiplier: Multiplier = 1.0
+    scale: Multiplier | None = Field(None, description="width and depth in tandem")
     channel_multiple: Count = 1
 
     @model_validator(mode="after")
@@ -130,8 +130,8 @@ class ResNet(_Residual):
 
     kind: Literal["resnet"] = "resnet"
     stem: Count
-    channels: tuple[Count, ...] = Field(min_length=1)
-    blocks: tuple[Count, ...] = Field(min_length=1)
+    channels: tuple[Count, ...] = Field(min_length=1, max_length=16)
+    blocks: tuple[Depth, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _one_entry_a_stage(self) -> "ResNet":

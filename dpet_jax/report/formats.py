@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+from dpet_jax.files import csv_cell
 from dpet_jax.report.printed import NONE, TIMES
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COMPARED, Run, compared
@@ -79,7 +80,8 @@ def to_csv(comparison: Comparison, out: Path) -> str:
         for target in comparison.targets:
             for run in row.by_target.get(target, ()):
                 common = {"key": row.key, "method": row.label, "target": target}
-                writer.writerow(common | _numbers(run, target, out))
+                cells = common | _numbers(run, target, out)
+                writer.writerow({name: csv_cell(c) for name, c in cells.items()})
     return text.getvalue()
 
 

@@ -16,6 +16,7 @@ from dpet_jax.models.network import Network
 from dpet_jax.run.limits import Limits
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import LearnerSpec, data_mesh
+from dpet_jax.training.memory import check_memory
 from dpet_jax.training.schedule import schedules_with, traced_schedule
 from dpet_jax.training.state import StepSpec
 from dpet_jax.training.steps import Hyper
@@ -63,8 +64,11 @@ def check_fit(config: schema.Config, data: Data) -> None:
 
 
 def build_model(config: schema.Config, data: Data) -> Network:
-    """Shape the network for the data set."""
-    return config.model.build(data.num_classes, data.image_shape)
+    """Shape the network for the data set; refuse one too large for this machine."""
+    model = config.model.build(data.num_classes, data.image_shape)
+    batches = config.train.batch_size, config.evaluate.batch_size
+    check_memory(model, data.image_shape, *batches, config.model.compute_dtype)
+    return model
 
 
 def build_auxiliary(

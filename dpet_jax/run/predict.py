@@ -10,6 +10,7 @@ import numpy as np
 
 from dpet_jax.data.new_images import NewImages, read_new_images
 from dpet_jax.errors import UserError
+from dpet_jax.files import csv_cell
 from dpet_jax.run.load import LoadedRun, load_run
 from dpet_jax.run.machine import pinned
 
@@ -43,7 +44,8 @@ class Prediction(NamedTuple):
         rows = zip(self.names, self.labels, self.probabilities, strict=True)
         for name, label, probabilities in rows:
             shares = (f"{share:.6f}" for share in probabilities)
-            table.writerow([name, label, self.class_names[label], *shares])
+            cells = name, label, self.class_names[label], *shares
+            table.writerow(map(csv_cell, cells))
         return text.getvalue()
 
     def write_csv(self, path: Path) -> None:

@@ -1,17 +1,22 @@
 """Every key of a suite: which experiments are compared with each other."""
 
-from pathlib import Path
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from dpet_jax.section import Fraction, Section, Seed
+from dpet_jax.section import Fraction, Section, Seed, UserPath, check_file_name
 
 #: Names of folders and of rows.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+    AfterValidator(check_file_name),
+]
 
 #: Folders that `dpet compare` itself writes beside those of the variants.
 _TAKEN = ("tuning", "plots")
+_MAX_SETTINGS = 1000
 
 
 class TuneConfig(Section):
@@ -25,6 +30,16 @@ class TuneConfig(Section):
         min_length=1, description="dotted keys of the config, and the values of each"
     )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _grid_can_be_tried(self) -> "TuneConfig":
+        settings = math.prod(map(len, self.grid.values()))
+        if settings > _MAX_SETTINGS:
+            raise ValueError(
+                f"grid: {settings:,} combinations, of which nobody tries more than "
+                f"{_MAX_SETTINGS:,}; give fewer values"
+            )
+        return self
 
 
 class VariantConfig(Section):
@@ -45,7 +60,7 @@ class SuiteConfig(Section):
     """Experiments that differ in a few keys, over the same seeds and targets."""
 
     name: Name
-    base: Path = Field(description="a config, relative to this file")
+    base: UserPath = Field(description="a config, relative to this file")
     set: dict[str, Any] = Field({}, description="keys of the config, for all variants")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     targets: Annotated[tuple[Fraction, ...], Field(min_length=1)]

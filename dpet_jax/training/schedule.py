@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 from pydantic import Field
 
-from dpet_jax.section import Kind, NonNegative, Positive
+from dpet_jax.section import Kind, NonNegative, Positive, PositiveShare, UpToOne
 from dpet_jax.training.traced import numbers_of, with_numbers, without_numbers
 
 
@@ -92,8 +92,8 @@ class Triangular(_Falling):
     """Up in a straight line to the peak, then down (one-cycle)."""
 
     kind: Literal["triangular"] = "triangular"
-    start_fraction: float = Field(0.2, ge=0, le=1, description="of the peak, at first")
-    peak_at: float = Field(0.25, gt=0, lt=1, description="share of the horizon")
+    start_fraction: UpToOne = Field(0.2, description="of the peak, at first")
+    peak_at: PositiveShare = Field(0.25, description="share of the horizon")
 
     def rate(self, peak: Any, progress: Any) -> Any:
         """Return the rate at a point of the two lines."""

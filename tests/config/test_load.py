@@ -1,5 +1,6 @@
 """From YAML and overrides to a config, and what people read when that fails."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -214,7 +215,7 @@ WRONG = {
     "missing": ("data: {kind: npz}", [], "FILE: data.path: missing"),
     "too small": ("train: {batch_size: 0}", [], "FILE: train.batch_size: equal to 1 0"),
     "too large": ("targets: [0.5, 1.5]", [], "FILE: targets.1: equal to 1 1.5"),
-    "no integer": ("seed: many", [], "FILE: seed: integer 'many'"),
+    "no integer": ("seed: many", [], "FILE: seed: number 'many'"),
     "no list": ("", ["--targets=0.5"], "command line: targets: 0.5"),
     "entry of a list on the command line": (
         "",
@@ -263,7 +264,11 @@ WRONG = {
         [],
         "FILE: data.validation_fraction is 0 0.1 stop.on: test",
     ),
-    "name outside": ("name: a/../b", [], "FILE: name: 'a/../b' drop '..'"),
+    "name outside": (
+        "name: a/../b",
+        [],
+        "FILE: name 'a/../b': '..' no name of a folder",
+    ),
     "artifact score": (
         "method: {kind: dpet, compat: artifact, score: el2n}",
         [],
@@ -279,6 +284,105 @@ WRONG = {
         ["--train.batch_size"],
         "command line: '--train.batch_size' --train.batch_size=256",
     ),
+    "word for a switch": (
+        "train: {augment: {flip: on}}",
+        [],
+        "FILE: train.augment.flip: must be true or false 'on'",
+    ),
+    "word for a switch on the command line": (
+        "",
+        ["--train.augment.flip=yes"],
+        "command line: train.augment.flip: must be true or false 'yes'",
+    ),
+    "number for a switch": (
+        "train: {optimizer: {nesterov: 1}}",
+        [],
+        "FILE: train.optimizer.nesterov: must be true or false 1",
+    ),
+    "number for a switch that may be null": (
+        "method: {kind: one_shot, weighted: 0.0}",
+        [],
+        "FILE: method.weighted: must be true or false 0.0",
+    ),
+    "null for a switch": (
+        "train: {augment: {flip: }}",
+        [],
+        "FILE: train.augment.flip: must be true or false None",
+    ),
+    "number that float32 takes for 0": (
+        "train: {optimizer: {learning_rate: 1e-320}}",
+        [],
+        "FILE: train.optimizer.learning_rate: at least 1e-30 9.99989e-321",
+    ),
+    "number that float32 takes for 1": (
+        "train: {optimizer: {momentum: 0.99999999999}}",
+        [],
+        "FILE: train.optimizer.momentum: less than 1 0.99999999999",
+    ),
+    "number that no float is": (
+        "",
+        ["--train.optimizer.learning_rate=1e400"],
+        "command line: train.optimizer.learning_rate: finite inf",
+    ),
+    "number that float32 takes for infinite": (
+        "train: {optimizer: {learning_rate: 1e39}}",
+        [],
+        "FILE: train.optimizer.learning_rate: equal to 1e+30 1e+39",
+    ),
+    "rows that no memory holds": (
+        "evaluate: {batch_size: 1000000000000}",
+        [],
+        "FILE: evaluate.batch_size: equal to 65,536 1000000000000",
+    ),
+    "width that no memory holds": (
+        "model: {width_multiplier: 1e9}",
+        [],
+        "FILE: model.width_multiplier: equal to 100 1000000000.0",
+    ),
+    "number of many digits": (f"seed: {'9' * 5000}", [], "FILE: seed: finite inf"),
+    "float for a whole number": (
+        "method: {kind: standard, passes: 1e300}",
+        [],
+        "FILE: method.passes: too large 1e+300",
+    ),
+    "number for a name": ("name: 5", [], "FILE: name: text in quotes 5"),
+    "number in quotes": ("seed: '3'", [], "FILE: seed: must be a number '3'"),
+    "name that no folder can have": (
+        f"name: {'x' * 300}",
+        [],
+        "FILE: name 300 bytes 255; shorten",
+    ),
+    "name with a part that no folder can have": (
+        f"name: a/{'x' * 300}",
+        [],
+        "FILE: name 300 bytes 255; shorten",
+    ),
+    "path that no folder can have": (
+        f"data: {{kind: npz, path: {'x' * 300}}}",
+        [],
+        "FILE: data.path: 300 bytes 255; shorten",
+    ),
+    "path with NUL": (
+        'data: {kind: npz, path: "a\\0b"}',
+        [],
+        r"FILE: line 1, column 25: control character '\x00'",
+    ),
+    "key of thousands": (
+        "",
+        [f"--{'a.' * 3000}b=1"],
+        "command line: 'a.a.a. … nested too deep",
+    ),
+    "only entry of a list": (
+        "model: {kind: resnet, stem: 8, channels: [8], blocks: [1001]}",
+        [],
+        "FILE: model.blocks.0: equal to 1,000 1001",
+    ),
+    "empty list": (
+        "model: {kind: resnet, stem: 8, channels: [8], blocks: []}",
+        [],
+        "FILE: model.blocks: at least 1",
+    ),
+    "merge": ("<<: {seed: 1}", [], "FILE: <<: unknown key"),
     "override that is no YAML": ("", ["--targets=[1"], "command line: targets: YAML"),
 }
 
@@ -334,6 +438,18 @@ def test_file_that_is_no_config_is_refused_by_name(content, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_pipes_devices_and_locked_files_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path / "loop"):
+        with pytest.raises(UserError, match=r"cannot read the config") as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{path}: ")
+    for path in (tmp_path / ("x" * 300), Path("a\0b")):
+        with pytest.raises(UserError, match=r"cannot read the config"):
+            load(path)
+
+
 def test_missing_file_and_folder_are_refused_with_an_example(tmp_path):
     for path in (tmp_path / "absent.yaml", tmp_path):
         with pytest.raises(UserError, match=r"configs/quickstart\.yaml") as caught:
@@ -356,6 +472,23 @@ def test_configs_can_name_every_score_that_ranks(config_file):
 def test_numbers_of_old_yaml_are_words(word, refused):
     assert f"(got '{word}')" in refused(f"seed: '{word}'")
     assert f"(got '{word}')" in refused(f"seed: {word}")
+
+
+def test_many_mistakes_are_counted(refused):
+    message = refused("".join(f"k{i}: 1\n" for i in range(1000)))
+    assert len(message.splitlines()) == 51
+    assert message.endswith("\nand 950 more mistakes")
+
+
+def test_a_long_value_is_cut(refused):
+    assert len(refused(f"seed: {'x' * 90_000}")) < 200
+
+
+def test_names_that_look_like_numbers_survive_being_saved(config_file):
+    for name in ("1e3", "0o17", "010", "1.5", "0x1f", "null", "true", "08"):
+        saved = load(config_file(f"name: '{name}'")).to_yaml()
+        assert load(config_file(saved)).name == name
+        assert yaml.safe_load(saved)["name"] == name
 
 
 def test_a_leading_zero_is_no_octal(config_file):

@@ -214,11 +214,11 @@ def directory(name):
 @pytest.fixture
 def make_cifar(monkeypatch):
     """Make an archive in which a batch has 100 rows, where the official has 10,000."""
-    monkeypatch.setattr(cifar, "_BATCH_ROWS", 100)
 
-    def make(data_set, form):
+    def make(data_set, form, rows=100):
+        monkeypatch.setattr(cifar, "_BATCH_ROWS", rows)
         rng = np.random.default_rng(1)
-        sizes = {"train": 500, "test": 100}
+        sizes = {"train": 5 * rows, "test": rows}
         images = {
             split: rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
             for split, count in sizes.items()

@@ -213,3 +213,9 @@ def test_a_source_of_ones_own_may_return_floats_and_greys(toy_source, settings):
         data.images[:40, ..., 0], toy_source.train.images[..., 0]
     )
     assert data.labels.dtype == np.int32
+
+
+def test_data_of_ones_own_have_names_that_differ(toy_source, settings, refused):
+    data = prepare(toy_source, settings())
+    message = refused(replace, data, class_names=("a", "b", "c", "a"))
+    assert "toy: class_names holds 'a' twice" in message

@@ -297,11 +297,11 @@ def test_without_a_test_split_a_share_is_asked_for(write, refused, split):
         assert part in message
 
 
-def test_a_share_that_a_class_is_too_small_for_is_refused(write, refused):
-    section = Folder(path=write(_=4), test_fraction=0.1)
-    message = refused(section.read)
+def test_a_share_that_a_class_is_too_small_for_draws_one_of_it(write, caplog):
+    source = Folder(path=write(_=4), test_fraction=0.1).read()
+    assert np.bincount(source.test.labels).tolist() == [1, 1, 1]
     for part in ("data.test_fraction is 0.1", "4 examples", "from 0.25 to 0.75"):
-        assert part in message
+        assert part in caplog.text
 
 
 def test_the_parent_of_a_data_set_is_no_data_set(write, refused):

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -122,3 +124,10 @@ def test_labels_that_are_known_in_part_are_refused(
     message = refused(read_new_images, tmp_path, (8, 8, 3), names)
     assert f"--data: {tmp_path}: " in message
     assert part in message
+
+
+def test_paths_that_cannot_be_read_are_refused_at_once(tmp_path, refused):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for name in ("pipe.npz", "x" * 300, "a\0b", "/dev/zero"):
+        message = refused(read_new_images, tmp_path / name, (4, 4, 1), ("a", "b"))
+        assert "neither an .npz file nor a folder" in message

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -251,6 +252,88 @@ def test_files_of_other_names_are_joined_as_before(write, names):
     assert Parquet(path=folder).read().train.labels.tolist() == [0, 1, 2, 2] * 2
 
 
+def test_one_file_a_split_and_a_column_of_plain_bytes(tmp_path, images, as_picture):
+    for kind in (pa.binary(), pa.large_binary()):
+        for split, rows in (("train", slice(0, 6)), ("test", slice(6, 9))):
+            blobs = pa.array([as_picture(image) for image in images[rows]], kind)
+            labels = [0, 1, 2, 2, 1, 0, 1, 2, 0][rows]
+            table = pa.table({"photo": blobs, "label": labels, "id": labels})
+            pq.write_table(table, tmp_path / f"{split}.parquet")
+        source = Parquet(path=tmp_path).read()
+        np.testing.assert_array_equal(source.train.images, images[:6])
+        np.testing.assert_array_equal(source.test.images, images[6:])
+        assert source.test.labels.tolist() == [1, 2, 0]
+
+
+def test_bytes_that_are_no_pictures_are_named(tmp_path, refused):
+    table = pa.table({"raw": [b"\0" * 192, b"\1" * 192], "label": [0, 1]})
+    for split in ("train", "test"):
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    message = refused(Parquet(path=tmp_path).read)
+    for part in ("train.parquet row 0", "192 bytes", "cannot be decoded"):
+        assert part in message
+
+
+def test_one_file_beside_shards_is_refused(write, refused):
+    folder = write()
+    shards(folder, "train", "train-00000-of-00001")
+    message = refused(Parquet(path=folder).read)
+    for part in ("train-00000-of-00001.parquet beside train.parquet", "leave one"):
+        assert part in message
+
+
+def test_splits_of_other_names_and_one_to_validate_on(write, images, refused, caplog):
+    folder = write()
+    (folder / "test-00000-of-00001.parquet").rename(folder / "validation.parquet")
+    message = refused(Parquet(path=folder).read)
+    for part in ("no file test.parquet", "validation.parquet", "data.test_split"):
+        assert part in message
+    source = Parquet(path=folder, test_split="validation").read()
+    np.testing.assert_array_equal(source.test.images, images[6:])
+    assert source.validation is None
+
+    shutil.copy(folder / "validation.parquet", folder / "final.parquet")
+    caplog.clear()
+    source = Parquet(path=folder, test_split="final").read()
+    (record,) = caplog.records
+    for part in ("left out", "1 (validation.parquet)", "data.validation_split"):
+        assert part in record.getMessage()
+    caplog.clear()
+    section = Parquet(path=folder, test_split="final", validation_split="validation")
+    data = prepare(section.read(), section)
+    assert (data.num_train, data.num_validation, data.num_test) == (6, 3, 3)
+    assert data.labels[data.validation_rows].tolist() == [1, 2, 0]
+    assert not caplog.records
+
+
+def test_a_split_that_serves_twice_is_refused(write, refused):
+    message = refused(Parquet(path=write(), test_split="train").read)
+    assert "data.train_split and data.test_split are both 'train'" in message
+
+
+def test_a_pipe_among_the_files_is_refused_at_once(write, refused):
+    folder = write()
+    os.mkfifo(folder / "train-00002-of-00003.parquet")
+    assert "train-00002-of-00003.parquet: is no regular" in refused(
+        Parquet(path=folder).read
+    )
+
+
+def test_metadata_without_an_end_is_none(write):
+    folder = write()
+    for file in folder.glob("*.parquet"):
+        table = pq.read_table(file)
+        deep = {"huggingface": "[" * 100_000}
+        pq.write_table(table.replace_schema_metadata(deep), file)
+    assert Parquet(path=folder).read().class_names == ("0", "1", "2")
+
+
+def test_classes_of_one_name_are_told_apart(write):
+    folder = write(class_names=("crane", "owl", "crane"))
+    source = Parquet(path=folder).read()
+    assert source.class_names == ("crane (0)", "owl", "crane (2)")
+
+
 def test_mixed_sizes_name_the_row_and_the_remedy(write, as_picture, refused):
     odd = as_picture(np.zeros((5, 4, 3), np.uint8))
     message = refused(Parquet(path=write([(4, odd, 1)])).read)
@@ -302,11 +385,11 @@ def test_missing_folders_and_splits_say_where_to_look(write, tmp_path, refused):
     assert "data.path" in message
     folder = write()
     message = refused(Parquet(path=tmp_path).read)
-    assert "no file train-*.parquet" in message
+    assert "no file train.parquet or train-*.parquet" in message
     assert str(folder) in message
     (folder / "test-00000-of-00001.parquet").unlink()
     message = refused(Parquet(path=folder).read)
-    assert f"{folder}: no file test-*.parquet" in message
+    assert f"{folder}: no file test.parquet or test-*.parquet" in message
     assert "train-00000-of-00002.parquet" in message
 
 

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from dpet_jax.data.source import ImageSet, check_images, check_labels, make_source
+from dpet_jax.data.source import (
+    ImageSet,
+    check_images,
+    check_labels,
+    distinct,
+    make_source,
+)
 
 PLACE = "a.npz, key"
 
@@ -171,3 +177,12 @@ def test_greys_beside_colours_become_rgb_in_every_split():
         assert (split.images == 7).all()
         assert split.images.shape == colour.images.shape
     assert source.test.images is colour.images
+
+
+def test_equal_names_of_classes_get_their_numbers():
+    assert distinct(["crane", "owl", "crane"]) == ("crane (0)", "owl", "crane (2)")
+    assert distinct(["a", "a", "a (0)"]) == ("a (0) (0)", "a (1)", "a (0) (2)")
+    assert distinct(["a", "b"]) == ("a", "b")
+    good = image_set([0, 1])
+    source = make_source("x", good, good, ["a", "a"], ("A", "B"))
+    assert source.class_names == ("a (0)", "a (1)")

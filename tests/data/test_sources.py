@@ -1,5 +1,6 @@
 """What all kinds of source have in common, and the smallest of them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from sklearn.datasets import load_digits
 from dpet_jax.config.experiment import Config
 from dpet_jax.data import DataSection, ImageSet, Source, prepare
 from dpet_jax.data.augment import AugmentConfig
+from dpet_jax.data.decode import resize_images
 from dpet_jax.data.sources import Cifar, Digits, Folder, Npz, Parquet, Tfds
 from dpet_jax.section import import_path, one_of
 
@@ -150,3 +152,28 @@ def test_the_splits_of_earlier_versions_are_drawn_still():
     assert int(data.noisy_rows.sum()) == 52818
     assert int(data.labels[:1000].sum()) == 4457
     assert data.fingerprint.startswith("2687f9adbb4ce0c39ee04e564a33ba2d354d2018f22447")
+
+
+@pytest.mark.parametrize("kind", [Cifar, Folder, Npz, Parquet, Tfds])
+def test_paths_that_cannot_be_read_are_refused_at_once(kind, tmp_path, refused):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_bytes(b"x")
+    for name in ("pipe", "loop", "file", "/dev/zero", "/dev/null", "no"):
+        section = kind(path=tmp_path / name)
+        assert name in refused(section.read)
+    for name in ("x" * 256, "a\0b"):
+        with pytest.raises(ValidationError):
+            kind(path=tmp_path / name)
+
+
+def test_images_that_no_memory_holds_are_refused(refused):
+    section = Digits(image_size=4096)
+    source = section.read()
+    many = ImageSet(
+        np.broadcast_to(source.train.images[:1], (10**8, 8, 8, 1)),
+        source.train.labels,
+    )
+    message = refused(resize_images, many.images, (4096, 4096))
+    for part in ("100,000,000 images of 4096 x 4096", "GB", "data.image_size"):
+        assert part in message

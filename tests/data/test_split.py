@@ -77,29 +77,53 @@ def test_two_of_a_class_can_be_halved():
     assert sorted(labels[train]) == sorted(labels[validation]) == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("fraction", "counts", "parts"),
-    [
-        (0.1, (30, 9), ["class 1", "9 examples", "is 0.1", "from 0.112 to 0.888"]),
-        (0.5, (30, 1), ["class 1", "1 examples", "; set it to 0"]),
-        (0.95, (100, 10), ["class 1", "10 examples", "from 0.1 to 0.9"]),
-    ],
-)
-def test_a_split_that_cannot_be_made_is_refused(refused, fraction, counts, parts):
-    message = refused(stratified_split, labels_of(*counts), fraction, 0)
-    for part in parts:
-        assert part in message
+LONG_TAILS = {
+    "a small class": (0.1, (30, 4), (3, 1), ["class 1 with 4", "4 instead of 3"]),
+    "a single example": (
+        *(0.5, (30, 1), (15, 0)),
+        ["class 1 with 1", "1 with a single example keep it"],
+    ),
+    "more than fits": (0.98, (100, 10), (98, 9), ["class 1 with 10", "0.1 to 0.9"]),
+    "a long tail": (
+        *(0.1, (500, 50, 9, 5, 2, 1), (50, 5, 1, 1, 1, 0)),
+        ["2 of them, such as class 4 with 2", "58 instead of 57"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LONG_TAILS)
+def test_classes_too_small_for_their_share_are_drawn_from_and_named(case, caplog):
+    fraction, counts, drawn_of_each, parts = LONG_TAILS[case]
+    labels = labels_of(*counts)
+    left, drawn = stratified_split(labels, fraction, 0)
+    assert np.bincount(labels[drawn], minlength=len(counts)).tolist() == [
+        *drawn_of_each
+    ]
+    assert sorted([*left, *drawn]) == list(range(sum(counts)))
+    assert set(labels[left]) == set(range(len(counts)))
+    (record,) = caplog.records
+    for part in (f"data.validation_fraction is {fraction}", *parts):
+        assert part in record.getMessage()
 
 
 @pytest.mark.parametrize("least", [2, 3, 7, 9, 40])
-def test_the_shares_that_a_message_offers_do_work(refused, least):
+def test_the_shares_that_a_warning_offers_give_every_class_its_own(least, caplog):
     labels = labels_of(997, least)
-    message = refused(stratified_split, labels, 0.999, 0)
-    low, high = re.search(r"from ([\d.]+) to ([\d.]+), set it to 0", message).groups()
-    for share in (float(low), float(high)):
+    stratified_split(labels, 0.999, 0)
+    (record,) = caplog.records
+    offered = re.search(r"from ([\d.]+) to ([\d.]+), or add", record.getMessage())
+    caplog.clear()
+    for share in map(float, offered.groups()):
         train, drawn = stratified_split(labels, share, 0)
         assert 1 in labels[train]
         assert 1 in labels[drawn]
+    assert not caplog.records
+
+
+def test_a_split_without_two_of_a_class_is_refused(refused):
+    message = refused(stratified_split, labels_of(1, 1, 1), 0.3, 0)
+    for part in ("validation_fraction is 0.3", "no class has two", "set it to 0"):
+        assert part in message
 
 
 def test_the_draws_of_two_keys_are_independent_and_named(refused):
@@ -109,8 +133,8 @@ def test_the_draws_of_two_keys_are_independent_and_named(refused):
         for key in ("validation_fraction", "test_fraction")
     )
     assert one != other
-    message = refused(stratified_split, labels_of(5, 1), 0.3, 0, "test_fraction")
-    for part in ("data.test_fraction is 0.3", "a test split of your own"):
+    message = refused(stratified_split, labels_of(1, 1), 0.3, 0, "test_fraction")
+    for part in ("data.test_fraction is 0.3", "make a test split of your own"):
         assert part in message
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -242,3 +243,29 @@ def test_a_class_without_training_examples_is_named(tmp_path, toy_rows, refused)
     )
     for part in ("'train'", "class 1 (dog)", "add examples"):
         assert part in message
+
+
+def test_a_split_to_validate_on_is_named_and_none_serves_twice(prepared, refused):
+    path = prepared[0]
+    section = Tfds(
+        name="toy",
+        path=path,
+        train_split="train[:50%]",
+        validation_split="train[50%:]",
+    )
+    source = section.read()
+    whole = Tfds(name="toy", path=path).read()
+    both = [source.train.labels, source.validation.labels]
+    np.testing.assert_array_equal(np.concatenate(both), whole.train.labels)
+    message = refused(Tfds(name="toy", path=path, test_split="train").read)
+    assert "data.train_split and data.test_split are both 'train'" in message
+
+
+def test_a_pipe_among_the_files_is_refused_at_once(prepared, refused):
+    folder = next(prepared[0].glob("**/dataset_info.json")).parent
+    os.mkfifo(folder / "toy-pipe")
+    try:
+        message = refused(Tfds(name="toy", path=prepared[0]).read)
+    finally:
+        (folder / "toy-pipe").unlink()
+    assert "toy-pipe: is no regular file" in message

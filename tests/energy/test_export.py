@@ -545,3 +545,12 @@ def test_infrastructure_is_what_the_user_says_and_claims_nothing_otherwise():
     document = boamps(energy_report(), infra_type="onPremise")
     assert document["infrastructure"]["infraType"] == "onPremise"
     check(document)
+
+
+def test_text_of_a_user_is_no_formula_and_negative_numbers_stay(tmp_path):
+    path = tmp_path / "runs.csv"
+    report = energy_report(net_of_idle_wh=-0.5) | {"run_id": '=HYPERLINK("x")'}
+    write_csv(report, path)
+    (row,) = rows(path)
+    assert row["run_id"] == '\'=HYPERLINK("x")'
+    assert row["net_of_idle_wh"] == "-0.5"

@@ -1,5 +1,7 @@
 """Coresets that survive their file, and training on what an earlier run chose."""
 
+import os
+
 import numpy as np
 import pytest
 from fakes.learner import Forbidden
@@ -62,11 +64,34 @@ def test_a_coreset_of_other_data_is_refused(saved, change, message):
         SavedCoreset(path=path).start(POOL, 0)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an archive"])
-def test_a_broken_coreset_is_refused(tmp_path, content):
-    (tmp_path / "c.npz").write_bytes(content)
-    with pytest.raises(UserError, match=r"c\.npz: is no coreset"):
+def test_a_broken_coreset_is_refused(saved, tmp_path):
+    whole = saved().read_bytes()
+    damaged = whole[:60] + bytes(40) + whole[100:]
+    for content in (b"", b"not an archive", whole[:-30], whole[:100], damaged):
+        (tmp_path / "c.npz").write_bytes(content)
+        with pytest.raises(UserError, match=r"c\.npz: is no coreset"):
+            load_coreset(tmp_path / "c.npz", POOL)
+    (tmp_path / "c.npz").unlink()
+    os.mkfifo(tmp_path / "c.npz")
+    with pytest.raises(UserError, match=r"c\.npz: is no coreset.*no regular"):
         load_coreset(tmp_path / "c.npz", POOL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source_rows": np.array([18.0, 4, 60])}, "source_rows missing or of"),
+        ({"source_rows": np.array(["a", "b", "c"])}, "source_rows missing or of"),
+        ({"source_rows": np.array([[18, 4, 60]])}, "source_rows missing or of"),
+        ({"source_rows": np.array([18, 4])}, "arrays missing or of another shape"),
+        ({"score": np.array([1, 2, 3])}, "score missing or of"),
+        ({"fingerprint": np.array(b"x")}, "fingerprint missing or of"),
+        ({"source_rows": np.array([18, 4, 18])}, "holds a row twice"),
+    ],
+)
+def test_arrays_that_no_run_wrote_are_refused(saved, change, message):
+    with pytest.raises(UserError, match=rf"method\.path: .*c\.npz.*{message}"):
+        load_coreset(saved(**change), POOL)
 
 
 def test_an_empty_coreset_is_refused(saved):

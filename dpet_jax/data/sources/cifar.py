@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 as their authors publish them, read as they are."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from dpet_jax.data.source import (
 )
 from dpet_jax.data.unpickle import RefusedPickleError, unpickle
 from dpet_jax.errors import UserError
+from dpet_jax.section import UserPath
 
 SIZE = 32
 _PIXELS = 3 * SIZE * SIZE
@@ -44,7 +46,7 @@ class Cifar(DataSection):
     """
 
     kind: Literal["cifar"] = "cifar"
-    path: Path = Field(description="the archive, or the folder it unpacks to")
+    path: UserPath = Field(description="the archive, or the folder it unpacks to")
     labels: _Labels = Field(
         "fine", description="of CIFAR-100: its 100 classes, or their 20 groups"
     )
@@ -242,7 +244,7 @@ _VERSION_OF = {file: version for version in _VERSIONS for file in version.files}
 
 def _folder_of_members(path: Path) -> Path:
     """Return the folder in or below `path` with CIFAR's files; an archive itself."""
-    if not path.is_dir() or _known_files(path):
+    if not os.path.isdir(path) or _known_files(path):
         return path
     inside = [entry for entry in entries(path) if entry.is_dir()]
     found = [folder for folder in inside if _known_files(folder)]
@@ -262,7 +264,7 @@ def _folder_of_members(path: Path) -> Path:
 
 
 def _known_files(folder: Path) -> list[str]:
-    return [name for name in _VERSION_OF if (folder / name).is_file()]
+    return [name for name in _VERSION_OF if os.path.isfile(folder / name)]
 
 
 def _read_parts(at: Path) -> tuple[_Version, dict[str, Any]]:

@@ -1,9 +1,10 @@
 """Pictures in class folders, as cameras and most data sets on the web have them."""
 
 import logging
+import os
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,7 +14,7 @@ from dpet_jax.data.decode import decode_images, is_picture
 from dpet_jax.data.source import DataSection, ImageSet, Source, make_source
 from dpet_jax.data.split import stratified_split
 from dpet_jax.errors import UserError
-from dpet_jax.section import Number
+from dpet_jax.section import PositiveShare, UserPath
 
 _VALIDATION_NAMES = ("validation", "val", "valid")
 _SPLIT_NAMES = ("train", "test", *_VALIDATION_NAMES)
@@ -32,8 +33,8 @@ class Folder(DataSection):
 
     kind: Literal["folder"] = "folder"
     libraries: ClassVar[tuple[str, ...]] = ("PIL.Image",)
-    path: Path = Field(description="folder with train/ and test/, or class folders")
-    test_fraction: Annotated[float, Field(gt=0, lt=1), Number] | None = Field(
+    path: UserPath = Field(description="folder with train/ and test/, or class folders")
+    test_fraction: PositiveShare | None = Field(
         None,
         description="share drawn for testing, by split_seed, where there is no test/",
     )
@@ -142,7 +143,7 @@ class Folder(DataSection):
 
 def _splits(path: Path) -> dict[str, Path]:
     """Find the folders of the splits; one that holds all classes is called train."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(
             f"{path}: no such folder; set data.path to a folder with train/<class>/ "
             "and test/<class>/, or with <class>/ and data.test_fraction."

@@ -1,6 +1,9 @@
 """Folders of parquet files as the Hugging Face hub lays them out."""
 
+import glob
 import json
+import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from dpet_jax.data.class_folders import names_of
 from dpet_jax.data.decode import decode_images
 from dpet_jax.data.source import (
     DataSection,
@@ -18,30 +22,39 @@ from dpet_jax.data.source import (
     check_labels,
     check_not_empty,
     make_source,
+    split_names,
 )
 from dpet_jax.errors import UserError
+from dpet_jax.section import UserPath
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
 # train-00000-of-00002.parquet; older exports put a hash behind the numbers.
-_SHARD = re.compile(r"\w+-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?\.parquet")
+_SHARD = re.compile(r".+-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?\.parquet")
 
 
 class Parquet(DataSection):
     """A folder in the Hugging Face hub's parquet layout.
 
-    It holds train-*.parquet and test-*.parquet, each with a column of picture files
-    and one of class numbers. Class names come from the hub's metadata, where the files
-    have it.
+    It holds train.parquet or train-*.parquet, and the same for test, each with a column
+    of picture files and one of class numbers. Class names come from the hub's metadata,
+    where the files have it.
     """
 
     kind: Literal["parquet"] = "parquet"
     libraries: ClassVar[tuple[str, ...]] = (
         *("pyarrow.compute", "pyarrow.parquet", "PIL.Image"),
     )
-    path: Path = Field(description="folder with train-*.parquet and test-*.parquet")
+    path: UserPath = Field(description="folder with train-*.parquet and test-*.parquet")
+    train_split: str = Field("train", description="what its files begin with")
+    test_split: str = "test"
+    validation_split: str | None = Field(
+        None, description="null: drawn from the training examples"
+    )
     image_column: str | None = Field(
-        None, description="structs with `bytes`; null: img, image or the only such one"
+        None,
+        description="of picture files, or structs with them in `bytes`; null: img, "
+        "image or the only such one",
     )
     label_column: str | None = Field(
         None, description="integers; null: label, fine_label or labels"
@@ -54,23 +67,37 @@ class Parquet(DataSection):
 
     def read(self) -> Source:
         """Read both splits, the files of each in the order of their names."""
-        if not self.path.is_dir():
+        if not os.path.isdir(self.path):
             raise UserError(
                 f"{self.path}: no such folder; set data.path to a folder that holds "
                 "train-*.parquet and test-*.parquet."
             )
-        files = {split: _files(self.path, split) for split in ("train", "test")}
+        names = split_names(self)
+        files = {name: _files(self.path, name) for name in names}
+        self._report_left_out([file for found in files.values() for file in found])
         parts = {
-            split: [_read_file(file, self) for file in files[split]] for split in files
+            name: [_read_file(file, self) for file in found]
+            for name, found in files.items()
         }
-        class_names = _agree(parts["train"] + parts["test"])
+        class_names = _agree([part for found in parts.values() for part in found])
         splits = []
-        for split in files:
-            place = f"{self.path} {split}"
-            check_not_empty(sum(len(part.blobs) for part in parts[split]), place)
-            splits.append(_join(parts[split], self.size, class_names))
-        places = [f"{self.path} {split} split" for split in files]
-        return make_source(self.label, splits[0], splits[1], class_names, places)
+        for name, found in parts.items():
+            check_not_empty(
+                sum(len(part.blobs) for part in found), f"{self.path} {name}"
+            )
+            splits.append(_join(found, self.size, class_names))
+        train, test, *own = splits
+        places = [f"{self.path} {name} split" for name in names]
+        return make_source(self.label, train, test, class_names, places, *own)
+
+    def _report_left_out(self, read: Sequence[Path]) -> None:
+        others = sorted({*self.path.glob("*.parquet")} - {*read})
+        if others:
+            logging.getLogger(__name__).warning(
+                "%s: left out, since they are of no split that data.train_split, "
+                "data.test_split or data.validation_split names: %s",
+                *(self.path, names_of(others, self.path)),
+            )
 
 
 class _Rows(NamedTuple):
@@ -82,26 +109,41 @@ class _Rows(NamedTuple):
 
 
 def _files(folder: Path, split: str) -> list[Path]:
-    files = sorted(folder.glob(f"{split}-*.parquet"))
+    files = sorted(
+        file
+        for file in folder.glob("*.parquet")
+        if file.stem == split or file.name.startswith(f"{split}-")
+    )
     if files:
-        _check_shards(files)
+        _check_shards(files, split)
         return files
     present = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))[:10])
-    deeper = next(iter(sorted(folder.glob(f"*/**/{split}-*.parquet"))), None)
-    remedy = (
-        "a train and a test split are needed, named as on the Hugging Face hub"
-        if deeper is None
-        else f"set data.path to the folder of {deeper}"
-    )
+    deeper = sorted(folder.glob(f"*/**/{glob.escape(split)}[-.]*parquet"))
+    remedy = "two splits are needed, to train and to test on"
+    if deeper:
+        remedy = f"set data.path to the folder of {deeper[0]}"
+    elif present:
+        remedy = (
+            "set data.train_split, data.test_split or data.validation_split to what "
+            "the names of its files begin with"
+        )
     raise UserError(
-        f"{folder}: no file {split}-*.parquet (parquet files there: "
+        f"{folder}: no file {split}.parquet or {split}-*.parquet (parquet files there: "
         f"{present or 'none'}); {remedy}."
     )
 
 
-def _check_shards(files: list[Path]) -> None:
+def _check_shards(files: list[Path], split: str) -> None:
     """Refuse a split of which the file names say that it is not whole."""
     numbered = {file: _SHARD.fullmatch(file.name) for file in files}
+    special = [file for file in files if not os.path.isfile(file)]
+    if special:  # a pipe would be waited for
+        raise UserError(f"{special[0]}: is no regular file; move it away.")
+    if len(files) > 1 and any(file.stem == split for file in files):
+        raise UserError(
+            f"{files[0].parent}: {files[0].name} beside {files[-1].name}; leave one "
+            "export of the split in the folder."
+        )
     if not any(numbered.values()):
         return
     counts: dict[int, list[Path]] = defaultdict(list)
@@ -123,7 +165,6 @@ def _check_shards(files: list[Path]) -> None:
             )
     missing = [index for index in range(min(count, 100_000)) if index not in shards]
     if missing or len(shards) > count:
-        split = files[0].name.partition("-")[0]
         lacks = ", ".join(f"{split}-{i:05}-of-{count:05}" for i in missing[:5])
         raise UserError(
             f"{files[0].parent}: {len(shards)} of {count} files of the {split} split; "
@@ -147,7 +188,10 @@ def _read_file(file: Path, section: Parquet) -> _Rows:
         raise UserError(
             f"{file}: cannot be read as parquet ({error}); copy or download it again."
         ) from error
-    blobs = pc.struct_field(table.column(image), "bytes").to_pylist()
+    pictures = table.column(image)
+    if pa.types.is_struct(pictures.type):
+        pictures = pc.struct_field(pictures, "bytes")
+    blobs = pictures.to_pylist()
     labels = table.column(label)
     for column, nulls in (
         (image, [b is None for b in blobs]),
@@ -219,8 +263,8 @@ def _find_image(schema: Any, file: Path) -> str:
     if len(columns) == 1:
         return columns[0]
     raise UserError(
-        f"{file}: {'no' if not columns else 'more than one'} column of pictures, a "
-        f"struct with `bytes`; columns: {', '.join(schema.names)}. Set "
+        f"{file}: {'no' if not columns else 'more than one'} column of pictures, "
+        f"bytes or a struct with `bytes`; columns: {', '.join(schema.names)}. Set "
         "data.image_column."
     )
 
@@ -246,8 +290,9 @@ def _check_columns(schema: Any, image: str, label: str, file: Path) -> None:
             )
     if not _holds_pictures(schema.field(image).type):
         raise UserError(
-            f"{file}: column {image!r} is {schema.field(image).type}, not a struct "
-            "with the picture file in `bytes`; set data.image_column to another one."
+            f"{file}: column {image!r} is {schema.field(image).type}, neither the "
+            "picture file nor a struct with it in `bytes`; set data.image_column to "
+            "another one."
         )
     if not pa.types.is_integer(schema.field(label).type):
         raise UserError(
@@ -259,16 +304,16 @@ def _check_columns(schema: Any, image: str, label: str, file: Path) -> None:
 def _holds_pictures(kind: Any) -> bool:
     import pyarrow as pa
 
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        return False
-    inner = kind.field("bytes").type
-    return pa.types.is_binary(inner) or pa.types.is_large_binary(inner)
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    of = pa.types
+    return of.is_binary(kind) or of.is_large_binary(kind) or of.is_binary_view(kind)
 
 
 def _class_names(schema: Any, label: str) -> list[str] | None:
     try:
         metadata = json.loads((schema.metadata or {})[b"huggingface"])
         names = metadata["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None  # written by another tool; labels are numbered then
     return [str(name) for name in names] if isinstance(names, list) else None

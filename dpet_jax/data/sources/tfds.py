@@ -1,5 +1,6 @@
 """Any prepared TensorFlow Datasets image set, read without TensorFlow."""
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,8 +15,10 @@ from dpet_jax.data.source import (
     check_labels,
     check_not_empty,
     make_source,
+    split_names,
 )
 from dpet_jax.errors import UserError
+from dpet_jax.section import UserPath
 
 
 class Tfds(DataSection):
@@ -30,9 +33,12 @@ class Tfds(DataSection):
     name: str = Field(
         "cifar10", description="such as cifar10, cifar10:3.0.2 or name/config"
     )
-    path: Path = Field(description="folder of the prepared sets, the TFDS data_dir")
+    path: UserPath = Field(description="folder of the prepared sets, the TFDS data_dir")
     train_split: str = Field("train", description="slices such as train[:80%] work")
     test_split: str = "test"
+    validation_split: str | None = Field(
+        None, description="null: drawn from the training examples"
+    )
 
     @property
     def label(self) -> str:
@@ -40,7 +46,7 @@ class Tfds(DataSection):
         return self.name.partition(":")[0].partition("/")[0]
 
     def read(self) -> Source:
-        """Read both splits, in the order of the records."""
+        """Read the splits, in the order of the records."""
         import tensorflow_datasets as tfds
 
         # Made from the files rather than from the name, for a name that TFDS knows but
@@ -63,16 +69,16 @@ class Tfds(DataSection):
             )
         image, label = _find_features(builder.info, folder)
         class_names = list(builder.info.features[label].names)
-        splits = (self.train_split, self.test_split)
-        train, test = (
+        splits = split_names(self)
+        train, test, *own = (
             _read_split(builder, split, image, label, self.size) for split in splits
         )
         places = [f"{folder} split {split!r}" for split in splits]
-        return make_source(self.label, train, test, class_names, places)
+        return make_source(self.label, train, test, class_names, places, *own)
 
     def _folder(self) -> Path:
         """Return the folder of the set, the newest version if none is asked for."""
-        if not self.path.is_dir():
+        if not os.path.isdir(self.path):
             raise UserError(
                 f"{self.path}: no such folder; set data.path to the folder of prepared "
                 f"TFDS sets. {self._remedy()}"
@@ -92,7 +98,12 @@ class Tfds(DataSection):
                 f"{inside}: several configs, {', '.join(configs)}; set data.name to "
                 f"{place}/{configs[0]} or another one."
             )
-        return max(folders, key=_version)
+        folder = max(folders, key=_version)
+        for entry in folder.iterdir():
+            if not (os.path.isfile(entry) or os.path.isdir(entry)):
+                # a pipe would be waited for
+                raise UserError(f"{entry}: is no regular file; move it away.")
+        return folder
 
     def _remedy(self) -> str:
         if self.label in ("cifar10", "cifar100"):
@@ -140,8 +151,8 @@ def _read_split(
     except (KeyError, ValueError) as error:
         present = ", ".join(sorted(builder.info.splits))
         raise UserError(
-            f"{place}: no such split; splits: {present}. Set data.train_split and "
-            "data.test_split."
+            f"{place}: no such split; splits: {present}. Set data.train_split, "
+            "data.test_split or data.validation_split."
         ) from error
     check_not_empty(num_rows, place)
     try:

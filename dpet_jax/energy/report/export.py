@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from dpet_jax.energy.accounts.ledger import PHASES
 from dpet_jax.energy.probes.source import JOULES_PER_WH
+from dpet_jax.files import csv_cell
 
 Cell = str | float | int | None
 InfraType = Literal["publicCloud", "privateCloud", "onPremise", "other"]
@@ -123,7 +124,7 @@ def write_csv(report: Mapping[str, Any], path: Path) -> None:
         else:
             file.truncate(0)
             writer.writerow(row)
-        writer.writerow(row.values())
+        writer.writerow(map(csv_cell, row.values()))
         file.write(lines.getvalue())
 
 
