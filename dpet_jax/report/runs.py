@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_json, read_yaml
@@ -26,15 +28,112 @@ COMPARED: dict[By, str] = {
     "seconds": "seconds_warm",
 }
 
-#: What a report reads of summary.json and of the start event without asking.
-_SUMMARY = (
-    *("name", "test_accuracy", "coreset_size", "pruning_ratio", "flops", "epochs"),
-    *("select_flops", "targets_on", "lost", "compilations"),
-)
-_STARTED = (
-    *("dataset", "fingerprint", "train", "validation", "test"),
-    *("device", "versions"),
-)
+
+class _Part(BaseModel):
+    """What a report reads of a file: other keys may stand beside these."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Phase(_Part):
+    s: float
+
+
+class _Energy(_Part):
+    quality: str
+    included: list[str]
+    reason_codes: list[str]
+    valid: bool
+    unavailable: list[dict[str, str]]
+
+
+class _Target(_Part):
+    target: float
+
+
+class _Lost(_Part):
+    seconds: float
+    visits: int
+    wh: float | None
+
+
+class _Compiled(_Part):
+    cache_hits: int
+
+
+class _Summary(_Part):
+    name: str
+    seed: int
+    test_accuracy: float | None
+    coreset_size: int | None
+    pruning_ratio: float | None
+    flops: float
+    epochs: float
+    select_flops: float
+    targets_on: Literal["validation", "test"] | None
+    targets: list[_Target]
+    stopped_by: str
+    phases: dict[str, _Phase]
+    energy: _Energy
+    lost: _Lost
+    compilations: dict[str, _Compiled]
+    label_noise: float = 0.0
+
+
+class _Device(_Part):
+    kind: str
+    platform: str
+    count: int
+    cpu_cores: int
+    machine: str
+    os: str
+
+
+class _Started(_Part):
+    dataset: str
+    fingerprint: str
+    train: int
+    validation: int
+    test: int
+    device: _Device
+    versions: dict[str, str]
+
+
+class _Timed(_Part):
+    time_s: float
+    seconds: dict[str, float]
+
+
+class _Costs(_Timed):
+    """What events hold that say what was spent until then."""
+
+    wh: dict[str, float] | None
+    visits: int
+    executed_visits: int
+    epochs: float
+
+
+class _Evaluated(_Costs):
+    accuracy: float | None
+    loss: float | None
+
+
+class _Section(_Part):
+    split_seed: int = 0
+    every: float = 1.0
+
+
+class _Config(_Part):
+    data: _Section
+    evaluate: _Section
+
+
+_EVENTS: dict[str, type[_Part]] = {
+    "start": _Started,
+    "plan": _Costs,
+    "evaluate": _Evaluated,
+    "stop": _Costs,
+}
 
 
 def compared(spent: Spent, by: By) -> float | None:
@@ -146,16 +245,13 @@ def read_run(folder: Path) -> Run:
 
 
 def _check(run: Run) -> None:
-    """Read once everything that a report reads without asking."""
-    _ = (run.seed, run.stopped_by, run.quality, run.targets, run.end)
-    _ = [run.summary[name] for name in _SUMMARY]
-    _ = [run.started[name] for name in _STARTED]
-    _ = run.config["data"]["split_seed"], run.config["evaluate"]["every"]
-    _ = run.summary["phases"]["compile"]["s"], run.summary["energy"]["included"]
-    _ = [run.target_cost(target) for target in run.targets]
+    """Check the type of everything that a report reads without asking."""
+    _Summary.model_validate(run.summary)
+    _Config.model_validate(run.config)
     for event in run.events:
-        if event["event"] in ("plan", "evaluate", "stop"):
-            _ = spent_at(event), event["executed_visits"]
+        timed = _Timed if isinstance(event.get("seconds"), dict) else _Part
+        _EVENTS.get(event["event"], timed).model_validate(event)
+    _ = run.started, spent_at(run.end), [run.target_cost(t) for t in run.targets]
 
 
 def find_runs(path: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from dpet_jax.errors import DamagedFileError, UserError
 from dpet_jax.files import JsonLines, read_lines, replacing, write_whole
@@ -176,6 +177,9 @@ def reading(folder: Path) -> Iterator[None]:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as e:
         text = " ".join(f"{type(e).__name__} {e}".split())[:200]
+        if isinstance(e, ValidationError):
+            first = e.errors()[0]
+            text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(
             f"{folder}: its files are not as this version writes them ({text}); put "
             "them back as they were, or run anew"

@@ -88,7 +88,7 @@ def test_torn_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"events\.jsonl holds no stop event"):
         read_run(folder)
     (fake_run(tmp_path / "b") / "summary.json").write_text('{"seed": 0, "te')
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="damaged: "):
         read_run(tmp_path / "b")
 
 
@@ -96,7 +96,9 @@ def test_torn_files_are_named(tmp_path):
 def test_summary_without_something_that_a_report_needs_is_refused(tmp_path, key):
     folder = fake_run(tmp_path / "a")
     rewrite(folder, "summary.json", lambda data: data.pop(key))
-    with pytest.raises(UserError, match="written by another version"):
+    with pytest.raises(
+        UserError, match=f"as this version writes them .{key}: Field required"
+    ):
         read_run(folder)
 
 
@@ -312,8 +314,8 @@ def test_broken_runs_are_problems_and_the_rest_is_reported(tmp_path):
     found = read_comparison([suite])
     problems = "\n".join(found.problems)
     assert "random/seed0: this run has not finished" in problems
-    assert "random/seed1: cannot be read" in problems
-    assert "margin/seed0: cannot be read" in problems
+    assert "random/seed1/summary.json: damaged: " in problems
+    assert "margin/seed0: its files are not as this version" in problems
     assert "margin/seed1: diverged" in problems
     assert [len(row.runs) for row in found.rows] == [2, 2, 0, 1]
 

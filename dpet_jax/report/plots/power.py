@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict
 
 from dpet_jax.files import read_json
 from dpet_jax.report.plots.style import finished, look, new_figure, short, styled
@@ -26,6 +27,15 @@ class Stretch(NamedTuple):
     start_s: float
     end_s: float
     phase: str
+
+
+class _Bin(BaseModel):
+    """Mean watts of each channel in a part of a power trace."""
+
+    model_config = ConfigDict(strict=True)
+    start_s: float
+    end_s: float
+    w: dict[str, float]
 
 
 @styled
@@ -91,6 +101,7 @@ def stretches(run: Run) -> list[Stretch]:
 
 def _bins(run: Run) -> list[dict[str, Any]]:
     try:
-        return list(read_json(run.folder / ENERGY_REPORT)["power_trace"] or [])
+        bins = read_json(run.folder / ENERGY_REPORT)["power_trace"] or []
+        return [_Bin.model_validate(one).model_dump() for one in bins]
     except (OSError, ValueError, KeyError, TypeError):
         return []
