@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import pytest
 from fakes.runs import events_of, fake_run, small_suite
@@ -249,6 +250,17 @@ def test_every_run_is_traced_to_its_folder_from_the_report(tmp_path):
 )
 def test_setting_holds_what_the_runs_recorded(comparison, name, text):
     assert text in dict(setting(comparison, "epochs"))[name]
+
+
+def test_setting_says_how_much_of_the_cost_only_filled_batches_up(tmp_path):
+    for seed, filled in ((0, 3000), (1, 3096)):
+        folder = fake_run(tmp_path / "m" / str(seed), seed=seed, method_label="RS2")
+        *events, stop = events_of(folder)
+        events.append(stop | {"executed_visits": filled})
+        lines = "".join(json.dumps(event) + "\n" for event in events)
+        (folder / "events.jsonl").write_text(lines)
+    text = dict(setting(read_comparison([tmp_path]), "epochs"))["fill rows"]
+    assert text.startswith("at most 3.2 % of the examples that a run has seen (RS2)")
 
 
 @pytest.mark.parametrize(
