@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets
+from pydantic import ValidationError
 from tensorflow_datasets.core import registered
 
 from dpet_jax.data.sources import Tfds
@@ -269,3 +270,9 @@ def test_a_pipe_among_the_files_is_refused_at_once(prepared, refused):
     finally:
         (folder / "toy-pipe").unlink()
     assert "toy-pipe: is no regular file" in message
+
+
+@pytest.mark.parametrize("name", ["../..", "a/../b", "*", "a:*", "", "/etc", "a[b]"])
+def test_a_name_that_leads_elsewhere_is_refused(name, tmp_path):
+    with pytest.raises(ValidationError):
+        Tfds(name=name, path=tmp_path)

@@ -1,11 +1,12 @@
 """Any prepared TensorFlow Datasets image set, read without TensorFlow."""
 
 import os
+import re
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dpet_jax.data.decode import decode_images
 from dpet_jax.data.source import (
@@ -18,7 +19,16 @@ from dpet_jax.data.source import (
     split_names,
 )
 from dpet_jax.errors import UserError
-from dpet_jax.section import UserPath
+from dpet_jax.section import UserPath, check_file_name
+
+
+def _check_name(name: str) -> str:
+    """Refuse a name that leads out of the folder of prepared sets, or to many."""
+    for part in re.split("[/:]", name):
+        check_file_name(part)
+    if re.search(r"[*?\[]", name):
+        raise ValueError(f"{name!r} is no name of a set; write cifar10 or name/config")
+    return name
 
 
 class Tfds(DataSection):
@@ -30,7 +40,7 @@ class Tfds(DataSection):
 
     kind: Literal["tfds"] = "tfds"
     libraries: ClassVar[tuple[str, ...]] = ("tensorflow_datasets", "PIL.Image")
-    name: str = Field(
+    name: Annotated[str, AfterValidator(_check_name)] = Field(
         "cifar10", description="such as cifar10, cifar10:3.0.2 or name/config"
     )
     path: UserPath = Field(description="folder of the prepared sets, the TFDS data_dir")
