@@ -146,6 +146,97 @@ def test_label_is_that_of_the_window_around_unless_it_has_its_own(clock):
     assert rows["round 1"]["inclusive_s"] == pytest.approx(5.0)
 
 
+def overlapping(clock, meter, ends_first):
+    """Two threads with a window each: both alone for a while, and 6 s together."""
+    together, apart = threading.Barrier(2), threading.Barrier(2)
+    windows = {}
+
+    def load():
+        together.wait(LONG_S)
+        with meter.window("data", "loader") as windows["data"]:
+            together.wait(LONG_S)
+            apart.wait(LONG_S)  # until the other thread has let the time pass
+            if ends_first == "train":
+                apart.wait(LONG_S)
+        apart.wait(LONG_S)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    with meter.window("train") as windows["train"]:
+        clock.wait(4.0)
+        together.wait(LONG_S)
+        together.wait(LONG_S)
+        clock.wait(6.0)
+        apart.wait(LONG_S)
+        if ends_first == "data":
+            apart.wait(LONG_S)
+            clock.wait(2.0)
+    if ends_first == "train":
+        clock.wait(2.0)
+        apart.wait(LONG_S)
+        apart.wait(LONG_S)
+    thread.join(LONG_S)
+    return windows
+
+
+@pytest.mark.parametrize(
+    ("ends_first", "train_s", "data_s"), [("train", 10.0, 8.0), ("data", 12.0, 6.0)]
+)
+def test_windows_of_two_threads_do_not_swap_their_time(
+    ends_first, train_s, data_s, clock
+):
+    with meter_of(clock, gpu(clock)) as meter:
+        windows = overlapping(clock, meter, ends_first)
+        clock.wait(1.0)
+    got = {name: (window.s, j(window.energy)) for name, window in windows.items()}
+    assert got == {
+        "train": (pytest.approx(train_s), pytest.approx(100 * train_s)),
+        "data": (pytest.approx(data_s), pytest.approx(100 * data_s)),
+    }
+    # the 6 s together are halved; the phases add up to all that passed
+    parts = {"train": train_s - 3, "data": data_s - 3, "other": 1.0}
+    assert spent(meter) == {
+        name: (pytest.approx(s), pytest.approx(100 * s)) for name, s in parts.items()
+    }
+    data = meter.report().data
+    assert data["phases"]["train"]["inclusive_s"] == pytest.approx(train_s)
+    assert data["labels"]["loader"]["inclusive_s"] == pytest.approx(data_s)
+
+
+def test_windows_left_out_of_order_keep_their_own_time(clock):
+    with meter_of(clock, gpu(clock)) as meter:
+        outer, inner = meter.window("train", "a"), meter.window("eval", "b")
+        first = outer.__enter__()
+        clock.wait(1.0)
+        second = inner.__enter__()
+        clock.wait(2.0)
+        outer.__exit__(None, None, None)
+        clock.wait(4.0)
+        inner.__exit__(None, None, None)
+        clock.wait(8.0)
+    assert (first.s, j(first.energy)) == pytest.approx((3.0, 300.0))
+    assert (second.s, j(second.energy)) == pytest.approx((6.0, 600.0))
+    assert spent(meter) == {
+        "train": (1.0, 100.0),
+        "eval": (6.0, 600.0),
+        "other": (8.0, 800.0),
+    }
+
+
+def test_window_may_be_left_by_another_thread_than_entered_it(clock):
+    with meter_of(clock, gpu(clock)) as meter:
+        window = meter.window("train")
+        opened = window.__enter__()
+        with meter.window("eval") as inner:
+            clock.wait(2.0)
+            leaving = threading.Thread(target=window.__exit__, args=(None, None, None))
+            leaving.start()
+            leaving.join(LONG_S)
+            clock.wait(3.0)
+    assert (opened.s, inner.s) == pytest.approx((2.0, 5.0))
+    assert spent(meter) == {"eval": (5.0, 500.0)}
+
+
 def test_window_shorter_than_a_second_is_marked(clock):
     with meter_of(clock, gpu(clock)) as meter:
         with meter.window("train") as short:

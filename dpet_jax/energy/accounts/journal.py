@@ -43,13 +43,21 @@ class Journal:
         self._file = JsonLines(path)
         self._plain = _plain(accounts)
         self._file.append({"event": "start", "state": self._plain})
+        self._labels = self._plain.pop("labels")
 
     def write(self, event: str, accounts: Accounts, **values: Any) -> None:
-        """Append one line with what changed since the one before."""
+        """Append one line with what changed since the one before.
+
+        Labels that the accounts lack are as they were, so that a line costs the same
+        however many there are.
+        """
         present = _plain(accounts)
-        line = {"event": event, **values, "patch": changes(self._plain, present)}
+        labels = present.pop("labels")
+        before = {name: self._labels[name] for name in labels if name in self._labels}
+        patch = changes(self._plain | {"labels": before}, present | {"labels": labels})
         self._plain = present
-        self._file.append(line)
+        self._labels.update(labels)
+        self._file.append({"event": event, **values, "patch": patch})
 
     @property
     def lines(self) -> int:

@@ -22,7 +22,7 @@ class Totals:
 
     Attributes:
         energy_j: Joules.
-        samples: Readings that gave a knot.
+        samples: Readings that gave a knot; a share of them where time was divided.
         gap_s: Seconds between readings that were too far apart.
         unmeasured_s: Seconds of which the energy is not known and not counted.
         variance_j2: Sum of the squared standard errors of the linear interpolation.
@@ -33,7 +33,7 @@ class Totals:
     """
 
     energy_j: float = 0.0
-    samples: int = 0
+    samples: int | float = 0
     gap_s: float = 0.0
     unmeasured_s: float = 0.0
     variance_j2: float = 0.0
@@ -47,6 +47,9 @@ class Totals:
 
     def __sub__(self, other: "Totals") -> "Totals":
         return Totals(*map(sub, _values(self), _values(other)))
+
+    def __mul__(self, share: float) -> "Totals":
+        return Totals(*(share * value for value in _values(self)))
 
     def values(self) -> list[float | int]:
         """Return the numbers in order, from which `Totals` is made again."""
