@@ -30,6 +30,7 @@ from dpet_jax.energy.accounts.state import (
 from dpet_jax.energy.probes.discover import discover
 from dpet_jax.energy.probes.source import Found, Quality
 from dpet_jax.energy.report.report import Report, build_report
+from dpet_jax.energy.sensing.channel import CROSS_CHECK_S
 from dpet_jax.energy.sensing.sampler import Clock, Ticks, reading_period_s
 from dpet_jax.energy.sensing.sensors import Sensors
 from dpet_jax.energy.window import Accelerator, Window
@@ -116,7 +117,7 @@ class EnergyMeter:
             return self
         self.sensors.ask_facts()
         self.sensors.read()
-        if any(len(c.curves) > 1 for c in self.sensors.channels.values()):
+        if self.sensors.any_to_admit:
             end = self._clock() + _ADMISSION_S
             while self._clock() < end:
                 self._clock.wait(self.period_s)
@@ -218,11 +219,12 @@ class EnergyMeter:
                 self.accelerator.barrier()
                 window.waited = "barrier"
         finally:
-            edge = None
             try:
                 edge = self._edge()
-            finally:  # closed also where Ctrl-C comes while a sensor is asked
-                self._close(window, frame, edge or self._now())
+            except BaseException:  # such as Ctrl-C while a sensor is asked
+                self._close(window, frame, self._now())
+                raise
+            self._close(window, frame, edge)
             self.sensors.compare(checks, window.s)
 
     def _close(self, window: Window, frame: Frame, edge: Edge) -> None:
@@ -230,7 +232,9 @@ class EnergyMeter:
             assert self._ledger is not None
             window.s, used = self._ledger.leave(frame, edge, window.waited)
         window.resolution_limited = window.s < RESOLUTION_S
-        window.energy = self._sensed().energy(Row(window.s, used), edges=True)
+        window.energy = self._sensed().energy(
+            Row(window.s, used), edges=True, checked=window.s >= CROSS_CHECK_S
+        )
         self._note("window", phase=window.phase, label=window.label, s=window.s)
 
     def measure_idle(self, seconds: float = 10.0, settle_s: float = 2.0) -> None:
@@ -308,7 +312,7 @@ class EnergyMeter:
     # inside
 
     def _check_source(self) -> None:
-        if self._strict and self.quality != "measured":
+        if self._strict and not self.sensors.any_measured:
             reasons = [f"{e.component}: {e.reason}" for e in self.sensors.unavailable]
             raise NoSourceError("; ".join(reasons) or "no source is known")
 

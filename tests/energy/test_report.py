@@ -293,7 +293,7 @@ def test_net_is_unknown_where_the_idle_power_of_one_source_is(clock):
 
 def test_idle_power_is_not_taken_off_seconds_that_nobody_measured(clock):
     def joules(t):
-        return 360.0 * t if t < 10 else 360.0 * (t - 10)  # starts anew
+        return 360.0 * t if t < 11 else 360.0 * (t - 11)  # starts anew
 
     with meter_of(clock, FakeProbe(clock, counter(joules))) as meter:
         clock.wait(9.9)

@@ -112,7 +112,7 @@ def measured(parts: Iterable[tuple[str, Source, Totals, float, float]]) -> Energ
         parts: For each channel its name, the source that counts, its sums, in
             how many seconds, and the variance of the edges in J².
     """
-    energy_j = gain_j = variance_j2 = missed_j = 0.0
+    energy_j = gain_j = variance_j2 = missed_j = below_j = above_j = 0.0
     channels = []
     for name, source, totals, seconds, edge_j2 in parts:
         channels.append(name)
@@ -122,13 +122,16 @@ def measured(parts: Iterable[tuple[str, Source, Totals, float, float]]) -> Energ
         variance_j2 += _unseen_j2(source, totals, seconds)
         # in seconds that were not measured it may have drawn all that it can
         missed_j += source.max_w * max(0.0, totals.unmeasured_s)
-    wh, random_wh = energy_j / JOULES_PER_WH, 2 * math.sqrt(variance_j2) / JOULES_PER_WH
+        # the interval reaches to what other sensors of the same component give
+        below_j += max(0.0, totals.over_power_j, totals.over_counter_j)
+        above_j += max(0.0, -totals.over_power_j, -totals.over_counter_j)
+    wh, random_j = energy_j / JOULES_PER_WH, 2 * math.sqrt(max(0.0, variance_j2))
     return Energy(
         wh,
         "measured",
         gain_j / JOULES_PER_WH,
-        wh - random_wh,
-        wh + random_wh + missed_j / JOULES_PER_WH,
+        wh - max(random_j, below_j) / JOULES_PER_WH,
+        wh + (max(random_j, above_j) + missed_j) / JOULES_PER_WH,
         tuple(channels),
     )
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from dpet_jax.energy.probes.source import Probe, Unavailable
 from dpet_jax.energy.sensing.channel import (
+    CROSS_CHECK_S,
     Channel,
     ChannelRecord,
     Facts,
@@ -15,7 +16,6 @@ from dpet_jax.energy.sensing.channel import (
 )
 from dpet_jax.energy.sensing.curve import Totals
 
-_CROSS_CHECK_S = 10.0
 _CROSS_CHECK_REL = 0.1
 _MOST_EVENTS = 200
 
@@ -80,6 +80,22 @@ class Sensors:
         self._latencies_s: deque[float] = deque(maxlen=256)
         self._facts: dict[str, Facts] = {}
         self._errors: dict[str, str] = {}
+
+    @property
+    def any_measured(self) -> bool:
+        """Whether a sensor is part of the total."""
+        return any(
+            channel.counted and channel.source.quality == "measured"
+            for channel in self.channels.values()
+        )
+
+    @property
+    def any_to_admit(self) -> bool:
+        """Whether a moment's look can show that a source does not work."""
+        return any(
+            len(channel.curves) > 1 or channel.source.kind == "counter"
+            for channel in self.channels.values()
+        )
 
     def read(self) -> None:
         """Ask every probe and add what it answered; errors are recorded, not raised."""
@@ -169,7 +185,7 @@ class Sensors:
 
     def compare(self, before: dict[str, tuple[float, float]], seconds: float) -> None:
         """Note where two sources disagree by more than a tenth over a long window."""
-        if seconds < _CROSS_CHECK_S:
+        if seconds < CROSS_CHECK_S:
             return
         for name, (counted, checked) in self.checks_j().items():
             counted_before, checked_before = before.get(name, (0.0, 0.0))
@@ -200,12 +216,23 @@ class Sensors:
         """Return all channels and anomalies up to now."""
         with self._lock:
             now = self._clock()
+            channels = {
+                name: channel.record(now, self._facts.get(name, Facts()))
+                for name, channel in self.channels.items()
+            }
+            still = [
+                Unavailable(
+                    channel.component,
+                    f"{name}: {channel.source.method} has not moved",
+                    "look at the sensor with another tool; one that counts in large "
+                    "steps needs a longer run",
+                )
+                for name, channel in channels.items()
+                if channel.quality == "unavailable"
+            ]
             return SensorsRecord(
-                {
-                    name: channel.record(now, self._facts.get(name, Facts()))
-                    for name, channel in self.channels.items()
-                },
-                tuple(self.unavailable),
+                channels,
+                (*self.unavailable, *still),
                 tuple(self._events),
                 dict(self.event_counts),
             )
