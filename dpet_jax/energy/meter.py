@@ -63,7 +63,7 @@ class EnergyMeter:
         strict: Refuse to start where nothing can be measured.
 
     Raises:
-        ValueError: If the period is out of range.
+        ValueError: If the period is out of range, or two probes have one id.
         NoSourceError: If strict, and nothing can be measured.
     """
 
@@ -94,9 +94,11 @@ class EnergyMeter:
         self._sampler_cpu_s = 0.0
         self._ledger: Ledger | None = None
         self._idle: Idle | None = None
+        self._released = False
         self._logbook = Logbook(self.sensors.failed)
         self._end: Edge | None = None
-        self._check_source()
+        with self._closing_on_failure():
+            self._check_source()
 
     # beginning and end
 
@@ -112,9 +114,23 @@ class EnergyMeter:
         self.stop()
 
     def start(self) -> "EnergyMeter":
-        """Look at the sensors for a moment, then begin to measure."""
-        if self._ledger is not None:
-            return self
+        """Look at the sensors for a moment, then begin to measure.
+
+        If that is interrupted, the sensors are released and nothing is left behind; the
+        meter cannot be started again.
+
+        Raises:
+            NoSourceError: If strict, and nothing can be measured.
+            RuntimeError: If it failed to start before.
+        """
+        if self._ledger is None:
+            if self._released:
+                raise RuntimeError("the meter has released its sensors; make a new one")
+            with self._closing_on_failure():
+                self._begin()
+        return self
+
+    def _begin(self) -> None:
         self.sensors.ask_facts()
         self.sensors.read()
         if self.sensors.any_to_admit:
@@ -128,27 +144,43 @@ class EnergyMeter:
         self._check_source()
         # not read again: what a counter gained since it began would be in no phase
         first = self._now()
-        self._ledger = Ledger(first, self.sensors.edge_j2)
         self._asked_facts = self._sampled = first.t
         self._ticks = Ticks(self.period_s, self._clock())
-        self._stop_ticks = self._clock.every(self._ticks, self.read)
+        self._ledger = Ledger(first, self.sensors.edge_j2)
         _live.add(self)
-        return self
+        self._stop_ticks = self._clock.every(self._ticks, self.read)
+
+    @contextmanager
+    def _closing_on_failure(self) -> Iterator[None]:
+        """Release the sensors if what is done inside raises, or Ctrl-C ends it."""
+        try:
+            yield
+        except BaseException:
+            self._stop_ticks()
+            self._ledger, self._released = None, True
+            _live.discard(self)
+            self.sensors.close()
+            raise
 
     def stop(self) -> None:
         """End every measurement and release the sensors; again does nothing."""
         if self._end is not None or self._ledger is None:
             return
         self._stop_ticks()
-        self._end = self._edge()
-        with self._lock:
-            self._ledger.turn(self._end)
-        self._sample()
-        self.sensors.ask_facts()
-        self.sensors.close()
-        self._note("end")
-        self._logbook.close()
-        _live.discard(self)
+        try:
+            try:
+                self._end = self._edge()
+            finally:  # stopped also where Ctrl-C comes while a sensor is asked
+                self._end = self._end or self._now()
+                with self._lock:
+                    self._ledger.turn(self._end)
+            self._sample()
+            self.sensors.ask_facts()
+            self._note("end")
+        finally:
+            self.sensors.close()
+            self._logbook.close()
+            _live.discard(self)
 
     def resume(self, earlier: Accounts) -> None:
         """Go on from the accounts of earlier segments of the same run."""

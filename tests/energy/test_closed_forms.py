@@ -5,9 +5,12 @@ import math
 import random
 
 import pytest
+from fakes.clock import FakeClock
+from fakes.probe import FakeProbe, power
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dpet_jax.energy import EnergyMeter, Found
 from dpet_jax.energy.accounts.quantity import measured
 from dpet_jax.energy.probes.source import Source
 from dpet_jax.energy.sensing.curve import Curve
@@ -168,6 +171,55 @@ def test_short_peak_between_equal_samples_counts_as_it_was_seen():
     # a meter that kept only changes of the value would get 1000 J of these 1090
     curve = sampled(lambda t: 1000.0 if abs(t - 5) < 0.05 else 100.0)
     assert curve.totals.energy_j == pytest.approx(1090)
+
+
+# loads that are faster than the readings
+
+
+def square(t, hertz=20.0, duty=0.5):
+    return 400.0 if (t * hertz) % 1.0 < duty else 100.0
+
+
+def aliased(power_w, period_s, **known):
+    """Measure a fast load for 20 s; return joules, interval and warnings."""
+    clock = FakeClock()
+    probe = FakeProbe(clock, power(power_w, rel_uncertainty=0.0, **known))
+    meter = EnergyMeter(Found((probe,), ()), clock=clock, period_s=period_s)
+    with meter:
+        clock.wait(20.0)
+    data = meter.report().data
+    joules = data["energy"]["measured_wh"] * 3600
+    return (
+        joules,
+        [3600 * x for x in data["energy"]["measured_wh_k2"]],
+        data["warnings"],
+    )
+
+
+@pytest.mark.parametrize("period_s", [0.0537, 0.0731, 0.1173])
+def test_fast_load_out_of_step_with_the_readings_is_in_the_interval(period_s):
+    _, (low, high), warnings = aliased(square, period_s)
+    assert low <= 250 * 20 <= high
+    assert "sees moments" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("load", "true_w"),
+    [
+        (square, 250.0),  # always the same half is met
+        (lambda t: 1000.0 if 0.02 < t % 0.05 < 0.03 else 100.0, 280.0),  # 10 ms spikes
+    ],
+)
+def test_fast_load_in_step_with_the_readings_is_warned_of(load, true_w):
+    joules, _, warnings = aliased(load, 0.05)
+    assert abs(joules / 20 - true_w) > 100, "nobody can see it in the numbers"
+    assert any("in step with the readings" in warning for warning in warnings)
+
+
+def test_fast_load_of_a_sensor_that_averages_is_exact_and_not_warned_of():
+    joules, _, warnings = aliased(lambda _: 250.0, 0.05, sensor_window_s=0.1)
+    assert joules == pytest.approx(250 * 20)
+    assert warnings == []
 
 
 # properties

@@ -8,7 +8,7 @@ from fakes.probe import FakeProbe, counter, power
 
 from dpet_jax.energy import Accounts, EnergyMeter, Found
 
-RUN_S = 60.0
+RUN_S = 40.0
 WATTS = 200.0
 NVML = {"update_period_s": 0.1, "max_w": 1400.0}
 MEAN = {"sensor_window_s": 1.0, "max_w": 1400.0}
@@ -46,13 +46,13 @@ def turning(at_s, before_w, after_w):
 @pytest.mark.parametrize(
     ("factor", "at_s", "known"),
     [
-        (0.0, 17.3, MEAN),
-        (0.0, 30.0, {}),
-        (0.09, 30.0, MEAN),
+        (0.0, 12.3, MEAN),
+        (0.0, 20.0, {}),
+        (0.09, 20.0, MEAN),
         (0.5, 0.0, {}),
-        (0.5, 17.3, MEAN),
+        (0.5, 12.3, MEAN),
         (0.7, 0.0, MEAN),
-        (0.7, 17.3, MEAN),
+        (0.7, 12.3, MEAN),
     ],
 )
 def test_counter_that_goes_slow_gives_way_to_power_from_that_moment(
@@ -61,7 +61,7 @@ def test_counter_that_goes_slow_gives_way_to_power_from_that_moment(
     slow = turning(at_s, WATTS, factor * WATTS)
     meter, window = run(counter(slow, **NVML), power(WATTS, **known))
     joules, (low, high) = figures(meter)
-    assert joules == pytest.approx(WATTS * RUN_S, rel=0.02)
+    assert joules == pytest.approx(WATTS * RUN_S, rel=0.03)
     assert low <= WATTS * RUN_S <= high
     assert window.energy.wh * 3600 == pytest.approx(joules)
     data = meter.report().data
@@ -80,8 +80,7 @@ def test_counter_that_goes_slow_gives_way_to_power_from_that_moment(
     assert ("contradicted by" in str(data["warnings"])) == (factor > 0)
 
 
-@pytest.mark.parametrize("factor", [1.4, 2.0, 5.0])
-@pytest.mark.parametrize("at_s", [17.3, 30.0])
+@pytest.mark.parametrize(("factor", "at_s"), [(1.4, 12.3), (2.0, 12.3), (5.0, 20.0)])
 def test_counter_that_goes_fast_gives_way_and_the_interval_holds_what_it_added(
     factor, at_s
 ):
@@ -102,8 +101,8 @@ def test_energy_never_falls_when_power_takes_over():
         probe, last = FakeProbe(clock, *sources), 0.0
         meter = EnergyMeter(Found((probe,), ()), clock=clock, period_s=0.25)
         with meter:
-            for _ in range(80):
-                clock.wait(0.43)
+            for _ in range(60):
+                clock.wait(0.63)
                 wh = sum(meter.wh().values())
                 assert wh >= last
                 last = wh
@@ -135,8 +134,8 @@ def test_both_wrong_by_rate_are_both_in_the_interval():
         power(lambda t: WATTS if t < 5.7 else 2 * WATTS, **MEAN),
     )
     _, (low, high) = figures(meter)
-    assert low <= 0.55 * WATTS * RUN_S
-    assert high >= 1.9 * WATTS * RUN_S
+    assert low <= WATTS * 5 + 0.5 * WATTS * (RUN_S - 5)
+    assert high >= WATTS * 5 + 1.95 * WATTS * (RUN_S - 5)
 
 
 def test_frozen_counter_beside_power_of_nothing_is_not_valid():
@@ -159,9 +158,9 @@ def test_frozen_counter_beside_power_that_fails_is_not_valid():
     assert figures(meter)[1][1] >= WATTS * RUN_S
 
 
-@pytest.mark.parametrize("stops_s", [5.0, 30.0, 50.0])
 @pytest.mark.parametrize(
-    "known", [NVML, {"update_period_s": 0.001}, {}], ids=["nvml", "rapl", "unknown"]
+    ("stops_s", "known"),
+    [(5.0, NVML), (20.0, {"update_period_s": 0.001}), (30.0, {}), (5.0, {})],
 )
 def test_frozen_counter_that_is_alone_is_not_valid_and_the_interval_holds_the_truth(
     stops_s, known
@@ -201,13 +200,13 @@ def test_counter_that_another_power_confirms_stays():
     # of three, the one that two agree against is wrong
     meter, _ = run(
         counter(lambda t: WATTS * t, **NVML),
-        power(lambda t: WATTS if t < 20 else 0.3 * WATTS, **MEAN),
+        power(lambda t: WATTS if t < 10 else 0.3 * WATTS, **MEAN),
         power(WATTS, **MEAN),
     )
     assert len(source_of(meter)["given_by"]) == 1
     joules, (low, _) = figures(meter)
     assert joules == pytest.approx(WATTS * RUN_S)
-    assert low <= WATTS * (20 + 0.3 * 40), "what the other one gives is in it"
+    assert low <= WATTS * (10 + 0.3 * 30), "what the other one gives is in it"
 
 
 def test_power_that_samples_a_quarter_of_the_time_cannot_outvote_a_counter():
@@ -248,7 +247,7 @@ def test_load_that_comes_and_goes_is_no_contradiction_of_a_lagging_mean():
 @pytest.mark.parametrize("filled", [True, False])
 def test_counter_that_starts_anew_is_filled_from_power_or_unmeasured(filled):
     def joules(t):
-        return WATTS * t + 1e6 if t < 40 else WATTS * (t - 40)
+        return WATTS * t + 1e6 if t < 20 else WATTS * (t - 20)
 
     sources = [counter(joules, **NVML)] + [power(WATTS, **MEAN)] * filled
     meter, _ = run(*sources)
@@ -317,7 +316,7 @@ def test_counter_that_is_still_in_a_second_segment_leaves_it_unmeasured():
 
 
 def test_spans_of_a_second_segment_begin_where_the_first_one_ended():
-    slow = counter(turning(30.0, WATTS, 0.0), **NVML)
+    slow = counter(turning(20.0, WATTS, 0.0), **NVML)
     first, _ = run(slow, power(WATTS, **MEAN))
     clock = FakeClock()
     probe = FakeProbe(clock, counter(lambda t: WATTS * t, **NVML), power(WATTS, **MEAN))
@@ -327,7 +326,7 @@ def test_spans_of_a_second_segment_begin_where_the_first_one_ended():
     spans = [(s["method"], s["from_s"]) for s in source_of(second)["given_by"]]
     assert spans == [
         ("counter", 0.0),
-        ("power", pytest.approx(30.0, abs=5.2)),
+        ("power", pytest.approx(20.0, abs=5.2)),
         ("counter", pytest.approx(RUN_S)),
     ]
 
@@ -341,8 +340,10 @@ def coarse(watts, step_j=STEP_J, ahead_j=0.0):
     return lambda t: step_j * math.floor((watts * t + ahead_j) / step_j)
 
 
-@pytest.mark.parametrize("ahead_j", [0.0, 9_000.0, 35_000.0])
-@pytest.mark.parametrize("seconds", [20.0, 100.0, 400.0])
+@pytest.mark.parametrize(
+    ("seconds", "ahead_j"),
+    [(20.0, 9_000.0), (100.0, 0.0), (100.0, 35_000.0), (250.0, 9_000.0)],
+)
 def test_step_of_a_coarse_counter_is_in_the_interval(seconds, ahead_j):
     plug = counter(coarse(5000.0, ahead_j=ahead_j), rel_uncertainty=0.0, max_w=2e4)
     meter, window, _ = run_plug(plug, seconds)
@@ -373,12 +374,12 @@ def test_many_short_windows_of_a_coarse_counter_each_hold_their_edges():
     plug = counter(coarse(5000.0), rel_uncertainty=0.0, max_w=2e4)
     probe = FakeProbe(clock, plug, scope="node", component="node")
     with EnergyMeter(Found((probe,), ()), clock=clock, period_s=1.0) as meter:
-        for k in range(20):
+        for k in range(12):
             with meter.window("train", index=k):
                 clock.wait(3.0)
             clock.wait(1.5)
     data = meter.report().data
-    for name, true in (("train", 20 * 3 * 5000.0), ("other", 20 * 1.5 * 5000.0)):
+    for name, true in (("train", 12 * 3 * 5000.0), ("other", 12 * 1.5 * 5000.0)):
         low, high = (3600 * x for x in data["phases"][name]["wh_k2"])
         assert low <= true <= high
     for row in data["labels"].values():

@@ -41,7 +41,7 @@ def rebuild(kind: Any, plain: Any, where: str = "") -> Any:
     if kind in (int, float):
         number = isinstance(plain, (int, kind)) and not isinstance(plain, bool)
         fits = number and -_LARGEST <= plain <= _LARGEST
-        return _checked(plain, where, fits, "a finite number")
+        return kind(_checked(plain, where, fits, "a finite number"))
     if origin is dict:
         _checked(plain, where, isinstance(plain, dict), "an object")
         return {

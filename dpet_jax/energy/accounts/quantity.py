@@ -153,11 +153,10 @@ def modelled(parts: Iterable[tuple[str, Totals]]) -> Energy:
 
 def _unseen_j2(source: Source, totals: Totals, seconds: float) -> float:
     """Return the variance from the time that a sensor does not sample."""
-    window_s, period_s = source.sensor_window_s, source.update_period_s
-    if source.kind == "counter" or not window_s or not period_s or totals.samples < 2:
+    if source.kind == "counter" or totals.samples < 2 or seconds <= 0:
         return 0.0
-    seen = min(1.0, window_s / period_s)
+    period_s = seconds / totals.samples
     mean_w = totals.sum_w / totals.samples
     variance_w2 = max(0.0, totals.sum_w2 / totals.samples - mean_w**2)
-    updates = max(1.0, min(totals.samples, seconds / period_s))
-    return variance_w2 * (1 - seen) / updates * seconds**2
+    updates = max(1.0, seconds / max(period_s, source.update_period_s or 0.0))
+    return variance_w2 * (1 - source.coverage(period_s)) / updates * seconds**2

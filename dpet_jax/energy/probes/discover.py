@@ -32,9 +32,6 @@ def discover(
 
     Returns:
         The probes, and what is not available, each with reason and remedy.
-
-    Raises:
-        ValueError: If two meters have one id, so that one would be taken for the other.
     """
     found = [_gpus(devices, include), *_others(devices or ())]
     if host:
@@ -44,9 +41,6 @@ def discover(
         found.append(cpu)
     probes = [probe for part in found for probe in part.probes]
     probes += meters
-    for number, probe in enumerate(probes):
-        if probe.id in [other.id for other in probes[:number]]:
-            raise ValueError(f"two meters are called {probe.id!r}; name them apart")
     unavailable = [entry for part in found for entry in part.unavailable]
     return Found(tuple(probes), tuple(unavailable))
 

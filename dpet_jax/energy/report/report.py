@@ -15,7 +15,7 @@ from dpet_jax.energy.accounts.ledger import RESOLUTION_S, Row
 from dpet_jax.energy.accounts.logbook import Trace
 from dpet_jax.energy.accounts.quantity import Energy
 from dpet_jax.energy.accounts.state import Accounts, Idle, Lost
-from dpet_jax.energy.probes.source import JOULES_PER_WH, Quality
+from dpet_jax.energy.probes.source import JOULES_PER_WH, Quality, Source
 from dpet_jax.energy.sensing.channel import CROSS_CHECK_S, ChannelRecord, edge_j2
 from dpet_jax.energy.sensing.curve import Totals
 from dpet_jax.errors import UserError
@@ -225,10 +225,12 @@ def doubts(accounts: Accounts, quality: Quality, whole: Row) -> list[str]:
 def warnings(sources: list[dict[str, Any]]) -> list[str]:
     """Return what a reader should know of the sources of a report.
 
-    That two of them differ, or that another one had to take the place of the first.
+    That two of them differ, that another one had to take the place of the first, or
+    that a sensor does not see all of the time and nothing that does confirms it.
     """
     found = []
     for source in sources:
+        found += _aliasing(source)
         found += [
             f"{source['id']}: from {span['from_s']:.0f} s on the energy is that of "
             f"{span['method']}, since {span['why']}"
@@ -242,6 +244,22 @@ def warnings(sources: list[dict[str, Any]]) -> list[str]:
                 f"{check['rel_diff']:+.0%}"
             )
     return found
+
+
+def _aliasing(source: dict[str, Any]) -> list[str]:
+    """Return a warning where fast changes of the load can be misjudged."""
+    check, coverage = source["cross_check"], source.get("coverage", 1.0)
+    if source["quality"] != "measured" or coverage == 1:
+        return []
+    if check and check["coverage"] == 1 and abs(check["rel_diff"]) <= _AGREEING_REL:
+        return []
+    seen = "moments of unknown length; give its sensor_window_s if you know it"
+    if coverage is not None:
+        seen = f"{coverage:.0%} of the time"
+    return [
+        f"{source['id']}: {source['method']} sees {seen}; a load that changes in step "
+        "with the readings, or faster, is misjudged by more than the interval says"
+    ]
 
 
 def exclusive(accounts: Accounts) -> str:
@@ -305,7 +323,8 @@ def _source(
         "unmeasured_s": totals.unmeasured_s,
         "update_period_s": source.update_period_s,
         "sensor_window_s": source.sensor_window_s,
-        "cross_check": _cross_check(channel),
+        "coverage": _coverage(source, totals.samples, seconds),
+        "cross_check": _cross_check(channel, seconds),
         "events": channel.events,
         "u_gain_rel": source.rel_uncertainty,
         "u_edge_wh": 2 * math.sqrt(2 * edge) / JOULES_PER_WH,
@@ -318,10 +337,17 @@ def _source(
     }
 
 
-def _cross_check(channel: ChannelRecord) -> dict[str, Any] | None:
+def _coverage(source: Source, samples: int | float, seconds: float) -> float | None:
+    """Return the share of the time that a sensor sees; None if that is not known."""
+    if source.kind == "power" and source.sensor_window_s is None:
+        return None
+    return source.coverage(seconds / samples if samples else 0.0)
+
+
+def _cross_check(channel: ChannelRecord, seconds: float) -> dict[str, Any] | None:
     """Compare the source that counts with the first other one that can check it."""
     energy_j = channel.totals.energy_j
-    for number, (other, other_j, _, alive, *_) in enumerate(channel.sources):
+    for number, (other, other_j, samples, alive, *_) in enumerate(channel.sources):
         if (
             number != channel.active
             and channel.source.quality == other.quality == "measured"
@@ -332,6 +358,7 @@ def _cross_check(channel: ChannelRecord) -> dict[str, Any] | None:
             return {
                 "method": other.method,
                 "quality": other.quality,
+                "coverage": _coverage(other, samples, seconds),
                 "wh": other_j / JOULES_PER_WH,
                 "rel_diff": (energy_j - other_j) / other_j,
             }

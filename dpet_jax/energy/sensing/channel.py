@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from dpet_jax.energy.probes.source import Probe, Quality, Source
+from dpet_jax.energy.probes.source import Probe, Quality, Source, as_number
 from dpet_jax.energy.sensing.curve import Curve, Totals, add_by_name
 
 #: Windows at least so long are compared with a second source.
@@ -46,7 +46,7 @@ def ask(probe: Probe, clock: Callable[[], float]) -> Sample:
     asked = clock()
     error = None
     try:
-        values = tuple(None if x is None else float(x) for x in probe.read())
+        values = tuple(None if x is None else as_number(x) for x in probe.read())
         if len(values) != len(probe.sources):
             raise ValueError(f"{len(values)} values of {len(probe.sources)} sources")
     except (Exception, SystemExit) as problem:  # some tools exit on a failed reading
@@ -489,6 +489,7 @@ class Channel:
             self._add_over(over_power_j=gained_j, over_counter_j=gained_j)
         else:
             self._add_over(over_power_j=gained_j)
+        self._compare(t)
         self.events["contradicted"] += 1
         return {
             "what": "contradicted",
@@ -573,8 +574,7 @@ class _Contradiction(NamedTuple):
 
 def _sees_a_part(source: Source) -> bool:
     """Whether a sensor is known to sample only a part of the time."""
-    window_s, update_s = source.sensor_window_s, source.update_period_s
-    return bool(window_s and update_s and window_s < update_s)
+    return bool(source.sensor_window_s) and source.coverage(0.0) < 1
 
 
 def _contradicts(

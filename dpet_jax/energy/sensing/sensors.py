@@ -1,5 +1,6 @@
 """All probes of a meter together; no lock is held while a probe is asked."""
 
+import contextlib
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -55,6 +56,9 @@ class Sensors:
         period_s: Seconds between readings.
         clock: Seconds, monotonic.
 
+    Raises:
+        ValueError: If two probes have one id, so that one would be taken for the other.
+
     Attributes:
         channels: By the id of their probe.
         unavailable: As given, and what turned out not to answer.
@@ -68,6 +72,9 @@ class Sensors:
         period_s: float,
         clock: Callable[[], float],
     ) -> None:
+        twice = [id_ for id_, n in Counter(p.id for p in probes).items() if n > 1]
+        if twice:
+            raise ValueError(f"two meters are called {twice[0]!r}; name them apart")
         gap_s = max(3 * period_s, 1.0)
         self.channels = {probe.id: Channel(probe, gap_s) for probe in probes}
         self._count_once()
@@ -250,9 +257,10 @@ class Sensors:
         return 1000 * took_s[last // 2], 1000 * took_s[round(0.99 * last)]
 
     def close(self) -> None:
-        """Release every probe."""
-        for channel in self.channels.values():
-            self._close(channel)
+        """Release every probe, also where one of them cannot be or Ctrl-C comes."""
+        with contextlib.ExitStack() as stack:
+            for channel in self.channels.values():
+                stack.callback(self._close, channel)
 
     def after_fork(self) -> None:
         """Forget everything in a forked child: the sensors belong to the parent."""

@@ -151,5 +151,5 @@ def test_meter_discovers_by_itself(clock):
 def test_two_meters_of_one_name_are_refused_instead_of_taken_for_one(clock):
     strips = [FakeProbe(clock, power(9.0), id="node:strip") for _ in range(2)]
     with pytest.raises(ValueError, match="two meters are called 'node:strip'"):
-        discover(meters=strips)
+        EnergyMeter(discover(meters=strips))
     assert len(discover(meters=strips[:1]).probes) >= 1
