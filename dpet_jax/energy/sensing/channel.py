@@ -19,10 +19,8 @@ _CLOCK_ROUNDING_S = 1e-9
 #: A counter is compared with the power over so many seconds and readings at a time.
 _STRETCH_S = 5.0
 _STRETCH_READINGS = 20
-#: How far the power may be off: by its gain and that of the counter, or by aliasing
-#: where it samples only a part of the time (a quarter: up to 60 % were simulated).
+#: How far the gains of counter and power may be apart.
 _GAINS_REL = 0.2
-_ALIASED_REL = 0.6
 
 
 class Sample(NamedTuple):
@@ -299,27 +297,33 @@ class Channel:
         """Compare the counter with power once both were read for a while.
 
         Call it before anything relies on the energy. A counter that does not move, is
-        off by more than a factor of two or shows more than the device can draw is not
-        used.
+        off by more than a factor of two from every power, or shows more than the device
+        can draw is not used.
 
         Returns:
             Why the counter is not used, or None.
         """
-        counter = self.curves[0]
-        check = self._other(0)
-        if counter.source.kind != "counter" or 0 in self._dead or check is None:
+        counter, checks = self.curves[0], self._checks(0)
+        if counter.source.kind != "counter" or 0 in self._dead or not checks:
             return None
-        counted, checked = counter.totals.energy_j, check.totals.energy_j
-        idle = checked < _CHECK_MIN_J and counted < _CHECK_MIN_J
-        agrees = checked / _SUSPECT_RATIO <= counted <= checked * _SUSPECT_RATIO
+
+        def agrees(check: Curve) -> bool:
+            checked = check.totals.energy_j
+            if checked < _CHECK_MIN_J and counted < _CHECK_MIN_J:
+                return True
+            if _sees_a_part(check.source):
+                return counted > 0
+            return checked / _SUSPECT_RATIO <= counted <= checked * _SUSPECT_RATIO
+
+        counted, check = counter.totals.energy_j, checks[0]
         # where it jumped, what it seems to have counted was filled in from power
         jumps = self.events["counter_reset"]
-        if (idle or agrees) and not jumps:
+        if any(agrees(check) for check in checks) and not jumps:
             return None
         self._dead.add(0)
         self._active = self.curves.index(check)
         self.events["counter_suspect"] += 1
-        reason = f"it counted {counted:.1f} J, power gives {checked:.1f}"
+        reason = f"it counted {counted:.1f} J, power gives {check.totals.energy_j:.1f}"
         if jumps:
             reason = f"it jumped {jumps} times by more than the device can draw"
         return f"counter_suspect: {reason}"
@@ -335,10 +339,8 @@ class Channel:
 
     def cross_check_j(self) -> float | None:
         """Return the joules of a second source, since any moment."""
-        check = self._other(self._active)
-        if check is None:
-            return None
-        return check.totals.energy_j
+        checks = self._checks(self._active)
+        return checks[0].totals.energy_j if checks else None
 
     def record(self, now: float, facts: Facts) -> ChannelRecord:
         """Return the component, its sources and what they have added up.
@@ -391,28 +393,29 @@ class Channel:
                 return other.energy_j(t) - other.energy_j(last)
         return None
 
-    def _other(self, number: int) -> Curve | None:
-        for other in self._powers():
-            if other != number and self.curves[other].totals.samples > 1:
-                return self.curves[other]
-        return None
+    def _checks(self, number: int) -> list[Curve]:
+        """Return the power readings that another source is compared with.
 
-    def _powers(self) -> list[int]:
-        """Return the sources that measure power and are still used, best first."""
-        return [
-            number
-            for number, curve in enumerate(self.curves)
+        One that is known to sample a part of the time is asked where no other is: a
+        load in step with it is misjudged.
+        """
+        powers = [
+            curve
+            for other, curve in enumerate(self.curves)
             if curve.source.kind == "power"
             and curve.source.quality == "measured"
-            and number not in self._dead
+            and other not in (number, *self._dead)
+            and curve.totals.samples > 1
         ]
+        return [p for p in powers if not _sees_a_part(p.source)] or powers
 
     # a source against others
 
     def _compare(self, t: float) -> None:
         """Add by how much the energy exceeds what other sources give."""
-        check = self._other(self._active)
-        rivals = {} if check is None else {"over_power_j": self.curves.index(check)}
+        rivals = {}
+        if checks := self._checks(self._active):
+            rivals["over_power_j"] = self.curves.index(checks[0])
         if self._rejected is not None:
             rivals["over_counter_j"] = self._rejected
         active = self.curves[self._active]
@@ -436,10 +439,8 @@ class Channel:
 
     def _give_up_contradicted(self, t: float) -> list[dict[str, Any]]:
         """Stop using a counter that power contradicts twice in a row."""
-        counter, powers = self.curves[self._active], self._powers()
-        # one that samples a part of the time is asked only where no other is
-        whole = [n for n in powers if not _sees_a_part(self.curves[n].source)]
-        checks = whole or powers
+        counter = self.curves[self._active]
+        checks = [self.curves.index(one) for one in self._checks(self._active)]
         asked = (self._active, *checks)
         read = all(self.curves[n].last_t == t for n in asked)
         if counter.source.kind != "counter" or not checks or not read:
@@ -580,12 +581,15 @@ def _sees_a_part(source: Source) -> bool:
 def _contradicts(
     counted_j: float, checked_j: float, check: Source, step_j: float
 ) -> int:
-    """Return -1 if a counter shows too little for the power, 1 if too much, else 0."""
-    off = _ALIASED_REL if _sees_a_part(check) else _GAINS_REL
+    """Return -1 if a counter shows too little for the power, 1 if too much, else 0.
+
+    Power that is sampled a part of the time only shows whether there was any.
+    """
     slack_j = _CHECK_MIN_J + step_j
-    if counted_j < checked_j / (1 + off) - slack_j:
-        return -1
-    return int(counted_j > checked_j / (1 - off) + slack_j)
+    low_j, high_j = checked_j / (1 + _GAINS_REL), checked_j / (1 - _GAINS_REL)
+    if _sees_a_part(check):
+        return -int(not counted_j and low_j > slack_j)
+    return int(counted_j > high_j + slack_j) - int(counted_j < low_j - slack_j)
 
 
 def edge_j2(
