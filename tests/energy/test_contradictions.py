@@ -313,6 +313,26 @@ def test_sensor_that_never_moves_beside_one_that_does_adds_nothing_and_is_named(
     assert meter.report().data["boundary"]["included"] == ["gpu"]
 
 
+@pytest.mark.parametrize(
+    ("sources", "used"),
+    [
+        ([counter(lambda t: WATTS * t, **NVML), power(0.0)], "counter"),
+        ([power(0.0), counter(lambda t: WATTS * t)], "power"),
+        ([power(0.0), power(0.0), power(WATTS)], "power"),
+        ([counter(lambda _: 9.0), power(0.0), power(WATTS)], "power"),
+    ],
+    ids=["zero check", "zero first", "two zeros", "still and zero"],
+)
+def test_power_of_zero_neither_counts_nor_outvotes_what_moves(sources, used):
+    meter, _ = run(*sources, seconds=8.0)
+    energy = meter.report().data["energy"]
+    if sources[1][0].kind == "counter":  # nothing takes over into a second counter
+        assert energy["quality"] == "unavailable"
+    else:
+        assert energy["measured_wh"] * 3600 == pytest.approx(8 * WATTS)
+        assert source_of(meter)["kind"] == used
+
+
 def test_counter_that_never_moves_gives_way_to_power_at_once():
     meter, _ = run(counter(lambda _: 7.0, **NVML), power(WATTS))
     assert figures(meter)[0] == pytest.approx(RUN_S * WATTS)

@@ -298,14 +298,20 @@ class Channel:
 
         Call it before anything relies on the energy. A counter that does not move, is
         off by more than a factor of two from every power, or shows more than the device
-        can draw is not used.
+        can draw is not used; nor is power that is 0 W where another is not.
 
         Returns:
-            Why the counter is not used, or None.
+            Why the first source is not used, or None.
         """
         counter, checks = self.curves[0], self._checks(0)
-        if counter.source.kind != "counter" or 0 in self._dead or not checks:
+        if 0 in self._dead or not checks or counter.source.quality != "measured":
             return None
+        if counter.source.kind != "counter":
+            if counter.moved:
+                return None
+            self._dead.add(0)
+            self._active = self.curves.index(checks[0])
+            return "power_suspect: it gave 0 W, another source more"
 
         def agrees(check: Curve) -> bool:
             checked = check.totals.energy_j
@@ -406,6 +412,7 @@ class Channel:
             and curve.source.quality == "measured"
             and other not in (number, *self._dead)
             and curve.totals.samples > 1
+            and curve.moved  # what draws 0 W all the time is no check but a fault
         ]
         return [p for p in powers if not _sees_a_part(p.source)] or powers
 

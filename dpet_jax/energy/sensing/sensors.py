@@ -122,14 +122,13 @@ class Sensors:
                     self._note({"channel": name, **event})
 
     def admit(self) -> None:
-        """Stop using counters that contradict the power; once, after a first moment."""
+        """Stop using what other sources contradict; once, after a first moment."""
         for name, channel in self.channels.items():
             reason = channel.admit()
             if reason is not None:
                 with self._lock:
-                    self._note(
-                        {"channel": name, "what": "counter_suspect", "reason": reason}
-                    )
+                    what = reason.partition(":")[0]
+                    self._note({"channel": name, "what": what, "reason": reason})
 
     def begin(self) -> None:
         """Count from here on; probes that have not answered yet become unavailable."""
