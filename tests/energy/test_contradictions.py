@@ -69,7 +69,7 @@ def test_counter_that_goes_slow_gives_way_to_power_from_that_moment(
     first, second = source_of(meter)["given_by"]
     assert (first["method"], second["method"]) == ("counter", "power")
     assert second["from_s"] == pytest.approx(at_s, abs=5.2)
-    stopped = "stood still" if factor == 0 else "contradicted by power"
+    stopped = "stood still" if factor == 0 else "was contradicted by power"
     assert second["why"] == f"counter {stopped}"
     (event,) = [e for e in data["events"] if e["what"] == "contradicted"]
     assert (event["source"], event["instead"]) == ("counter", "power")

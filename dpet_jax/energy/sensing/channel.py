@@ -488,7 +488,7 @@ class Channel:
         still = counter.still_since(t)
         since = max(self._begun_t, since if still is None else min(since, still))
         before_j = self.totals(t).energy_j
-        why = "stood still" if still is not None else "contradicted by power"
+        why = "stood still" if still is not None else "was contradicted by power"
         self._dead.add(given_up)
         self._go_on_with(number, since, f"{counter.source.method} {why}")
         gained_j = self.totals(t).energy_j - before_j
