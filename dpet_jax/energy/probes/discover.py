@@ -35,7 +35,13 @@ def discover(
     """
     found = [_gpus(devices, include), *_others(devices or ())]
     if host:
-        cpu = rapl.find()
+        try:
+            cpu = rapl.find()
+        except BaseException:  # Ctrl-C: nobody else can release what was found
+            for part in found:
+                for probe in part.probes:
+                    probe.close()
+            raise
         if cpu_model is not None and not cpu.probes:
             cpu = Found((cpu_model,), cpu.unavailable)
         found.append(cpu)
