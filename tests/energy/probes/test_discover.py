@@ -12,8 +12,8 @@ from fakes.rapl import server
 
 from dpet_jax.energy import CpuPowerModel, EnergyMeter
 from dpet_jax.energy.probes import rapl
-from dpet_jax.energy.probes.nvml import probe as nvml_probe
 from dpet_jax.energy.probes.discover import discover
+from dpet_jax.energy.probes.nvml import probe as nvml_probe
 
 
 def device(platform, number=0):
