@@ -29,7 +29,7 @@ ALONE = {
     "scores": {"models.conv", "scores.registry", *_GROUND},
     "scores.registry": {"section"},
     "selection": {"scores", "methods.base", *_GROUND},
-    "energy": {"files"},
+    "energy": {"errors", "files"},
     "methods": {"scores.registry", *_GROUND},
     "models": {"models.conv", *_GROUND},
     "data": _GROUND,
