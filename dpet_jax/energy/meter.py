@@ -4,14 +4,21 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dpet_jax.energy.accounts.ledger import RESOLUTION_S, Edge, Ledger, Row, mean_watts
+from dpet_jax.energy.accounts.ledger import (
+    RESOLUTION_S,
+    Edge,
+    Frame,
+    Ledger,
+    Row,
+    mean_watts,
+)
 from dpet_jax.energy.accounts.logbook import Logbook
 from dpet_jax.energy.accounts.state import (
     Accounts,
@@ -23,6 +30,7 @@ from dpet_jax.energy.accounts.state import (
 from dpet_jax.energy.probes.discover import discover
 from dpet_jax.energy.probes.source import Found, Quality
 from dpet_jax.energy.report.report import Report, build_report
+from dpet_jax.energy.sensing.channel import CROSS_CHECK_S
 from dpet_jax.energy.sensing.sampler import Clock, Ticks, reading_period_s
 from dpet_jax.energy.sensing.sensors import Sensors
 from dpet_jax.energy.window import Accelerator, Window
@@ -39,9 +47,10 @@ class NoSourceError(RuntimeError):
 class EnergyMeter:
     """Measure what a program uses, by named window.
 
-    Windows nest. What no window claims is the phase "other", so that the phases add up
-    to everything between start and stop. Nothing that goes wrong in a sensor raises:
-    it is recorded, and the report says how well the energy is known.
+    Windows nest, in every thread apart. What no window claims is the phase "other", and
+    what several threads claim at once is divided evenly among them, so that the phases
+    add up to everything between start and stop. Nothing that goes wrong in a sensor
+    raises: it is recorded, and the report says how well the energy is known.
 
     Args:
         found: What to read; by default all that `discover` finds.
@@ -54,7 +63,7 @@ class EnergyMeter:
         strict: Refuse to start where nothing can be measured.
 
     Raises:
-        ValueError: If the period is out of range.
+        ValueError: If the period is out of range, or two probes have one id.
         NoSourceError: If strict, and nothing can be measured.
     """
 
@@ -85,9 +94,11 @@ class EnergyMeter:
         self._sampler_cpu_s = 0.0
         self._ledger: Ledger | None = None
         self._idle: Idle | None = None
+        self._released = False
         self._logbook = Logbook(self.sensors.failed)
         self._end: Edge | None = None
-        self._check_source()
+        with self._closing_on_failure():
+            self._check_source()
 
     # beginning and end
 
@@ -103,12 +114,26 @@ class EnergyMeter:
         self.stop()
 
     def start(self) -> "EnergyMeter":
-        """Look at the sensors for a moment, then begin to measure."""
-        if self._ledger is not None:
-            return self
+        """Look at the sensors for a moment, then begin to measure.
+
+        If that is interrupted, the sensors are released and nothing is left behind; the
+        meter cannot be started again.
+
+        Raises:
+            NoSourceError: If strict, and nothing can be measured.
+            RuntimeError: If it failed to start before.
+        """
+        if self._ledger is None:
+            if self._released:
+                raise RuntimeError("the meter has released its sensors; make a new one")
+            with self._closing_on_failure():
+                self._begin()
+        return self
+
+    def _begin(self) -> None:
         self.sensors.ask_facts()
         self.sensors.read()
-        if any(len(c.curves) > 1 for c in self.sensors.channels.values()):
+        if self.sensors.any_to_admit:
             end = self._clock() + _ADMISSION_S
             while self._clock() < end:
                 self._clock.wait(self.period_s)
@@ -119,33 +144,51 @@ class EnergyMeter:
         self._check_source()
         # not read again: what a counter gained since it began would be in no phase
         first = self._now()
-        self._ledger = Ledger(first, self.sensors.edge_j2)
         self._asked_facts = self._sampled = first.t
         self._ticks = Ticks(self.period_s, self._clock())
-        self._stop_ticks = self._clock.every(self._ticks, self.read)
+        self._ledger = Ledger(first, self.sensors.edge_j2)
         _live.add(self)
-        return self
+        self._stop_ticks = self._clock.every(self._ticks, self.read)
+
+    @contextmanager
+    def _closing_on_failure(self) -> Iterator[None]:
+        """Release the sensors if what is done inside raises, or Ctrl-C ends it."""
+        try:
+            yield
+        except BaseException:
+            self._stop_ticks()
+            self._ledger, self._released = None, True
+            _live.discard(self)
+            self.sensors.close()
+            raise
 
     def stop(self) -> None:
         """End every measurement and release the sensors; again does nothing."""
         if self._end is not None or self._ledger is None:
             return
         self._stop_ticks()
-        self._end = self._edge()
-        with self._lock:
-            self._ledger.turn(self._end)
-        self._sample()
-        self.sensors.ask_facts()
-        self.sensors.close()
-        self._note("end")
-        self._logbook.close()
-        _live.discard(self)
+        try:
+            try:
+                self._end = self._edge()
+            finally:  # stopped also where Ctrl-C comes while a sensor is asked
+                self._end = self._end or self._now()
+                with self._lock:
+                    self._ledger.turn(self._end)
+            self._sample()
+            self.sensors.ask_facts()
+            self._note("end")
+        finally:
+            self.sensors.close()
+            self._logbook.close()
+            _live.discard(self)
 
     def resume(self, earlier: Accounts) -> None:
         """Go on from the accounts of earlier segments of the same run."""
         with self._lock:
             self._earlier = earlier
-            self._logbook.begin(self.accounts())
+            present = self.accounts()
+            self._logbook.begin(present)
+            self._logbook.note("begin", present)
 
     def keep_journal(self, path: Path) -> None:
         """Keep the accounts in a file from now on; see `journal.read`.
@@ -208,13 +251,23 @@ class EnergyMeter:
                 self.accelerator.barrier()
                 window.waited = "barrier"
         finally:
-            edge = self._edge()
-            with self._lock:
-                window.s, used = self._ledger.leave(edge, window.waited)
-            window.resolution_limited = window.s < RESOLUTION_S
-            window.energy = self._sensed().energy(Row(window.s, used), edges=True)
+            try:
+                edge = self._edge()
+            except BaseException:  # such as Ctrl-C while a sensor is asked
+                self._close(window, frame, self._now())
+                raise
+            self._close(window, frame, edge)
             self.sensors.compare(checks, window.s)
-            self._note("window", phase=phase, label=frame.label, s=window.s)
+
+    def _close(self, window: Window, frame: Frame, edge: Edge) -> None:
+        with self._lock:
+            assert self._ledger is not None
+            window.s, used = self._ledger.leave(frame, edge, window.waited)
+        window.resolution_limited = window.s < RESOLUTION_S
+        window.energy = self._sensed().energy(
+            Row(window.s, used), edges=True, checked=window.s >= CROSS_CHECK_S
+        )
+        self._note("window", phase=window.phase, label=window.label, s=window.s)
 
     def measure_idle(self, seconds: float = 10.0, settle_s: float = 2.0) -> None:
         """Do nothing for a while, in a window "idle", to know what that costs.
@@ -263,27 +316,24 @@ class EnergyMeter:
     @property
     def quality(self) -> Quality:
         """The best quality at hand: measured, modelled or unavailable."""
-        return self.accounts().quality
+        return self._known(()).quality
 
     @property
     def total_s(self) -> float:
         """Seconds of all phases together."""
-        return self.accounts().total_s
+        return self._known(()).total_s
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of every phase, earlier segments included."""
-        return self.accounts().seconds()
+        return self._known(()).seconds()
 
     def wh(self) -> dict[str, float] | None:
         """Return the gross Wh of every phase in the best quality, or None."""
-        return self.accounts().wh()
+        return self._known(()).wh()
 
     def accounts(self) -> Accounts:
         """Return everything known up to now, earlier segments included."""
-        with self._lock:
-            if self._ledger is not None and self._end is None:
-                self._ledger.turn(self._now())
-            return self._earlier + self._present()
+        return self._known(None)
 
     def report(self) -> Report:
         """Return what is known up to now, with sources, intervals and reasons."""
@@ -294,7 +344,7 @@ class EnergyMeter:
     # inside
 
     def _check_source(self) -> None:
-        if self._strict and self.quality != "measured":
+        if self._strict and not self.sensors.any_measured:
             reasons = [f"{e.component}: {e.reason}" for e in self.sensors.unavailable]
             raise NoSourceError("; ".join(reasons) or "no source is known")
 
@@ -302,9 +352,30 @@ class EnergyMeter:
         """Return the channels of this segment, and no phases."""
         return Accounts(**self.sensors.record()._asdict())
 
-    def _present(self) -> Accounts:
+    def _known(self, labels: Collection[str] | None) -> Accounts:
+        """Return everything known up to now, with some labels or, for None, all.
+
+        What is asked for often leaves labels out: a run may have thousands.
+        """
+        with self._lock:
+            if self._ledger is not None and self._end is None:
+                self._ledger.turn(self._now())
+            earlier = self._earlier
+            if labels is not None:
+                known = {n: earlier.labels[n] for n in labels if n in earlier.labels}
+                earlier = replace(earlier, labels=known)
+            return earlier + self._present(labels)
+
+    def _changed(self) -> Accounts:
+        """Return what is known, with the labels that changed since the last call."""
+        labels = set() if self._ledger is None else self._ledger.changed_labels()
+        return self._known(labels)
+
+    def _present(self, labels_asked: Collection[str] | None) -> Accounts:
         """Return the accounts of this segment as of the ledger's last edge."""
-        phases, labels = ({}, {}) if self._ledger is None else self._ledger.rows()
+        phases, labels = (
+            ({}, {}) if self._ledger is None else self._ledger.rows(labels_asked)
+        )
         sensed = self._sensed()
         p50, p99 = self.sensors.tick_ms()
         return replace(
@@ -339,12 +410,12 @@ class EnergyMeter:
 
     def _sample(self) -> None:
         with self._lock:
-            self._logbook.sample(self.accounts())
+            self._logbook.sample(self._changed())
 
     def _note(self, event: str, **values: Any) -> None:
         with self._lock:
             if self._logbook.lines:
-                self._logbook.note(event, self.accounts(), **values)
+                self._logbook.note(event, self._changed(), **values)
 
     def _after_fork(self) -> None:
         # files and sensors are the parent's; here no thread runs, and JAX would hang

@@ -369,7 +369,7 @@ def test_wrap_is_counted_and_not_worth_a_line():
         (100.0, 100.0, True),
         (199.0, 100.0, True),
         (201.0, 100.0, False),
-        (100.0, 0.0, False),
+        (100.0, 0.0, True),  # a device draws something: the power is wrong
         (0.0, 0.0, True),
         (1.6, 0.1, True),  # less than a joule of each shows nothing
         (0.0, 1.6, True),

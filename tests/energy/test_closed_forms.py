@@ -5,9 +5,12 @@ import math
 import random
 
 import pytest
+from fakes.clock import FakeClock
+from fakes.probe import FakeProbe, counter, power
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dpet_jax.energy import EnergyMeter, Found
 from dpet_jax.energy.accounts.quantity import measured
 from dpet_jax.energy.probes.source import Source
 from dpet_jax.energy.sensing.curve import Curve
@@ -168,6 +171,107 @@ def test_short_peak_between_equal_samples_counts_as_it_was_seen():
     # a meter that kept only changes of the value would get 1000 J of these 1090
     curve = sampled(lambda t: 1000.0 if abs(t - 5) < 0.05 else 100.0)
     assert curve.totals.energy_j == pytest.approx(1090)
+
+
+# the same traces through the whole meter
+
+TRACES = {
+    "constant": (lambda _: 250.0, lambda t: 250.0 * t),
+    "ramp": (lambda t: 40 + 30 * t, lambda t: 40 * t + 15 * t**2),
+    "step": (
+        lambda t: 100.0 if t < 7.33 else 300.0,
+        lambda t: 100 * t + 200 * max(0.0, t - 7.33),
+    ),
+    "sine": (
+        lambda t: 300 + 100 * math.sin(2 * math.pi * t / 0.7),
+        lambda t: 300 * t + 70 / (2 * math.pi) * (1 - math.cos(2 * math.pi * t / 0.7)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRACES)
+@pytest.mark.parametrize("kinds", ["power", "counter", "both"])
+def test_meter_gives_the_integral_of_a_trace_in_every_window(name, kinds):
+    power_w, energy_j = TRACES[name]
+    sources = [counter(energy_j)] * (kinds != "power") + [
+        power(power_w, sensor_window_s=0.05)
+    ] * (kinds != "counter")
+    clock = FakeClock()
+    probe = FakeProbe(clock, *sources)
+    with EnergyMeter(Found((probe,), ()), clock=clock, period_s=0.05) as meter:
+        begun_s, windows = clock() - 100, []
+        for k in range(12):
+            started = clock() - 100
+            with meter.window("train" if k % 3 else "eval") as window:
+                clock.wait(0.3 + 0.17 * k)
+            windows.append((window, started, clock() - 100))
+    data = meter.report().data
+    ended_s = clock() - 100
+    bound_j = {"constant": 1e-6, "ramp": 1e-6, "step": 200 * 0.05 / 2}.get(
+        # h²/12 of the largest second derivative, over the whole run
+        name,
+        (ended_s - begun_s) * 0.05**2 / 12 * 100 * (2 * math.pi / 0.7) ** 2,
+    )
+    bound_j = 1e-6 if kinds != "power" else bound_j
+    for window, start, end in windows:
+        assert abs(window.energy.wh * 3600 - energy_j(end) + energy_j(start)) <= bound_j
+    true_j = energy_j(ended_s) - energy_j(begun_s)
+    assert abs(data["energy"]["measured_wh"] * 3600 - true_j) <= bound_j
+    low, high = data["energy"]["measured_wh_k2"]
+    assert low * 3600 <= true_j <= high * 3600
+    parts = sum(phase["wh"] for phase in data["phases"].values())
+    assert parts == pytest.approx(data["energy"]["measured_wh"], rel=1e-12)
+    assert (data["valid"], data["warnings"]) == (True, [])
+    assert len(data["energy"]["by_source"][0]["given_by"]) == 1
+
+
+# loads that are faster than the readings
+
+
+def square(t, hertz=20.0, duty=0.5):
+    return 400.0 if (t * hertz) % 1.0 < duty else 100.0
+
+
+def aliased(power_w, period_s, **known):
+    """Measure a fast load for 20 s; return joules, interval and warnings."""
+    clock = FakeClock()
+    probe = FakeProbe(clock, power(power_w, rel_uncertainty=0.0, **known))
+    meter = EnergyMeter(Found((probe,), ()), clock=clock, period_s=period_s)
+    with meter:
+        clock.wait(20.0)
+    data = meter.report().data
+    joules = data["energy"]["measured_wh"] * 3600
+    return (
+        joules,
+        [3600 * x for x in data["energy"]["measured_wh_k2"]],
+        data["warnings"],
+    )
+
+
+@pytest.mark.parametrize("period_s", [0.0537, 0.0731, 0.1173])
+def test_fast_load_out_of_step_with_the_readings_is_in_the_interval(period_s):
+    _, (low, high), warnings = aliased(square, period_s)
+    assert low <= 250 * 20 <= high
+    assert "sees moments" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("load", "true_w"),
+    [
+        (square, 250.0),  # always the same half is met
+        (lambda t: 1000.0 if 0.02 < t % 0.05 < 0.03 else 100.0, 280.0),  # 10 ms spikes
+    ],
+)
+def test_fast_load_in_step_with_the_readings_is_warned_of(load, true_w):
+    joules, _, warnings = aliased(load, 0.05)
+    assert abs(joules / 20 - true_w) > 100, "nobody can see it in the numbers"
+    assert any("in step with the readings" in warning for warning in warnings)
+
+
+def test_fast_load_of_a_sensor_that_averages_is_exact_and_not_warned_of():
+    joules, _, warnings = aliased(lambda _: 250.0, 0.05, sensor_window_s=0.1)
+    assert joules == pytest.approx(250 * 20)
+    assert warnings == []
 
 
 # properties

@@ -451,9 +451,10 @@ def test_p10_machine_is_counted_once_by_two_processes(tmp_path, monkeypatch, clo
     assert len(ids) == len(set(ids)) == 4  # two GPUs, a package, its memory
 
 
-def test_p10_sensor_that_is_named_twice_counts_once(clock):
+def test_p10_sensor_that_is_named_twice_is_refused_and_never_counted_twice(clock):
     twins = [FakeProbe(clock, power(100.0), id="node:PDU") for _ in range(2)]
-    assert joules_in(meter_of(*twins, clock=clock), clock) == pytest.approx(1000.0)
+    with pytest.raises(ValueError, match="two meters are called 'node:PDU'"):
+        meter_of(*twins, clock=clock)
 
 
 def test_p10_mig_instances_of_one_board_count_it_once(monkeypatch, clock):

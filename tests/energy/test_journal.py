@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpet_jax.energy import Accounts, EnergyMeter, Found, report_from_journal
+from dpet_jax.energy.accounts import state
 from dpet_jax.energy.accounts.journal import (
     Journal,
     apply,
@@ -155,18 +156,21 @@ def test_line_holds_what_changed_since_the_line_before_and_not_since_the_first(p
 
 
 def test_fold_is_the_meters_accounts_at_every_line(path, clock, monkeypatch, started):
-    written = []
-    for name in ("__init__", "write"):
-        real = getattr(Journal, name)
+    written = [plain(Accounts().to_json())]
+    real = Journal.write
 
-        def spy(self, first, second, *, real=real, **values):
-            known = first if isinstance(first, Accounts) else second
-            written.append(plain(known.to_json()))
-            real(self, first, second, **values)
+    def spy(self, event, accounts, **values):
+        known = replace(accounts, labels=meter.accounts().labels)  # all of them
+        written.append(plain(known.to_json()))
+        real(self, event, accounts, **values)
 
-        monkeypatch.setattr(Journal, name, spy)
+    monkeypatch.setattr(Journal, "write", spy)
     probe = FakeProbe(clock, counter(lambda t: 200.0 * t), power(200.0))
-    meter = started(probe, path=path)
+    meter = started(probe)
+    meter.keep_journal(path)
+    for index in range(3):
+        with meter.window("train", index=index):
+            clock.wait(0.4)
     with meter.window("train", index=0), meter.window("eval"):
         clock.wait(2.3)
         probe.error = OSError("lost")
@@ -182,6 +186,48 @@ def test_fold_is_the_meters_accounts_at_every_line(path, clock, monkeypatch, sta
     assert folds == written
     last = replace(meter.accounts(), now_utc=folds[-1]["now_utc"])
     assert read(path).accounts == last
+    assert list(last.labels) == ["train 0", "train 1", "train 2"]
+
+
+def bytes_of_a_window(path, clock, start, labels):
+    """Bytes written and rows turned into JSON by one window after so many labels."""
+    meter = start(FakeProbe(clock, power(100.0)), path=path)
+    for index in range(labels):
+        with meter.window("train", index=1000 + index):
+            clock.wait(0.01)
+    before, rows = path.stat().st_size, []
+    with pytest.MonkeyPatch.context() as patch:
+        real = state._row_to_json
+        patch.setattr(state, "_row_to_json", lambda row: rows.append(row) or real(row))
+        with meter.window("train", index=9999):
+            clock.wait(0.01)
+    meter.stop()
+    return path.stat().st_size - before, len(rows)
+
+
+def test_window_costs_the_journal_the_same_however_many_labels_there_are(
+    tmp_path, clock, started
+):
+    few = bytes_of_a_window(tmp_path / "few", clock, started, 5)
+    many = bytes_of_a_window(tmp_path / "many", clock, started, 60)
+    assert many[1] == few[1]
+    assert many[0] == pytest.approx(few[0], rel=0.1)
+    assert len(read(tmp_path / "many").accounts.labels) == 61
+
+
+def test_journal_that_is_kept_before_a_resume_adds_up_too(path, clock, started):
+    earlier = spent(7.0)
+    earlier = replace(earlier, labels={"round 1": Row(7.0, count=2)})
+    meter = started(FakeProbe(clock, power(100.0)), path=path)
+    with meter.window("train", "round 1"):
+        clock.wait(1.0)
+    meter.resume(earlier)
+    with meter.window("train", "round 2"):
+        clock.wait(1.0)
+    meter.stop()
+    folded = read(path).accounts
+    assert folded.labels["round 1"].s == pytest.approx(8.0)
+    assert folded.total_s == pytest.approx(9.0)
 
 
 def test_line_is_on_disk_when_the_window_is_closed(path, clock, started):

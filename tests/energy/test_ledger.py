@@ -1,8 +1,11 @@
 """Every second and joule belongs to one phase, the innermost open window's."""
 
 import copy
+import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dpet_jax.energy import PHASES
 from dpet_jax.energy.accounts.ledger import Edge, Ledger, Row
@@ -17,6 +20,7 @@ class Book:
     def __init__(self, watts=10.0, edge_j2=lambda *_: 0.0):
         self.t, self.joules, self.watts, self.compile_s = 100.0, 5.0, watts, 7.0
         self.ledger = Ledger(self.edge(), edge_j2)
+        self.frames = []
 
     def edge(self):
         return Edge(self.t, {"gpu": Totals(energy_j=self.joules)}, self.compile_s)
@@ -26,10 +30,11 @@ class Book:
         self.joules += self.watts * seconds
 
     def enter(self, phase, label=None):
-        return self.ledger.enter(phase, label, self.edge())
+        self.frames.append(self.ledger.enter(phase, label, self.edge()))
+        return self.frames[-1]
 
     def leave(self, sync="explicit"):
-        return self.ledger.leave(self.edge(), sync)
+        return self.ledger.leave(self.frames.pop(), self.edge(), sync)
 
     def turn(self):
         self.ledger.turn(self.edge())
@@ -167,7 +172,7 @@ def test_edge_that_comes_late_to_the_ledger_puts_everything_in_its_place(book):
     edge = book.edge()
     book.pass_by(0.5)
     book.turn()
-    book.ledger.leave(edge, "explicit")
+    book.ledger.leave(book.frames.pop(), edge, "explicit")
     book.pass_by(1)
     assert book.spent() == {"other": 3.5, "train": 3}
     assert book.joules_by_phase() == {"other": 35, "train": 30}
@@ -234,16 +239,150 @@ def test_rows_are_left_alone_by_later_edges(book):
     assert book.rows()[0]["train"].s == 2
 
 
+# windows of several threads, and windows left out of order
+
+
+def in_a_thread(work):
+    """Do something in a thread of its own, which is over when this returns."""
+    result = []
+    thread = threading.Thread(target=lambda: result.append(work()))
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+def test_windows_of_two_threads_keep_their_own_time_whichever_ends_first(book):
+    for ends_first in ("train", "data"):
+        begin = book.t
+        train = book.enter("train")
+        book.pass_by(4)
+        data = in_a_thread(lambda: book.enter("data", "loader"))
+        book.pass_by(6)
+        frames = {"train": train, "data": data}
+        first = frames.pop(ends_first)
+        spent_first = book.ledger.leave(first, book.edge(), "none")
+        book.pass_by(2)
+        ((_, last),) = frames.items()
+        spent_last = book.ledger.leave(last, book.edge(), "none")
+        whole = {"train": 10 if ends_first == "train" else 12, "data": 6}
+        whole["data"] += 2 if ends_first == "train" else 0
+        got = {ends_first: spent_first, last.phase: spent_last}
+        assert {name: spent[0] for name, spent in got.items()} == whole
+        joules = {name: spent[1]["gpu"].energy_j for name, spent in got.items()}
+        assert joules == {name: 10 * s for name, s in whole.items()}
+        assert book.t - begin == 12
+    phases, labels = book.rows()
+    # 6 s each time are shared, 2 s at the end belong to whoever is left
+    assert phases["train"].s == (4 + 3) + (4 + 3 + 2)
+    assert phases["data"].s == (3 + 2) + 3
+    assert phases["train"].inclusive_s == 10 + 12
+    assert phases["data"].inclusive_s == labels["loader"].inclusive_s == 8 + 6
+    assert phases["data"].totals["gpu"].energy_j == 80
+    assert sum(book.spent().values()) == 24
+
+
+def test_threads_in_one_phase_at_once_count_its_time_once(book):
+    mine = book.enter("train", "round 1")
+    book.pass_by(1)
+    other = in_a_thread(lambda: book.enter("train", "round 1"))
+    book.pass_by(2)
+    book.ledger.leave(mine, book.edge(), "none")
+    book.pass_by(4)
+    assert book.rows()[0]["train"].inclusive_s == 7, "open windows too"
+    book.ledger.leave(other, book.edge(), "none")
+    phases, labels = book.rows()
+    assert phases["train"].s == phases["train"].inclusive_s == 7
+    assert phases["train"].inclusive_j == labels["round 1"].inclusive_j == {"gpu": 70}
+    assert (phases["train"].count, labels["round 1"].count) == (2, 2)
+
+
+def test_thread_inherits_no_label_of_another(book):
+    book.enter("train", "round 1")
+    assert in_a_thread(lambda: book.enter("data").label) is None
+
+
+def test_outer_window_may_be_left_before_the_inner_one(book):
+    outer = book.enter("train", "round 1")
+    book.pass_by(1)
+    inner = book.enter("eval", "test")
+    book.pass_by(2)
+    spent_outer = book.ledger.leave(outer, book.edge(), "none")
+    book.pass_by(4)
+    spent_inner = book.ledger.leave(inner, book.edge(), "none")
+    book.pass_by(8)
+    assert (spent_outer[0], spent_inner[0]) == (3, 6)
+    assert spent_outer[1]["gpu"].energy_j == 30
+    assert spent_inner[1]["gpu"].energy_j == 60
+    assert book.spent() == {"train": 1, "eval": 6, "other": 8}
+    phases, _ = book.rows()
+    assert (phases["train"].inclusive_s, phases["eval"].inclusive_s) == (3, 6)
+
+
+def test_edges_of_shared_time_are_those_at_which_a_share_changes():
+    book = Book(10.0, remembering([]))
+    book.enter("train")
+    book.pass_by(1)
+    other = in_a_thread(lambda: book.enter("data"))
+    book.pass_by(1)
+    book.ledger.leave(other, book.edge(), "none")
+    book.pass_by(1)
+    phases, _ = book.rows()
+    # the first stretch, and both ends of the shared time
+    assert charged(phases) == {"train": 3 * 10_010, "data": 2 * 10_010}
+    assert phases["train"].edges == 3
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from("ab>"), st.integers(0, 3)),
+        max_size=30,
+    )
+)
+def test_whatever_order_windows_come_and_go_in_phases_add_up(steps):
+    """Against a plain list of who was open in every second."""
+    book, clock_s = Book(10.0), 0
+    stacks, expected, inclusive = {0: [], 1: [], 2: []}, {}, {}
+    ident = threading.get_ident
+    for thread, what, seconds in steps:
+        threading.get_ident = lambda thread=thread: thread
+        try:
+            if what == ">":
+                if stacks[thread]:  # any of the thread's, not the innermost alone
+                    frame = stacks[thread].pop(clock_s % len(stacks[thread]))
+                    book.ledger.leave(frame, book.edge(), "none")
+            else:
+                stacks[thread].append(book.ledger.enter(what, None, book.edge()))
+        finally:
+            threading.get_ident = ident
+        book.pass_by(seconds)
+        clock_s += seconds
+        tops = [stack[-1].phase for stack in stacks.values() if stack] or ["other"]
+        for phase in tops:
+            expected[phase] = expected.get(phase, 0) + seconds / len(tops)
+        for phase in {frame.phase for stack in stacks.values() for frame in stack}:
+            inclusive[phase] = inclusive.get(phase, 0) + seconds
+    phases, _ = book.rows()
+    for phase in expected:
+        if expected[phase]:
+            assert phases[phase].s == pytest.approx(expected[phase])
+            joules = phases[phase].totals["gpu"].energy_j
+            assert joules == pytest.approx(10 * expected[phase])
+    for phase, whole_s in inclusive.items():
+        if phase in phases:
+            assert phases[phase].inclusive_s == pytest.approx(whole_s)
+
+
 # labels
 
 
 def test_label_of_the_outer_window_covers_what_is_inside(book):
-    assert book.ledger.open == ("other", None)
+    assert book.ledger.open == (("other", None),)
     frame = book.enter("train", "round 1")
     assert (frame.phase, frame.label) == ("train", "round 1")
     book.pass_by(1)
     assert book.enter("eval").label == "round 1"
-    assert book.ledger.open == ("eval", "round 1")
+    assert book.ledger.open == (("eval", "round 1"),)
     book.pass_by(2)
     book.leave()
     book.leave()
@@ -452,6 +591,7 @@ def full_row():
         compile_s=0.25,
         edge_j2={"gpu": 6.5},
         sync=frozenset({"none", "explicit"}),
+        edges=3,
     )
 
 
@@ -470,6 +610,7 @@ def test_rows_add_up_and_are_left_alone():
         compile_s=0.5,
         edge_j2={"gpu": 13.0},
         sync=frozenset({"none", "explicit", "barrier"}),
+        edges=6,
     )
     assert row == full_row()
     assert other == Row(sync=frozenset({"barrier"}), totals={"cpu": TWO_J})

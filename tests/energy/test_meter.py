@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from fakes.clock import FakeClock
 from fakes.probe import FakeProbe, counter, power
@@ -144,6 +146,97 @@ def test_label_is_that_of_the_window_around_unless_it_has_its_own(clock):
         "round 12": 0,
     }
     assert rows["round 1"]["inclusive_s"] == pytest.approx(5.0)
+
+
+def overlapping(clock, meter, ends_first):
+    """Two threads with a window each: both alone for a while, and 6 s together."""
+    together, apart = threading.Barrier(2), threading.Barrier(2)
+    windows = {}
+
+    def load():
+        together.wait(LONG_S)
+        with meter.window("data", "loader") as windows["data"]:
+            together.wait(LONG_S)
+            apart.wait(LONG_S)  # until the other thread has let the time pass
+            if ends_first == "train":
+                apart.wait(LONG_S)
+        apart.wait(LONG_S)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    with meter.window("train") as windows["train"]:
+        clock.wait(4.0)
+        together.wait(LONG_S)
+        together.wait(LONG_S)
+        clock.wait(6.0)
+        apart.wait(LONG_S)
+        if ends_first == "data":
+            apart.wait(LONG_S)
+            clock.wait(2.0)
+    if ends_first == "train":
+        clock.wait(2.0)
+        apart.wait(LONG_S)
+        apart.wait(LONG_S)
+    thread.join(LONG_S)
+    return windows
+
+
+@pytest.mark.parametrize(
+    ("ends_first", "train_s", "data_s"), [("train", 10.0, 8.0), ("data", 12.0, 6.0)]
+)
+def test_windows_of_two_threads_do_not_swap_their_time(
+    ends_first, train_s, data_s, clock
+):
+    with meter_of(clock, gpu(clock)) as meter:
+        windows = overlapping(clock, meter, ends_first)
+        clock.wait(1.0)
+    got = {name: (window.s, j(window.energy)) for name, window in windows.items()}
+    assert got == {
+        "train": (pytest.approx(train_s), pytest.approx(100 * train_s)),
+        "data": (pytest.approx(data_s), pytest.approx(100 * data_s)),
+    }
+    # the 6 s together are halved; the phases add up to all that passed
+    parts = {"train": train_s - 3, "data": data_s - 3, "other": 1.0}
+    assert spent(meter) == {
+        name: (pytest.approx(s), pytest.approx(100 * s)) for name, s in parts.items()
+    }
+    data = meter.report().data
+    assert data["phases"]["train"]["inclusive_s"] == pytest.approx(train_s)
+    assert data["labels"]["loader"]["inclusive_s"] == pytest.approx(data_s)
+
+
+def test_windows_left_out_of_order_keep_their_own_time(clock):
+    with meter_of(clock, gpu(clock)) as meter:
+        outer, inner = meter.window("train", "a"), meter.window("eval", "b")
+        first = outer.__enter__()
+        clock.wait(1.0)
+        second = inner.__enter__()
+        clock.wait(2.0)
+        outer.__exit__(None, None, None)
+        clock.wait(4.0)
+        inner.__exit__(None, None, None)
+        clock.wait(8.0)
+    assert (first.s, j(first.energy)) == pytest.approx((3.0, 300.0))
+    assert (second.s, j(second.energy)) == pytest.approx((6.0, 600.0))
+    assert spent(meter) == {
+        "train": (1.0, 100.0),
+        "eval": (6.0, 600.0),
+        "other": (8.0, 800.0),
+    }
+
+
+def test_window_may_be_left_by_another_thread_than_entered_it(clock):
+    with meter_of(clock, gpu(clock)) as meter:
+        window = meter.window("train")
+        opened = window.__enter__()
+        with meter.window("eval") as inner:
+            clock.wait(2.0)
+            leaving = threading.Thread(target=window.__exit__, args=(None, None, None))
+            leaving.start()
+            leaving.join(LONG_S)
+            clock.wait(3.0)
+    assert (opened.s, inner.s) == pytest.approx((2.0, 5.0))
+    assert spent(meter) == {"eval": (5.0, 500.0)}
 
 
 def test_window_shorter_than_a_second_is_marked(clock):
@@ -632,6 +725,176 @@ def test_journal_that_cannot_be_begun_raises_at_once(clock, tmp_path):
         meter.keep_journal(tmp_path / "missing" / "energy.jsonl")
 
 
+# Ctrl-C at any moment
+
+
+class Interrupted(FakeProbe):
+    """A sensor during whose n-th reading from now on Ctrl-C comes."""
+
+    after = None
+
+    def read(self):
+        if self.after is not None:
+            self.after -= 1
+            if self.after < 0:
+                self.after = None
+                raise KeyboardInterrupt
+        return super().read()
+
+
+@pytest.mark.parametrize("after", [0, 1, 6])
+def test_interrupt_in_a_first_reading_leaves_no_meter_behind(after, clock):
+    sources = counter(lambda t: 100 * t), power(100.0)
+    first = Interrupted(clock, *sources)
+    other = FakeProbe(clock, power(50.0), id="node:B", component="node")
+    first.after = after
+    meter = meter_of(clock, first, other)
+    with pytest.raises(KeyboardInterrupt):
+        meter.start()
+    assert (first.closed, other.closed) == (1, 1)
+    reads = first.reads
+    clock.wait(5.0)
+    assert first.reads == reads, "nobody reads any more"
+    assert samplers() == []
+    with pytest.raises(RuntimeError, match="does not run"), meter.window("train"):
+        pass
+    with pytest.raises(RuntimeError, match="released its sensors; make a new one"):
+        meter.start()
+    meter.stop()
+    assert (first.closed, other.closed) == (1, 1)
+
+
+def test_interrupt_in_a_first_reading_leaves_no_thread():
+    probe = Interrupted(Clock(), power(100.0))
+    probe.after = 0
+    with pytest.raises(KeyboardInterrupt), EnergyMeter(Found((probe,), ())):
+        pass
+    assert samplers() == []
+    assert probe.closed == 1
+
+
+def test_interrupt_while_a_clock_begins_to_call_leaves_nothing(clock):
+    probe = gpu(clock)
+
+    def every(*_):
+        raise KeyboardInterrupt
+
+    clock.every = every
+    meter = meter_of(clock, probe)
+    with pytest.raises(KeyboardInterrupt):
+        meter.start()
+    assert probe.closed == 1
+
+
+def test_interrupt_at_the_end_of_a_window_closes_it(clock):
+    probe = Interrupted(clock, power(100.0))
+
+    def window():
+        with meter.window("train"):
+            clock.wait(2.0)
+            probe.after = 0
+
+    with meter_of(clock, probe) as meter:
+        with pytest.raises(KeyboardInterrupt):
+            window()
+        with meter.window("eval"):
+            clock.wait(3.0)
+    assert spent(meter) == {"train": (2.0, 200.0), "eval": (3.0, 300.0)}
+
+
+def test_interrupt_at_the_beginning_of_a_window_opens_none(clock):
+    probe = Interrupted(clock, power(100.0))
+    with meter_of(clock, probe) as meter:
+        clock.wait(1.0)
+        probe.after = 0
+        with pytest.raises(KeyboardInterrupt), meter.window("train"):
+            pass
+        clock.wait(2.0)
+    assert spent(meter) == {"other": (3.0, 300.0)}
+
+
+@pytest.mark.parametrize("what", ["read", "facts"])
+def test_interrupt_while_the_meter_stops_releases_everything(what, clock, tmp_path):
+    probe = Interrupted(clock, power(100.0))
+    other = FakeProbe(clock, power(50.0), id="node:B", component="node")
+    meter = meter_of(clock, probe, other).start()
+    meter.keep_journal(tmp_path / "energy.jsonl")
+    clock.wait(2.0)
+    if what == "read":
+        probe.after = 0
+    else:
+        probe.facts = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        meter.stop()
+    assert (probe.closed, other.closed) == (1, 1)
+    meter.stop()
+    assert (probe.closed, other.closed) == (1, 1)
+    assert meter.seconds()["other"] == pytest.approx(2.0)
+    assert read(tmp_path / "energy.jsonl").accounts.total_s == pytest.approx(2.0, abs=1)
+
+
+def test_interrupt_while_one_sensor_is_closed_closes_the_others(clock):
+    probes = [gpu(clock, id=f"gpu:{n}") for n in "ABC"]
+    closed = []
+    for probe in probes:
+        probe.close = lambda probe=probe: closed.append(probe.id)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    probes[1].close = interrupt
+    meter = meter_of(clock, *probes).start()
+    with pytest.raises(KeyboardInterrupt):
+        meter.stop()
+    assert sorted(closed) == ["gpu:A", "gpu:C"]
+
+
+def test_strict_meter_that_refuses_releases_its_sensors(clock):
+    probe = model(clock)
+    with pytest.raises(NoSourceError):
+        meter_of(clock, probe, strict=True)
+    assert probe.closed == 1
+    mute = gpu(clock, lambda _: None)
+    with pytest.raises(NoSourceError):
+        meter_of(clock, mute, strict=True).start()
+    assert mute.closed == 1
+
+
+# two sensors of one name, and numbers that are none
+
+
+def test_two_sensors_of_one_id_are_refused(clock):
+    twins = gpu(clock), gpu(clock)
+    with pytest.raises(ValueError, match="two meters are called 'gpu:A'; name them"):
+        meter_of(clock, *twins)
+
+
+@pytest.mark.parametrize("answer", [True, False, np.True_, jnp.array(True)])
+def test_truth_value_is_no_power(answer, clock):
+    probe = gpu(clock)
+    probe.read = lambda: (answer,)
+    with meter_of(clock, probe) as meter:
+        clock.wait(2.0)
+    energy = meter.report().data["energy"]
+    assert energy["quality"] == "unavailable"
+    assert "is a truth value, not a number" in energy["unavailable"][0]["reason"]
+
+
+@pytest.mark.parametrize("answer", [5, 5.0, np.float32(5), np.int16(5), jnp.array(5)])
+def test_number_of_any_library_is_a_power(answer, clock):
+    probe = gpu(clock)
+    probe.read = lambda: (answer,)
+    with meter_of(clock, probe) as meter:
+        clock.wait(2.0)
+    assert spent(meter) == {"other": (2.0, 10.0)}
+
+
+@pytest.mark.parametrize("period_s", [math.nan, 0.0, -1.0, math.inf])
+def test_period_that_is_none_is_refused(period_s, clock):
+    with pytest.raises(ValueError, match=r"choose between 0\.02 and 5\.0 s"):
+        meter_of(clock, gpu(clock), period_s=period_s)
+
+
 # sensors that fail
 
 
@@ -902,13 +1165,27 @@ def test_hidden_compilation_of_jax_shows(clock):
 
 _ALONE = """
 import sys
-from dpet_jax.energy import EnergyMeter
+from dpet_jax.energy import CallableProbe, CpuPowerModel, EnergyMeter
 
 with EnergyMeter() as meter:
     with meter.window("train"):
         sum(range(10**5))
 print(meter.report())
 assert "jax" not in sys.modules
+
+def refused(what, **options):
+    try:
+        what(**options)
+    except ValueError:
+        return True
+
+plug = {"ask": int, "name": "p", "kind": "power", "unit": "W", "rel_uncertainty": 0.1}
+assert CallableProbe(**plug)
+assert refused(CpuPowerModel, idle_w=False, max_w=True, source="a guess")
+assert refused(EnergyMeter, period_s=True)
+for key in ("rel_uncertainty", "update_period_s", "sensor_window_s", "max_w"):
+    for truth in (True, False):
+        assert refused(CallableProbe, **plug | {key: truth}), key
 ground = {"dpet_jax", "dpet_jax.section", "dpet_jax.errors", "dpet_jax.files"}
 ours = {name for name in sys.modules if name.split(".")[0] == "dpet_jax"} - ground
 assert {name.split(".")[1] for name in ours} == {"energy"}, ours

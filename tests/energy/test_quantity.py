@@ -98,8 +98,9 @@ def test_reading_more_often_than_the_sensor_updates_teaches_nothing_new():
 
 
 def test_fewer_readings_than_updates_are_what_is_known():
+    # one reading in 5 s of a window of 0.025 s
     got = unseen_wh([200, 400], 10.0, sensor_window_s=0.025, update_period_s=0.1)
-    assert got == wh(2 * 100 * math.sqrt(0.75 / 2) * 10.0)
+    assert got == wh(2 * 100 * math.sqrt(0.995 / 2) * 10.0)
 
 
 def test_steady_power_hides_nothing():
@@ -112,12 +113,21 @@ def test_steady_power_hides_nothing():
     [
         {"sensor_window_s": 0.1, "update_period_s": 0.1},
         {"sensor_window_s": 1.0, "update_period_s": 0.1},
-        {"sensor_window_s": 0.025},
-        {"update_period_s": 0.1},
+        {"sensor_window_s": 0.1},
     ],
 )
-def test_sensor_that_sees_all_or_of_unknown_kind_adds_nothing(known):
+def test_sensor_that_sees_all_adds_nothing(known):
     assert unseen_wh([200, 400] * 5, 1.0, **known) == 0
+
+
+@pytest.mark.parametrize(
+    ("known", "seen"),
+    [({"update_period_s": 0.1}, 0.0), ({}, 0.0), ({"sensor_window_s": 0.025}, 0.25)],
+)
+def test_sensor_sees_no_more_than_its_window_at_each_reading(known, seen):
+    # ten readings of a second: one of unknown window shows a moment each
+    got = unseen_wh([200, 400] * 5, 1.0, **known)
+    assert got == wh(2 * 100 * math.sqrt((1 - seen) / 10) * 1.0)
 
 
 def test_counter_sees_all():

@@ -220,6 +220,7 @@ def test_sources_that_disagree_are_reported_with_a_warning(clock):
     assert check == {
         "method": "power",
         "quality": "measured",
+        "coverage": None,
         "wh": pytest.approx(16 * 300 / 3600),
         "rel_diff": pytest.approx(0.2),
     }
@@ -228,7 +229,8 @@ def test_sources_that_disagree_are_reported_with_a_warning(clock):
 
 
 def test_source_alone_has_no_cross_check(clock):
-    data = run(clock, gpu(clock), model(clock)).data
+    sees_all = FakeProbe(clock, power(360.0, sensor_window_s=1.0))
+    data = run(clock, sees_all, model(clock)).data
     assert [s["cross_check"] for s in data["energy"]["by_source"]] == [None, None]
     assert data["warnings"] == []
     twice = FakeProbe(clock, counter(lambda t: 3 * t), counter(lambda t: 9 * t))
@@ -293,7 +295,7 @@ def test_net_is_unknown_where_the_idle_power_of_one_source_is(clock):
 
 def test_idle_power_is_not_taken_off_seconds_that_nobody_measured(clock):
     def joules(t):
-        return 360.0 * t if t < 10 else 360.0 * (t - 10)  # starts anew
+        return 360.0 * t if t < 11 else 360.0 * (t - 11)  # starts anew
 
     with meter_of(clock, FakeProbe(clock, counter(joules))) as meter:
         clock.wait(9.9)
@@ -559,17 +561,57 @@ def test_sensor_that_is_not_part_of_the_total_casts_no_doubt():
     assert doubts_of(channel(quality="modelled", unmeasured_s=99.0)) == []
 
 
-def test_sources_that_differ_by_more_than_a_tenth_are_warned_of():
-    def source(rel_diff):
-        check = {"method": "POWER_AVERAGE", "rel_diff": rel_diff}
-        return {"id": "gpu:A", "method": "COUNTER", "cross_check": check}
+def a_source(rel_diff=None, check_coverage=1.0, **known):
+    check = {
+        "method": "POWER_AVERAGE",
+        "rel_diff": rel_diff,
+        "coverage": check_coverage,
+    }
+    return {
+        "id": "gpu:A",
+        "method": "COUNTER",
+        "quality": "measured",
+        "coverage": 1.0,
+        "given_by": [{"method": "COUNTER", "from_s": 0.0, "why": ""}],
+        "cross_check": None if rel_diff is None else check,
+        **known,
+    }
 
-    assert warnings([source(0.09), source(-0.09)]) == []
-    assert warnings([{"cross_check": None}]) == []
-    assert warnings([source(-0.25), source(0.11)]) == [
+
+def test_sources_that_differ_by_more_than_a_tenth_are_warned_of():
+    assert warnings([a_source(0.09), a_source(-0.09)]) == []
+    assert warnings([a_source()]) == []
+    assert warnings([a_source(-0.25), a_source(0.11)]) == [
         "gpu:A: COUNTER and POWER_AVERAGE differ by -25%",
         "gpu:A: COUNTER and POWER_AVERAGE differ by +11%",
     ]
+
+
+def test_source_that_took_the_place_of_another_is_warned_of():
+    spans = [
+        {"method": "COUNTER", "from_s": 0.0, "why": ""},
+        {"method": "POWER", "from_s": 31.4, "why": "COUNTER stood still"},
+    ]
+    assert warnings([a_source(given_by=spans)]) == [
+        "gpu:A: from 31 s on the energy is that of POWER, since COUNTER stood still"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("known", "what"),
+    [
+        ({"coverage": 0.25}, "sees 25% of the time"),
+        ({"coverage": None}, "sees moments of unknown length"),
+        ({"coverage": 0.25, "rel_diff": 0.05, "check_coverage": 0.25}, "sees 25%"),
+        ({"coverage": 0.25, "rel_diff": 0.05, "check_coverage": 1.0}, None),
+        ({"coverage": None, "quality": "modelled"}, None),
+        ({"coverage": 1.0}, None),
+    ],
+)
+def test_sensor_that_a_fast_load_can_mislead_is_warned_of(known, what):
+    found = warnings([a_source(**known)])
+    assert len(found) == (what is not None)
+    assert all(what in warning for warning in found)
 
 
 @pytest.mark.parametrize(

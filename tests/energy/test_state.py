@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 import time
 from dataclasses import replace
@@ -19,7 +20,7 @@ from dpet_jax.energy.accounts.state import (
     suspended_s,
     utc_now,
 )
-from dpet_jax.energy.sensing.channel import ChannelRecord, Facts, SourceRecord
+from dpet_jax.energy.sensing.channel import ChannelRecord, Facts, SourceRecord, Span
 from dpet_jax.energy.sensing.curve import Totals
 
 MODEL = {"quality": "modelled", "rel_uncertainty": 0.0}
@@ -261,9 +262,9 @@ def test_loss_is_of_the_crashed_segments_quality_alone(clock):
 
 # on disk
 
-#: Accounts as they have been written since the first runs; they must stay readable.
+#: Accounts as they are written; what the first runs wrote must stay readable too.
 ON_DISK = {
-    "schema": "dpet-jax/meter-state/1",
+    "schema": "dpet-jax/meter-state/2",
     "segments": 2,
     "start_utc": "2026-03-01T10:00:00Z",
     "now_utc": "2026-03-01T10:02:30Z",
@@ -271,7 +272,9 @@ ON_DISK = {
     "phases": {
         "train": {
             "s": 1.5,
-            "totals": {"gpu:A": [1.0, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]},
+            "totals": {
+                "gpu:A": [1.0, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
+            },
             "inclusive_s": 2.5,
             "inclusive_j": {"gpu:A": 3.5},
             "count": 4,
@@ -279,6 +282,7 @@ ON_DISK = {
             "compile_s": 0.25,
             "edge_j2": {"gpu:A": 6.5},
             "sync": ["explicit", "none"],
+            "edges": 5,
         }
     },
     "labels": {},
@@ -301,6 +305,8 @@ ON_DISK = {
                     "energy_j": 12.0,
                     "samples": 30,
                     "alive": False,
+                    "moved": False,
+                    "step_j": 2.25,
                 }
             ],
             "totals": {
@@ -313,10 +319,13 @@ ON_DISK = {
                 "sum_w2": 7.0,
                 "low_j": 8.0,
                 "high_j": 9.0,
+                "over_power_j": 10.0,
+                "over_counter_j": 11.0,
             },
             "max_w": 300.0,
             "events": {"gap": 1},
             "facts": {"first": {"t": 40}, "shared": None, "last": {"t": 50}},
+            "spans": [["c", 0.0, ""], ["m", 6.5, "c failed"]],
         }
     },
     "unavailable": [["cpu", "denied", "as root"]],
@@ -334,7 +343,18 @@ ON_DISK = {
     },
     "lost": {"s": 5.0, "wh": 0.5, "quality": "measured"},
 }
-TOTALS = Totals(1.0, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+TOTALS = Totals(1.0, 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0)
+
+
+def on_disk_of_the_first_runs():
+    """The same as version 1 wrote it: without the keys that came later."""
+    plain = copy.deepcopy(ON_DISK)
+    plain["schema"] = "dpet-jax/meter-state/1"
+    row, channel = plain["phases"]["train"], plain["channels"]["gpu:A"]
+    del row["edges"], row["totals"]["gpu:A"][9:], channel["spans"]
+    del channel["totals"]["over_power_j"], channel["totals"]["over_counter_j"]
+    del channel["sources"][0]["moved"], channel["sources"][0]["step_j"]
+    return plain
 
 
 def test_accounts_on_disk_are_read_and_written_under_the_same_names():
@@ -350,23 +370,90 @@ def test_accounts_on_disk_are_read_and_written_under_the_same_names():
         compile_s=0.25,
         edge_j2={"gpu:A": 6.5},
         sync=frozenset({"none", "explicit"}),
+        edges=5,
     )
     assert accounts.channels["gpu:A"] == ChannelRecord(
         "gpu",
         "gpu",
         True,
         0,
-        (SourceRecord(source, 12.0, 30, False),),
+        (SourceRecord(source, 12.0, 30, False, False, 2.25),),
         TOTALS,
         300.0,
         {"gap": 1},
         Facts({"t": 40}, None, {"t": 50}),
+        (Span("c", 0.0), Span("m", 6.5, "c failed")),
     )
     assert accounts.idle == Idle("measured", {"gpu:A": 60.0}, 8.0)
     assert accounts.meter == Sampling(0.1, 7, 1, 0.5, None, 0.125)
     assert accounts.lost == Lost(5.0, 0.5, "measured")
     assert [event["what"] for event in accounts.events] == ["gap", "wrap"]
     assert accounts.to_json() == ON_DISK
+
+
+def test_accounts_of_the_first_version_are_read_with_what_they_lack_at_its_default():
+    old = Accounts.from_json(on_disk_of_the_first_runs())
+    new = Accounts.from_json(copy.deepcopy(ON_DISK))
+    totals = replace(TOTALS, over_power_j=0.0, over_counter_j=0.0)
+    (source,) = new.channels["gpu:A"].sources
+    assert old == replace(
+        new,
+        phases={
+            "train": replace(new.phases["train"], totals={"gpu:A": totals}, edges=0)
+        },
+        channels={
+            "gpu:A": replace(
+                new.channels["gpu:A"],
+                sources=(source._replace(moved=True, step_j=0.0),),
+                totals=totals,
+                spans=(),
+            )
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("schema", "dpet-jax/meter-state/9", "schema: is 'dpet-jax/meter-state/9'"),
+        ("schema", None, "schema: is None"),
+        ("segments", "2", "segments: is '2', not a finite number"),
+        ("segments", True, "segments: is True, not a finite number"),
+        ("suspended_s", math.nan, "suspended_s: is nan, not a finite number"),
+        ("phases", [], r"phases: is \[\], not an object"),
+        ("phases.train", None, "phases.train: is None, not an object"),
+        ("phases.train.s", math.inf, "phases.train.s: is inf, not a finite"),
+        ("phases.train.s", 10**400, "phases.train.s: is 1000"),
+        ("phases.train.totals.gpu:A", [0.0] * 12, "gpu:A: is .*, not an object"),
+        ("phases.train.totals.gpu:A", ["x"], "energy_j: is 'x', not a finite"),
+        ("phases.train.hue", 1, "phases.train.hue: no such key is known"),
+        ("labels.x", 1, "labels.x: is 1, not an object"),
+        ("channels", None, "no energy accounts"),
+        ("channels.gpu:A.active", 1, "channels.gpu:A.active: there is no such source"),
+        ("channels.gpu:A.active", -1, "channels.gpu:A.active: there is no such"),
+        ("channels.gpu:A.sources", 3, "no energy accounts"),
+        ("channels.gpu:A.sources", [{}], "source.method: is missing"),
+        ("channels.gpu:A.counted", 1, "counted: is 1, not bool"),
+        ("channels.gpu:A.facts", [1, None, None], r"facts.first: is 1, not an obj"),
+        ("channels.gpu:A.spans", [["c", "x"]], r"spans\[0\].from_s: is 'x'"),
+        ("unavailable", [["cpu", "denied"]], r"unavailable\[0\].remedy: is missing"),
+        ("unavailable", [["a", "b", "c", "d"]], r"unavailable\[0\]: is"),
+        ("events", ["gap"], "no energy accounts"),
+        ("event_counts", {"gap": 1.5}, "event_counts.gap: is 1.5, not a finite"),
+        ("idle", {"watts": {}}, "idle.method: is missing"),
+        ("meter", {"period_s": None}, "meter.period_s: is None"),
+        ("lost.quality", "guessed", "lost.quality: is 'guessed'"),
+    ],
+)
+def test_accounts_that_are_damaged_are_refused_with_the_key(path, value, message):
+    plain = copy.deepcopy(ON_DISK)
+    *outer, last = path.split(".")
+    inner = plain
+    for name in outer:
+        inner = inner[name]
+    inner[last] = value
+    with pytest.raises(ValueError, match=message):
+        Accounts.from_json(plain)
 
 
 def test_accounts_of_nothing_come_back_too():

@@ -1,6 +1,7 @@
 """Seconds and joules of every phase and label of a program."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ class Row:
         compile_s: Seconds spent compiling.
         edge_j2: Variance from edges, by channel, in J².
         sync: How windows made sure that the device was idle when they closed.
+        edges: Edges between this row and others.
     """
 
     s: float = 0.0
@@ -49,6 +51,7 @@ class Row:
     compile_s: float = 0.0
     edge_j2: dict[str, float] = field(default_factory=dict)
     sync: frozenset[str] = frozenset()
+    edges: int = 0
 
     def __add__(self, other: "Row") -> "Row":
         return Row(
@@ -61,29 +64,41 @@ class Row:
             self.compile_s + other.compile_s,
             add_by_name(self.edge_j2, other.edge_j2),
             self.sync | other.sync,
+            self.edges + other.edges,
         )
 
+    def divided(self, by: int) -> "Row":
+        """Return one of several equal parts of what was used."""
+        totals = {name: one * (1 / by) for name, one in self.totals.items()}
+        return Row(self.s / by, totals, compile_s=self.compile_s / by)
 
-class Frame(NamedTuple):
+
+@dataclass(frozen=True, eq=False)
+class Frame:
     """An open window.
 
     Attributes:
         phase: Its name.
         label: What it is a part of, such as "round 3"; None if of nothing.
         opened: The edge at which it began.
+        thread: The thread that opened it.
     """
 
     phase: str
     label: str | None
     opened: Edge
+    thread: int
+
+
+#: Phase and label of everything that uses energy at one time; one for each thread.
+_Owners = tuple[tuple[str, str | None], ...]
 
 
 @dataclass
 class _Stretch:
-    """The time between two edges at which the innermost window changed."""
+    """The time between two edges at which the innermost windows changed."""
 
-    phase: str
-    label: str | None
+    owners: _Owners
     s: float = 0.0
     joules: dict[str, float] = field(default_factory=dict)
 
@@ -91,11 +106,63 @@ class _Stretch:
         return {channel: used / self.s for channel, used in self.joules.items()}
 
 
+class _Names:
+    """The rows of all phases, or of all labels, and how often each name is open."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self._changed: set[str] = set()
+        self._open: dict[str, tuple[int, Edge]] = {}
+
+    def book(self, name: str | None, row: Row) -> None:
+        if name is not None:
+            self.rows[name] = self.rows.get(name, Row()) + row
+            self._changed.add(name)
+
+    def enter(self, name: str | None, edge: Edge) -> None:
+        if name is not None:
+            count, opened = self._open.get(name, (0, edge))
+            self._open[name] = count + 1, opened
+
+    def leave(self, name: str | None, edge: Edge) -> None:
+        """Close one window; the time of several of one name at once counts once."""
+        if name is None:
+            return
+        count, opened = self._open.pop(name)
+        if count > 1:
+            self._open[name] = count - 1, opened
+        else:
+            self.book(name, _whole(opened, edge))
+
+    def until(
+        self, edge: Edge, names: Iterable[str] | None, pending: dict[str, Row]
+    ) -> dict[str, Row]:
+        """Return rows of some names, or of all, with what is still open or pending."""
+        if names is None:
+            names = self.rows | self._open | pending
+        rows = {}
+        for name in names:
+            parts = [self.rows.get(name), pending.get(name)]
+            if name in self._open:
+                parts.append(_whole(self._open[name][1], edge))
+            known = [part for part in parts if part is not None]
+            if known:
+                rows[name] = sum(known[1:], known[0])
+        return rows
+
+    def take_changed(self, pending: Iterable[str]) -> set[str]:
+        """Return the names that have changed, with those that are open or pending."""
+        changed, self._changed = self._changed, set()
+        return changed.union(self._open, pending)
+
+
 class Ledger:
     """Attribute everything between two edges to the innermost open window.
 
     What no window claims belongs to the phase "other", so that the phases always add
-    up to the whole.
+    up to the whole. Every thread has windows of its own; what is used while several
+    threads have one open is divided evenly among their innermost windows, since nobody
+    knows which of them used it. The inclusive sums hold it whole.
 
     Args:
         first: The edge at which the whole begins.
@@ -106,105 +173,147 @@ class Ledger:
     def __init__(
         self, first: Edge, edge_j2: Callable[[str, float, float], float]
     ) -> None:
-        self._phases: dict[str, Row] = {}
-        self._labels: dict[str, Row] = {}
+        self._phases, self._labels = _Names(), _Names()
         self._edge_j2 = edge_j2
-        self._frames = [Frame("other", None, first)]
+        self._stacks: dict[int, list[Frame]] = {}
         self._last = first
         self._stretches: list[_Stretch] = []
 
     @property
-    def open(self) -> tuple[str, str | None]:
-        """Phase and label of the innermost window."""
-        return self._frames[-1].phase, self._frames[-1].label
+    def open(self) -> _Owners:
+        """Phase and label of the innermost window of every thread that has one."""
+        tops = [stack[-1] for stack in self._stacks.values()]
+        return tuple((top.phase, top.label) for top in tops) or (("other", None),)
 
     def enter(self, phase: str, label: str | None, edge: Edge) -> Frame:
-        """Open a window; by default it has the label of the window around it."""
+        """Open a window of this thread.
+
+        By default it has the label of the window around it.
+        """
         self.turn(edge)
-        frame = Frame(phase, label or self._frames[-1].label, edge)
-        self._frames.append(frame)
+        thread = threading.get_ident()
+        stack = self._stacks.setdefault(thread, [])
+        label = label or (stack[-1].label if stack else None)
+        frame = Frame(phase, label, edge, thread)
+        stack.append(frame)
+        self._phases.enter(phase, edge)
+        self._labels.enter(label, edge)
         return frame
 
-    def leave(self, edge: Edge, sync: str) -> tuple[float, dict[str, Totals]]:
-        """Close the innermost window.
+    def leave(
+        self, frame: Frame, edge: Edge, sync: str
+    ) -> tuple[float, dict[str, Totals]]:
+        """Close a window, also one inside which others are still open.
 
         Args:
+            frame: What `enter` returned.
             edge: Where it ends.
             sync: How it made sure that the device was idle.
 
         Returns:
-            Its seconds and what it used, inner windows included.
+            Its seconds and what was used meanwhile, inner windows included.
         """
         self.turn(edge)
-        frame = self._frames.pop()
+        stack = self._stacks[frame.thread]
+        stack.remove(frame)
+        if not stack:
+            del self._stacks[frame.thread]
         seconds, used = edge.t - frame.opened.t, _since(frame.opened, edge)
         short_s = seconds if seconds < RESOLUTION_S else 0.0
         closed = Row(count=1, short_s=short_s, sync=frozenset({sync}))
-        _book(self._phases, frame.phase, closed)
-        labels = [outer.label for outer in self._frames]
-        if frame.label is not None and frame.label not in labels:
-            _book(self._labels, frame.label, Row(count=1))
-        _include(frame, self._frames, edge, self._phases, self._labels)
+        self._phases.book(frame.phase, closed)
+        if frame.label not in [outer.label for outer in stack]:
+            self._labels.book(frame.label, Row(count=1))
+        self._phases.leave(frame.phase, edge)
+        self._labels.leave(frame.label, edge)
         return seconds, used
 
-    def rows(self) -> tuple[dict[str, Row], dict[str, Row]]:
+    def rows(
+        self, labels: Iterable[str] | None = None
+    ) -> tuple[dict[str, Row], dict[str, Row]]:
         """Return the rows of phases and of labels as of the last edge.
 
         Open windows are part of the inclusive sums as far as they have come, so that
         nothing is missing should the process end inside them.
+
+        Args:
+            labels: Which labels' rows are asked for; None for all.
         """
-        phases, labels = dict(self._phases), dict(self._labels)
-        self._settle_edge(phases, labels)
-        for depth, frame in enumerate(self._frames[1:], start=1):
-            _include(frame, self._frames[:depth], self._last, phases, labels)
-        return phases, labels
+        pending_phases, pending_labels = self._pending()
+        return (
+            self._phases.until(self._last, None, pending_phases),
+            self._labels.until(self._last, labels, pending_labels),
+        )
+
+    def changed_labels(self) -> set[str]:
+        """Return the labels whose rows have changed since this was last asked."""
+        return self._labels.take_changed(self._pending()[1])
 
     def turn(self, edge: Edge) -> None:
         """Attribute what was used since the last edge."""
         seconds, used = edge.t - self._last.t, _since(self._last, edge)
-        spent = Row(seconds, used, compile_s=edge.compile_s - self._last.compile_s)
-        phase, label = self.open
-        _book(self._phases, phase, spent)
-        if label is not None:
-            _book(self._labels, label, spent)
+        compile_s = edge.compile_s - self._last.compile_s
+        owners = self.open
+        spent = Row(seconds, used, compile_s=compile_s)
+        if len(owners) > 1:
+            spent = spent.divided(len(owners))
+        for phase, label in owners:
+            self._phases.book(phase, spent)
+            self._labels.book(label, spent)
         self._last = edge
         if seconds > 0:
-            self._stretch(phase, label, seconds, used)
+            self._stretch(owners, seconds, used)
 
     def _stretch(
-        self, phase: str, label: str | None, seconds: float, used: dict[str, Totals]
+        self, owners: _Owners, seconds: float, used: dict[str, Totals]
     ) -> None:
         latest = self._stretches[-1:]
-        if not latest or (latest[0].phase, latest[0].label) != (phase, label):
-            self._settle_edge(self._phases, self._labels)
-            latest = [_Stretch(phase, label)]
+        if not latest or latest[0].owners != owners:
+            for names, pending in zip(
+                (self._phases, self._labels), self._pending(), strict=True
+            ):
+                for name, row in pending.items():
+                    names.book(name, row)
+            latest = [_Stretch(owners)]
             self._stretches = self._stretches[-1:] + latest
         joules = {name: totals.energy_j for name, totals in used.items()}
         latest[0].s += seconds
         latest[0].joules = add_by_name(latest[0].joules, joules)
 
-    def _settle_edge(self, phases: dict[str, Row], labels: dict[str, Row]) -> None:
-        """Add the uncertainty of the latest edge to both its sides.
+    def _pending(self) -> tuple[dict[str, Row], dict[str, Row]]:
+        """Return what the latest edge adds to phases and labels on both its sides.
 
-        It depends on the mean power up to the next edge, hence so late: power over a
-        moment would show the steps in which counters move.
+        Its uncertainty depends on the mean power up to the next edge, hence so late:
+        power over a moment would show the steps in which counters move.
         """
         if not self._stretches:
-            return
+            return {}, {}
         # before the very first edge there is nothing
         before_w, after_w = self._stretches[0].mean_w(), self._stretches[-1].mean_w()
         variance_j2 = {
             channel: self._edge_j2(channel, before_w.get(channel, power_w), power_w)
             for channel, power_w in after_w.items()
         }
-        for rows, names in (
-            (phases, [side.phase for side in self._stretches]),
-            (labels, [side.label for side in self._stretches]),
-        ):
-            for name in names:
-                # an edge inside a row cancels in its sum
-                if name is not None and names.count(name) == 1:
-                    _book(rows, name, Row(edge_j2=variance_j2))
+        edge = Row(edge_j2=variance_j2, edges=1)
+        before, after = self._stretches[0].owners, self._stretches[-1].owners
+        if len(self._stretches) < 2:
+            before = ()
+
+        def charged(part: int) -> dict[str, Row]:
+            # an edge at which a row's share does not change cancels in its sum
+            first, second = _shares(before, part), _shares(after, part)
+            return {
+                name: edge
+                for name in first | second
+                if name is not None and first.get(name) != second.get(name)
+            }
+
+        return charged(0), charged(1)
+
+
+def _shares(owners: _Owners, part: int) -> dict[str | None, float]:
+    names = [owner[part] for owner in owners]
+    return {name: names.count(name) / len(names) for name in names}
 
 
 def mean_watts(begin: Edge, end: Edge) -> dict[str, float]:
@@ -221,26 +330,10 @@ def mean_watts(begin: Edge, end: Edge) -> dict[str, float]:
     }
 
 
-def _include(
-    frame: Frame,
-    outer: list[Frame],
-    edge: Edge,
-    phases: dict[str, Row],
-    labels: dict[str, Row],
-) -> None:
-    """Add a window to the inclusive sums, unless one of its name is around it."""
-    joules = {name: t.energy_j for name, t in _since(frame.opened, edge).items()}
-    whole = Row(inclusive_s=edge.t - frame.opened.t, inclusive_j=joules)
-    for rows, name, names in (
-        (phases, frame.phase, [other.phase for other in outer]),
-        (labels, frame.label, [other.label for other in outer]),
-    ):
-        if name is not None and name not in names:
-            _book(rows, name, whole)
-
-
-def _book(rows: dict[str, Row], name: str, row: Row) -> None:
-    rows[name] = rows.get(name, Row()) + row
+def _whole(opened: Edge, edge: Edge) -> Row:
+    """Return the inclusive sums between two edges."""
+    joules = {name: t.energy_j for name, t in _since(opened, edge).items()}
+    return Row(inclusive_s=edge.t - opened.t, inclusive_j=joules)
 
 
 def _since(earlier: Edge, later: Edge) -> dict[str, Totals]:

@@ -112,7 +112,7 @@ def measured(parts: Iterable[tuple[str, Source, Totals, float, float]]) -> Energ
         parts: For each channel its name, the source that counts, its sums, in
             how many seconds, and the variance of the edges in J².
     """
-    energy_j = gain_j = variance_j2 = missed_j = 0.0
+    energy_j = gain_j = variance_j2 = missed_j = below_j = above_j = 0.0
     channels = []
     for name, source, totals, seconds, edge_j2 in parts:
         channels.append(name)
@@ -122,13 +122,16 @@ def measured(parts: Iterable[tuple[str, Source, Totals, float, float]]) -> Energ
         variance_j2 += _unseen_j2(source, totals, seconds)
         # in seconds that were not measured it may have drawn all that it can
         missed_j += source.max_w * max(0.0, totals.unmeasured_s)
-    wh, random_wh = energy_j / JOULES_PER_WH, 2 * math.sqrt(variance_j2) / JOULES_PER_WH
+        # the interval reaches to what other sensors of the same component give
+        below_j += max(0.0, totals.over_power_j, totals.over_counter_j)
+        above_j += max(0.0, -totals.over_power_j, -totals.over_counter_j)
+    wh, random_j = energy_j / JOULES_PER_WH, 2 * math.sqrt(max(0.0, variance_j2))
     return Energy(
         wh,
         "measured",
         gain_j / JOULES_PER_WH,
-        wh - random_wh,
-        wh + random_wh + missed_j / JOULES_PER_WH,
+        wh - max(random_j, below_j) / JOULES_PER_WH,
+        wh + (max(random_j, above_j) + missed_j) / JOULES_PER_WH,
         tuple(channels),
     )
 
@@ -150,11 +153,10 @@ def modelled(parts: Iterable[tuple[str, Totals]]) -> Energy:
 
 def _unseen_j2(source: Source, totals: Totals, seconds: float) -> float:
     """Return the variance from the time that a sensor does not sample."""
-    window_s, period_s = source.sensor_window_s, source.update_period_s
-    if source.kind == "counter" or not window_s or not period_s or totals.samples < 2:
+    if source.kind == "counter" or totals.samples < 2 or seconds <= 0:
         return 0.0
-    seen = min(1.0, window_s / period_s)
+    period_s = seconds / totals.samples
     mean_w = totals.sum_w / totals.samples
     variance_w2 = max(0.0, totals.sum_w2 / totals.samples - mean_w**2)
-    updates = max(1.0, min(totals.samples, seconds / period_s))
-    return variance_w2 * (1 - seen) / updates * seconds**2
+    updates = max(1.0, seconds / max(period_s, source.update_period_s or 0.0))
+    return variance_w2 * (1 - source.coverage(period_s)) / updates * seconds**2

@@ -1,7 +1,9 @@
 """All that a meter knows of a run, as a record that adds up over segments.
 
 Its JSON is kept in checkpoints and journals; the names of the keys stay as they are, so
-that runs can be resumed and reported by later versions.
+that runs can be resumed and reported by later versions. A version that adds keys counts
+the number of the schema up; earlier ones then refuse the file, and keys that an older
+file lacks have their defaults.
 """
 
 import time
@@ -10,17 +12,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from dpet_jax.energy.accounts.ledger import PHASES, Row
+from dpet_jax.energy.accounts.plain import PlainError, rebuild
 from dpet_jax.energy.accounts.quantity import Energy, measured, modelled
 from dpet_jax.energy.probes.source import JOULES_PER_WH, Quality, Source, Unavailable
-from dpet_jax.energy.sensing.channel import (
-    ChannelRecord,
-    Facts,
-    SourceRecord,
-    edge_j2,
-)
+from dpet_jax.energy.sensing.channel import ChannelRecord, Facts, edge_j2
 from dpet_jax.energy.sensing.curve import Totals, add_by_name
 
-SCHEMA = "dpet-jax/meter-state/1"
+SCHEMA = "dpet-jax/meter-state/2"
+_READABLE = ("dpet-jax/meter-state/1", SCHEMA)
 
 
 class Idle(NamedTuple):
@@ -116,7 +115,7 @@ class Accounts:
     @property
     def quality(self) -> Quality:
         """The best quality that counts: measured, modelled or unavailable."""
-        found = {c.source.quality for c in self.channels.values() if c.counted}
+        found = {c.quality for c in self.channels.values() if c.counted}
         if "measured" in found:
             return "measured"
         return "modelled" if "modelled" in found else "unavailable"
@@ -126,7 +125,7 @@ class Accounts:
         return [
             name
             for name, channel in self.channels.items()
-            if channel.counted and channel.source.quality == quality
+            if channel.counted and channel.quality == quality
         ]
 
     def seconds(self) -> dict[str, float]:
@@ -144,7 +143,12 @@ class Accounts:
         return None if quality == "unavailable" else self._wh(self.counted(quality))
 
     def energy(
-        self, row: Row, quality: Quality | None = None, *, edges: bool
+        self,
+        row: Row,
+        quality: Quality | None = None,
+        *,
+        edges: bool,
+        checked: bool = False,
     ) -> Energy:
         """Turn what a phase, a label or a window used into an energy.
 
@@ -153,6 +157,8 @@ class Accounts:
             quality: Which; by default the best there is.
             edges: Whether the row is one stretch whose two edges are still to be
                 counted.
+            checked: Whether the interval reaches to what other sensors give. Averages
+                lag, so that over short windows sensors differ by their nature.
         """
         quality = quality or self.quality
         names = self.counted(quality)
@@ -163,12 +169,16 @@ class Accounts:
             return modelled([(name, row.totals.get(name, Totals())) for name in names])
         parts = []
         for name in names:
-            source = self.channels[name].source
+            source, step_j = self.channels[name].source, self.channels[name].step_j
             totals = row.totals.get(name, Totals())
-            variance_j2 = row.edge_j2.get(name, 0.0)
+            # the first edge or the last, of the run itself, is not among them
+            outer = 0 if edges else max(2, row.edges + row.edges % 2)
+            variance_j2 = row.edge_j2.get(name, 0.0) + outer * step_j**2 / 8
             if edges and row.s > 0:
                 mean_w = totals.energy_j / row.s
-                variance_j2 += 2 * edge_j2(source, mean_w, mean_w)
+                variance_j2 += 2 * edge_j2(source, mean_w, mean_w, step_j)
+            if not checked:
+                totals = replace(totals, over_power_j=0.0, over_counter_j=0.0)
             parts.append((name, source, totals, row.s, variance_j2))
         return measured(parts)
 
@@ -233,11 +243,11 @@ class Accounts:
         for name in {**self.channels, **later.channels}:
             before, now = self.channels.get(name), later.channels.get(name)
             if before is not None and now is not None:
-                channels[name] = before + now
+                channels[name] = before + now.after(self.total_s)
             elif before is not None:
                 channels[name] = before.unread(later.total_s)
             elif now is not None:
-                channels[name] = now.unread(self.total_s)
+                channels[name] = now.after(self.total_s).unread(self.total_s)
         return channels
 
     # as plain data
@@ -267,23 +277,32 @@ class Accounts:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Accounts":
-        """Rebuild what `to_json` returned."""
-        idle, meter = plain["idle"], plain["meter"]
-        return cls(
-            segments=plain["segments"],
-            start_utc=plain["start_utc"],
-            now_utc=plain["now_utc"],
-            suspended_s=plain["suspended_s"],
-            phases={name: _row(row) for name, row in plain["phases"].items()},
-            labels={name: _row(row) for name, row in plain["labels"].items()},
-            channels={name: _channel(c) for name, c in plain["channels"].items()},
-            unavailable=tuple(Unavailable(*entry) for entry in plain["unavailable"]),
-            events=tuple(plain["events"].values()),
-            event_counts=plain["event_counts"],
-            idle=None if idle is None else Idle(**idle),
-            meter=Sampling(**meter) if meter else None,
-            lost=Lost(**plain["lost"]),
-        )
+        """Rebuild what `to_json` returned.
+
+        Raises:
+            ValueError: If it is anything else; the message names the key.
+        """
+        schema = plain.get("schema")
+        if schema not in _READABLE:
+            raise PlainError(
+                f"schema: is {schema!r}, and this version of dpet_jax reads "
+                f"{' and '.join(_READABLE)}; use the version that wrote it"
+            )
+        try:
+            known = {name: value for name, value in plain.items() if name != "schema"}
+            known["events"] = list(plain["events"].values())
+            known["meter"] = plain["meter"] or None
+            known["channels"] = {
+                name: {**one, "sources": [_apart(source) for source in one["sources"]]}
+                for name, one in plain["channels"].items()
+            }
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlainError(f"no energy accounts: {error!r}") from error
+        accounts: Accounts = rebuild(cls, known)
+        for name, channel in accounts.channels.items():
+            if not 0 <= channel.active < len(channel.sources):
+                raise PlainError(f"channels.{name}.active: there is no such source")
+        return accounts
 
 
 def utc_now() -> str:
@@ -310,11 +329,6 @@ def _row_to_json(row: Row) -> dict[str, Any]:
     }
 
 
-def _row(plain: Mapping[str, Any]) -> Row:
-    totals = {name: Totals(*values) for name, values in plain["totals"].items()}
-    return Row(**{**plain, "totals": totals, "sync": frozenset(plain["sync"])})
-
-
 def _channel_to_json(channel: ChannelRecord) -> dict[str, Any]:
     facts = channel.facts
     return {
@@ -325,31 +339,21 @@ def _channel_to_json(channel: ChannelRecord) -> dict[str, Any]:
                 "energy_j": one.energy_j,
                 "samples": one.samples,
                 "alive": one.alive,
+                "moved": one.moved,
+                "step_j": one.step_j,
             }
             for one in channel.sources
         ],
         "totals": asdict(channel.totals),
         "events": dict(channel.events),
         "facts": {} if facts == Facts() else facts._asdict(),
+        "spans": [list(span) for span in channel.spans],
     }
 
 
-def _channel(plain: Mapping[str, Any]) -> ChannelRecord:
+def _apart(plain: dict[str, Any]) -> dict[str, Any]:
+    """Part what a source is from what it has added up."""
     names = [one.name for one in fields(Source)]
-    sources = tuple(
-        SourceRecord(
-            Source(**{name: one[name] for name in names}),
-            one["energy_j"],
-            one["samples"],
-            one["alive"],
-        )
-        for one in plain["sources"]
-    )
-    return ChannelRecord(
-        **{
-            **plain,
-            "sources": sources,
-            "totals": Totals(**plain["totals"]),
-            "facts": Facts(**plain["facts"]),
-        }
-    )
+    source = {name: plain[name] for name in names if name in plain}
+    others = {name: value for name, value in plain.items() if name not in names}
+    return {"source": source, **others}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
-from dpet_jax.energy.probes.source import JOULES_PER_WH, Kind, Source
+from dpet_jax.energy.probes.source import JOULES_PER_WH, Kind, Source, as_number
 
 Unit = Literal["W", "mW", "kW", "J", "mJ", "Wh", "kWh"]
 
@@ -19,11 +19,11 @@ class CallableProbe:
     """Ask a function for the power of something, or for the energy it has used.
 
     The meter may be a PDU, IPMI or a smart plug. What the function raises counts as a
-    failed reading, as do None, NaN, an infinity and a negative number: none of them is
-    ever taken for zero.
+    failed reading, as do None, NaN, an infinity, a negative number and a truth value:
+    none of them is ever taken for zero.
 
     A counter that moves in large steps, such as a smart plug's 0.01 kWh, is known only
-    to a step: say in `update_period_s` how long one lasts.
+    to a step, which the meter sees and counts in; before the first nothing is known.
 
     Attributes:
         ask: Returns the reading in `unit`; called ten times a second, so it should
@@ -36,7 +36,8 @@ class CallableProbe:
         component: What is measured.
         scope: What its numbers cover.
         update_period_s: How often the meter has a new number; None if unknown.
-        sensor_window_s: Time that one number averages over; None if unknown.
+        sensor_window_s: Time that one number averages over; None if unknown, which is
+            taken for a moment: what happens between two readings is then not seen.
         wrap: Reading, in `unit`, at which a counter starts at 0 again.
         max_w: Power in watts beyond which a reading is not believed; a node of eight
             accelerators draws 10 kW.
@@ -82,7 +83,7 @@ class CallableProbe:
         reading = self.ask()
         if reading is None:
             return (None,)
-        value = float(reading) * self._factor
+        value = as_number(reading) * self._factor
         return (value if math.isfinite(value) and value >= 0 else None,)
 
     def facts(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def _check(probe: CallableProbe) -> None:
             f"unit is {probe.unit!r}, which is not of a {probe.kind}; give one of "
             f"{units}, or another kind"
         )
-    if not 0 <= probe.rel_uncertainty < 1:
+    if probe.rel_uncertainty is False or not 0 <= probe.rel_uncertainty < 1:
         raise ValueError(
             f"rel_uncertainty is {probe.rel_uncertainty}; give a share in [0, 1), such "
             "as 0.01 for a meter good to 1 %"
@@ -113,5 +114,5 @@ def _check(probe: CallableProbe) -> None:
         raise ValueError(f"wrap is {probe.wrap}, but only a counter starts at 0 again")
     for key in ("update_period_s", "sensor_window_s", "wrap", "max_w"):
         value = getattr(probe, key)
-        if value is not None and not 0 < value < math.inf:
+        if value is not None and (value is True or not 0 < value < math.inf):
             raise ValueError(f"{key} is {value}; give a number above 0")

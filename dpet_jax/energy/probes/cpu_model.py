@@ -64,7 +64,8 @@ class CpuPowerModel:
         process_times: Callable[[], Sequence[float]] = os.times,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not 0 <= idle_w < max_w < math.inf:
+        truth = isinstance(idle_w, bool) or isinstance(max_w, bool)
+        if truth or not 0 <= idle_w < max_w < math.inf:
             raise ValueError(
                 f"idle_w is {idle_w} and max_w is {max_w}; give watts with "
                 "0 <= idle_w < max_w"

@@ -32,21 +32,21 @@ def discover(
 
     Returns:
         The probes, and what is not available, each with reason and remedy.
-
-    Raises:
-        ValueError: If two meters have one id, so that one would be taken for the other.
     """
     found = [_gpus(devices, include), *_others(devices or ())]
     if host:
-        cpu = rapl.find()
+        try:
+            cpu = rapl.find()
+        except BaseException:  # Ctrl-C: nobody else can release what was found
+            for part in found:
+                for probe in part.probes:
+                    probe.close()
+            raise
         if cpu_model is not None and not cpu.probes:
             cpu = Found((cpu_model,), cpu.unavailable)
         found.append(cpu)
     probes = [probe for part in found for probe in part.probes]
     probes += meters
-    for number, probe in enumerate(probes):
-        if probe.id in [other.id for other in probes[:number]]:
-            raise ValueError(f"two meters are called {probe.id!r}; name them apart")
     unavailable = [entry for part in found for entry in part.unavailable]
     return Found(tuple(probes), tuple(unavailable))
 

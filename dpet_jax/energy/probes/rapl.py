@@ -87,7 +87,7 @@ class RaplProbe:
         )
         try:
             self._ask()
-        except (OSError, ValueError):
+        except BaseException:
             self._let_go()
             raise
 

@@ -18,7 +18,8 @@ class Source:
         kind: "counter" gives joules since some moment, "power" gives watts.
         rel_uncertainty: Half width of the k=2 interval of the sensor's gain, relative.
         update_period_s: How often the sensor gives a new number; None if unknown.
-        sensor_window_s: Time that one number averages over; None if unknown.
+        sensor_window_s: Time that one number averages over; None if unknown, which is
+            taken for a moment.
         wrap_j: Joules at which a counter starts at 0 again; None if it never does.
         max_w: Power beyond which a reading is not believed.
         quality: Whether a sensor or a model gives the number.
@@ -32,6 +33,17 @@ class Source:
     wrap_j: float | None = None
     max_w: float = 2000.0
     quality: Quality = "measured"
+
+    def coverage(self, period_s: float) -> float:
+        """Return the share of the time that readings tell of.
+
+        Args:
+            period_s: Seconds between two readings.
+        """
+        period_s = max(period_s, self.update_period_s or 0.0)
+        if self.kind == "counter" or not period_s:
+            return 1.0
+        return min(1.0, (self.sensor_window_s or 0.0) / period_s)
 
 
 @runtime_checkable
@@ -70,6 +82,20 @@ class Probe(Protocol):
     def close(self) -> None:
         """Release what the probe has opened."""
         ...
+
+
+def as_number(reading: Any) -> float:
+    """Return a reading as a number.
+
+    Raises:
+        TypeError: If it is a truth value, as a forgotten comparison gives; or any
+            other thing that is no number.
+        ValueError: If it is a text without one.
+    """
+    kind = getattr(getattr(reading, "dtype", None), "kind", None)  # of an array
+    if isinstance(reading, bool) or kind == "b":
+        raise TypeError(f"{reading} is a truth value, not a number")
+    return float(reading)
 
 
 class Unavailable(NamedTuple):

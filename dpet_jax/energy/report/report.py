@@ -4,6 +4,7 @@ Energies in it are in Wh; the accounts that it is made of are in joules.
 """
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from dpet_jax.energy.accounts.ledger import RESOLUTION_S, Row
 from dpet_jax.energy.accounts.logbook import Trace
 from dpet_jax.energy.accounts.quantity import Energy
 from dpet_jax.energy.accounts.state import Accounts, Idle, Lost
-from dpet_jax.energy.probes.source import JOULES_PER_WH, Quality
-from dpet_jax.energy.sensing.channel import ChannelRecord, edge_j2
+from dpet_jax.energy.probes.source import JOULES_PER_WH, Quality, Source
+from dpet_jax.energy.sensing.channel import CROSS_CHECK_S, ChannelRecord, edge_j2
 from dpet_jax.energy.sensing.curve import Totals
+from dpet_jax.errors import UserError
 from dpet_jax.files import write_whole
 
 SCHEMA = "dpet-jax/energy-report/1"
@@ -100,14 +102,18 @@ def report_from_journal(path: Path) -> Report:
         path: The energy.jsonl of a run.
 
     Raises:
-        ValueError: If the journal is missing or empty.
+        UserError: If the journal is missing, empty or damaged.
     """
     folded = journal.read(path)
     if folded.accounts is None:
-        raise ValueError(f"{path}: holds no energy record")
+        raise UserError(f"{path}: holds no energy record")
     trace = Trace()
-    for sample in folded.samples:
-        trace.add(sample["start_s"], sample["end_s"], sample["joules"])
+    try:
+        samples = journal.trace_of(folded)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged: {error}; restore the file") from error
+    for sample in samples:
+        trace.add(*sample)
     return build_report(folded.accounts, trace, complete=folded.complete)
 
 
@@ -124,8 +130,8 @@ def build_report(accounts: Accounts, trace: Trace, *, complete: bool) -> Report:
     """
     quality, seconds = accounts.quality, accounts.total_s
     # all inner edges cancel in the whole, only its own two are left
-    whole = replace(sum(accounts.phases.values(), Row()), edge_j2={})
-    real = accounts.energy(whole, "measured", edges=True)
+    whole = replace(sum(accounts.phases.values(), Row()), edge_j2={}, edges=0)
+    real = accounts.energy(whole, "measured", edges=True, checked=True)
     guess = accounts.energy(whole, "modelled", edges=False)
     idle = _idle(accounts, trace)
     sources = [
@@ -217,12 +223,42 @@ def doubts(accounts: Accounts, quality: Quality, whole: Row) -> list[str]:
 
 
 def warnings(sources: list[dict[str, Any]]) -> list[str]:
-    """Return which sources of a report are contradicted by another sensor."""
+    """Return what a reader should know of the sources of a report.
+
+    That two of them differ, that another one had to take the place of the first, or
+    that a sensor does not see all of the time and nothing that does confirms it.
+    """
+    found = []
+    for source in sources:
+        found += _aliasing(source)
+        found += [
+            f"{source['id']}: from {span['from_s']:.0f} s on the energy is that of "
+            f"{span['method']}, since {span['why']}"
+            for span in source.get("given_by", ())
+            if span["why"]
+        ]
+        check = source["cross_check"]
+        if check and abs(check["rel_diff"]) > _AGREEING_REL:
+            found.append(
+                f"{source['id']}: {source['method']} and {check['method']} differ by "
+                f"{check['rel_diff']:+.0%}"
+            )
+    return found
+
+
+def _aliasing(source: dict[str, Any]) -> list[str]:
+    """Return a warning where fast changes of the load can be misjudged."""
+    check, coverage = source["cross_check"], source.get("coverage", 1.0)
+    if source["quality"] != "measured" or coverage == 1:
+        return []
+    if check and check["coverage"] == 1 and abs(check["rel_diff"]) <= _AGREEING_REL:
+        return []
+    seen = "moments of unknown length; give its sensor_window_s if you know it"
+    if coverage is not None:
+        seen = f"{coverage:.0%} of the time"
     return [
-        f"{source['id']}: {source['method']} and {check['method']} differ by "
-        f"{check['rel_diff']:+.0%}"
-        for source in sources
-        if (check := source["cross_check"]) and abs(check["rel_diff"]) > _AGREEING_REL
+        f"{source['id']}: {source['method']} sees {seen}; a load that changes in step "
+        "with the readings, or faster, is misjudged by more than the interval says"
     ]
 
 
@@ -242,7 +278,8 @@ def _ends(energy: Energy) -> list[float] | None:
 
 def _row(row: Row, accounts: Accounts, idle: Idle) -> dict[str, Any]:
     quality = accounts.quality
-    energy = accounts.energy(row, quality, edges=False)
+    long = 0 < row.count * CROSS_CHECK_S <= row.s
+    energy = accounts.energy(row, quality, edges=False, checked=long)
     names = accounts.counted(quality)
     inclusive_j = [row.inclusive_j[c] for c in names if c in row.inclusive_j]
     return {
@@ -266,7 +303,8 @@ def _source(
 ) -> dict[str, Any]:
     source, totals = channel.source, channel.totals
     mean_w = totals.energy_j / seconds if seconds else 0.0
-    edge_wh = 2 * (2 * edge_j2(source, mean_w, mean_w)) ** 0.5 / JOULES_PER_WH
+    edge = edge_j2(source, mean_w, mean_w, channel.step_j)
+    known = channel.quality != "unavailable"
     return {
         "id": name,
         "component": channel.component,
@@ -274,9 +312,10 @@ def _source(
         "counted": channel.counted,
         "kind": source.kind,
         "method": source.method,
-        "quality": source.quality,
-        "wh": totals.energy_j / JOULES_PER_WH,
-        "mean_w": mean_w,
+        "given_by": [span._asdict() for span in channel.spans],
+        "quality": channel.quality,
+        "wh": totals.energy_j / JOULES_PER_WH if known else None,
+        "mean_w": mean_w if known else None,
         "max_w": channel.max_w,
         "idle_w": idle.watts.get(name),
         "samples": totals.samples,
@@ -284,10 +323,12 @@ def _source(
         "unmeasured_s": totals.unmeasured_s,
         "update_period_s": source.update_period_s,
         "sensor_window_s": source.sensor_window_s,
-        "cross_check": _cross_check(channel),
+        "coverage": _coverage(source, totals.samples, seconds),
+        "cross_check": _cross_check(channel, seconds),
         "events": channel.events,
         "u_gain_rel": source.rel_uncertainty,
-        "u_edge_wh": edge_wh,
+        "u_edge_wh": 2 * math.sqrt(2 * edge) / JOULES_PER_WH,
+        "step_wh": channel.step_j / JOULES_PER_WH,
         "others": [
             other.source.method
             for other in channel.sources
@@ -296,10 +337,17 @@ def _source(
     }
 
 
-def _cross_check(channel: ChannelRecord) -> dict[str, Any] | None:
+def _coverage(source: Source, samples: int | float, seconds: float) -> float | None:
+    """Return the share of the time that a sensor sees; None if that is not known."""
+    if source.kind == "power" and source.sensor_window_s is None:
+        return None
+    return source.coverage(seconds / samples if samples else 0.0)
+
+
+def _cross_check(channel: ChannelRecord, seconds: float) -> dict[str, Any] | None:
     """Compare the source that counts with the first other one that can check it."""
     energy_j = channel.totals.energy_j
-    for number, (other, other_j, _, alive) in enumerate(channel.sources):
+    for number, (other, other_j, samples, alive, *_) in enumerate(channel.sources):
         if (
             number != channel.active
             and channel.source.quality == other.quality == "measured"
@@ -310,6 +358,7 @@ def _cross_check(channel: ChannelRecord) -> dict[str, Any] | None:
             return {
                 "method": other.method,
                 "quality": other.quality,
+                "coverage": _coverage(other, samples, seconds),
                 "wh": other_j / JOULES_PER_WH,
                 "rel_diff": (energy_j - other_j) / other_j,
             }

@@ -14,6 +14,8 @@ from dpet_jax.energy.probes.source import Source
 
 _KEEP_S = 1200.0
 _UNKNOWN_PERIOD_S = 1.0
+#: So many times as long as usual without a move, and a counter has stopped.
+_STOPPED = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Totals:
 
     Attributes:
         energy_j: Joules.
-        samples: Readings that gave a knot.
+        samples: Readings that gave a knot; a share of them where time was divided.
         gap_s: Seconds between readings that were too far apart.
         unmeasured_s: Seconds of which the energy is not known and not counted.
         variance_j2: Sum of the squared standard errors of the linear interpolation.
@@ -30,10 +32,12 @@ class Totals:
         sum_w2: of their squares; 0 for counters.
         low_j: Joules under a model's lowest assumption, and
         high_j: under its highest; 0 for what is measured.
+        over_power_j: Joules beyond the integral of another power reading, and
+        over_counter_j: beyond what a counter that was contradicted has counted.
     """
 
     energy_j: float = 0.0
-    samples: int = 0
+    samples: int | float = 0
     gap_s: float = 0.0
     unmeasured_s: float = 0.0
     variance_j2: float = 0.0
@@ -41,12 +45,17 @@ class Totals:
     sum_w2: float = 0.0
     low_j: float = 0.0
     high_j: float = 0.0
+    over_power_j: float = 0.0
+    over_counter_j: float = 0.0
 
     def __add__(self, other: "Totals") -> "Totals":
         return Totals(*map(add, _values(self), _values(other)))
 
     def __sub__(self, other: "Totals") -> "Totals":
         return Totals(*map(sub, _values(self), _values(other)))
+
+    def __mul__(self, share: float) -> "Totals":
+        return Totals(*(share * value for value in _values(self)))
 
     def values(self) -> list[float | int]:
         """Return the numbers in order, from which `Totals` is made again."""
@@ -80,6 +89,10 @@ class Curve:
         source: What is read.
         max_gap_s: Seconds between two readings beyond which they count as a gap.
         keep_s: How far back `energy_j` can look.
+
+    Attributes:
+        step_j: Joules that a counter holds back until it moves; 0 while it was never
+            seen to stand still for longer than its update period.
     """
 
     def __init__(
@@ -93,7 +106,9 @@ class Curve:
         self._times: list[float] = []
         self._energies: list[float] = []
         self._values: list[float] = []
-        self._moved_t = 0.0
+        self.step_j = 0.0
+        self._began_t = self._moved_t = 0.0
+        self._moves = self._stood = 0
 
     @property
     def first_t(self) -> float | None:
@@ -104,6 +119,28 @@ class Curve:
     def last_t(self) -> float | None:
         """Time of the latest knot."""
         return self._times[-1] if self._times else None
+
+    @property
+    def moved(self) -> bool:
+        """Whether a counter ever moved, or power was ever above zero."""
+        return self._moves > 0 if self.source.kind == "counter" else self.max_w > 0
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds that usually pass between two moves of a counter."""
+        seen_s = (self._moved_t - self._began_t) / max(1, self._moves)
+        return max(self.source.update_period_s or 0.0, seen_s)
+
+    def still_since(self, t: float) -> float | None:
+        """Return since when a counter has stood still for too long; None if it runs.
+
+        A counter that never moved has stood still from its first reading on.
+        """
+        if self.source.kind != "counter" or not self._times:
+            return None
+        usual_s = max(self._max_gap_s, _STOPPED * self.interval_s)
+        stopped = not self._moves or t - self._moved_t > usual_s
+        return self._moved_t if stopped else None
 
     def add(
         self, t: float, value: float | None, fill_j: float | None = None
@@ -118,7 +155,8 @@ class Curve:
 
         Returns:
             The kind of anomaly: "read_failed", "implausible_power", "wrap",
-            "counter_reset" or "wrap_ambiguous"; None for an ordinary reading.
+            "counter_reset", "wrap_ambiguous" or "stalled"; None for an ordinary
+            reading.
         """
         if value is None or not math.isfinite(value) or value < 0:
             return "read_failed"
@@ -193,13 +231,34 @@ class Curve:
         if wrap_j and self.source.max_w * dt >= wrap_j:
             # it may have gone round once more: what is known is a lower bound
             return Totals(change, 1, gap_s, unmeasured_s=dt), "wrap_ambiguous"
+        if change and self._has_stalled(t, change):
+            lost_s = t - self._moved_t
+            return Totals(change, 1, gap_s, unmeasured_s=lost_s), "stalled"
+        held_s = t - self._moved_t
+        if self._stood and held_s > 2 * (self.source.update_period_s or 0.0):
+            self.step_j = max(self.step_j, change)
         return Totals(change, 1, gap_s), event
+
+    def _has_stalled(self, t: float, change: float) -> bool:
+        """Whether a counter that moves again has lost what was used meanwhile.
+
+        One that only held it back moves by all of it at once.
+        """
+        if self._moves < 2 or self.still_since(t) is None:
+            return False
+        usual_w = self.totals.energy_j / (self._moved_t - self._began_t)
+        return change / (t - self._moved_t) < usual_w / _STOPPED
 
     def _append(self, t: float, value: float, change: Totals) -> None:
         if self.source.kind == "power":
             self.max_w = max(self.max_w, value)
-        if not self._values or value != self._values[-1]:
-            self._moved_t = t
+        if not self._values:
+            self._began_t = self._moved_t = t
+        elif value != self._values[-1]:
+            self._moved_t, self._stood = t, 0
+            self._moves += 1
+        else:
+            self._stood += 1
         self.totals += change
         self._times.append(t)
         self._energies.append(self.totals.energy_j)

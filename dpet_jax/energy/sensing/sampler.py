@@ -26,7 +26,7 @@ def reading_period_s(asked: float | None, sources: Sequence[Source]) -> float:
     """
     if asked is not None:
         shortest, longest = _PERIODS_S
-        if not shortest <= asked <= longest:
+        if asked is True or not shortest <= asked <= longest:
             raise ValueError(
                 f"period_s is {asked}; choose between {shortest} and {longest} s"
             )

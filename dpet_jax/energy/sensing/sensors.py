@@ -1,5 +1,6 @@
 """All probes of a meter together; no lock is held while a probe is asked."""
 
+import contextlib
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 
 from dpet_jax.energy.probes.source import Probe, Unavailable
 from dpet_jax.energy.sensing.channel import (
+    CROSS_CHECK_S,
     Channel,
     ChannelRecord,
     Facts,
@@ -15,7 +17,6 @@ from dpet_jax.energy.sensing.channel import (
 )
 from dpet_jax.energy.sensing.curve import Totals
 
-_CROSS_CHECK_S = 10.0
 _CROSS_CHECK_REL = 0.1
 _MOST_EVENTS = 200
 
@@ -55,6 +56,9 @@ class Sensors:
         period_s: Seconds between readings.
         clock: Seconds, monotonic.
 
+    Raises:
+        ValueError: If two probes have one id, so that one would be taken for the other.
+
     Attributes:
         channels: By the id of their probe.
         unavailable: As given, and what turned out not to answer.
@@ -68,6 +72,9 @@ class Sensors:
         period_s: float,
         clock: Callable[[], float],
     ) -> None:
+        twice = [id_ for id_, n in Counter(p.id for p in probes).items() if n > 1]
+        if twice:
+            raise ValueError(f"two meters are called {twice[0]!r}; name them apart")
         gap_s = max(3 * period_s, 1.0)
         self.channels = {probe.id: Channel(probe, gap_s) for probe in probes}
         self._count_once()
@@ -80,6 +87,22 @@ class Sensors:
         self._latencies_s: deque[float] = deque(maxlen=256)
         self._facts: dict[str, Facts] = {}
         self._errors: dict[str, str] = {}
+
+    @property
+    def any_measured(self) -> bool:
+        """Whether a sensor is part of the total."""
+        return any(
+            channel.counted and channel.source.quality == "measured"
+            for channel in self.channels.values()
+        )
+
+    @property
+    def any_to_admit(self) -> bool:
+        """Whether a moment's look can show that a source does not work."""
+        return any(
+            len(channel.curves) > 1 or channel.source.kind == "counter"
+            for channel in self.channels.values()
+        )
 
     def read(self) -> None:
         """Ask every probe and add what it answered; errors are recorded, not raised."""
@@ -99,14 +122,13 @@ class Sensors:
                     self._note({"channel": name, **event})
 
     def admit(self) -> None:
-        """Stop using counters that contradict the power; once, after a first moment."""
+        """Stop using what other sources contradict; once, after a first moment."""
         for name, channel in self.channels.items():
             reason = channel.admit()
             if reason is not None:
                 with self._lock:
-                    self._note(
-                        {"channel": name, "what": "counter_suspect", "reason": reason}
-                    )
+                    what = reason.partition(":")[0]
+                    self._note({"channel": name, "what": what, "reason": reason})
 
     def begin(self) -> None:
         """Count from here on; probes that have not answered yet become unavailable."""
@@ -169,7 +191,7 @@ class Sensors:
 
     def compare(self, before: dict[str, tuple[float, float]], seconds: float) -> None:
         """Note where two sources disagree by more than a tenth over a long window."""
-        if seconds < _CROSS_CHECK_S:
+        if seconds < CROSS_CHECK_S:
             return
         for name, (counted, checked) in self.checks_j().items():
             counted_before, checked_before = before.get(name, (0.0, 0.0))
@@ -200,12 +222,23 @@ class Sensors:
         """Return all channels and anomalies up to now."""
         with self._lock:
             now = self._clock()
+            channels = {
+                name: channel.record(now, self._facts.get(name, Facts()))
+                for name, channel in self.channels.items()
+            }
+            still = [
+                Unavailable(
+                    channel.component,
+                    f"{name}: {channel.source.method} has not moved",
+                    "look at the sensor with another tool; one that counts in large "
+                    "steps needs a longer run",
+                )
+                for name, channel in channels.items()
+                if channel.quality == "unavailable"
+            ]
             return SensorsRecord(
-                {
-                    name: channel.record(now, self._facts.get(name, Facts()))
-                    for name, channel in self.channels.items()
-                },
-                tuple(self.unavailable),
+                channels,
+                (*self.unavailable, *still),
                 tuple(self._events),
                 dict(self.event_counts),
             )
@@ -223,9 +256,10 @@ class Sensors:
         return 1000 * took_s[last // 2], 1000 * took_s[round(0.99 * last)]
 
     def close(self) -> None:
-        """Release every probe."""
-        for channel in self.channels.values():
-            self._close(channel)
+        """Release every probe, also where one of them cannot be or Ctrl-C comes."""
+        with contextlib.ExitStack() as stack:
+            for channel in self.channels.values():
+                stack.callback(self._close, channel)
 
     def after_fork(self) -> None:
         """Forget everything in a forked child: the sensors belong to the parent."""

@@ -142,3 +142,9 @@ def test_uncertainty_is_never_made_up():
 def test_argument_out_of_place_is_named_with_what_is_allowed(options, problem):
     with pytest.raises(ValueError, match=problem):
         probe(**options)
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_truth_value_is_no_reading(answer):
+    with pytest.raises(TypeError, match="is a truth value, not a number"):
+        probe(ask=lambda: answer).read()

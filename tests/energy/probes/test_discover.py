@@ -13,6 +13,7 @@ from fakes.rapl import server
 from dpet_jax.energy import CpuPowerModel, EnergyMeter
 from dpet_jax.energy.probes import rapl
 from dpet_jax.energy.probes.discover import discover
+from dpet_jax.energy.probes.nvml import probe as nvml_probe
 
 
 def device(platform, number=0):
@@ -151,5 +152,19 @@ def test_meter_discovers_by_itself(clock):
 def test_two_meters_of_one_name_are_refused_instead_of_taken_for_one(clock):
     strips = [FakeProbe(clock, power(9.0), id="node:strip") for _ in range(2)]
     with pytest.raises(ValueError, match="two meters are called 'node:strip'"):
-        discover(meters=strips)
+        EnergyMeter(discover(meters=strips))
     assert len(discover(meters=strips[:1]).probes) >= 1
+
+
+@pytest.mark.parametrize("during", ["cpu", "gpu"])
+def test_interrupt_during_the_search_releases_the_driver(during, two_gpus, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    if during == "cpu":
+        monkeypatch.setattr(rapl, "find", interrupt)
+    else:
+        monkeypatch.setattr(nvml_probe, "generation", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        discover()
+    assert (two_gpus.inits, two_gpus.initialised) == (1, False)

@@ -51,6 +51,9 @@ def find(
     session = _Session(nvml)
     try:
         probes, unavailable = _open(session, ordinals, environ, load_cuda)
+    except (KeyboardInterrupt, SystemExit):
+        session.shut_down()
+        raise
     except Exception as error:  # the meter never takes the run down
         remedy = "see whether nvidia-smi lists the GPUs"
         why = f"NVML cannot identify the GPUs: {reason(error)}"
