@@ -62,6 +62,7 @@ SUMMARY = {
     ],
     "targets_on": "validation",
     "lost": {"seconds": 0.0, "wh": None},
+    "warnings": [],
 }
 MEASURED = {
     "energy": {"wh": 2.0, "headline": "2 Wh [1.9, 2.1] measured (gpu)"},
