@@ -297,7 +297,7 @@ def _device(ordinal):
     for device in jax.local_devices():
         if device.platform == "gpu" and device.local_hardware_id == ordinal:
             return device
-    message = f"nothing to load: JAX has no GPU {ordinal}; install dpet-jax[cuda12]"
+    message = f"nothing to load: JAX has no GPU {ordinal}; see dpet doctor"
     print(message, file=sys.stderr)
     raise SystemExit(2)
 

@@ -58,13 +58,27 @@ def _gpus(devices: Sequence[Any] | None, include: str) -> Found:
     if used:
         return nvml.find(used)
     present = nvml.find()
+    drivers = [str(probe.facts().get("driver")) for probe in present.probes]
     for probe in present.probes:
         probe.close()
     if not present.probes:
         return present
     reason = f"{len(present.probes)} found, but JAX does not compute on them"
-    remedy = "install dpet-jax[cuda12], or count them with energy.include: visible"
+    remedy = (
+        f"install dpet-jax[{fitting_extra(drivers[0])}], or count them with "
+        "energy.include: visible"
+    )
     return Found((), (Unavailable("gpu", reason, remedy),))
+
+
+def fitting_extra(driver: str) -> str:
+    """Return the extra of this package that fits an NVIDIA driver.
+
+    Args:
+        driver: Its version, such as "580.65.06". CUDA 13 needs 580 or newer.
+    """
+    major = driver.partition(".")[0]
+    return "cuda13" if major.isdigit() and int(major) >= 580 else "cuda12"
 
 
 def _others(devices: Sequence[Any]) -> list[Found]:

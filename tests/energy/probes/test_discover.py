@@ -81,13 +81,20 @@ def test_gpus_held_but_not_used_count_where_that_is_asked_for(two_gpus):
         assert ids(found) == [f"gpu:{g.uuid}" for g in two_gpus.devices]
 
 
-def test_gpus_that_jax_does_not_compute_on_are_named_as_unavailable(two_gpus):
+@pytest.mark.parametrize(
+    ("driver", "extra"),
+    [("580.65.06", "cuda13"), ("579.99", "cuda12"), ("600", "cuda13"), ("?", "cuda12")],
+)
+def test_gpus_that_jax_does_not_compute_on_are_named_as_unavailable(
+    two_gpus, driver, extra
+):
+    two_gpus.driver = driver
     found = discover([device("cpu")], host=False)
     assert found.probes == ()
     (entry,) = found.unavailable
     assert entry.component == "gpu"
     assert entry.reason == "2 found, but JAX does not compute on them"
-    assert "dpet-jax[cuda12]" in entry.remedy
+    assert entry.remedy.startswith(f"install dpet-jax[{extra}], or ")
     assert not two_gpus.initialised, "NVML was left running"
 
 
