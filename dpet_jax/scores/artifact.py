@@ -12,7 +12,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dpet_jax.scores.arrays import Label, Logits, Score, ScoreFn
+from dpet_jax.scores.arrays import (
+    Label,
+    Logits,
+    Score,
+    ScoreFn,
+    known_class,
+    vector_of_one,
+)
+from dpet_jax.scores.scale import length
 
 
 def artifact_importance(
@@ -27,7 +35,7 @@ def artifact_importance(
 
     Args:
         logits: Finite unnormalised log-probabilities of one example.
-        label: Class in [0, k).
+        label: Class in [0, k); any other scores NaN where a dissimilarity reads it.
         score: "margin", "entropy" or "least_confidence".
         dissimilarity: "none", "euclidean" or "kl".
 
@@ -37,7 +45,7 @@ def artifact_importance(
     Source:
         Scala, Flesca & Pontieri (2024), code of "Play it straight".
     """
-    logits = logits.astype(jnp.float32)
+    logits = vector_of_one(logits, "logits")
     p = jax.nn.softmax(logits)
     if score == "margin":
         likeliest = jnp.arange(p.shape[-1]) == jnp.argmax(p)
@@ -46,12 +54,13 @@ def artifact_importance(
         certainty = jnp.sum(p * jnp.log(p + 1e-6))
     else:
         certainty = jnp.max(logits)
+    if dissimilarity == "none":
+        return -certainty
+    label, one = known_class(label, logits.shape[0])
     if dissimilarity == "euclidean":
-        one_hot = jax.nn.one_hot(label, logits.shape[-1])
-        return -(certainty + jnp.linalg.norm(one_hot - logits))
-    if dissimilarity == "kl":
-        return -(certainty - logits[label])
-    return -certainty
+        one_hot = jax.nn.one_hot(label, logits.shape[0], dtype=jnp.float32)
+        return -(certainty + length(one_hot - logits)) * one
+    return -(certainty - logits[label]) * one
 
 
 def _kernel(score: str, dissimilarity: str) -> ScoreFn:

@@ -1,12 +1,19 @@
 """How wrong the model is about one example, given its label.
 
-The signature and the direction are those of `dpet_jax.scores.uncertainty`.
+The signature, the direction and what is refused are those of
+`dpet_jax.scores.uncertainty`.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from dpet_jax.scores.arrays import Label, Logits, Score
+from dpet_jax.scores.arrays import (
+    Label,
+    Logits,
+    Score,
+    known_class,
+    vector_of_one,
+)
 from dpet_jax.scores.softmax import gaps_below_best, weights_beside
 
 
@@ -19,14 +26,15 @@ def cross_entropy(logits: Logits, label: Label) -> Score:
 
     Args:
         logits: Finite unnormalised log-probabilities of one example.
-        label: Class in [0, k).
+        label: Class in [0, k); any other scores NaN.
 
     Returns:
         Cross-entropy in nats, at least 0.
     """
     gaps = gaps_below_best(logits)
+    label, one = known_class(label, gaps.shape[0])
     others, _ = weights_beside(gaps, jnp.argmin(gaps))
-    return gaps[label] + jnp.log1p(jnp.sum(others))
+    return (gaps[label] + jnp.log1p(jnp.sum(others))) * one
 
 
 def error_vector(logits: Logits, label: Label) -> Float32[Array, " k"]:
@@ -37,14 +45,22 @@ def error_vector(logits: Logits, label: Label) -> Float32[Array, " k"]:
 
     Args:
         logits: Finite unnormalised log-probabilities of one example.
-        label: Class in [0, k).
+        label: Class in [0, k); any other scores NaN.
 
     Returns:
         Entries in [-1, 1] that add up to 0.
     """
-    others, total = weights_beside(gaps_below_best(logits), label)
+    error, one = _error_of_class(gaps_below_best(logits), label)
+    return error * one
+
+
+def _error_of_class(gaps, label):
+    """Return the error vector and the factor of `known_class`, for the end result."""
+    label, one = known_class(label, gaps.shape[0])
+    others, total = weights_beside(gaps, label)
     p = others / total
-    return jnp.where(jnp.arange(p.shape[-1]) == label, -jnp.sum(p), p)
+    mine = jnp.arange(p.shape[0], dtype=jnp.int32) == label
+    return jnp.where(mine, -jnp.sum(p), p), one
 
 
 def el2n(logits: Logits, label: Label) -> Score:
@@ -56,7 +72,7 @@ def el2n(logits: Logits, label: Label) -> Score:
 
     Args:
         logits: Finite unnormalised log-probabilities of one example.
-        label: Class in [0, k).
+        label: Class in [0, k); any other scores NaN.
 
     Returns:
         Euclidean length, in [0, sqrt(2)].
@@ -64,10 +80,11 @@ def el2n(logits: Logits, label: Label) -> Score:
     Source:
         Paul, Ganguli & Dziugaite (2021), "Deep Learning on a Data Diet", section 2.
     """
-    error = error_vector(logits, label)
+    error, one = _error_of_class(gaps_below_best(logits), label)
     largest = jnp.max(jnp.abs(error))
     # squares of errors under 1e-19 would vanish in float32
-    return largest * jnp.linalg.norm(error / jnp.where(largest > 0.0, largest, 1.0))
+    length = largest * jnp.linalg.norm(error / jnp.where(largest > 0.0, largest, 1.0))
+    return length * one
 
 
 def zero_one(logits: Logits, label: Label) -> Score:
@@ -77,10 +94,12 @@ def zero_one(logits: Logits, label: Label) -> Score:
 
     Args:
         logits: Finite unnormalised log-probabilities of one example.
-        label: Class in [0, k).
+        label: Class in [0, k); any other scores NaN.
 
     Returns:
         0 or 1; NaN where a logit is, so that a diverged model never counts as right.
     """
-    wrong = (jnp.argmax(logits) != label).astype(jnp.float32)
-    return jnp.where(jnp.isnan(logits).any(), jnp.nan, wrong)
+    logits = vector_of_one(logits, "logits")
+    label, one = known_class(label, logits.shape[0])
+    wrong = (jnp.argmax(logits).astype(jnp.int32) != label).astype(jnp.float32)
+    return jnp.where(jnp.isnan(logits).any(), jnp.nan, wrong * one)

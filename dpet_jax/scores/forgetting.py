@@ -5,17 +5,18 @@ goes; nothing here needs a forward pass of its own.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32
+from jaxtyping import Array, Bool, Float, Int
 
 from dpet_jax.scores.arrays import Score, Scores
+from dpet_jax.scores.scale import exponent, times_two_to, unordinary
 
 #: Count of an example that was never predicted right.
 NEVER_LEARNED = -1
 
 
 def count_forgetting(
-    count: Int32[Array, ""], was_correct: Bool[Array, ""], correct: Bool[Array, ""]
-) -> Int32[Array, ""]:
+    count: Int[Array, ""], was_correct: Bool[Array, ""], correct: Bool[Array, ""]
+) -> Int[Array, ""]:
     """Count what one more training visit of an example shows.
 
     An example is forgotten when it was predicted right at a visit and wrong at its next
@@ -35,10 +36,10 @@ def count_forgetting(
         Neural Network Learning", section 3.
     """
     learned = jnp.maximum(count, 0)
-    return jnp.where(correct, learned, count + was_correct.astype(jnp.int32))
+    return jnp.where(correct, learned, count + was_correct.astype(count.dtype))
 
 
-def forgetting(count: Int32[Array, ""]) -> Score:
+def forgetting(count: Int[Array, ""]) -> Score:
     """Score one example by how often training forgot it.
 
     An example that was never learned scores infinity: it still has everything to teach.
@@ -58,7 +59,7 @@ def forgetting(count: Int32[Array, ""]) -> Score:
     return jnp.where(count == NEVER_LEARNED, jnp.inf, count.astype(jnp.float32))
 
 
-def ensemble_mean(scores: Float32[Array, "r n"]) -> Scores:
+def ensemble_mean(scores: Float[Array, "r n"]) -> Scores:
     """Average the scores of several runs over seeds, example by example.
 
     The mean is over the runs in which the score is finite, so that one seed which never
@@ -70,11 +71,22 @@ def ensemble_mean(scores: Float32[Array, "r n"]) -> Scores:
     Returns:
         The mean of each example; infinity only where it is infinite in every run, and
         NaN where any run has NaN.
+
+    Raises:
+        ValueError: If there is no run.
     """
+    if jnp.ndim(scores) != 2 or not len(scores):
+        raise ValueError(
+            f"scores are those of some runs, [r, n], not of shape {jnp.shape(scores)}"
+        )
+    scores = jnp.asarray(scores).astype(jnp.float32)
     finite = jnp.isfinite(scores)
     runs = jnp.sum(finite, axis=0)
-    total = jnp.sum(jnp.where(finite, scores, 0.0), axis=0)
-    mean = total / jnp.maximum(runs, 1).astype(jnp.float32)
+    kept = jnp.where(finite, scores, 0.0)
+    # a sum may overflow where a mean does not
+    power = unordinary(exponent(jnp.max(jnp.abs(kept), axis=0)))
+    total = jnp.sum(times_two_to(kept, -power[None]), axis=0)
+    mean = times_two_to(total / jnp.maximum(runs, 1).astype(jnp.float32), power)
     averaged = (runs > 0) & ~jnp.isnan(scores).any(axis=0)
     # the largest of what has no mean: NaN before anything, else the one infinity
     return jnp.where(averaged, mean, jnp.max(scores, axis=0))

@@ -6,11 +6,12 @@ such gradients need only h and p - y: d + k numbers instead of (d + 1) k.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float, Float32, Int
 
-from dpet_jax.scores.arrays import Features, Label, Logits, Score
+from dpet_jax.scores.arrays import Features, Label, Logits, Score, vector_of_one
 from dpet_jax.scores.error import el2n
-from dpet_jax.scores.factors import inner_products, last_layer_gradients
+from dpet_jax.scores.factors import inner_products, last_layer_gradients, scaled
+from dpet_jax.scores.scale import exponent, times_two_to, unordinary
 
 
 def grand_last_layer(logits: Logits, label: Label, features: Features) -> Score:
@@ -24,7 +25,7 @@ def grand_last_layer(logits: Logits, label: Label, features: Features) -> Score:
 
     Args:
         logits: Finite unnormalised log-probabilities of one example.
-        label: Class in [0, k).
+        label: Class in [0, k); any other scores NaN.
         features: Penultimate features of the example.
 
     Returns:
@@ -33,13 +34,19 @@ def grand_last_layer(logits: Logits, label: Label, features: Features) -> Score:
     Source:
         Paul, Ganguli & Dziugaite (2021), "Deep Learning on a Data Diet", section 2.
     """
-    features = features.astype(jnp.float32)
-    return el2n(logits, label) * jnp.sqrt(1.0 + jnp.sum(features**2))
+    features = vector_of_one(features, "features")
+    power = unordinary(exponent(jnp.max(jnp.abs(features), initial=0.0)))
+    power = jnp.maximum(power, 0)
+    one = times_two_to(jnp.float32(1.0), -2 * power)
+    large = jnp.sqrt(one + jnp.sum(times_two_to(features, -power) ** 2))
+    ordinary = jnp.sqrt(1.0 + jnp.sum(features**2))
+    lengths = jnp.where(power == 0, ordinary, large)
+    return times_two_to(el2n(logits, label) * lengths, power)
 
 
 def last_layer_gram(
     logits: Float[Array, "n k"],
-    labels: Int32[Array, " n"],
+    labels: Int[Array, " n"],
     features: Float[Array, "n d"],
 ) -> Float32[Array, "n n"]:
     """Compute all inner products of the examples' gradients by the last layer.
@@ -61,5 +68,6 @@ def last_layer_gram(
         of Machine Learning Models", section 3.4, for the use of such gradients; the
         factors follow from their being outer products.
     """
-    gradients = last_layer_gradients(logits, labels, features)
-    return inner_products(gradients, gradients)
+    gradients, power = scaled(last_layer_gradients(logits, labels, features))
+    products = inner_products(gradients, gradients)
+    return times_two_to(times_two_to(products, power), power)

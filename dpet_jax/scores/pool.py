@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int, Int32, Num
+from jaxtyping import Array, Float, Float32, Int, Int32, Num, PyTree
 
+from dpet_jax.scores.arrays import num_examples, refuse_label_read
 from dpet_jax.scores.registry import kernel_reads, lookup
+from dpet_jax.scores.shards import alike, axes_of, varying
 
 #: What to compute: names of `dpet_jax.scores.registry`, import paths
 #: `package.module:function`, kernels themselves, "logits" or "features"; or such by the
@@ -22,9 +24,9 @@ Asked: TypeAlias = (
 #: What the network itself gives, which can be asked for beside scores.
 OUTPUTS: tuple[Literal["logits", "features"], ...] = ("logits", "features")
 
-#: Logits, labels and, of models that give them, features of a batch.
+#: Logits, labels if known and, of models that give them, features of a batch.
 Batch: TypeAlias = tuple[
-    Float[Array, "b k"], Int32[Array, " b"], Float[Array, "b d"] | None
+    Float[Array, "b k"], Int[Array, " b"] | None, Float[Array, "b d"] | None
 ]
 
 
@@ -46,14 +48,14 @@ class Column(NamedTuple):
         """Compute it for a batch that went through the network.
 
         Raises:
-            ValueError: If it needs features and there are none, or if a kernel does not
-                give one number for an example.
+            ValueError: If it needs features or labels and there are none, or if a
+                kernel does not give one number for an example.
         """
         logits, labels, features = batch
         if self.reads == "logits":
             if self.kernel is None:
                 return logits.astype(jnp.float32)
-            return self._checked(jax.vmap(self.kernel)(logits, labels))
+            return self._scores(labels, logits)
         if features is None:
             raise ValueError(
                 f"{self.name} needs the features that the last layer reads: let "
@@ -61,9 +63,15 @@ class Column(NamedTuple):
             )
         if self.kernel is None:
             return features.astype(jnp.float32)
-        return self._checked(jax.vmap(self.kernel)(logits, labels, features))
+        return self._scores(labels, logits, features)
 
-    def _checked(self, scores: Any) -> Float32[Array, " b"]:
+    def _scores(self, labels: Any, logits: Any, *features: Any) -> Any:
+        kernel = self.kernel
+        assert kernel is not None, "there is one wherever there is a score"
+        if labels is None:
+            refuse_label_read(kernel, self.name, logits, *features)
+            labels = jnp.zeros(len(logits), jnp.int32)
+        scores = jax.vmap(kernel)(logits, labels, *features)
         if jnp.ndim(scores) != 1:
             raise ValueError(
                 f"score {self.name} gives an array of shape {jnp.shape(scores)[1:]} "
@@ -79,6 +87,8 @@ def columns(asked: Asked) -> tuple[Column, ...]:
         ValueError: If a score is unknown or does not come from a forward pass, if a
             kernel takes other arguments, or if two of them have the same name.
     """
+    if isinstance(asked, str):
+        raise ValueError(f"names are a list or tuple of scores, such as [{asked!r}]")
     pairs = (
         [*asked.items()]
         if isinstance(asked, Mapping)
@@ -114,10 +124,10 @@ def _column(name: str, each: str | Callable[..., Any]) -> Column:
 
 
 def score_pool(
-    apply_fn: Callable[[Any, Num[Array, "b ..."]], Any],
+    apply_fn: Callable[[Any, Any], Any],
     params: Any,
-    images: Num[Array, "n ..."],
-    labels: Int32[Array, " n"],
+    images: PyTree[Num[Array, "n ..."]],
+    labels: Int[Array, " n"] | None,
     names: Asked,
     *,
     rows: Int[np.ndarray, " m"] | Int[Array, " m"] | None = None,
@@ -135,8 +145,10 @@ def score_pool(
             logits and features. Pass the same function object again, not a new
             closure, or it compiles again.
         params: Whatever `apply_fn` takes.
-        images: Inputs as `apply_fn` takes them, one array with n rows.
-        labels: Class of each, in [0, k).
+        images: Inputs as `apply_fn` takes them: an array with n rows, or a tree of
+            arrays such as a dict.
+        labels: Class of each, in [0, k); any other scores NaN. None where no score
+            that is asked for reads them.
         names: What to compute: scores by name, such as "margin"; kernels, functions
             of one example's `(logits, label)` or `(logits, label, features)`, called
             by their `__name__`, or by their import path `package.module:function`;
@@ -154,13 +166,18 @@ def score_pool(
         where more informative; of "logits" and "features" a vector.
 
     Raises:
-        ValueError: If a score is unknown, does not come from a forward pass or needs
-            features that `apply_fn` does not return, or if a row is not one of the
-            pool's.
+        ValueError: If a score is unknown, does not come from a forward pass, needs
+            features that `apply_fn` does not return or labels that are not given, if
+            inputs and labels differ in length, or if a row is not one of the pool's.
     """
-    num_pool = labels.shape[0]
+    num_pool = num_examples(images, labels)
+    if batch_size < 1:
+        raise ValueError(f"a batch cannot hold {batch_size} examples")
+    if isinstance(rows, jax.core.Tracer):
+        raise ValueError("rows are chosen outside jax.jit, and these are traced")
     chosen = np.arange(num_pool) if rows is None else np.asarray(jax.device_get(rows))
-    if chosen.size > num_pool or np.any((chosen < 0) | (chosen >= num_pool)):
+    integers = chosen.size == 0 or np.issubdtype(chosen.dtype, np.integer)
+    if not integers or chosen.size > num_pool or not _inside(chosen, num_pool):
         raise ValueError(
             f"rows have to be at most {num_pool} positions in [0, {num_pool})"
         )
@@ -177,9 +194,15 @@ def score_pool(
     return jax.device_put(cut)
 
 
+def _inside(rows, num_pool):
+    return rows.ndim == 1 and bool(np.all((rows >= 0) & (rows < num_pool)))
+
+
 @partial(jax.jit, static_argnames=("apply_fn", "wanted", "batch_size", "dtype"))
 def _score_pool(apply_fn, params, images, labels, subset, wanted, batch_size, dtype):
     rows, count = subset
+    num_pool = num_examples(images, labels)
+    params, images, labels = alike(params, images, labels)
 
     def cast(leaf):
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -188,12 +211,13 @@ def _score_pool(apply_fn, params, images, labels, subset, wanted, batch_size, dt
     narrow = jax.tree.map(cast, params)
 
     def forward(batch):
-        outputs = apply_fn(narrow, cast(images[batch]))
+        inputs = jax.tree.map(lambda leaf: cast(leaf[batch]), images)
+        outputs = apply_fn(narrow, inputs)
         logits, features = outputs if isinstance(outputs, tuple) else (outputs, None)
-        return logits, labels[batch], features
+        return logits, None if labels is None else labels[batch], features
 
     scores = score_rows(forward, rows, count, wanted, batch_size)
-    return {name: values[: labels.shape[0]] for name, values in scores.items()}
+    return {name: values[:num_pool] for name, values in scores.items()}
 
 
 def score_rows(
@@ -232,7 +256,10 @@ def score_rows(
 
     shapes = jax.eval_shape(score_batch, rows[:batch_size])
     empty = {
-        name: jnp.full((rows.shape[0], *shape.shape[1:]), -jnp.inf, jnp.float32)
+        name: varying(
+            jnp.full((rows.shape[0], *shape.shape[1:]), -jnp.inf, jnp.float32),
+            axes_of(shape),
+        )
         for name, shape in shapes.items()
     }
 
@@ -245,7 +272,7 @@ def score_rows(
         }
 
     scores = lax.fori_loop(0, -(-count // batch_size), body, empty)
-    scored = jnp.arange(rows.shape[0]) < count
+    scored = jnp.arange(rows.shape[0], dtype=jnp.int32) < count
     return {
         name: jnp.where(scored.reshape(-1, *[1] * (values.ndim - 1)), values, -jnp.inf)
         for name, values in scores.items()

@@ -7,12 +7,16 @@ and the last bit of a logit decides which. Sums over the other classes cancel no
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
-from dpet_jax.scores.arrays import Logits, Score
+from dpet_jax.scores.arrays import Logits, Score, vector_of_one
 
 
 def gaps_below_best(logits: Logits) -> Float32[Array, " k"]:
-    """Return max z - z, in float32: 0 for the likeliest class, else positive."""
-    logits = logits.astype(jnp.float32)
+    """Return max z - z, in float32: 0 for the likeliest class, else positive.
+
+    Raises:
+        ValueError: If the logits are not those of one example.
+    """
+    logits = vector_of_one(logits, "logits")
     return jnp.max(logits) - logits
 
 
@@ -32,5 +36,7 @@ def weights_beside(
         probability left over by that class is sum(w) / total, without cancellation.
     """
     weights = jnp.exp(-gaps)
-    beside = jnp.where(jnp.arange(gaps.shape[-1]) == index, 0.0, weights)
+    beside = jnp.where(
+        jnp.arange(gaps.shape[-1], dtype=index.dtype) == index, 0.0, weights
+    )
     return beside, jnp.exp(-gaps[index]) + jnp.sum(beside)

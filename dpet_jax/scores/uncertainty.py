@@ -1,7 +1,8 @@
 """How unsure the model is about one example; the label is ignored.
 
 A kernel maps the logits and label of ONE example to one float32; callers `jax.vmap`.
-For every kernel larger means more informative.
+For every kernel larger means more informative. Arrays of any other rank raise
+ValueError; the numbers are computed in float32, whatever the dtype of the logits.
 """
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from dpet_jax.scores.arrays import Label, Logits, Score
 from dpet_jax.scores.softmax import gaps_below_best, weights_beside
 
 
-def margin(logits: Logits, label: Label) -> Score:
+def margin(logits: Logits, label: Label | None = None) -> Score:
     """Score one example by how little its two likeliest classes differ.
 
     1 - (p_1 - p_2), where p_1 >= p_2 are the two largest softmax probabilities: 1 for a
@@ -19,7 +20,8 @@ def margin(logits: Logits, label: Label) -> Score:
     is summed as p_2 and all probabilities but p_1, so that it keeps its digits near 0.
 
     Args:
-        logits: Finite unnormalised log-probabilities of one example.
+        logits: Unnormalised log-probabilities of one example; minus infinity is a
+            probability of 0.
         label: Ignored; all kernels share one signature.
 
     Returns:
@@ -33,14 +35,14 @@ def margin(logits: Logits, label: Label) -> Score:
         Information Extraction"; Settles (2009), "Active Learning Literature Survey".
     """
     del label
-    if logits.shape[-1] < 2:
-        raise ValueError(f"margin needs at least 2 classes, got {logits.shape[-1]}")
     gaps = gaps_below_best(logits)
+    if gaps.shape[0] < 2:
+        raise ValueError(f"margin needs at least 2 classes, got {gaps.shape[0]}")
     others, total = weights_beside(gaps, jnp.argmin(gaps))
     return (jnp.sum(others) + jnp.max(others)) / total
 
 
-def entropy(logits: Logits, label: Label) -> Score:
+def entropy(logits: Logits, label: Label | None = None) -> Score:
     """Score one example by the entropy of its predicted class distribution.
 
     H(p) = -sum_k p_k log p_k with p = softmax(logits): 0 when the model is certain,
@@ -50,7 +52,8 @@ def entropy(logits: Logits, label: Label) -> Score:
     epsilon.
 
     Args:
-        logits: Finite unnormalised log-probabilities of one example.
+        logits: Unnormalised log-probabilities of one example; minus infinity is a
+            probability of 0.
         label: Ignored; all kernels share one signature.
 
     Returns:
@@ -62,10 +65,12 @@ def entropy(logits: Logits, label: Label) -> Score:
     del label
     gaps = gaps_below_best(logits)
     others, total = weights_beside(gaps, jnp.argmin(gaps))
+    # 0 log 0 is 0, also where a logit is minus infinity
+    gaps = jnp.where(others > 0.0, gaps, 0.0)
     return jnp.log1p(jnp.sum(others)) + jnp.sum(others * gaps) / total
 
 
-def least_confidence(logits: Logits, label: Label) -> Score:
+def least_confidence(logits: Logits, label: Label | None = None) -> Score:
     """Score one example by what its likeliest class leaves to all others.
 
     1 - max_k p_k with p = softmax(logits), summed over the other classes so that it
@@ -73,7 +78,8 @@ def least_confidence(logits: Logits, label: Label) -> Score:
     examples differently; see `dpet_jax.scores.artifact`.
 
     Args:
-        logits: Finite unnormalised log-probabilities of one example.
+        logits: Unnormalised log-probabilities of one example; minus infinity is a
+            probability of 0.
         label: Ignored; all kernels share one signature.
 
     Returns:

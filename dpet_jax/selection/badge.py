@@ -6,17 +6,26 @@ from jax import lax
 from jaxtyping import Array, Bool, Int32, Key
 
 from dpet_jax.methods.base import Selection
-from dpet_jax.scores.factors import Gradients, inner_products, squared_lengths
+from dpet_jax.scores.factors import (
+    Factors,
+    Gradients,
+    inner_products,
+    squared_lengths,
+    without,
+)
 from dpet_jax.selection.picks import (
     Picks,
     added,
     best,
     candidates,
+    in_range,
     no_picks,
+    on_the_host,
     selection,
 )
 
 
+@on_the_host
 def badge(
     gradients: Gradients,
     num_select: int,
@@ -54,13 +63,14 @@ def badge(
         Lower Bounds", algorithm 1; Arthur & Vassilvitskii (2007) for k-means++.
     """
     allowed = candidates(num_select, allowed, *gradients)
-    picks = badge_picks(gradients, allowed, jnp.int32(num_select), key)
-    return selection(picks, num_select)
+    own, power = in_range(gradients, allowed)
+    picks = badge_picks(own, allowed, jnp.int32(num_select), key)
+    return selection(picks, num_select, allowed.size, power=power)
 
 
 @jax.jit
 def badge_picks(
-    gradients: Gradients,
+    gradients: Factors,
     allowed: Bool[Array, " n"],
     num_select: Int32[Array, ""],
     key: Key[Array, ""],
@@ -74,20 +84,18 @@ def badge_picks(
         key: Draws all picks.
     """
     n = allowed.shape[0]
-    gradients = Gradients(
-        *(jnp.where(allowed[:, None], leaf, 0.0) for leaf in gradients)
-    )
-    lengths = squared_lengths(gradients)
+    own = without(gradients, allowed)
+    lengths = squared_lengths(own)
 
     def draw(turn, state):
         picks, nearest, available = state
         # the largest of log p and such noise is a draw from p
-        noise = jax.random.gumbel(jax.random.fold_in(key, turn), (n,))
+        noise = jax.random.gumbel(jax.random.fold_in(key, turn), (n,), jnp.float32)
         apart = jnp.any(available & (nearest > 0.0)) & (turn > 0)
         index = best(noise + jnp.where(apart, jnp.log(nearest), 0.0), available)
         picks = added(picks, turn, index, jnp.sqrt(nearest[index]))
-        one = Gradients(*(leaf[index][None] for leaf in gradients))
-        products = inner_products(gradients, one)[:, 0]
+        one = jax.tree.map(lambda leaf: leaf[index][None], own)
+        products = inner_products(own, one)[:, 0]
         squared = lengths + lengths[index] - 2.0 * products
         # a copy of a pick must not be drawn for what rounding leaves of its distance
         squared = jnp.where(squared > 1e-6 * (lengths + lengths[index]), squared, 0.0)

@@ -16,6 +16,7 @@ from dpet_jax.selection.geometry import herding, k_center
 from dpet_jax.selection.glister import Validation, glister
 from dpet_jax.selection.grad_match import grad_match
 from dpet_jax.selection.per_class import per_class as of_each_class
+from dpet_jax.selection.picks import on_the_host, rows_in_range, times_two_to_on_host
 from dpet_jax.selection.submodular import (
     facility_location_of_gradients,
     graph_cut_of_gradients,
@@ -63,6 +64,7 @@ class Problem(NamedTuple):
 Solve: TypeAlias = Callable[[Problem, int], Selection]
 
 
+@on_the_host
 def run_selector(
     name: str,
     examples: Examples,
@@ -93,17 +95,20 @@ def run_selector(
         Positions among the examples.
 
     Raises:
-        ValueError: If the name is unknown, or more are asked for than there are.
+        ValueError: If the name is unknown, if more are asked for than there are, or if
+            a label is no class.
     """
     check_selector(name)
-    key = jax.random.key(seed)
+    _check_labels(examples)
+    key, power = jax.random.key(seed), 0
     if name == "stratified":
         key, draw = jax.random.split(key)
-        examples, per_class = _by_predicted_class(examples, draw), True
+        (examples, power), per_class = _by_predicted_class(examples, draw), True
     every = np.arange(examples.labels.size, dtype=np.int32)
     seen = None
     if name in USES_VALIDATION:
         validation = examples if validation is None else validation
+        _check_labels(validation)
         seen = _validation(validation, np.arange(validation.labels.size))
     if name == "craig":  # weighs each class's picks, so it knows of classes itself
         problem = _problem(examples, every, every.size, key, seen)
@@ -127,7 +132,20 @@ def run_selector(
         problem = problem._replace(learning_rate=learning_rate)
         return _SOLVERS[name](problem, count)
 
-    return of_each_class(of_class, examples.labels, examples.num_classes, num_select)
+    labels, num_classes = examples.labels, examples.num_classes
+    chosen = of_each_class(of_class, labels, num_classes, num_select)
+    return chosen._replace(gains=times_two_to_on_host(chosen.gains, power))
+
+
+def _check_labels(examples: Examples) -> None:
+    labels, k, rows = examples.labels, examples.num_classes, len(examples.logits)
+    if labels.size > rows or rows != len(examples.features):
+        raise ValueError(
+            f"{labels.size} labels, {rows} rows of logits and {len(examples.features)} "
+            "of features are not those of one set of examples"
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < k:
+        raise ValueError(f"a label is none of the {k} classes")
 
 
 def _problem(examples, rows, capacity, key, validation) -> Problem:
@@ -164,7 +182,7 @@ def _zeroed(logits, features, kept):
 
 
 def _capacity(labels: np.ndarray) -> int:
-    return -(-int(np.bincount(labels).max()) // 128) * 128
+    return -(-int(np.bincount(labels, minlength=1).max()) // 128) * 128
 
 
 # one function for each name; its first line is what `dpet list` shows
@@ -231,16 +249,21 @@ def _badge(problem: Problem, num_select: int) -> Selection:
     return badge(gradients, num_select, key=problem.key, allowed=problem.allowed)
 
 
-def _by_predicted_class(examples: Examples, key: jax.Array) -> Examples:
+def _by_predicted_class(examples: Examples, key: jax.Array) -> tuple[Examples, int]:
     """Replace true classes by predicted ones, and features by a random projection.
 
-    The projection keeps distances roughly, at a fraction of the cost.
+    The projection keeps distances roughly, at a fraction of the cost. It comes divided
+    by 2^power, with the power, so that no sum in it overflows.
     """
     count = examples.labels.size
     predicted = jax.device_get(jnp.argmax(examples.logits, axis=1))[:count]
     shape = (examples.features.shape[1], _PROJECTED)
-    projected = _project(examples.features, jax.random.normal(key, shape, jnp.float32))
-    return examples._replace(labels=predicted.astype(np.int32), features=projected)
+    matrix = jax.random.normal(key, shape, jnp.float32)
+    known = jnp.asarray(np.arange(len(examples.features)) < count)
+    features, power = rows_in_range(examples.features, known)
+    projected = _project(features, matrix)
+    examples = examples._replace(labels=predicted.astype(np.int32), features=projected)
+    return examples, power
 
 
 @jax.jit

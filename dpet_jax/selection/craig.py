@@ -8,12 +8,24 @@ import numpy as np
 from jaxtyping import Array, Float32, Int, Int32, Key
 
 from dpet_jax.methods.base import Selection
-from dpet_jax.scores.factors import Gradients, distances, squared_lengths
+from dpet_jax.scores.factors import (
+    Factors,
+    Gradients,
+    distances,
+    squared_lengths,
+    without,
+)
 from dpet_jax.selection.coverage import similarity_matrix
 from dpet_jax.selection.greedy import Greedy, check_greedy, cover, exact_cover
 from dpet_jax.selection.per_class import class_quotas, interleaved
 from dpet_jax.selection.per_class import per_class as of_each_class
-from dpet_jax.selection.picks import candidates, selection
+from dpet_jax.selection.picks import (
+    candidates,
+    in_range,
+    on_the_host,
+    selection,
+    times_two_to_on_host,
+)
 
 # classes whose sizes differ by few share a program
 _CAPACITY_STEP = 256
@@ -22,10 +34,11 @@ _CAPACITY_STEP = 256
 class Closeness(NamedTuple):
     """Gradients, and a length that no distance between two of them exceeds."""
 
-    gradients: Gradients
+    gradients: Factors
     reach: Float32[Array, ""]
 
 
+@on_the_host
 def craig(
     gradients: Gradients,
     labels: Int[np.ndarray, " n"],
@@ -77,18 +90,21 @@ def craig(
     n, num_classes = gradients.errors.shape
     check_greedy(greedy, epsilon, key)
     candidates(num_select, None, *gradients)
+    labels = np.asarray(labels)
     if labels.shape != (n,):
         raise ValueError(f"{labels.size} labels of {n} gradients")
+    own, power = in_range(gradients, jnp.ones(n, jnp.bool_))
     if not per_class:
         labels, num_classes = np.zeros(n, np.int32), 1
     quotas = class_quotas(labels, num_classes, num_select)
     largest = int(np.bincount(labels, minlength=1).max())
     capacity = -(-largest // _CAPACITY_STEP) * _CAPACITY_STEP
     if greedy == "exact":
-        return _side_by_side(gradients, labels, quotas, capacity, memory_limit)
+        chosen = _side_by_side(own, labels, quotas, capacity, memory_limit)
+        return chosen._replace(gains=times_two_to_on_host(chosen.gains, power))
 
     def select(positions: np.ndarray, quota: int) -> Selection:
-        source, allowed = _problem(gradients, _filled(positions, capacity))
+        source, allowed = _problem(own, _filled(positions, capacity))
         covered = cover(
             closeness_rows,
             source,
@@ -101,7 +117,8 @@ def craig(
         )
         return _weighted(jax.device_get(covered), quota, positions.size)
 
-    return of_each_class(select, labels, num_classes, num_select)
+    chosen = of_each_class(select, labels, num_classes, num_select)
+    return chosen._replace(gains=times_two_to_on_host(chosen.gains, power))
 
 
 def closeness_rows(
@@ -111,7 +128,8 @@ def closeness_rows(
     some = jax.tree.map(lambda factor: factor[which], source.gradients)
     apart = distances(some, source.gradients)
     # rounding would set an example apart from itself
-    itself = which[:, None] == jnp.arange(apart.shape[1])[None]
+    every = jnp.arange(apart.shape[1], dtype=jnp.int32)
+    itself = which[:, None] == every[None]
     apart = jnp.where(itself, 0.0, apart)
     return jnp.maximum(source.reach - apart, 0.0)
 
@@ -120,9 +138,8 @@ def closeness_rows(
 def _problem(gradients, positions):
     """Gather the rows of a class; negative positions are padding."""
     allowed = positions >= 0
-    gathered = jax.tree.map(
-        lambda factor: jnp.where(allowed[:, None], factor[positions], 0), gradients
-    )
+    rows = jax.tree.map(lambda factor: factor[positions], gradients)
+    gathered = without(rows, allowed)
     longest = jnp.sqrt(jnp.max(squared_lengths(gathered), initial=0.0))
     return Closeness(gathered, 2.0 * longest), allowed
 
@@ -175,4 +192,5 @@ def _one_of(covered, one):
 def _weighted(covered, quota, size):
     """Weight each pick by the number of examples that it is nearest to."""
     counts = np.bincount(covered.nearest[:size], minlength=quota)
-    return selection(covered.picks, quota)._replace(weights=counts.astype(np.float32))
+    chosen = selection(covered.picks, quota, size)
+    return chosen._replace(weights=counts.astype(np.float32))

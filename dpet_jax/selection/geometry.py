@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Float32, Int32, Key
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key
 
 from dpet_jax.methods.base import Selection
 from dpet_jax.selection.picks import (
@@ -12,15 +13,19 @@ from dpet_jax.selection.picks import (
     best,
     candidates,
     no_picks,
+    on_the_host,
+    one_for_each,
+    rows_in_range,
     selection,
 )
 
 
+@on_the_host
 def k_center(
     features: Float[Array, "n d"],
     num_select: int,
     *,
-    start: Int32[Array, " s"] | None = None,
+    start: Int[Array, " s"] | Int[np.ndarray, " s"] | None = None,
     key: Key[Array, ""] | None = None,
     allowed: Bool[Array, " n"] | None = None,
 ) -> Selection:
@@ -52,18 +57,21 @@ def k_center(
         Sener & Savarese (2018), "Active Learning for Convolutional Neural Networks: A
         Core-Set Approach", algorithm 1; Gonzalez (1985) for the bound.
     """
-    features = features.astype(jnp.float32)
     n = features.shape[0]
     chosen = jnp.zeros(n, jnp.bool_)
     if start is not None:
-        if not bool(jnp.all((start >= 0) & (start < n))):
+        start = np.asarray(start)
+        if start.size and not np.issubdtype(start.dtype, np.integer):
+            raise ValueError(f"start holds {start.dtype}, and positions are integers")
+        if not np.all((start >= 0) & (start < n)):
             raise ValueError(f"start holds what is no position among {n}")
-        chosen = chosen.at[start].set(True)
+        chosen = chosen.at[start.astype(np.int32)].set(True)
         candidates(0, chosen, features)
-    allowed = jnp.ones(n, jnp.bool_) if allowed is None else allowed
+    allowed = one_for_each(jnp.ones(n, jnp.bool_) if allowed is None else allowed, n)
     allowed = candidates(num_select, allowed & ~chosen, features)
+    features, power = rows_in_range(features, allowed | chosen)
     picks = k_center_picks(features, allowed, chosen, jnp.int32(num_select), key)
-    return selection(picks, num_select)
+    return selection(picks, num_select, allowed.size, power=power)
 
 
 @jax.jit
@@ -93,14 +101,14 @@ def k_center_picks(
         return jnp.minimum(nearest, jnp.maximum(squared, 0.0))
 
     before = jnp.nonzero(chosen, size=n)[0].astype(jnp.int32)
-    count = jnp.sum(chosen)
+    count = jnp.sum(chosen, dtype=jnp.int32)
     nearest = lax.fori_loop(
         0,
         count,
         lambda turn, nearest: nearer(nearest, before[turn]),
         jnp.full(n, jnp.inf, jnp.float32),
     )
-    liking = -lengths if key is None else jax.random.uniform(key, (n,))
+    liking = -lengths if key is None else jax.random.uniform(key, (n,), jnp.float32)
     first = best(liking, allowed)
 
     def pick(turn, state):
@@ -114,6 +122,7 @@ def k_center_picks(
     return lax.fori_loop(0, num_select, pick, state)[0]
 
 
+@on_the_host
 def herding(
     features: Float[Array, "n d"],
     num_select: int,
@@ -143,10 +152,10 @@ def herding(
         (2010), "Super-Samples from Kernel Herding", for the form with a mean; each
         example is picked at most once here.
     """
-    features = features.astype(jnp.float32)
     allowed = candidates(num_select, allowed, features)
+    features, power = rows_in_range(features, allowed)
     picks = herding_picks(features, allowed, jnp.int32(num_select))
-    return selection(picks, num_select)
+    return selection(picks, num_select, allowed.size, power=power)
 
 
 @jax.jit

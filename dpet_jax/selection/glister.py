@@ -4,24 +4,35 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float32, Int32
 
 from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import (
+    Factors,
     Gradients,
+    ScaledGradients,
     last_layer_gradients,
     products_with,
     weighted_sum,
+    with_bias,
+    without,
 )
+from dpet_jax.scores.scale import ORDINARY
 from dpet_jax.selection.picks import (
     Picks,
     added,
     best,
     candidates,
+    in_range,
     no_picks,
+    on_the_host,
+    rows_in_range,
     selection,
 )
+
+_BORDER = 2.0**126
 
 
 class Validation(NamedTuple):
@@ -38,6 +49,7 @@ class Validation(NamedTuple):
     features: Float32[Array, "v d"]
 
 
+@on_the_host
 def glister(
     gradients: Gradients,
     validation: Validation,
@@ -72,8 +84,8 @@ def glister(
 
     Raises:
         ValueError: If more are asked for than may be picked, if an input is not finite,
-            if no validation example counts, if the learning rate is negative or if
-            there is less than one pick to an update.
+            if no validation example counts or one has no class, if the learning rate
+            is negative or if there is less than one pick to an update.
 
     Source:
         Killamsetty et al. (2021), "GLISTER: Generalization based Data Subset Selection
@@ -87,27 +99,42 @@ def glister(
     counted = candidates(0, validation_allowed, validation.logits, validation.features)
     if not bool(counted.any()):
         raise ValueError("no validation example counts")
+    labels, k = np.asarray(validation.labels), gradients.errors.shape[1]
+    if not np.all(((labels >= 0) & (labels < k))[np.asarray(counted)]):
+        raise ValueError(f"a validation label is none of the {k} classes")
+    own, power = in_range(gradients, allowed)
+    features, of_features = rows_in_range(validation.features, counted)
+    if of_features < 0:  # small beside the 1 for the bias, as they should be
+        features, of_features = validation.features, 0
+    beside, power = None, power + of_features
+    if own is not gradients or of_features or learning_rate > 2.0**ORDINARY:
+        beside = jnp.float32(2.0**-of_features)
+        own = own if own is not gradients else with_bias(gradients)
+    # longer steps than float32 holds end at its border: there a softmax is 0 or 1
+    rate = min(learning_rate * 2.0**power, _BORDER)
     picks = glister_picks(
-        gradients,
-        validation,
+        own,
+        validation._replace(features=features),
         allowed,
         counted,
         jnp.int32(num_select),
-        jnp.float32(learning_rate),
+        jnp.float32(rate),
         jnp.int32(picks_per_update),
+        beside,
     )
-    return selection(picks, num_select)
+    return selection(picks, num_select, allowed.size, power=power)
 
 
 @jax.jit
 def glister_picks(
-    gradients: Gradients,
+    gradients: Factors,
     validation: Validation,
     allowed: Bool[Array, " n"],
     counted: Bool[Array, " v"],
     num_select: Int32[Array, ""],
     learning_rate: Float32[Array, ""],
     picks_per_update: Int32[Array, ""],
+    beside: Float32[Array, ""] | None = None,
 ) -> Picks:
     """Run `glister` as one program for every budget.
 
@@ -119,18 +146,24 @@ def glister_picks(
         num_select: How many to pick, at most as many as are allowed.
         learning_rate: Length of a pick's step.
         picks_per_update: How many are picked by one validation gradient.
+        beside: What stands beside the validation features in place of the 1 for the
+            bias, where gradients are `ScaledGradients`; the learning rate is that of
+            the scaled ones.
     """
     n = gradients.errors.shape[0]
-    gradients = Gradients(
-        *(jnp.where(allowed[:, None], leaf, 0.0) for leaf in gradients)
-    )
+    gradients = without(gradients, allowed)
     start, labels, features = validation
+    labels = jnp.where(counted, labels, 0)
     start = jnp.where(counted[:, None], start.astype(jnp.float32), 0.0)
     features = jnp.where(counted[:, None], features.astype(jnp.float32), 0.0)
     share = counted.astype(jnp.float32) / jnp.sum(counted).astype(jnp.float32)
 
     def gains_at(logits):
-        slope = weighted_sum(last_layer_gradients(logits, labels, features), share)
+        seen: Factors = last_layer_gradients(logits, labels, features)
+        if beside is not None:
+            every = jnp.broadcast_to(beside, labels.shape)
+            seen = ScaledGradients(seen.errors, seen.features, every)
+        slope = weighted_sum(seen, share)
         return products_with(gradients, slope)
 
     def pick(turn, state):
@@ -142,11 +175,18 @@ def glister_picks(
         )
         index = best(gains, available)
         picks = added(picks, turn, index, gains[index])
-        similar = 1.0 + jnp.matmul(
-            features, gradients.features[index], precision="highest"
+        similar = jnp.matmul(features, gradients.features[index], precision="highest")
+        errors, available = (
+            gradients.errors[index][None],
+            available.at[index].set(False),
         )
-        step = learning_rate * similar[:, None] * gradients.errors[index][None]
-        return picks, available.at[index].set(False), logits - step, gains
+        if beside is None or not isinstance(gradients, ScaledGradients):
+            step = learning_rate * (1.0 + similar)[:, None] * errors
+            return picks, available, logits - step, gains
+        pull = learning_rate * (beside * gradients.bias[index] + similar)
+        step = jnp.clip(pull, -_BORDER, _BORDER)[:, None] * errors
+        logits = jnp.clip(logits - step, -_BORDER, _BORDER)
+        return picks, available, logits, gains
 
     state = (no_picks(n), allowed, start, jnp.zeros(n, jnp.float32))
     return lax.fori_loop(0, num_select, pick, state)[0]

@@ -6,6 +6,7 @@ inverse of the active picks' Gram matrix is kept and a pick enters or leaves it 
 product of vectors, so that a pick costs O(n k d + m^2) and gradients stay factors.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -16,15 +17,24 @@ from jax import lax
 from jaxtyping import Array, Bool, Float32, Int32
 
 from dpet_jax.methods.base import Selection
-from dpet_jax.scores.factors import Gradients, products_with, weighted_sum
+from dpet_jax.scores.factors import (
+    Factors,
+    Gradients,
+    products_with,
+    weighted_sum,
+)
 from dpet_jax.selection.picks import (
     Picks,
     added,
     best,
     candidates,
+    in_range,
     no_picks,
+    on_the_host,
     rounded_up,
+    rows_in_range,
     selection,
+    times_two_to_on_host,
 )
 
 
@@ -38,6 +48,7 @@ class Formed(NamedTuple):
     matrices: Float32[Array, "n k e"]
 
 
+@on_the_host
 def grad_match(
     gradients: Gradients,
     num_select: int,
@@ -68,18 +79,19 @@ def grad_match(
         Picks in greedy order with weights; a gain is g_x'(residual) at entry.
 
     Raises:
-        ValueError: If more are asked for than may be picked, if an input is not finite
-            or if the ridge is not positive.
+        ValueError: If more are asked for than may be picked, if an input is not finite,
+            if the ridge is not positive or if weights leave float32.
 
     Source:
         Killamsetty et al. (2021), "GRAD-MATCH: Gradient Matching based Data Subset
         Selection for Efficient Deep Model Training", algorithm 2.
     """
     allowed = candidates(num_select, allowed, *gradients)
-    picks, weights = _matched(gradients, allowed, num_select, ridge, target)
-    return selection(picks, num_select, weights)
+    own, power = in_range(gradients, allowed)
+    return _matched(own, power, allowed, num_select, ridge, target)
 
 
+@on_the_host
 def grad_match_batches(
     gradients: Gradients,
     batches: Int32[Array, "m b"],
@@ -112,12 +124,13 @@ def grad_match_batches(
     m, b = rows.shape
     if rows.size and not (rows.min() >= 0 and rows.max() < n):
         raise ValueError(f"a batch holds what is no position among {n}")
-    means = _means(gradients, jnp.asarray(rows))
+    seen = np.zeros(n, np.bool_)
+    seen[rows.reshape(-1)] = True
+    own, power = in_range(gradients, jnp.asarray(seen))
+    means = _means(own, jnp.asarray(rows, jnp.int32))
     allowed = candidates(num_select, None, means.matrices.reshape(m, -1))
-    if target is None:
-        target = float(b) * jnp.sum(means.matrices, axis=0)
-    picks, weights = _matched(means, allowed, num_select, ridge, target)
-    chosen = selection(picks, num_select, weights)
+    whole = float(b) * jnp.sum(means.matrices, axis=0)
+    chosen = _matched(means, power, allowed, num_select, ridge, target, whole)
     assert chosen.weights is not None
     return Selection(
         rows[chosen.indices].reshape(-1).astype(np.int32),
@@ -129,24 +142,36 @@ def grad_match_batches(
 @jax.jit
 def _means(gradients, rows):
     def mean(batch):
-        one = jnp.full(batch.shape, 1.0 / batch.shape[0])
+        one = jnp.full(batch.shape, 1.0 / batch.shape[0], jnp.float32)
         return weighted_sum(jax.tree.map(lambda leaf: leaf[batch], gradients), one)
 
     return Formed(lax.map(mean, rows))
 
 
-def _matched(gradients, allowed, num_select, ridge, target):
-    if not 0.0 < ridge < float("inf"):
-        raise ValueError(f"the ridge must be positive, not {ridge}")
-    if target is not None and not bool(jnp.all(jnp.isfinite(target))):
-        raise ValueError("the target is not finite")
-    return matching_picks(
+def _matched(gradients, power, allowed, num_select, ridge, target, whole=None):
+    """Run the program; gradients and the whole, their sum, come divided by 2^power."""
+    if not np.finfo(np.float32).tiny <= ridge <= np.finfo(np.float32).max:
+        raise ValueError(f"the ridge must be positive in float32, not {ridge}")
+    of_target = power
+    if target is not None:
+        if not bool(jnp.all(jnp.isfinite(target))):
+            raise ValueError("the target is not finite in float32")
+        target, of_target = rows_in_range(target, jnp.ones(len(target), jnp.bool_))
+    if power:  # below it would be nothing beside the gradients, above it everything
+        ridge = min(max(math.ldexp(ridge, -2 * power), 2.0**-50), 2.0**120)
+    n = allowed.shape[0]
+    picks, weights = matching_picks(
         gradients,
         allowed,
         jnp.int32(num_select),
         jnp.float32(ridge),
-        target,
-        capacity=rounded_up(num_select, allowed.shape[0]),
+        whole if target is None else target,
+        capacity=rounded_up(num_select, n),
+    )
+    chosen = selection(picks, num_select, n, weights, power=power + of_target)
+    assert chosen.weights is not None
+    return chosen._replace(
+        weights=times_two_to_on_host(chosen.weights, of_target - power)
     )
 
 
@@ -168,7 +193,7 @@ class Fit(NamedTuple):
 
 @partial(jax.jit, static_argnames="capacity")
 def matching_picks(
-    gradients: Gradients | Formed,
+    gradients: Factors | Formed,
     allowed: Bool[Array, " n"],
     num_select: Int32[Array, ""],
     ridge: Float32[Array, ""],
@@ -207,16 +232,17 @@ def matching_picks(
         chosen = jax.tree.map(
             lambda kept, leaf: kept.at[turn].set(leaf[index]), chosen, gradients
         )
-        column = _products(chosen, _sum(_row(chosen, turn), jnp.ones(1)))
+        column = _products(chosen, _sum(_row(chosen, turn), jnp.ones(1, jnp.float32)))
         column = column.at[turn].add(ridge)
         fit = fit._replace(gram=fit.gram.at[turn].set(column).at[:, turn].set(column))
         fit = _refit(fit, turn, correlations[picks.indices], ridge, noise)
         return picks, available.at[index].set(False), chosen, fit
 
     chosen = jax.tree.map(
-        lambda leaf: jnp.zeros((capacity, *leaf.shape[1:])), gradients
+        lambda leaf: jnp.zeros((capacity, *leaf.shape[1:]), jnp.float32), gradients
     )
-    square, line = jnp.zeros((capacity, capacity)), jnp.zeros(capacity)
+    line = jnp.zeros(capacity, jnp.float32)
+    square = jnp.zeros((capacity, capacity), jnp.float32)
     fit = Fit(square, square, jnp.zeros(capacity, jnp.bool_), line)
     state = (no_picks(capacity), allowed, chosen, fit)
     picks, _, _, fit = lax.fori_loop(0, num_select, pick, state)
@@ -290,15 +316,17 @@ def _solved(fit, slopes):
 
 
 def _sum(gradients, weights):
-    if isinstance(gradients, Gradients):
-        return weighted_sum(gradients, weights)
-    return jnp.einsum("n,nke->ke", weights, gradients.matrices, precision="highest")
+    if isinstance(gradients, Formed):
+        matrices = gradients.matrices
+        return jnp.einsum("n,nke->ke", weights, matrices, precision="highest")
+    return weighted_sum(gradients, weights)
 
 
 def _products(gradients, matrix):
-    if isinstance(gradients, Gradients):
-        return products_with(gradients, matrix)
-    return jnp.einsum("nke,ke->n", gradients.matrices, matrix, precision="highest")
+    if isinstance(gradients, Formed):
+        matrices = gradients.matrices
+        return jnp.einsum("nke,ke->n", matrices, matrix, precision="highest")
+    return products_with(gradients, matrix)
 
 
 def _row(gradients, index):

@@ -125,7 +125,10 @@ def lazy_cover(
                 gain=gain,
                 pick=pick,
                 similar=jnp.where(better, similar[place], seen.similar),
-                done=(following < gain) | ((following == gain) & (then > pick)),
+                # nothing is left to look at, or nothing that could be better
+                done=(following == -jnp.inf)
+                | (following < gain)
+                | ((following == gain) & (then > pick)),
             )
 
         nothing = _Search(

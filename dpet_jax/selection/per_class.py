@@ -7,6 +7,7 @@ from jaxtyping import Int
 
 from dpet_jax.methods.base import Selection
 from dpet_jax.quotas import largest_remainder
+from dpet_jax.selection.picks import refuse_traced
 
 
 def class_quotas(
@@ -27,6 +28,8 @@ def class_quotas(
     Raises:
         ValueError: If there are fewer examples than places or a label is no class.
     """
+    refuse_traced("class_quotas", (labels,))
+    labels = np.asarray(labels)
     if not 0 <= num_select <= labels.size:
         raise ValueError(f"cannot pick {num_select} of {labels.size} examples")
     sizes = _class_sizes(labels, num_classes)
@@ -55,6 +58,8 @@ def per_class(
     Raises:
         ValueError: If there are fewer examples than places or a label is no class.
     """
+    refuse_traced("per_class", (labels,))
+    labels = np.asarray(labels)
     quotas = class_quotas(labels, num_classes, num_select)
     chosen, sizes = [], []
     for one, quota in enumerate(quotas):

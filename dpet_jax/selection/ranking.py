@@ -6,13 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float32, Int32, Key
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
 from dpet_jax.scores.arrays import Scores
+from dpet_jax.selection.picks import refuse_traced
 
 
 def top_k(
-    scores: Scores, num_select: int, *, key: Key[Array, ""] | None = None
+    scores: Float[Array, " n"], num_select: int, *, key: Key[Array, ""] | None = None
 ) -> Int32[Array, " m"]:
     """Take the `num_select` largest scores, most informative first.
 
@@ -30,7 +31,8 @@ def top_k(
         ValueError: If a score is NaN (a diverged model must not pick examples) or if
             more are asked for than may be taken.
     """
-    if num_select > scores.shape[0]:
+    refuse_traced("top_k", (scores, key))
+    if not 0 <= num_select <= scores.shape[0]:
         raise ValueError(f"cannot take {num_select} of {scores.shape[0]} examples")
     order, allowed = descending(scores, key=key)
     if num_select > allowed:
@@ -39,7 +41,7 @@ def top_k(
 
 
 def descending(
-    scores: Scores, *, key: Key[Array, ""] | None = None
+    scores: Float[Array, " n"], *, key: Key[Array, ""] | None = None
 ) -> tuple[Int32[Array, " n"], int]:
     """Order all positions, most informative first: one program for every set size.
 
@@ -54,6 +56,7 @@ def descending(
     Raises:
         ValueError: If a score is NaN.
     """
+    refuse_traced("descending", (scores, key))
     ranking = rank(scores, key)
     has_nan, allowed = jax.device_get((ranking.has_nan, ranking.allowed))
     if has_nan:
@@ -78,7 +81,7 @@ class Ranking(NamedTuple):
 
 
 @jax.jit
-def rank(scores: Scores, key: Key[Array, ""] | None = None) -> Ranking:
+def rank(scores: Float[Array, " n"], key: Key[Array, ""] | None = None) -> Ranking:
     """Rank a pool without waiting for the device.
 
     The caller has to look at `has_nan`: a sort would hide NaN at one of its ends.
@@ -90,17 +93,19 @@ def rank(scores: Scores, key: Key[Array, ""] | None = None) -> Ranking:
     Returns:
         The order and what there is to check about it.
     """
+    if jnp.ndim(scores) != 1:
+        raise ValueError(f"scores are one for each example, not {jnp.shape(scores)}")
     has_nan = jnp.isnan(scores).any()
-    allowed = jnp.sum(scores > -jnp.inf)
+    allowed = jnp.sum(scores > -jnp.inf, dtype=jnp.int32)
     # -0.0, the entropy of a certain prediction, must tie with 0.0
     scores = jnp.where(scores == 0.0, 0.0, scores)
     if key is None:
-        order = jnp.argsort(scores, stable=True, descending=True)
+        order = jnp.argsort(scores, stable=True, descending=True).astype(jnp.int32)
     else:
         shuffled = jax.random.permutation(key, scores.shape[0])
         order = jnp.argsort(scores[shuffled], stable=True, descending=True)
         order = shuffled[order].astype(jnp.int32)
-    return Ranking(order, scores[order], has_nan, allowed)
+    return Ranking(order, scores[order].astype(jnp.float32), has_nan, allowed)
 
 
 @partial(jax.jit, static_argnames="size")
@@ -125,7 +130,9 @@ def stretch(
 
 @jax.jit
 def blend(
-    scores: Scores, dissimilarities: Scores, weight: Float32[Array, ""] | float
+    scores: Float[Array, " n"],
+    dissimilarities: Float[Array, " n"],
+    weight: Float[Array, ""] | float,
 ) -> Float32[Array, " n"]:
     """Blend two scores after bringing both to the same scale by rank.
 

@@ -16,13 +16,16 @@ from jaxtyping import Array, Bool, Float32, Int32, Key
 
 from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import (
+    Factors,
     Gradients,
     inner_products,
     products_with,
     squared_lengths,
     unit_gradients,
     weighted_sum,
+    without,
 )
+from dpet_jax.scores.scale import exponent, unordinary
 from dpet_jax.selection.coverage import Rows, rows_of_matrix
 from dpet_jax.selection.greedy import Greedy, cover
 from dpet_jax.selection.picks import (
@@ -31,13 +34,18 @@ from dpet_jax.selection.picks import (
     best,
     candidates,
     no_picks,
+    on_the_host,
+    one_for_each,
+    rows_of_gradients_in_range,
     selection,
+    times_two_to_power,
 )
 
 _ROWS_COMPARED = 16
 _SYMMETRIC = 1e-4
 
 
+@on_the_host
 def facility_location(
     similarity: Float32[Array, "n n"],
     num_select: int,
@@ -78,7 +86,7 @@ def facility_location(
         Minoux (1978) for lazy evaluation; Mirzasoleiman et al. (2015), "Lazier Than
         Lazy Greedy", for the stochastic one.
     """
-    allowed = _similarities(similarity, num_select, allowed)
+    similarity, allowed, power = _similarities(similarity, num_select, allowed)
     covered = cover(
         rows_of_matrix,
         similarity,
@@ -88,9 +96,10 @@ def facility_location(
         epsilon=epsilon,
         key=key,
     )
-    return selection(covered.picks, num_select)
+    return selection(covered.picks, num_select, allowed.size, power=power)
 
 
+@on_the_host
 def facility_location_of_gradients(
     gradients: Gradients,
     num_select: int,
@@ -125,7 +134,7 @@ def facility_location_of_gradients(
     allowed = candidates(num_select, allowed, *gradients)
     covered = cover(
         cosine_rows,
-        unit_gradients(_without(gradients, allowed)),
+        _units(gradients, allowed),
         allowed,
         num_select,
         greedy=greedy,
@@ -133,9 +142,10 @@ def facility_location_of_gradients(
         key=key,
         memory_limit=memory_limit,
     )
-    return selection(covered.picks, num_select)
+    return selection(covered.picks, num_select, allowed.size)
 
 
+@on_the_host
 def graph_cut(
     similarity: Float32[Array, "n n"],
     num_select: int,
@@ -171,7 +181,7 @@ def graph_cut(
         Iyer, Khargonkar, Bilmes & Asnani (2021), "Submodular Combinatorial Information
         Measures with Applications in Machine Learning", for the generalised graph cut.
     """
-    allowed = _similarities(similarity, num_select, allowed)
+    similarity, allowed, power = _similarities(similarity, num_select, allowed)
     _check_redundancy(redundancy)
     totals, centre = _totals_of_matrix(similarity, allowed)
     picks = cut_picks(
@@ -184,9 +194,10 @@ def graph_cut(
         jnp.int32(num_select),
         jnp.float32(redundancy),
     )
-    return selection(picks, num_select)
+    return selection(picks, num_select, allowed.size, power=power)
 
 
+@on_the_host
 def graph_cut_of_gradients(
     gradients: Gradients,
     num_select: int,
@@ -214,7 +225,7 @@ def graph_cut_of_gradients(
     """
     allowed = candidates(num_select, allowed, *gradients)
     _check_redundancy(redundancy)
-    units = unit_gradients(_without(gradients, allowed))
+    units = _units(gradients, allowed)
     totals, diagonal = _totals_of_units(units, allowed)
     picks = cut_picks(
         cosine_rows,
@@ -226,10 +237,10 @@ def graph_cut_of_gradients(
         jnp.int32(num_select),
         jnp.float32(redundancy),
     )
-    return selection(picks, num_select)
+    return selection(picks, num_select, allowed.size)
 
 
-def cosine_rows(units: Gradients, which: Int32[Array, " b"]) -> Float32[Array, "b n"]:
+def cosine_rows(units: Factors, which: Int32[Array, " b"]) -> Float32[Array, "b n"]:
     """Compute 1/2 + 1/2 cos of some unit gradients with all."""
     some = jax.tree.map(lambda factor: factor[which], units)
     return 0.5 + 0.5 * jnp.clip(inner_products(some, units), -1.0, 1.0)
@@ -291,28 +302,34 @@ def _totals_of_units(units, allowed):
     return 0.5 * products_with(units, whole), 0.5 + 0.5 * squared_lengths(units)
 
 
-@jax.jit
-def _without(gradients, allowed):
-    """Blank the rows that do not count, which may hold anything."""
-    return jax.tree.map(
-        lambda factor: jnp.where(allowed[:, None], factor, 0), gradients
-    )
+def _units(gradients, allowed):
+    own = rows_of_gradients_in_range(gradients, allowed)
+    return unit_gradients(_without(own, allowed))
+
+
+_without = jax.jit(without)
 
 
 def _similarities(similarity, num_select, allowed):
+    """Check similarities; return them divided by 2^power where they are unordinary."""
     n = similarity.shape[0]
-    allowed = jnp.ones(n, jnp.bool_) if allowed is None else jnp.asarray(allowed)
+    if similarity.shape != (n, n):
+        raise ValueError(f"similarities are a square matrix, not {similarity.shape}")
+    allowed = one_for_each(jnp.ones(n, jnp.bool_) if allowed is None else allowed, n)
     rows = jnp.asarray(np.linspace(0, max(n - 1, 0), min(n, _ROWS_COMPARED)), jnp.int32)
-    count, finite, low, apart = jax.device_get(_census(similarity, allowed, rows))
+    census = _census(similarity, allowed, rows)
+    count, finite, low, apart, power = jax.device_get(census)
     if not 0 <= num_select <= count:
         raise ValueError(f"cannot pick {num_select} of {count} candidates")
     if not finite:
-        raise ValueError("a similarity is not finite")
+        raise ValueError("a similarity is not finite in float32")
     if low < 0:
         raise ValueError(f"similarities must not be negative, and one is {low}")
     if apart > _SYMMETRIC:
         raise ValueError("similarities are not symmetric")
-    return allowed
+    if power:
+        similarity = times_two_to_power(similarity, -power)
+    return similarity, allowed, int(power)
 
 
 @jax.jit
@@ -322,9 +339,18 @@ def _census(similarity, allowed, rows):
     apart = jnp.max(jnp.abs(some - across), initial=0.0) / largest
     # a minimum alone may pass over NaN
     finite = jnp.isfinite(similarity).all()
-    return jnp.sum(allowed), finite, jnp.min(similarity, initial=jnp.inf), apart
+    low, count = jnp.min(similarity, initial=jnp.inf), jnp.sum(allowed, dtype=jnp.int32)
+    return (
+        count,
+        finite,
+        low,
+        apart,
+        unordinary(exponent(jnp.max(similarity, initial=0.0))),
+    )
 
 
 def _check_redundancy(redundancy):
     if not redundancy >= 0:
         raise ValueError(f"redundancy is {redundancy}, less than 0")
+    if redundancy > np.finfo(np.float32).max:
+        raise ValueError(f"redundancy is {redundancy}, more than float32 holds")

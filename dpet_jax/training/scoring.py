@@ -17,8 +17,8 @@ from dpet_jax.scores.error import cross_entropy
 from dpet_jax.scores.gradient.norms import (
     GradientPath,
     LogitsOfOne,
+    gradient_norm,
     logits_of_one,
-    squared_norm,
 )
 from dpet_jax.scores.gradient.one_pass import NoRuleError
 from dpet_jax.scores.pool import Column, columns, score_rows
@@ -136,15 +136,15 @@ def gradient_norms_of_data(
     sharded = NamedSharding(spec.mesh, PartitionSpec("data"))
 
     def one(image, label):
-        return squared_norm(logits_of, params, image, label, cross_entropy)
+        return gradient_norm(logits_of, params, image, label, cross_entropy)
 
     def body(index, norms):
         start = index * spec.batch_size
         batch = lax.dynamic_slice_in_dim(padded, start, spec.batch_size)
         batch = lax.with_sharding_constraint(batch, sharded)
         images = normalise(data.images[batch], data.mean, data.std)
-        squared = jax.vmap(one)(images, data.labels[batch])
-        return lax.dynamic_update_slice_in_dim(norms, jnp.sqrt(squared), start, 0)
+        values = jax.vmap(one)(images, data.labels[batch])
+        return lax.dynamic_update_slice_in_dim(norms, values, start, 0)
 
     padded = jnp.pad(rows, (0, -capacity % spec.batch_size))
     empty = jnp.full(padded.shape, -jnp.inf, jnp.float32)

@@ -47,21 +47,28 @@ def test_a_selection_holds_the_turns_asked_for_in_their_order():
     picks = no_picks(4)
     for turn, index in enumerate([7, 2, 5]):
         picks = added(picks, jnp.int32(turn), jnp.int32(index), jnp.float32(-turn))
-    chosen = selection(picks, 2, jnp.arange(4.0))
+    chosen = selection(picks, 2, 8, jnp.arange(4.0))
     np.testing.assert_array_equal(chosen.indices, [7, 2])
     np.testing.assert_array_equal(chosen.gains, [0.0, -1.0])
     np.testing.assert_array_equal(chosen.weights, [0.0, 1.0])
     assert (chosen.indices.dtype, chosen.gains.dtype) == (np.int32, np.float32)
-    assert selection(picks, 0).indices.shape == (0,)
+    assert selection(picks, 0, 8).indices.shape == (0,)
 
 
 def test_a_selection_refuses_what_overflowed():
     picks = no_picks(2)
     broken = added(picks, jnp.int32(0), jnp.int32(0), jnp.float32(jnp.nan))
     with pytest.raises(ValueError, match="too large"):
-        selection(broken, 1)
+        selection(broken, 1, 8)
     with pytest.raises(ValueError, match="too large"):
-        selection(picks, 1, jnp.array([jnp.nan, 0.0]))
+        selection(picks, 1, 8, jnp.array([jnp.nan, 0.0]))
+
+
+@pytest.mark.parametrize("indices", [[0, 0], [3, 0], [-1, 0]])
+def test_a_selection_refuses_what_is_no_row_or_comes_twice(indices):
+    picks = no_picks(2)._replace(indices=jnp.array(indices, jnp.int32))
+    with pytest.raises(ValueError, match="too large"):
+        selection(picks, 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class Reader:
     Args:
         function: `function(params, image) -> logits` of one example.
         params: Parameters; a tree of arrays or of their shapes.
-        image: One example, or its shape.
+        image: One example, or its shape; an array or a tree of them.
 
     Attributes:
         layers: Every operation in which parameters met the example, once it was run.
@@ -98,7 +98,7 @@ class Reader:
             Value(leaf, origin=Origin((path,), _itself(path), rearranged=True))
             for path, leaf in zip(self._paths, jax.tree.leaves(params), strict=True)
         ]
-        arguments.append(Value(image, on_example=True))
+        arguments += [Value(leaf, on_example=True) for leaf in jax.tree.leaves(image)]
         constants = [Value(value) for value in self._jaxpr.consts]
         (logits,) = self._run(self._jaxpr.jaxpr, constants, arguments, probe)
         if not logits.on_example:

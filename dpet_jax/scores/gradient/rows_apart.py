@@ -32,15 +32,17 @@ def refuse_mixed_rows(
     Args:
         apply_fn: `apply_fn(params, images)`, result of any shape.
         params: Parameters, or their shapes.
-        image: Shape and dtype of one example.
+        image: Shape and dtype of one example; one or a tree of them.
 
     Raises:
         ValueError: If they do.
     """
-    batch = jax.ShapeDtypeStruct((_ROWS, *image.shape), image.dtype)
-    closed = jax.make_jaxpr(apply_fn)(params, batch)
-    jaxpr = closed.jaxpr
-    mixed = _mixing(jaxpr, {jaxpr.invars[-1]}, set(jaxpr.outvars))
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((_ROWS, *leaf.shape), leaf.dtype), image
+    )
+    jaxpr = jax.make_jaxpr(apply_fn)(params, batch).jaxpr
+    on_images = jaxpr.invars[len(jaxpr.invars) - len(jax.tree.leaves(batch)) :]
+    mixed = _mixing(jaxpr, {*on_images}, set(jaxpr.outvars))
     if mixed is not None:
         raise ValueError(
             f"examples of a batch influence each other: {mixed} reduces over them, so "
