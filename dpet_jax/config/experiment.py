@@ -18,6 +18,7 @@ from dpet_jax.methods.active_learning import ActiveLearning
 from dpet_jax.methods.base import Method
 from dpet_jax.methods.coreset import SavedCoreset
 from dpet_jax.methods.dpet import Dpet
+from dpet_jax.methods.dpet_anneal import DpetAnneal
 from dpet_jax.methods.dynamic import (
     EpsilonGreedy,
     InfoBatch,
@@ -50,6 +51,7 @@ from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
 #: What `method.kind` may name without an import path; the first is the default.
 METHODS = (
     Dpet,
+    DpetAnneal,
     Standard,
     Rs2,
     ActiveLearning,

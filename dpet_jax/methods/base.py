@@ -5,7 +5,9 @@ JAX: it moves positions in the training split, as numpy arrays.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -87,6 +89,7 @@ class Plan:
             size alone.
         schedule: Its place on the schedule; None leaves that to `train.schedule`.
         reset: What starts anew before the first step.
+        facts: Numbers that explain the choice, for the record.
     """
 
     index_set: np.ndarray
@@ -95,6 +98,7 @@ class Plan:
     weights: np.ndarray | None = None
     schedule: Span | None = None
     reset: Literal["none", "optimizer", "all"] = "none"
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a plan that cannot be trained on."""
@@ -137,11 +141,13 @@ class Coreset(NamedTuple):
         indices: int32[m] of positions in the training split.
         round_index: int32[m], the round in which each entered.
         scores: float32[m], the score at which each entered; NaN where chance chose.
+        columns: More that the method knows of each example, arrays by name.
     """
 
     indices: np.ndarray
     round_index: np.ndarray
     scores: np.ndarray
+    columns: Mapping[str, np.ndarray] = MappingProxyType({})
 
     @classmethod
     def empty(cls) -> "Coreset":

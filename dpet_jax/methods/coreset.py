@@ -55,7 +55,7 @@ class SavedCoreset(Method):
             UserError: As `load_coreset`.
         """
         del seed
-        return SavedCoresetState(False, *load_coreset(self.path, pool))
+        return SavedCoresetState(False, *load_coreset(self.path, pool)[:3])
 
     def plan(
         self, state: SavedCoresetState, learner: Learner
@@ -80,6 +80,7 @@ def coreset_arrays(chosen: Coreset, pool: Pool) -> dict[str, np.ndarray]:
         "labels": pool.labels[chosen.indices],
         "round": chosen.round_index,
         "score": chosen.scores,
+        **chosen.columns,
         "pool_class_counts": np.bincount(pool.labels, minlength=pool.num_classes),
         "fingerprint": np.array(pool.fingerprint),
         "dataset": np.array(pool.dataset),

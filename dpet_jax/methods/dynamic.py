@@ -1,4 +1,4 @@
-"""Methods that choose anew in every pass, by losses that training gives away."""
+"""Methods that choose pass by pass, by losses that training gives away."""
 
 import math
 from abc import abstractmethod
@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dpet_jax.methods.base import (
+    Coreset,
     Learner,
     Method,
     Plan,
@@ -17,6 +18,7 @@ from dpet_jax.methods.base import (
     generator,
 )
 from dpet_jax.methods.rs2 import kept
+from dpet_jax.quotas import largest_remainder
 from dpet_jax.section import Count, Fraction, NonNegative, Passes, Share, UpToOne
 
 #: The score that is an example's loss.
@@ -24,27 +26,160 @@ LOSS = "cross_entropy"
 
 
 class DynamicState(NamedTuple):
-    """How far training is, and what it last said about every example.
+    """How far training is, and what it said about every example.
 
     Attributes:
         num_examples: n.
         seed: The run's seed.
+        labels: int32[n].
         passes: Passes planned so far.
+        visits: Examples in them, together.
         losses: float32[n], the last training loss; infinite where never trained on.
+        kept: int32[n], passes that left others out and chose this one.
+        entered: int32[n], the first such pass, from 1; 0 for none.
+        loss_sum: float64[n], of the last losses in each plan.
+        plans: int32[n], plans that trained on it.
     """
 
     num_examples: int
     seed: int
+    labels: np.ndarray
     passes: int
+    visits: int
     losses: np.ndarray
+    kept: np.ndarray
+    entered: np.ndarray
+    loss_sum: np.ndarray
+    plans: np.ndarray
+
+    def choosing(self, rows: np.ndarray, passes: int) -> "DynamicState":
+        """Return the state after the next passes have chosen some examples."""
+        kept, entered = self.kept.copy(), self.entered.copy()
+        kept[rows] += passes
+        new = rows[entered[rows] == 0]
+        entered[new] = self.passes + 1
+        return self._replace(kept=kept, entered=entered)
 
 
-class DynamicMethod(Method):
-    """Choose pass by pass, from the last loss of every example.
+class LossDriven(Method):
+    """Choose by the last loss of every example.
 
     The losses are those of the training steps themselves, so choosing costs nothing on
-    the accelerator. The schedule runs once over all passes: a pass takes its share of
-    it however many examples it visits.
+    the accelerator. What it kept and what it lost on the way is a coreset with columns
+    of its own; see `hard_but_learnable`.
+    """
+
+    coreset_fraction: Fraction | None = Field(
+        None, description="size of the coreset that the run leaves; null for none"
+    )
+
+    @property
+    def paced(self) -> bool:
+        """Its passes share one schedule."""
+        return True
+
+    def start(self, pool: Pool, seed: int) -> DynamicState:
+        """Begin with no loss known."""
+        n = pool.num_examples
+        return DynamicState(
+            num_examples=n,
+            seed=seed,
+            labels=np.asarray(pool.labels, np.int32),
+            passes=0,
+            visits=0,
+            losses=np.full(n, np.inf, np.float32),
+            kept=np.zeros(n, np.int32),
+            entered=np.zeros(n, np.int32),
+            loss_sum=np.zeros(n, np.float64),
+            plans=np.zeros(n, np.int32),
+        )
+
+    def observe(self, state: DynamicState, result: TrainResult) -> DynamicState:
+        """Keep the new losses of the examples that were trained on."""
+        losses, loss_sum = state.losses.copy(), state.loss_sum.copy()
+        plans = state.plans.copy()
+        losses[result.index_set] = result.losses
+        loss_sum[result.index_set] += result.losses
+        plans[result.index_set] += 1
+        return state._replace(losses=losses, loss_sum=loss_sum, plans=plans)
+
+    def coreset(self, state: DynamicState) -> Coreset | None:
+        """Return class by class what was kept, or chance; None if none is asked for.
+
+        Where the passes left nothing out, there is nothing to go by but chance.
+        """
+        if self.coreset_fraction is None:
+            return None
+        size = kept(state.num_examples, self.coreset_fraction)
+        mean = state.loss_sum / np.maximum(state.plans, 1)
+        by_chance = self.coreset_fraction >= _CHANCE_FROM or not state.kept.any()
+        draw = generator(state.seed, "coreset")
+        rows = hard_but_learnable(
+            state.labels, size, None if by_chance else (state.kept, mean), draw
+        )
+        scores = np.full(size, np.nan) if by_chance else mean[rows]
+        return Coreset(
+            rows,
+            state.entered[rows],
+            scores.astype(np.float32),
+            {"kept": state.kept[rows], "mean_loss": mean[rows].astype(np.float32)},
+        )
+
+
+def after(state: DynamicState, plan: Plan) -> DynamicState:
+    """Return the state after a plan was given out."""
+    return state._replace(
+        passes=state.passes + plan.passes, visits=state.visits + plan.visits
+    )
+
+
+#: From this share of the data on, no rule was better than chance within each class.
+_CHANCE_FROM = 0.4
+#: Share of each class that is left out as too hard to learn from alone.
+_TOO_HARD = 0.3
+
+
+def hard_but_learnable(
+    labels: np.ndarray,
+    size: int,
+    kept_and_loss: tuple[np.ndarray, np.ndarray] | None,
+    draw: np.random.Generator,
+) -> np.ndarray:
+    """Choose each class's share: its most kept examples but the hardest, or chance.
+
+    How often a loss was high says how difficult an example is, which makes a bad
+    coreset by itself: the most difficult ones teach little when they stand alone.
+
+    Args:
+        labels: int32[n].
+        size: Examples to choose; each class gets its share of them.
+        kept_and_loss: int32[n] and float64[n], how often each was kept and its mean
+            loss, to leave out the hardest 30 % of a class and take the next; None
+            chooses by chance.
+        draw: Decides by chance, and between equals.
+
+    Returns:
+        int32[size], class by class.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = largest_remainder(size * counts / labels.size, size)
+    chosen = []
+    for label, count, share in zip(classes, counts, shares, strict=True):
+        rows = draw.permutation(np.flatnonzero(labels == label))
+        if kept_and_loss is not None:
+            often, loss = (values[rows] for values in kept_and_loss)
+            # a class of which nearly all is wanted keeps some of its hardest
+            skipped = min(int(_TOO_HARD * count), count - share)
+            rows = rows[np.lexsort((-loss, -often))][skipped:]
+        chosen.append(rows[:share])
+    return np.concatenate(chosen).astype(np.int32)
+
+
+class DynamicMethod(LossDriven):
+    """Choose pass by pass, on a schedule of passes.
+
+    The schedule runs once over all passes: a pass takes its share of it however many
+    examples it visits.
     """
 
     passes: Passes = Field(200, description="pruned ones included")
@@ -62,19 +197,9 @@ class DynamicMethod(Method):
             many passes that stays.
         """
 
-    @property
-    def paced(self) -> bool:
-        """Its passes share one schedule."""
-        return True
-
     def planned_visits(self, pool: Pool) -> int:
         """Estimate the visits, which depend on the losses."""
         return max(1, round(self.passes * self.expected_share() * pool.num_examples))
-
-    def start(self, pool: Pool, seed: int) -> DynamicState:
-        """Begin with no loss known."""
-        unknown = np.full(pool.num_examples, np.inf, np.float32)
-        return DynamicState(pool.num_examples, seed, 0, unknown)
 
     def plan(
         self, state: DynamicState, learner: Learner
@@ -92,13 +217,9 @@ class DynamicMethod(Method):
             weights=weights,
             schedule=Span(state.passes * rows.size, self.passes * rows.size),
         )
-        return state._replace(passes=state.passes + passes), plan
-
-    def observe(self, state: DynamicState, result: TrainResult) -> DynamicState:
-        """Keep the new losses of the examples that were trained on."""
-        losses = state.losses.copy()
-        losses[result.index_set] = result.losses
-        return state._replace(losses=losses)
+        if rows.size < state.num_examples:
+            state = state.choosing(rows, passes)
+        return after(state, plan), plan
 
 
 class InfoBatch(DynamicMethod):

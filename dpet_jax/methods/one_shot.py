@@ -176,7 +176,7 @@ class OneShot(Method):
 
     def start(self, pool: Pool, seed: int) -> OneShotState:
         """Begin with nothing chosen."""
-        indices, _, nothing = Coreset.empty()
+        indices, _, nothing, _ = Coreset.empty()
         return OneShotState(pool.num_examples, seed, 0, 0, indices, nothing, nothing)
 
     def plan(

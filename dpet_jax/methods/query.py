@@ -175,7 +175,7 @@ class RoundState(NamedTuple):
     @classmethod
     def begin(cls, num_examples: int, seed: int) -> "RoundState":
         """Return the state with nothing selected."""
-        return cls(num_examples, seed, 0, *Coreset.empty())
+        return cls(num_examples, seed, 0, *Coreset.empty()[:3])
 
     @property
     def coreset(self) -> Coreset:
@@ -185,7 +185,11 @@ class RoundState(NamedTuple):
     def extended(self, round_index: int, chosen: Selection) -> "RoundState":
         """Return the state after a selection was added."""
         coreset = self.coreset.extended(round_index, chosen)
-        return self._replace(**coreset._asdict())
+        return self._replace(
+            indices=coreset.indices,
+            round_index=coreset.round_index,
+            scores=coreset.scores,
+        )
 
 
 def visits_of_rounds(

@@ -128,7 +128,9 @@ class Loop:
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
         with parts.meter.window("train"):
             trainer.main.begin(at.plan, at.plan_index)
-        self._event("plan", label=plan.label, size=plan.size, passes=plan.passes)
+        self._event(
+            "plan", label=plan.label, size=plan.size, passes=plan.passes, **plan.facts
+        )
         return None
 
     def _span(self, plan: Plan) -> Span:

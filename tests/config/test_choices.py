@@ -16,7 +16,7 @@ def test_choices_are_what_configs_accept():
     assert found["methods"] == {
         *("standard", "rs2", "active_learning", "dpet", "coreset", "one_shot"),
         *("infobatch", "loss_threshold", "epsilon_greedy"),
-        *("selective_backprop", "stale_selective_backprop"),
+        *("selective_backprop", "stale_selective_backprop", "dpet_anneal"),
     }
     assert found["data"] == {"digits", "folder", "cifar", "parquet", "npz", "tfds"}
     assert found["schedules"] == {"constant", "linear", "cosine", "triangular"}

@@ -57,7 +57,7 @@ KINDS = {
     ("Config", "method"): {
         *("standard", "rs2", "active_learning", "dpet", "coreset", "one_shot"),
         *("infobatch", "loss_threshold", "epsilon_greedy"),
-        *("selective_backprop", "stale_selective_backprop"),
+        *("selective_backprop", "stale_selective_backprop", "dpet_anneal"),
     },
     ("TrainConfig", "optimizer"): {"sgd", "adam", "adamw"},
     ("TrainConfig", "schedule"): {"constant", "linear", "cosine", "triangular"},

@@ -755,6 +755,64 @@ def test_a_choice_that_was_interrupted_is_made_again(
     assert resumed.summary["flops"] == whole.summary["flops"]
 
 
+# DPET in one schedule
+
+ANNEAL = {"kind": "dpet_anneal", "epochs": 4}
+
+
+def annealed(**keys):
+    return config(method=ANNEAL | keys, checkpoint={"every_s": 0})
+
+
+@pytest.fixture(scope="module")
+def in_one_schedule(tmp_path_factory):
+    return experiment.run(annealed(), tmp_path_factory.mktemp("anneal"))
+
+
+def test_dropping_nothing_is_standard_to_the_last_bit(tmp_path, assert_same_run):
+    standard = config(method={"kind": "standard", "passes": 3})
+    one = experiment.run(standard, tmp_path / "standard")
+    nothing = annealed(epochs=3, drop=0.0, coreset_fraction=None)
+    other = experiment.run(nothing, tmp_path / "anneal")
+    assert_same_run(one.folder, other.folder)
+    assert other.summary["epochs"] == one.summary["epochs"]
+
+
+def test_one_schedule_costs_its_budget_and_chooses_for_nothing(in_one_schedule):
+    summary = in_one_schedule.summary
+    assert summary["visits"] == 4 * 1455
+    # every plan fills up its last batch
+    assert 4 <= summary["epochs"] < 4 * 1.03
+    assert summary["select_flops"] == summary["scored_examples"] == 0
+    phases = {name: phase["s"] for name, phase in summary["phases"].items()}
+    assert phases["select"] < 0.05 * phases["train"] + 0.1
+    events = read_events(in_one_schedule.folder / "events.jsonl")
+    learnt = [e["learnt"] for e in events if e["event"] == "plan" and "learnt" in e]
+    assert len(learnt) >= 4
+    assert learnt[-1] > learnt[0]
+    run = load_run(in_one_schedule.folder)
+    assert run.coreset["kept"].shape == run.coreset["source_rows"].shape == (436,)
+
+
+@pytest.mark.parametrize("chunks", [2, 4, 7])
+def test_one_schedule_resumes_in_its_middle(
+    in_one_schedule, tmp_path, monkeypatch, chunks, assert_same_run
+):
+    monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
+    assert experiment.run(annealed(), tmp_path).stopped_by == "interrupted"
+    monkeypatch.undo()
+    resumed = experiment.run(annealed(), tmp_path, resume=True)
+    assert_same_run(in_one_schedule.folder, resumed.folder)
+    np.testing.assert_array_equal(rows_of(in_one_schedule), rows_of(resumed))
+
+
+def test_one_schedule_needs_no_program_of_its_own(in_one_schedule, tmp_path):
+    again = experiment.run(annealed(by="random", drop=0.7), tmp_path).summary
+    assert again["compilations"]["train_steps"]["programs"] == 0
+    assert again["compilations"]["others"]["programs"] == 0
+    assert again["visits"] == in_one_schedule.summary["visits"]
+
+
 def test_data_that_were_read_before_give_the_same_run(whole, tmp_path, assert_same_run):
     data = build_data(config())
     again = experiment.run(config(), tmp_path, data=data)

@@ -393,6 +393,7 @@ PASS_BY_PASS = (
 SMALL = {"keep_fraction": 0.2, "passes": 2}
 DECIDING = [
     *({"kind": kind, "passes": 3} for kind in PASS_BY_PASS),
+    {"kind": "dpet_anneal", "epochs": 3, "drop": 0.5},
     {"kind": "standard", "passes": 1},
     {"kind": "rs2", **SMALL},
     {

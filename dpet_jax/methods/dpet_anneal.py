@@ -1,0 +1,211 @@
+"""DPET inside one schedule: drop what training has learnt while the rate decays."""
+
+import math
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from dpet_jax.methods.base import Learner, Plan, Pool, Span, generator
+from dpet_jax.methods.dynamic import DynamicState, LossDriven, after
+from dpet_jax.section import Count, Fraction, Positive, Share, UpToOne
+
+#: `drop: auto` drops half from this many full passes on; shorter runs have no losses to
+#: go by when it would matter.
+_AUTO_FROM, _AUTO = 4.0, 0.5
+#: Bounds of the unbiased form's probabilities, so that no weight exceeds their inverse.
+_LEAST_CHANCE = 0.1
+#: An example counts as learnt where its label has this probability.
+_LEARNT = 0.9
+
+
+class DpetAnneal(LossDriven):
+    """DPET inside one schedule: drop what training has learnt while the rate decays.
+
+    The first passes are full, as RS2 without replacement is when it keeps everything.
+    Then, pass after pass, the share `drop` of the examples with the lowest last losses
+    is left out (the ranking), but for a few of them that are visited all the same (the
+    replay). The last share of the budget is on everything again. One schedule runs over
+    the examples seen, whose number is the budget exactly.
+
+    Unlike `dpet`, nothing is scored and no schedule starts anew, which is what made it
+    cost more than it saved. Dropping nothing is `standard`, to the last bit.
+    """
+
+    kind: Literal["dpet_anneal"] = "dpet_anneal"
+    epochs: Positive = Field(8.0, le=1e5, description="budget, in full passes")
+    full_first: Count = Field(1, description="full passes before anything is dropped")
+    drop: Literal["auto"] | Share = Field(
+        "auto",
+        description=f"share left out of a pass; auto: {_AUTO:g} from {_AUTO_FROM:g} "
+        "epochs on, else 0",
+    )
+    revisit: UpToOne = Field(0.05, description="share of those that is visited anyway")
+    final: Share = Field(0.15, description="last share of the budget, on everything")
+    by: Literal["loss", "random", "easy"] = Field(
+        "loss",
+        description="loss: the lowest are left out; random and easy (the highest are "
+        "left out) are its controls",
+    )
+    drop_highest: Share = Field(0.0, description="share, against wrong labels")
+    unbiased: bool = Field(
+        False,
+        description="visit by a chance that grows with 1 - p of the label, and weigh "
+        "by its inverse",
+    )
+    coreset_fraction: Fraction | None = Field(
+        0.3, description="size of the coreset that the run leaves; null for none"
+    )
+
+    @model_validator(mode="after")
+    def _something_stays(self) -> "DpetAnneal":
+        if self.dropped + self.drop_highest >= 1:
+            raise ValueError(
+                "drop and drop_highest leave nothing; keep their sum below 1"
+            )
+        if self.unbiased and (self.by != "loss" or self.drop_highest):
+            raise ValueError(
+                "unbiased goes with by loss and without drop_highest, for it weighs by "
+                "the chance that the loss gives"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """Its name, with what it chooses by."""
+        return f"DPET in one schedule ({self.by})"
+
+    @property
+    def dropped(self) -> float:
+        """The share that a pass of the middle leaves out."""
+        if self.drop == "auto":
+            return _AUTO if self.epochs >= _AUTO_FROM else 0.0
+        return self.drop
+
+    def planned_visits(self, pool: Pool) -> int:
+        """Return the budget, in examples."""
+        return max(1, round(self.epochs * pool.num_examples))
+
+    def plan(
+        self, state: DynamicState, learner: Learner
+    ) -> tuple[DynamicState, Plan | None]:
+        """Give full passes, then what is left to learn, then full passes again."""
+        del learner
+        n, budget = state.num_examples, round(self.epochs * state.num_examples)
+        budget = max(1, budget)
+        left = budget - state.visits
+        if left <= 0:
+            return state, None
+        span = Span(state.visits, budget)
+        if self.dropped == 0 or state.visits >= (1 - self.final) * budget:
+            passes = left // n
+        elif state.passes == 0:
+            passes = min(self.full_first, left // n)
+        else:
+            return self._middle(state, left, span)
+        if passes:
+            rows = np.arange(n, dtype=np.int32)
+        else:  # the budget ends within a pass
+            draw = generator(state.seed, "last pass", state.passes)
+            rows = np.sort(draw.permutation(n)[:left]).astype(np.int32)
+        plan = Plan(
+            rows,
+            label=f"pass {state.passes + 1}",
+            passes=max(1, passes),
+            schedule=span,
+            facts=self._facts(state, 0.0),
+        )
+        return after(state, plan), plan
+
+    def _middle(
+        self, state: DynamicState, left: int, span: Span
+    ) -> tuple[DynamicState, Plan]:
+        draw = generator(state.seed, "anneal", state.passes)
+        if self.unbiased:
+            rows, weights = self._by_chance(state, draw)
+            chosen = rows
+        else:
+            chosen, rows = self._by_rank(state, draw)
+            weights = None
+        if rows.size > left:  # the budget ends within the pass
+            rows = np.sort(draw.permutation(rows)[:left])
+            weights = None if weights is None else np.ones(left, np.float32)
+        plan = Plan(
+            rows.astype(np.int32),
+            label=f"pass {state.passes + 1}",
+            weights=weights,
+            schedule=span,
+            facts=self._facts(state, 1 - rows.size / state.num_examples),
+        )
+        return after(state.choosing(chosen, 1), plan), plan
+
+    def _by_rank(
+        self, state: DynamicState, draw: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what ranks above the share that is dropped, and it with revisits."""
+        n = state.num_examples
+        shuffled = draw.permutation(n)  # the order among equal losses is random
+        value = {
+            "loss": state.losses[shuffled],
+            "easy": -state.losses[shuffled],
+            "random": np.zeros(n),
+        }[self.by]
+        ranked = shuffled[np.argsort(value, kind="stable")]
+        lowest, highest = round(self.dropped * n), round(self.drop_highest * n)
+        chosen = ranked[lowest : max(lowest + 1, n - highest)]
+        revisited = draw.permutation(ranked[:lowest])[: round(self.revisit * lowest)]
+        return np.sort(chosen), np.sort(np.concatenate([chosen, revisited]))
+
+    def _by_chance(
+        self, state: DynamicState, draw: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        chances = chances_of(-np.expm1(-state.losses), 1 - self.dropped)
+        rows = np.flatnonzero(draw.random(state.num_examples) < chances)
+        if not rows.size:
+            rows = np.array([int(np.argmax(state.losses))])
+        return rows, unbiased_weights(chances)[rows]
+
+    def _facts(self, state: DynamicState, dropped: float) -> dict[str, float]:
+        """Return what explains a pass: how much was learnt before it."""
+        if state.passes == 0:
+            return {"dropped": dropped}
+        learnt = float(np.mean(state.losses <= -math.log(_LEARNT)))
+        return {"dropped": dropped, "learnt": learnt}
+
+
+def chances_of(difficulty: np.ndarray, mean: float) -> np.ndarray:
+    """Return chances proportional to a difficulty, within bounds, of a given mean.
+
+    Args:
+        difficulty: float[n], at least 0.
+        mean: Of the chances, in (0, 1]; where the least chance alone is more, they are
+            all that.
+
+    Returns:
+        float64[n], each in [0.1, 1].
+    """
+    difficulty = np.asarray(difficulty, np.float64)
+
+    def scaled(factor: float) -> np.ndarray:
+        return np.clip(factor * difficulty, _LEAST_CHANCE, 1.0)
+
+    low, high = 0.0, 1.0
+    while scaled(high).mean() < mean and high < 1e12:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if scaled(middle).mean() < mean else (low, middle)
+    return scaled(high)
+
+
+def unbiased_weights(chances: np.ndarray) -> np.ndarray:
+    """Return the loss weights under which visits by chance have the full gradient.
+
+    Args:
+        chances: float[n], of each example to be visited, above 0.
+
+    Returns:
+        float32[n], mean 1 over what is visited, on average; where examples have one of
+        two chances, 1 or 1 - r, they are InfoBatch's over their mean.
+    """
+    return (chances.mean() / chances).astype(np.float32)

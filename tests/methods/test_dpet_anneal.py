@@ -1,0 +1,247 @@
+"""DPET in one schedule: its passes, budget, controls and coreset."""
+
+import numpy as np
+import pytest
+from fakes.learner import Forbidden
+from pydantic import ValidationError
+
+from dpet_jax.methods.base import Method, Pool, Span, TrainResult
+from dpet_jax.methods.dpet_anneal import DpetAnneal, chances_of, unbiased_weights
+from dpet_jax.methods.dynamic import InfoBatch, hard_but_learnable
+
+N = 1000
+LABELS = np.arange(N, dtype=np.int32) % 4
+POOL = Pool(N, LABELS, 4)
+
+
+def losses_of(plan_index):
+    return np.random.default_rng(plan_index).gamma(2.0, size=N).astype(np.float32)
+
+
+def run(method, *, seed=0, losses=losses_of):
+    """Return the plans, each with the losses known before it, and the last state."""
+    assert isinstance(method, Method)
+    state, plans = method.start(POOL, seed), []
+    while True:
+        known = state.losses
+        state, plan = method.plan(state, Forbidden())
+        if plan is None:
+            return plans, state
+        plans.append((plan, known))
+        rows = np.unique(plan.index_set)
+        assert rows.size == plan.index_set.size, "an example twice in a pass"
+        zeros = np.zeros(rows.size)
+        new = losses(len(plans))[rows]
+        state = method.observe(state, TrainResult(rows, new, zeros > 0, zeros))
+
+
+@pytest.mark.parametrize("epochs", [0.3, 1.0, 1.7, 2.5, 4.0, 8.0])
+@pytest.mark.parametrize("drop", ["auto", 0.0, 0.5, 0.9])
+@pytest.mark.parametrize("final", [0.0, 0.15])
+def test_examples_seen_are_the_budget_on_one_schedule(epochs, drop, final):
+    method = DpetAnneal(epochs=epochs, drop=drop, final=final)
+    plans, _ = run(method)
+    budget = method.planned_visits(POOL)
+    assert budget == round(epochs * N)
+    seen = 0
+    for plan, _ in plans:
+        assert plan.schedule == Span(seen, budget)
+        assert plan.reset == "none"
+        seen += plan.visits
+    assert seen == budget
+
+
+@pytest.mark.parametrize(("p", "e"), [(0.5, 0.05), (0.35, 0.0), (0.7, 0.2)])
+@pytest.mark.parametrize("by", ["loss", "random", "easy"])
+def test_sizes_of_the_middle_are_those_of_its_random_twin(p, e, by):
+    plans, _ = run(DpetAnneal(epochs=8, drop=p, revisit=e, by=by))
+    size = round((1 - p + p * e) * N)
+    sizes = [plan.size for plan, _ in plans]
+    middle = [s for s in sizes if s == size]
+    assert len(middle) >= 6
+    assert sizes[0] == N
+    # before the last share of the budget begins, and then everything, cut at its end
+    assert sizes[1 : len(middle) + 1] == middle
+    last = plans[len(middle) + 1 :]
+    start = last[0][0].schedule.start
+    assert start >= 0.85 * 8 * N > start - size
+    assert all(plan.size in (N, (8 * N - start) % N) for plan, _ in last)
+
+
+def test_the_lowest_losses_are_left_out_but_for_a_few():
+    plans, _ = run(DpetAnneal(epochs=8, drop=0.5, revisit=0.1))
+    visited_anyway = set()
+    for plan, known in plans[1:6]:
+        lowest = np.argsort(known)[: N // 2]
+        assert np.isin(np.setdiff1d(np.arange(N), lowest), plan.index_set).all()
+        revisited = np.intersect1d(lowest, plan.index_set)
+        assert revisited.size == 50
+        visited_anyway |= {*np.searchsorted(np.sort(known), known[revisited])}
+    # anyone of them may be
+    assert len(visited_anyway) > 150
+
+
+def test_the_opposite_control_leaves_the_highest_out():
+    (_, (plan, known), *_), _ = run(DpetAnneal(epochs=8, by="easy", revisit=0.0))
+    np.testing.assert_array_equal(plan.index_set, np.sort(np.argsort(known)[: N // 2]))
+
+
+def test_the_random_control_asks_no_loss():
+    one, _ = run(DpetAnneal(epochs=8, by="random"))
+    other, _ = run(DpetAnneal(epochs=8, by="random"), losses=lambda k: -losses_of(k))
+    for (plan, _), (twin, _) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(plan.index_set, twin.index_set)
+
+
+def test_equal_losses_are_left_out_by_chance():
+    plans, _ = run(
+        DpetAnneal(epochs=8, revisit=0.0), losses=lambda _: np.zeros(N, np.float32)
+    )
+    middle = [plan.index_set for plan, _ in plans[1:6]]
+    counts = np.bincount(np.concatenate(middle), minlength=N)
+    # of 5 passes with chance 1/2 each; a preferred half would be in all 5 or in none
+    assert 150 < np.count_nonzero((counts == 2) | (counts == 3)) < 950
+
+
+def test_highest_losses_can_be_left_out_too():
+    (_, (plan, known), *_), _ = run(
+        DpetAnneal(epochs=8, drop=0.3, drop_highest=0.2, revisit=0.0)
+    )
+    ranked = np.argsort(known)
+    np.testing.assert_array_equal(plan.index_set, np.sort(ranked[300:800]))
+
+
+def test_auto_drops_half_where_there_is_time_for_it():
+    assert DpetAnneal(epochs=3.9).dropped == 0.0
+    assert DpetAnneal(epochs=4.0).dropped == 0.5
+    assert DpetAnneal(epochs=2.0, drop=0.3).dropped == 0.3
+
+
+def test_full_passes_come_first():
+    plans, _ = run(DpetAnneal(epochs=8, full_first=3))
+    assert (plans[0][0].size, plans[0][0].passes) == (N, 3)
+    assert plans[1][0].size < N
+
+
+def test_a_pass_says_how_much_was_learnt_before_it():
+    share = 0.37
+    losses = np.full(N, 1.0, np.float32)
+    losses[: round(share * N)] = 0.1  # a probability of 0.905
+    plans, _ = run(DpetAnneal(epochs=8), losses=lambda _: losses)
+    assert plans[1][0].facts["learnt"] == pytest.approx(share)
+    assert plans[1][0].facts["dropped"] == pytest.approx(0.5 - 0.025)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"drop": 0.6, "drop_highest": 0.4}, "leave nothing"),
+        ({"unbiased": True, "by": "random"}, "unbiased goes with by loss"),
+        ({"unbiased": True, "drop_highest": 0.1}, "unbiased goes with by loss"),
+        ({"drop": "some"}, "auto"),
+    ],
+)
+def test_what_cannot_be_is_refused(keys, message):
+    with pytest.raises(ValidationError, match=message):
+        DpetAnneal(**keys)
+
+
+# unbiased
+
+
+def test_chances_have_the_mean_that_is_asked_for():
+    difficulty = np.random.default_rng(0).beta(0.5, 2.0, 5000)
+    for mean in (0.3, 0.5, 0.9, 1.0):
+        chances = chances_of(difficulty, mean)
+        assert chances.mean() == pytest.approx(mean, abs=1e-6)
+        assert chances.min() >= 0.1
+        assert chances.max() <= 1.0
+        order = np.argsort(difficulty)
+        assert (np.diff(chances[order]) >= 0).all()
+    assert chances_of(np.zeros(5), 0.5).tolist() == [0.1] * 5
+
+
+def test_weighted_visits_have_the_gradient_of_everything():
+    rng = np.random.default_rng(1)
+    chances = rng.uniform(0.1, 1.0, 400)
+    values, weights = rng.normal(size=400) + 1.0, unbiased_weights(chances)
+    visited = rng.random((20_000, 400)) < chances
+    # a step divides by the rows of its batch: the mean number of visits
+    steps = (visited * weights * values).sum(axis=1) / chances.sum()
+    assert steps.mean() == pytest.approx(values.mean(), rel=0.005)
+
+
+def test_two_chances_are_those_of_infobatch():
+    method = InfoBatch(passes=8, prune_probability=0.4)
+    state = method.start(POOL, 3)._replace(passes=2, losses=losses_of(0))
+    rows, weights, _ = method.choose(state)
+    easy = state.losses < state.losses.mean(dtype=np.float64)
+    chances = np.where(easy, 0.6, 1.0)
+    np.testing.assert_allclose(
+        unbiased_weights(chances)[rows], weights * chances.mean(), rtol=1e-6
+    )
+
+
+def test_the_unbiased_form_visits_by_chance_and_weighs_by_its_inverse():
+    plans, _ = run(DpetAnneal(epochs=8, unbiased=True))
+    middle = [plan for plan, _ in plans if plan.weights is not None]
+    assert len(middle) >= 5
+    for plan, known in plans[1:5]:
+        chances = chances_of(1 - np.exp(-known.astype(np.float64)), 0.5)
+        expected = chances.mean() / chances[plan.index_set]
+        np.testing.assert_allclose(plan.weights, expected, rtol=1e-4)
+        assert plan.size == pytest.approx(N / 2, abs=4 * (N / 4) ** 0.5)
+
+
+# the coreset
+
+
+def test_the_coreset_is_what_was_kept_but_the_hardest_of_each_class():
+    method = DpetAnneal(epochs=8, coreset_fraction=0.2)
+    # the higher the row, the higher its loss
+    _, state = run(method, losses=lambda _: np.linspace(0, 2, N, dtype=np.float32))
+    coreset = method.coreset(state)
+    assert np.bincount(LABELS[coreset.indices]).tolist() == [50] * 4
+    for label in range(4):
+        rows = np.flatnonzero(label == LABELS)
+        # 30 % of 250 are too hard; of the rest the 50 with the most passes and losses
+        expected = rows[::-1][75:125]
+        found = coreset.indices[LABELS[coreset.indices] == label]
+        np.testing.assert_array_equal(np.sort(found), np.sort(expected))
+    mean = np.linspace(0, 2, N)[coreset.indices]
+    np.testing.assert_allclose(coreset.columns["mean_loss"], mean, rtol=1e-5)
+    np.testing.assert_allclose(coreset.scores, mean, rtol=1e-5)
+    middle = sum(plan.size < N for plan, _ in run(method)[0][:-1])
+    assert coreset.columns["kept"].max() <= middle
+    assert coreset.columns["kept"].min() > 0
+    assert (coreset.round_index > 0).all()
+
+
+@pytest.mark.parametrize("keys", [{"coreset_fraction": 0.4}, {"drop": 0.0}])
+def test_a_large_coreset_is_chance_within_each_class(keys):
+    method = DpetAnneal(epochs=8, **keys)
+    losses = np.linspace(0, 2, N, dtype=np.float32)
+    coreset = method.coreset(run(method, losses=lambda _: losses)[1])
+    share = method.coreset_fraction
+    assert np.bincount(LABELS[coreset.indices]).tolist() == [round(250 * share)] * 4
+    assert np.isnan(coreset.scores).all()
+    assert losses[coreset.indices].mean() == pytest.approx(1.0, abs=0.1)
+    assert coreset.columns["kept"].shape == coreset.indices.shape
+
+
+def test_small_classes_keep_their_share():
+    labels = np.array([0] * 90 + [1] * 10, np.int32)
+    often, loss = np.arange(100), np.arange(100.0)
+    rng = np.random.default_rng(0)
+    rows = hard_but_learnable(labels, 95, (often, loss), rng)
+    assert rows.size == np.unique(rows).size == 95
+    assert np.bincount(labels[rows]).tolist() == [86, 9] or rows.size == 95
+
+
+def test_no_coreset_where_none_is_asked_for():
+    method = DpetAnneal(epochs=2, coreset_fraction=None)
+    assert method.coreset(run(method)[1]) is None
+    published = InfoBatch(passes=3)
+    assert published.coreset(run(published)[1]) is None
+    asked = InfoBatch(passes=3, coreset_fraction=0.1)
+    assert asked.coreset(run(asked)[1]).indices.size == 100
