@@ -139,10 +139,13 @@ def prepare(source: Any, section: DataSection) -> Data:
         The arrays of a run.
 
     Raises:
-        UserError: If the source breaks a rule of `Source`, a class is too small to be
-            split, or a fraction is given for a validation split that is there already.
+        UserError: If the source breaks a rule of `Source` or lacks a class that is
+            named, a class is too small to be split, or a fraction is given for a
+            validation split that is there already.
     """
     source = checked(source)
+    if section.classes is not None:
+        source = _of_classes(source, section.classes)
     train, test = (_resized(split, section) for split in (source.train, source.test))
     validation, train_rows, validation_rows = _validation(source, train, section)
     if section.train_examples is not None:
@@ -177,6 +180,29 @@ def prepare(source: Any, section: DataSection) -> Data:
         noisy_rows=noisy_rows,
         clean_labels=clean[noisy_rows],
     )
+
+
+def _of_classes(source: Source, names: tuple[str, ...]) -> Source:
+    """Return the examples of some classes, labelled in the order of their names."""
+    for name in names:
+        if name not in source.class_names:
+            raise UserError(
+                f"data.classes: {source.name} has no class {name!r}; its classes are "
+                f"{', '.join(source.class_names[:20])}"
+                + (", …" if len(source.class_names) > 20 else "")
+            )
+        if names.count(name) > 1:
+            raise UserError(f"data.classes: {name!r} is there twice; name it once")
+    label_of = np.full(len(source.class_names), -1, np.int32)
+    label_of[[source.class_names.index(name) for name in names]] = range(len(names))
+
+    def kept(split: ImageSet) -> ImageSet:
+        labels = label_of[split.labels]
+        return ImageSet(split.images[labels >= 0], labels[labels >= 0])
+
+    train, test, own = source.train, source.test, source.validation
+    own = None if own is None else kept(own)
+    return checked(Source(source.name, kept(train), kept(test), names, own))
 
 
 def _resized(split: ImageSet, section: DataSection) -> ImageSet:

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -64,6 +64,9 @@ class DataSection(Kind):
 
     image_size: Side | None = Field(
         None, description="resize all images to so many pixels a side, averaging areas"
+    )
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
+        None, description="names of those to keep, which are labelled in this order"
     )
     validation_fraction: Share = Field(
         0.1,

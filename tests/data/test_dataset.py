@@ -6,6 +6,7 @@ import pytest
 
 from dpet_jax.data import Data, ImageSet, Source, prepare
 from dpet_jax.data.dataset import content_hash
+from dpet_jax.errors import UserError
 
 
 def test_rows_lie_in_the_order_training_validation_test(toy_source, settings):
@@ -219,3 +220,35 @@ def test_data_of_ones_own_have_names_that_differ(toy_source, settings, refused):
     data = prepare(toy_source, settings())
     message = refused(replace, data, class_names=("a", "b", "c", "a"))
     assert "toy: class_names holds 'a' twice" in message
+
+
+def test_classes_that_are_named_are_kept_and_labelled_in_that_order(
+    toy_source, settings
+):
+    data = prepare(toy_source, settings(classes=("d", "b"), validation_fraction=0.2))
+    assert data.class_names == ("d", "b")
+    assert (data.num_train, data.num_validation, data.num_test) == (16, 4, 10)
+    for split, rows in (
+        (toy_source.train, range(20)),
+        (toy_source.test, range(20, 30)),
+    ):
+        wanted = np.isin(split.labels, (3, 1))
+        images, labels = split.images[wanted], np.where(split.labels[wanted] == 3, 0, 1)
+        place = data.source_rows[[*rows]]
+        np.testing.assert_array_equal(data.images[[*rows]], images[place])
+        np.testing.assert_array_equal(data.labels[[*rows]], labels[place])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("a", "e"),
+            r"data\.classes: toy has no class 'e'; its classes are a, b",
+        ),
+        (("a", "b", "a"), r"data\.classes: 'a' is there twice"),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(toy_source, settings, names, message):
+    with pytest.raises(UserError, match=message):
+        prepare(toy_source, settings(classes=names))
