@@ -89,60 +89,53 @@ class DpetAnneal(LossDriven):
     def plan(
         self, state: DynamicState, learner: Learner
     ) -> tuple[DynamicState, Plan | None]:
-        """Give full passes, then what is left to learn, then full passes again."""
-        del learner
-        n, budget = state.num_examples, round(self.epochs * state.num_examples)
-        budget = max(1, budget)
+        """Give full passes, then what is left to learn, then full passes again.
+
+        Passes are whole batches, for a last batch of a few examples takes a step as
+        long as any other. What a full pass leaves over has no loss yet, or an old one.
+        """
+        n, batch = state.num_examples, learner.batch_size
+        budget = max(1, round(self.epochs * n))
         left = budget - state.visits
         if left <= 0:
             return state, None
-        span = Span(state.visits, budget)
-        if self.dropped == 0 or state.visits >= (1 - self.final) * budget:
-            passes = left // n
-        elif state.passes == 0:
-            passes = min(self.full_first, left // n)
+        everything = np.arange(n, dtype=np.int32)
+        passes, weights, dropped = 1, None, 0.0
+        draw = generator(state.seed, "anneal", state.passes)
+        if self.dropped == 0 and left >= n:
+            rows, passes = everything, left // n
+        elif (
+            self.dropped == 0
+            or state.passes < self.full_first
+            or state.visits >= (1 - self.final) * budget
+        ):
+            rows = draw.permutation(everything)[: _whole(n, batch)]
         else:
-            return self._middle(state, left, span)
-        if passes:
-            rows = np.arange(n, dtype=np.int32)
-        else:  # the budget ends within a pass
-            draw = generator(state.seed, "last pass", state.passes)
-            rows = np.sort(draw.permutation(n)[:left]).astype(np.int32)
+            chosen, rows, weights = self._middle(state, draw, batch)
+            dropped = 1 - rows.size / n
+            state = state.choosing(chosen, 1)
+        if rows.size > left:  # the budget ends within the pass
+            place = draw.permutation(rows.size)[:left]
+            rows, weights = rows[place], None if weights is None else weights[place]
+        order = np.argsort(rows)
         plan = Plan(
-            rows,
+            rows[order].astype(np.int32),
             label=f"pass {state.passes + 1}",
-            passes=max(1, passes),
-            schedule=span,
-            facts=self._facts(state, 0.0),
+            passes=passes,
+            weights=None if weights is None else weights[order],
+            schedule=Span(state.visits, budget),
+            facts=self._facts(state, dropped),
         )
         return after(state, plan), plan
 
     def _middle(
-        self, state: DynamicState, left: int, span: Span
-    ) -> tuple[DynamicState, Plan]:
-        draw = generator(state.seed, "anneal", state.passes)
+        self, state: DynamicState, draw: np.random.Generator, batch: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return what was chosen, it with revisits in whole batches, and weights."""
         if self.unbiased:
             rows, weights = self._by_chance(state, draw)
-            chosen = rows
-        else:
-            chosen, rows = self._by_rank(state, draw)
-            weights = None
-        if rows.size > left:  # the budget ends within the pass
-            rows = np.sort(draw.permutation(rows)[:left])
-            weights = None if weights is None else np.ones(left, np.float32)
-        plan = Plan(
-            rows.astype(np.int32),
-            label=f"pass {state.passes + 1}",
-            weights=weights,
-            schedule=span,
-            facts=self._facts(state, 1 - rows.size / state.num_examples),
-        )
-        return after(state.choosing(chosen, 1), plan), plan
-
-    def _by_rank(
-        self, state: DynamicState, draw: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what ranks above the share that is dropped, and it with revisits."""
+            place = draw.permutation(rows.size)[: _whole(rows.size, batch)]
+            return rows, rows[place], weights[place]
         n = state.num_examples
         shuffled = draw.permutation(n)  # the order among equal losses is random
         value = {
@@ -153,8 +146,11 @@ class DpetAnneal(LossDriven):
         ranked = shuffled[np.argsort(value, kind="stable")]
         lowest, highest = round(self.dropped * n), round(self.drop_highest * n)
         chosen = ranked[lowest : max(lowest + 1, n - highest)]
-        revisited = draw.permutation(ranked[:lowest])[: round(self.revisit * lowest)]
-        return np.sort(chosen), np.sort(np.concatenate([chosen, revisited]))
+        others = draw.permutation(ranked[:lowest])
+        size = _whole(chosen.size + round(self.revisit * lowest), batch)
+        chosen = draw.permutation(chosen)[:size]
+        rows = np.concatenate([chosen, others[: size - chosen.size]])
+        return chosen, rows, None
 
     def _by_chance(
         self, state: DynamicState, draw: np.random.Generator
@@ -171,6 +167,14 @@ class DpetAnneal(LossDriven):
             return {"dropped": dropped}
         learnt = float(np.mean(state.losses <= -math.log(_LEARNT)))
         return {"dropped": dropped, "learnt": learnt}
+
+
+def _whole(size: int, batch: int) -> int:
+    """Return the largest multiple of a batch up to a size, or the size if it is less.
+
+    The nearest multiple might be more than there is.
+    """
+    return size // batch * batch or size
 
 
 def chances_of(difficulty: np.ndarray, mean: float) -> np.ndarray:

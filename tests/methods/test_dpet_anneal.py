@@ -18,13 +18,20 @@ def losses_of(plan_index):
     return np.random.default_rng(plan_index).gamma(2.0, size=N).astype(np.float32)
 
 
-def run(method, *, seed=0, losses=losses_of):
+class InBatches(Forbidden):
+    """A learner that is asked for its batch size alone."""
+
+    def __init__(self, batch_size):
+        self.batch_size = batch_size
+
+
+def run(method, *, seed=0, losses=losses_of, batch=25):
     """Return the plans, each with the losses known before it, and the last state."""
     assert isinstance(method, Method)
     state, plans = method.start(POOL, seed), []
     while True:
         known = state.losses
-        state, plan = method.plan(state, Forbidden())
+        state, plan = method.plan(state, InBatches(batch))
         if plan is None:
             return plans, state
         plans.append((plan, known))
@@ -55,7 +62,7 @@ def test_examples_seen_are_the_budget_on_one_schedule(epochs, drop, final):
 @pytest.mark.parametrize("by", ["loss", "random", "easy"])
 def test_sizes_of_the_middle_are_those_of_its_random_twin(p, e, by):
     plans, _ = run(DpetAnneal(epochs=8, drop=p, revisit=e, by=by))
-    size = round((1 - p + p * e) * N)
+    size = round((1 - p + p * e) * N) // 25 * 25  # whole batches
     sizes = [plan.size for plan, _ in plans]
     middle = [s for s in sizes if s == size]
     assert len(middle) >= 6
@@ -119,8 +126,24 @@ def test_auto_drops_half_where_there_is_time_for_it():
 
 def test_full_passes_come_first():
     plans, _ = run(DpetAnneal(epochs=8, full_first=3))
-    assert (plans[0][0].size, plans[0][0].passes) == (N, 3)
-    assert plans[1][0].size < N
+    assert [plan.size for plan, _ in plans[:3]] == [N] * 3
+    assert plans[3][0].size < N
+
+
+def test_passes_are_whole_batches_but_for_the_end_of_the_budget():
+    plans, _ = run(DpetAnneal(epochs=8), batch=64)
+    *before, last = [plan.size for plan, _ in plans]
+    assert all(size % 64 == 0 for size in before)
+    assert before[0] == 960
+    assert (sum(before) + last) == 8 * N
+    # what the first pass left over has no loss yet and comes in the second
+    (first, _), (second, known), *_ = plans
+    unseen = np.setdiff1d(np.arange(N), first.index_set)
+    assert np.isinf(known[unseen]).all()
+    assert np.isin(unseen, second.index_set).all()
+    # a batch as large as a pass, or larger, is no reason to train on nothing
+    plans, _ = run(DpetAnneal(epochs=4), batch=1000)
+    assert sum(plan.visits for plan, _ in plans) == 4 * N
 
 
 def test_a_pass_says_how_much_was_learnt_before_it():
