@@ -123,9 +123,13 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+HARMS = [cut, flip, Path.unlink]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(saved, tmp_path, harm):
-    for number, whole in enumerate(files_of(saved / "1")):
+    # every file is harmed, each in one of the ways
+    for number, whole in enumerate(files_of(saved / "1")[HARMS.index(harm) :: 3]):
         if whole == saved / "1" / "commit_success.txt" and harm is Path.unlink:
             continue  # it was never committed, then
         if whole.name == "files.json" and harm is Path.unlink:
