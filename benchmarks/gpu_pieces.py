@@ -181,7 +181,7 @@ def learner_of(options: argparse.Namespace) -> DeviceLearner:
     """Return a learner over random images, compiled, as a run on CIFAR-10 makes it."""
     toy = options.toy
     num_train, num_test, side = (108, 12, 8) if toy else (50_000, 10_000, 32)
-    batch = options.batch // 16 if toy else options.batch
+    batch = 32 if toy else options.batch
     augment = {"translate": 1 if toy else 4, "flip": True}
     model = TINY if toy else {"kind": "resnet18"}
     config = validate(

@@ -211,7 +211,7 @@ def run(
         output.seek(start)
         tail = output.read()[-2000:].decode(errors="replace").strip()
     if code is None:
-        return "cut", f"ended after {limit_s:.0f} s\n{tail}"
+        return "cut", f"ended after {limit_s:.3g} s\n{tail}"
     states = {0: "done", CUT: "cut", LEFT_OUT: "left out"}
     state = states.get(code, "failed")
     return state, "" if code == 0 else f"exit code {code}\n{tail}"

@@ -167,11 +167,12 @@ def states(rows: list[Row]) -> list[Cells]:
 def goals(rows: list[Row]) -> list[Cells]:
     """Return each goal beside what was measured; nothing of a toy."""
     found = {(row["piece"], row["row"]): row for row in rows if not row["toy"]}
-    ratios = {
-        (line["what"][:4], line["batch"]): line
+    pairs = (
+        line
         for line in comparisons(list(found.values()))
-    }
-    pair = ratios.get(("ours", 512), {})
+        if line["what"].startswith("ours") and line["batch"] == "512"
+    )
+    pair = next(pairs, {})
     ninety = [
         target
         for (piece, row), values in found.items()

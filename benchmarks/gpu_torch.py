@@ -83,7 +83,7 @@ def measured(mode: str, options: argparse.Namespace, meter: EnergyMeter) -> Row:
     if options.toy:
         spec = ResidualNetwork(8, (8,), (1,), num_classes=10, in_channels=3)
         side, count, peak_side, translate, least_s = 8, TOY_TRAIN, 128, 1, 0.05
-        batch //= 16
+        batch = 32
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, side, side, 3), np.uint8)
     labels = rng.integers(0, 10, count)
