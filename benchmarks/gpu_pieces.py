@@ -117,15 +117,16 @@ def train(rows: Rows, options: argparse.Namespace) -> None:
     """Time epochs of a run's own training program, with crop and flip."""
     if not rows.missing("train", 0 if options.toy else 20.0):
         return
-    began = time.perf_counter()
-    learner = learner_of(options)
-    ready_s = time.perf_counter() - began
-    peak = matrix_peak(128 if options.toy else 8192, "bfloat16")
     num_train = TOY_TRAIN if options.toy else TRAIN
-    epoch = epoch_of(learner, np.arange(num_train, dtype=np.int32), 0)
-    epoch()
-    images = -(-num_train // learner.batch_size) * learner.batch_size
+    before = compile_counts()
     with energy_meter() as meter:
+        with meter.window("compile") as ready:
+            learner = learner_of(options)
+        cache_hits = compile_counts().since(before).cache_hits
+        peak = matrix_peak(128 if options.toy else 8192, "bfloat16")
+        epoch = epoch_of(learner, np.arange(num_train, dtype=np.int32), 0)
+        epoch()
+        images = -(-num_train // learner.batch_size) * learner.batch_size
         figures = timed(epoch, images, 0.05 if options.toy else 6.0, meter)
     tflops = figures["images_per_s"]["median"] * learner.main.train_flops / 1e12
     leaves = jax.tree.leaves(learner.main.snapshot()["params"])
@@ -135,7 +136,9 @@ def train(rows: Rows, options: argparse.Namespace) -> None:
         dtype="bfloat16",
         parameters=sum(leaf.size for leaf in leaves),
         **figures,
-        ready_s=ready_s,
+        ready_s=ready.s,
+        ready_wh=ready.energy.wh if ready.energy else None,
+        ready_cache_hits=cache_hits,
         peak_tflops=peak,
         tflops=tflops,
         mfu=tflops / peak,

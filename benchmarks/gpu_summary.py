@@ -65,6 +65,7 @@ def training(rows: list[Row]) -> list[Cells]:
             "Wh": row["wh"],
             "k=2": row["wh_k2"],
             "ready s": row["ready_s"],
+            "ready Wh": row["ready_wh"],
         }
         for row in trained(rows)
     ] + [
@@ -117,6 +118,7 @@ def energy(rows: list[Row]) -> list[Cells]:
         if row["piece"] != "energy" or row["row"] == "state":
             continue
         common = {"arm": row["row"], "data": row["data"], "test": row["test_accuracy"]}
+        common |= {"validation": row["validation_accuracy"]}
         reached = [target for target in row["targets"] if target["reached"]]
         for target in reached[-3:]:
             keys = ("target", "wh_warm", "wh_cold", "epochs", "seconds_warm", "wall_s")
@@ -187,8 +189,11 @@ def goals(rows: list[Row]) -> list[Cells]:
             value = None if value is None else value[key]
         return value
 
-    def least(key: str) -> float | None:
-        return min((t[key] for t in ninety if t[key] is not None), default=None)
+    warm = min((t["wh_warm"] for t in ninety if t["wh_warm"] is not None), default=None)
+    # the arms find their programs in the cache, where this piece has put them
+    fresh = of("train_512", "train", "ready_cache_hits") == 0
+    ready = of("train_512", "train", "ready_wh") if fresh else None
+    cold = None if warm is None or ready is None else warm + ready
 
     one, vmap = (
         of("norms", name, "images_per_s", "median")
@@ -219,8 +224,8 @@ def goals(rows: list[Row]) -> list[Cells]:
             "<=",
             0.3,
         ),
-        ("Wh warm to 90 %, best arm", least("wh_warm"), "<=", 0.7),
-        ("Wh cold to 90 %, best arm", least("wh_cold"), "<=", 1.5),
+        ("Wh warm to 90 %, best arm", warm, "<=", 0.7),
+        ("Wh cold to 90 %: that and getting ready", cold, "<=", 1.5),
     ]
     return [
         {

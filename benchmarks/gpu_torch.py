@@ -8,7 +8,6 @@ and never ended, because it took longer than the piece may, is not tried again.
 import argparse
 import importlib.util
 import sys
-import time
 from importlib.metadata import version
 from typing import Any
 
@@ -87,19 +86,18 @@ def measured(mode: str, options: argparse.Namespace, meter: EnergyMeter) -> Row:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, side, side, 3), np.uint8)
     labels = rng.integers(0, 10, count)
-    began = time.perf_counter()
-    trainer = torch_resnet.Trainer(
-        spec,
-        images,
-        labels,
-        batch,
-        dtype="bfloat16",
-        mode=mode,
-        translate=translate,
-        flip=True,
-    )
-    trainer.epoch()
-    ready_s = time.perf_counter() - began
+    with meter.window("compile") as ready:
+        trainer = torch_resnet.Trainer(
+            spec,
+            images,
+            labels,
+            batch,
+            dtype="bfloat16",
+            mode=mode,
+            translate=translate,
+            flip=True,
+        )
+        trainer.epoch()
     trainer.epoch()  # cuDNN and CUDA graphs have settled by now
     figures = timed(trainer.epoch, count // batch * batch, least_s, meter)
     peak = torch_resnet.matrix_peak(peak_side)
@@ -111,7 +109,8 @@ def measured(mode: str, options: argparse.Namespace, meter: EnergyMeter) -> Row:
         "dtype": "bfloat16",
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
         **figures,
-        "ready_s": ready_s,
+        "ready_s": ready.s,
+        "ready_wh": ready.energy.wh if ready.energy else None,
         "peak_tflops": peak,
         "tflops": tflops,
         "mfu": tflops / peak,
