@@ -182,21 +182,9 @@ def growth(rows: Rows, options: argparse.Namespace) -> None:
 
 def learner_of(options: argparse.Namespace) -> DeviceLearner:
     """Return a learner over random images, compiled, as a run on CIFAR-10 makes it."""
-    toy = options.toy
-    num_train, num_test, side = (108, 12, 8) if toy else (50_000, 10_000, 32)
-    batch = 32 if toy else options.batch
-    augment = {"translate": 1 if toy else 4, "flip": True}
-    model = TINY if toy else {"kind": "resnet18"}
-    config = validate(
-        {
-            "model": model | {"compute_dtype": "bfloat16"},
-            "train": {"batch_size": batch, "augment": augment},
-            "evaluate": {"batch_size": 12 if toy else 2000},
-        },
-        "gpu suite",
-    )
-    data = random_data(num_train, num_test, side)
-    assert data.num_train == (TOY_TRAIN if toy else TRAIN)
+    config = training_config(options)
+    data = random_data(*((108, 12, 8) if options.toy else (50_000, 10_000, 32)))
+    assert data.num_train == (TOY_TRAIN if options.toy else TRAIN)
     spec = parts.build_learner_spec(
         config, parts.build_model(config, data), ("margin",)
     )
@@ -204,6 +192,23 @@ def learner_of(options: argparse.Namespace) -> DeviceLearner:
     for _ in learner.compile():
         pass
     return learner
+
+
+def training_config(options: argparse.Namespace) -> Config:
+    """Return what the arms train with, so that they find the program compiled."""
+    toy = options.toy
+    model = TINY if toy else {"kind": "resnet18"}
+    return validate(
+        {
+            "model": model | {"compute_dtype": "bfloat16"},
+            "train": {
+                "batch_size": 32 if toy else options.batch,
+                "augment": {"translate": 1 if toy else 4, "flip": True},
+            },
+            "evaluate": {"batch_size": 12 if toy else 2000},
+        },
+        "gpu suite",
+    )
 
 
 def random_data(num_train: int, num_test: int, side: int) -> Data:

@@ -134,7 +134,7 @@ def step(name: str, kind: str, ends: float, options: argparse.Namespace) -> None
         return
     command = command_of(name, options)
     left = ends - time.monotonic()
-    began = time.monotonic()
+    began, at_its_limit = time.monotonic(), False
     if left < (0 if options.toy else piece.least_s):
         state, why = "left out", f"{left:.0f} s were left, {piece.least_s:g} are needed"
     else:
@@ -142,12 +142,13 @@ def step(name: str, kind: str, ends: float, options: argparse.Namespace) -> None
         print(f"{name}: at most {limit_s:.0f} s", flush=True)
         environment = environment_of(piece, kind, options)
         state, why = run(command, limit_s, environment, options.out / "log.txt")
+        at_its_limit = state == "cut" and limit_s == piece.limit_s
     seconds = time.monotonic() - began
     print(f"{name}: {state}, {seconds:.0f} s. {why[-500:]}", flush=True)
     row = {"piece": name, "row": "state", "toy": options.toy, "when": utc_now()}
     row |= {"state": state, "seconds": seconds, "why": why[-2000:]}
     row |= {"device": {"kind": kind}, "command": " ".join(command)}
-    append(path, row | {"xla_flags": piece.xla_flags})
+    append(path, row | {"xla_flags": piece.xla_flags, "at_its_limit": at_its_limit})
     publish(options.out)
 
 

@@ -18,7 +18,10 @@ import gpu_pieces  # noqa: E402
 import gpu_rows  # noqa: E402
 import gpu_suite  # noqa: E402
 import gpu_summary  # noqa: E402
+import gpu_torch  # noqa: E402
 from gpu_suite import Piece  # noqa: E402
+
+from dpet_jax.run.build import build_learner_spec  # noqa: E402
 
 REAL = dict(gpu_suite.PIECES)
 
@@ -133,6 +136,7 @@ def test_a_piece_ends_at_its_limit(scripts, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_suite, "PIECES", {"steps": slow, "more": slow})
     suite(out)
     assert states(out) == {"steps": "cut", "more": "cut"}
+    assert rows_of(out, "steps")[-1]["at_its_limit"]
     assert "ended after 0.2 s" in rows_of(out, "steps")[-1]["why"]
     assert not running(out)
 
@@ -269,7 +273,7 @@ def test_the_suite_runs_a_real_piece(tmp_path, monkeypatch):
     ("piece", "expected"),
     [
         ("sensors", {"found", "meter"}),
-        ("energy", {"standard", "dpet_random"}),
+        ("energy", {"dpet_random"}),
         ("growth", {"10%", "25%", "50%", "75%", "95%"}),
         ("norms", {"one pass, float32", "vmap(grad), float32", "agreement"}),
         ("scores", {"one score, bfloat16", "all, bfloat16", "all, float32"}),
@@ -280,8 +284,8 @@ def test_real_piece_measures_its_rows_once(piece, expected, tmp_path, monkeypatc
     arguments = [piece, f"--name={piece}", f"--rows={tmp_path / 'rows.jsonl'}"]
     arguments += [f"--runs={tmp_path / 'runs'}", "--toy"]
     monkeypatch.setattr(sys, "argv", ["gpu_pieces.py", *arguments])
-    some = {name: gpu_pieces.ARMS[name] for name in ("standard", "dpet_random")}
-    monkeypatch.setattr(gpu_pieces, "ARMS", some)
+    one = {"dpet_random": gpu_pieces.ARMS["dpet_random"]}
+    monkeypatch.setattr(gpu_pieces, "ARMS", one)
     assert gpu_pieces.main() == 0
     first = rows_of(tmp_path, piece)
     assert {row["row"] for row in first} >= expected
@@ -302,7 +306,7 @@ def test_real_piece_measures_its_rows_once(piece, expected, tmp_path, monkeypatc
 
 
 def test_arms_train_the_same_network_at_the_same_batch_size():
-    options = argparse.Namespace(toy=False, data=Path("data/cifar10"))
+    options = argparse.Namespace(toy=False, data=Path("data/cifar10"), batch=512)
     configs = {name: gpu_pieces.config_of(name, options) for name in gpu_pieces.ARMS}
     first = configs["standard"]
     assert first.train.batch_size == 512
@@ -318,8 +322,62 @@ def test_arms_train_the_same_network_at_the_same_batch_size():
     assert kinds == ["standard", "stale_selective_backprop", "rs2", "dpet", "dpet"]
     margin, control = configs["dpet_margin"], configs["dpet_random"]
     assert (margin.method.score, control.method.score) == ("margin", "random")
+
+    def step(config):
+        return build_learner_spec(config, config.model.build(10, (32, 32, 3))).step
+
+    # one training program for all of them and for the piece that times it
+    timed = gpu_pieces.training_config(options)
+    assert {step(config) for config in configs.values()} == {step(timed)}
     # the cost that full-data training has, of which RS2 takes as much
     assert configs["rs2_10"].method.passes * 0.1 == first.method.passes == 10
+
+
+class Known:
+    """The rows of a piece, without a file."""
+
+    def __init__(self, *names, **state):
+        self.known = {name: {} for name in names}
+        if state:
+            self.known["state"] = state
+
+    def missing(self, name, needs_s):
+        del needs_s
+        return name not in self.known
+
+    def add(self, name, **values):
+        self.known[name] = values
+
+
+@pytest.mark.parametrize(
+    ("known", "tried"),
+    [
+        (Known(), ["eager", "max-autotune", "default"]),
+        (Known("train, max-autotune"), ["eager"]),
+        (Known("train, eager", "failed, max-autotune"), ["default"]),
+        (Known("train, eager", "train, default", "failed, max-autotune"), []),
+        # ended with the suite, it gets another try; at the piece's own limit, none
+        (Known("train, eager", "begun, max-autotune"), ["max-autotune", "default"]),
+        (
+            Known("train, eager", "begun, max-autotune", at_its_limit=False),
+            ["max-autotune", "default"],
+        ),
+        (
+            Known("train, eager", "begun, max-autotune", at_its_limit=True),
+            ["default"],
+        ),
+    ],
+)
+def test_pytorch_is_compiled_in_the_best_mode_that_works(known, tried):
+    found = [
+        mode
+        for mode in ("eager", "max-autotune", "default")
+        if gpu_torch.to_be_tried(mode, known, 0.0)
+    ]
+    assert found == tried
+    assert all(f"begun, {mode}" in known.known for mode in found)
+    if known.known.get("state", {}).get("at_its_limit"):
+        assert "time was over" in known.known["failed, max-autotune"]["why"]
 
 
 # the table
