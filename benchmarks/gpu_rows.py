@@ -15,12 +15,16 @@ from typing import Any
 
 from dpet_jax.energy import EnergyMeter
 from dpet_jax.energy.accounts.state import utc_now
+from dpet_jax.errors import DamagedFileError
 from dpet_jax.files import JsonLines, read_lines
 
 #: Exit codes of a piece: rows are missing for want of time; it cannot run here.
 CUT, LEFT_OUT = 75, 69
 
 Row = dict[str, Any]
+
+#: Of every row.
+_KEYS = ("piece", "row", "toy", "when", "device", "command")
 
 
 def append(path: Path, row: Row) -> None:
@@ -30,8 +34,16 @@ def append(path: Path, row: Row) -> None:
 
 
 def rows_of(path: Path) -> list[Row]:
-    """Return the rows of a file, none if there is no such file yet."""
-    return read_lines(path) if path.exists() else []
+    """Return the rows of a file, none if there is no such file yet.
+
+    Raises:
+        DamagedFileError: If it holds anything else.
+    """
+    rows = read_lines(path) if path.exists() else []
+    for number, row in enumerate(rows, 1):
+        if absent := [key for key in _KEYS if key not in row]:
+            raise DamagedFileError(path, f"no {', '.join(absent)}", number)
+    return rows
 
 
 class Rows:

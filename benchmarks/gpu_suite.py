@@ -17,6 +17,7 @@ import argparse
 import ctypes
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ from gpu_summary import results, summary
 
 from dpet_jax.energy import discover
 from dpet_jax.energy.accounts.state import utc_now
+from dpet_jax.errors import UserError, system_failure
 from dpet_jax.files import write_whole
 
 HERE = Path(__file__).parent
@@ -89,6 +91,20 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--only", nargs="+", choices=PIECES, help="these pieces alone")
     parser.add_argument("--toy", action="store_true", help="tiny, on any machine")
     options = parser.parse_args(arguments)
+    if not 0 < options.minutes < math.inf:
+        parser.error(f"--minutes: {options.minutes} is no number above 0")
+    if options.data is not None and not options.data.is_dir():
+        parser.error(f"--data: {options.data} is no folder")
+    try:
+        return measure(options, parser)
+    except UserError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(system_failure(error, options.out))
+
+
+def measure(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """Run the pieces that are missing and return the table."""
     ends = time.monotonic() + 60 * options.minutes
     kind = device_kind()
     if kind == "cpu" and not options.toy:
@@ -114,12 +130,10 @@ def begin(kind: str, options: argparse.Namespace) -> None:
             options.toy,
         ):
             sizes = "toy" if row["toy"] else "full"
-            print(
+            raise UserError(
                 f"{path}: holds {sizes} sizes on {row['device']['kind']}; give another "
-                "folder to --out",
-                file=sys.stderr,
+                "folder to --out"
             )
-            raise SystemExit(2)
     row = {"piece": "suite", "row": "call", "toy": options.toy, "when": utc_now()}
     row |= {"device": {"kind": kind}, "minutes": options.minutes}
     append(path, row | {"command": " ".join(["python", *sys.argv])})
@@ -260,9 +274,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print(f"{folder}: another suite writes into it", file=sys.stderr)
-            raise SystemExit(2) from None
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another suite writes into it; wait for it, or give another "
+                "folder to --out"
+            ) from None
         yield
 
 

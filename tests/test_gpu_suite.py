@@ -202,27 +202,58 @@ def until(true, seconds=30):
         time.sleep(0.02)
 
 
-def test_a_folder_in_use_or_of_other_sizes_is_refused(tmp_path, monkeypatch, capsys):
+def test_a_folder_in_use_is_refused(tmp_path, capsys):
     out = tmp_path / "out"
     suite(out, "--only", "absent")
     with gpu_suite.alone_in(out), pytest.raises(SystemExit) as caught:
         suite(out)
     assert caught.value.code == 2
-    assert "another suite writes into it" in capsys.readouterr().err
-    monkeypatch.setattr(gpu_suite, "device_kind", lambda: "card")
-    with pytest.raises(SystemExit) as caught:
-        gpu_suite.main([f"--out={out}"])
-    assert caught.value.code == 2
-    assert "holds toy sizes on cpu; give another folder" in capsys.readouterr().err
+    assert f"{out}: another suite writes into it; wait" in capsys.readouterr().err
 
 
-def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
+OTHER = {"piece": "suite", "row": "call", "toy": False, "when": "2030", "command": ""}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows", "message"),
+    [
+        (["--toy=1"], None, "ignored explicit argument"),
+        ([], None, "there is no GPU here; see dpet doctor, or give --toy"),
+        (["--toy", "--minutes=nan"], None, "--minutes: nan is no number above 0"),
+        (["--toy", "--minutes=-1"], None, "--minutes: -1.0 is no number above 0"),
+        (["--toy", "--data=/no/where"], None, "--data: /no/where is no folder"),
+        (["--toy", "--only", "nope"], None, "invalid choice: 'nope'"),
+        (["--toy"], "junk\n", "rows.jsonl: damaged: line 1: "),
+        (["--toy"], '{"piece": "x"}\n', "damaged: line 1: no row, toy, when, device"),
+        (
+            ["--toy"],
+            json.dumps(OTHER | {"device": {"kind": "card"}}) + "\n",
+            "rows.jsonl: holds full sizes on card; give another folder to --out",
+        ),
+    ],
+)
+def test_bad_input_is_named_in_one_line(
+    arguments, rows, message, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(gpu_suite, "device_kind", lambda: "cpu")
+    out = tmp_path / "out"
+    if rows is not None:
+        out.mkdir()
+        (out / "rows.jsonl").write_text(rows)
     with pytest.raises(SystemExit) as caught:
-        gpu_suite.main([f"--out={tmp_path / 'out'}"])
+        gpu_suite.main([f"--out={out}", *arguments])
     assert caught.value.code == 2
-    assert "there is no GPU here" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    if rows is not None:
+        assert (out / "rows.jsonl").read_text() == rows
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as caught:
+        suite(tmp_path / "file")
+    assert caught.value.code == 2
+    assert f"{tmp_path / 'file'}: File exists" in capsys.readouterr().err
 
 
 def test_all_pieces_share_caches_and_only_a_gpu_gets_the_autotuning_one(
