@@ -73,7 +73,9 @@ def sensors(rows: Rows, options: argparse.Namespace) -> None:
     """Report what is there, what the meter costs and whether it adds up."""
     load_s = 0.3 if options.toy else 3.0
     if rows.missing("found"):
-        rows.add("found", findings=dict(findings(None)))
+        found = dict(findings(None))
+        del found["compile cache"]  # which is not the suite's
+        rows.add("found", findings=found)
     if rows.missing("meter"):
         work = nvml_probe.MatmulLoad(
             jax.local_devices()[0], 64 if options.toy else 8192
@@ -410,19 +412,22 @@ def subsets(rows: Rows, options: argparse.Namespace) -> None:
         return partial(facility_location_of_gradients, greedy=greedy)
 
     candidates = {
-        "facility location, lazy": in_classes(facility("lazy")),
         "facility location, exact": in_classes(facility("exact")),
         "graph cut": in_classes(graph_cut_of_gradients),
         "CRAIG, exact, classes side by side": lambda: [
             craig(given, labels, 10 * select, greedy="exact")
         ],
+        # as many turns as the data want, each of which a GPU has to report to the host
+        "facility location, lazy": in_classes(facility("lazy")),
     }
     for name, run in candidates.items():
         if not rows.missing(name, 0 if options.toy else 10.0):
             continue
-        cold_s = once(run)
-        seconds = [once(run) for _ in range(3)]
-        picked = run()
+        cold_s, seconds = once(run), []
+        while len(seconds) < 3 and sum(seconds) < 5:
+            began = time.perf_counter()
+            picked = run()
+            seconds.append(time.perf_counter() - began)
         rows.add(
             name,
             examples=size,

@@ -136,7 +136,8 @@ def begin(kind: str, options: argparse.Namespace) -> None:
             )
     row = {"piece": "suite", "row": "call", "toy": options.toy, "when": utc_now()}
     row |= {"device": {"kind": kind}, "minutes": options.minutes}
-    append(path, row | {"command": " ".join(["python", *sys.argv])})
+    shown = ["python", f"benchmarks/{Path(__file__).name}", *sys.argv[1:]]
+    append(path, row | {"command": " ".join(shown)})
 
 
 def step(name: str, kind: str, ends: float, options: argparse.Namespace) -> None:
@@ -161,7 +162,8 @@ def step(name: str, kind: str, ends: float, options: argparse.Namespace) -> None
     print(f"{name}: {state}, {seconds:.0f} s. {why[-500:]}", flush=True)
     row = {"piece": name, "row": "state", "toy": options.toy, "when": utc_now()}
     row |= {"state": state, "seconds": seconds, "why": why[-2000:]}
-    row |= {"device": {"kind": kind}, "command": " ".join(command)}
+    shown = ["python", f"benchmarks/{piece.arguments[0]}", *command[2:]]
+    row |= {"device": {"kind": kind}, "command": " ".join(shown)}
     append(path, row | {"xla_flags": piece.xla_flags, "at_its_limit": at_its_limit})
     publish(options.out)
 
