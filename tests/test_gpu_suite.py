@@ -65,7 +65,7 @@ def scripts(tmp_path, monkeypatch):
     for name, source in (("steps", STEPS), ("bad", BAD), ("absent", ABSENT)):
         (folder / f"{name}.py").write_text(source)
     monkeypatch.setattr(gpu_suite, "HERE", folder)
-    monkeypatch.setenv("PYTHONPATH", str(FOLDER))
+    monkeypatch.setenv("PYTHONPATH", f"{FOLDER}{os.pathsep}{FOLDER.parent}")
     monkeypatch.setattr(gpu_suite, "GRACE_S", 0.5)
     pieces = {
         "bad": Piece(("bad.py", "x"), 60, 0),
