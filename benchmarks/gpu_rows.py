@@ -1,7 +1,4 @@
-"""Rows of the GPU suite: one JSON line each, on disk as soon as it is measured.
-
-Imports no JAX, so that PyTorch can have the GPU to itself.
-"""
+"""Rows of the GPU suite: one JSON line each, on disk as soon as it is measured."""
 
 import argparse
 import math

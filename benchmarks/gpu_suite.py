@@ -190,15 +190,21 @@ def environment_of(
         found.mkdir(parents=True, exist_ok=True)
         flags.append(f"--xla_gpu_per_fusion_autotune_cache_dir={found}")
     paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
-        "TRITON_CACHE_DIR": str(cache / "triton"),
-        "XLA_FLAGS": " ".join(filter(None, flags)),
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "PYTHONUNBUFFERED": "1",
-    }
+    # the network's FLOPs are counted by JAX, which would take the GPU's memory
+    apart = {"JAX_PLATFORMS": "cpu"} if TORCH in piece.arguments else {}
+    return (
+        os.environ
+        | apart
+        | {
+            "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+            "TRITON_CACHE_DIR": str(cache / "triton"),
+            "XLA_FLAGS": " ".join(filter(None, flags)),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
 
 
 def run(

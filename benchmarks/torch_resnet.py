@@ -3,7 +3,7 @@
 Channels last, autocast to bfloat16, cuDNN's search for the fastest convolutions, fused
 SGD, `torch.compile` over everything from the gather to the loss; the images lie on the
 device as uint8, where every batch is gathered, shifted, mirrored and normalised, as
-this project's step does. Nothing here imports JAX, which would take the GPU's memory.
+this project's step does.
 """
 
 import os

@@ -272,6 +272,19 @@ def test_all_pieces_share_caches_and_only_a_gpu_gets_the_autotuning_one(
     assert plain["XLA_FLAGS"] == f"--users=1 {cache}"
     assert other["XLA_FLAGS"] == f"--users=1 --ours=2 {cache}"
     assert environment("cpu")["XLA_FLAGS"] == "--users=1"
+    # PyTorch has the GPU's memory to itself
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    for name, piece in REAL.items():
+        found = gpu_suite.environment_of(piece, "card", options).get("JAX_PLATFORMS")
+        assert found == ("cpu" if name.startswith("torch") else None)
+
+
+def test_the_process_that_starts_the_pieces_leaves_the_gpu_to_them():
+    code = (
+        f"import sys; sys.path[:0] = {[str(FOLDER), str(FOLDER.parent)]}\n"
+        "import gpu_suite; gpu_suite.device_kind(); assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # the real pieces, tiny
