@@ -6,20 +6,19 @@ that lies there. Beside it, on the same network, images, precision and optimizer
 - a Python loop over the same step compiled alone with XLA's own convolutions, and, if
   asked for, the device's loop with those, which on a CPU shows why ours exist;
 - where PyTorch is installed, its eager mode and, if asked for, `torch.compile`, with
-  channels last and the images on the device. Both sides gather uint8 rows and normalise
-  them; ours also runs its augmentation, at strength 0.
+  channels last and the images on the device. Both sides gather uint8 rows, run their
+  augmentation, at strength 0, and normalise.
 
 Inference is `apply_folded` in a loop on the device, against PyTorch in inference mode.
 MFU is counted FLOPs (2 x multiply-adds of convolutions and the last layer; a training
-visit is three forward passes) over a peak: that of a large matrix product in the same
-dtype, measured in this process, or the one given.
+visit is three forward passes) over a peak: that of a large product of random matrices
+in the same dtype, measured in this process, or the one given.
 
     python benchmarks/bench_epoch.py --out=benchmarks/results/bench_epoch_cpu.json
 """
 
 import argparse
 import importlib.util
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from timing import interleaved, network, ratios, report, spread
+from timing import interleaved, matrix_peak, network, ratios, report, spread
 
 from dpet_jax.config.load import validate
 from dpet_jax.data.augment import normalise
@@ -71,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--toy", action="store_true", help="the smallest network")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    peak = options.peak_tflops or measured_peak(options.dtype)
+    side = PEAK_SIDE[jax.default_backend()]
+    peak = options.peak_tflops or matrix_peak(side, options.dtype)
     rows = [measure(width, peak, options) for width in options.widths]
     report(__doc__.partition("\n")[0], rows, options.out)
     return rows
@@ -204,22 +204,6 @@ def theirs(
             model, images, labels, options.batch, options.dtype, compiled=compiled
         ).items()
     }
-
-
-def measured_peak(dtype: str) -> float:
-    """Return the TFLOP/s of a large matrix product, the best of several."""
-    side = PEAK_SIDE[jax.default_backend()]
-    left = jnp.ones((side, side), dtype)
-    product = jax.jit(
-        lambda left: lax.fori_loop(0, 8, lambda _, x: (left @ x) * (1.0 / side), left)
-    )
-    jax.block_until_ready(product(left))
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        jax.block_until_ready(product(left))
-        seconds.append(time.perf_counter() - began)
-    return 8 * 2 * side**3 / min(seconds) / 1e12
 
 
 def random_images(count: int, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,233 +1,318 @@
-"""Everything there is to measure on a GPU, in pieces, in less than nine minutes.
+"""Everything there is to measure on a GPU, most wanted first, in the minutes at hand.
 
-Each piece is one benchmark in a process of its own. Its result is on disk before the
-next begins, so that a suite that was cut short goes on where it stopped: run the same
-command again. A piece that failed or ran out of time says so and is tried again.
+Each piece runs in a process of its own, with a limit of its own, and puts every row on
+disk as it is measured; none is begun when too little time is left for it. All share one
+cache of compiled programs and one of XLA's searches for the fastest kernels. Run the
+same command again and it goes on: pieces that are done are left out, a piece that was
+cut adds its missing rows. The folder is for one machine and one state of the code.
 
-    python benchmarks/gpu_suite.py --out=OUT --data=data/cifar10     # a parquet folder
-    python benchmarks/gpu_suite.py --out=OUT --toy                   # any machine
+    python benchmarks/gpu_suite.py --out=runs/gpu_suite --data=data/cifar10
+    python benchmarks/gpu_suite.py --out=runs/gpu_toy --toy          # any machine
 
-writes OUT/gpu_suite.json and, for reading, OUT/gpu_suite.md.
+leaves in the folder rows.jsonl, summary.md (which is printed last, too), results.json
+(the rows with what explains them, to be kept) and log.txt.
 """
 
 import argparse
+import ctypes
+import fcntl
 import json
+import math
 import os
+import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from gpu_rows import CUT, LEFT_OUT, Row, append, rows_of
+from gpu_summary import results, summary
+
+from dpet_jax.energy import discover
 from dpet_jax.energy.accounts.state import utc_now
-from dpet_jax.run.machine import device_facts, versions
+from dpet_jax.errors import UserError, system_failure
+from dpet_jax.files import write_whole
 
 HERE = Path(__file__).parent
-CONFIGS = HERE.parent / "configs"
+GRACE_S = 5.0
 
 
 class Piece(NamedTuple):
-    """One benchmark of the suite.
+    """One process of the suite.
 
     Attributes:
-        script: Its file.
-        full: Arguments on a GPU.
-        toy: Arguments that take seconds on a CPU; None where there is nothing to do.
-        limit_s: Seconds after which it is given up.
+        arguments: The script and its arguments.
+        limit_s: Seconds after which it is ended.
+        least_s: Seconds below which beginning it is of no use.
+        xla_flags: Flags of XLA beside the suite's own, for this process alone.
     """
 
-    script: str
-    full: tuple[str, ...]
-    toy: tuple[str, ...] | None
+    arguments: tuple[str, ...]
     limit_s: float
+    least_s: float
+    xla_flags: str = ""
 
 
-_TINY = ("--toy", "--side=8", "--repeats=1")
-_TINY_MODEL = ("kind=resnet", "stem=8", "channels=[8]", "blocks=[1]")
+OURS, TORCH = "gpu_pieces.py", "gpu_torch.py"
+COMMAND_BUFFERS = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL,+CONVOLUTION"
 
+#: In the order of their value. Compiling for a GPU was never timed: limits are guesses.
 PIECES = {
-    "nvml_probe": Piece("nvml_probe.py", ("--seconds=5", "--settle=1"), None, 60),
-    "epoch": Piece(
-        "bench_epoch.py",
-        (
-            *("--widths=1", "--batch=512", "--steps=32", "--dtype=bfloat16"),
-            "--compile-torch",
-        ),
-        (*_TINY, "--widths=1", "--batch=4", "--steps=2"),
-        120,
+    "sensors": Piece((OURS, "sensors"), 50, 15),
+    "train_512": Piece((OURS, "train", "--batch=512"), 110, 35),
+    "torch_512": Piece((TORCH, "torch", "--batch=512"), 130, 25),
+    "energy": Piece((OURS, "energy"), 150, 45),
+    "train_128": Piece((OURS, "train", "--batch=128"), 70, 30),
+    "torch_128": Piece((TORCH, "torch", "--batch=128"), 80, 25),
+    "command_buffers_128": Piece(
+        (OURS, "train", "--batch=128"), 70, 30, COMMAND_BUFFERS
     ),
-    "scores": Piece(
-        "bench_scores.py",
-        (
-            *("--widths=1", "--examples=50000", "--batch=2000", "--select=1000"),
-            *("--dtypes", "bfloat16", "float32"),
-        ),
-        (*_TINY, "--widths=1", "--examples=10", "--batch=4", "--select=3"),
-        90,
-    ),
-    "gradient_norms": Piece(
-        "bench_gradient_norms.py",
-        ("--shapes", "1.0x256", "--jacrev-batch=16"),
-        (*(*_TINY, "--shapes", "1.0x4", "--steps=2", "--jacrev-batch=2"),),
-        120,
-    ),
-    "compile": Piece("bench_compile.py", ("--width=1",), ("--toy",), 120),
-    "overhead": Piece(
-        "bench_overhead.py",
-        ("--model=resnet18", "--dtype=bfloat16", "--seconds=10"),
-        ("--toy",),
-        150,
-    ),
-    "selection": Piece(
-        "bench_selection.py",
-        (),
-        (
-            *("--toy", "--per-class=40", "--select=6", "--passes=0.1", "--repeats=1"),
-            *("--selectors", "k_center", "grad_match"),
-        ),
-        90,
-    ),
-    "energy_to_accuracy": Piece(
-        "bench_energy_to_accuracy.py",
-        (
-            str(CONFIGS / "cifar10_resnet18_standard.yaml"),
-            str(CONFIGS / "cifar10_resnet18_dpet_margin.yaml"),
-        ),
-        (
-            str(CONFIGS / "quickstart.yaml"),
-            *("--set", *(f"model.{key}" for key in _TINY_MODEL)),
-            *("method.max_rounds=1", "method.warmup_passes=2"),
-        ),
-        120,
-    ),
+    "scores": Piece((OURS, "scores"), 75, 25),
+    "norms": Piece((OURS, "norms"), 75, 25),
+    "subsets": Piece((OURS, "subsets"), 60, 20),
+    "growth": Piece((OURS, "growth"), 60, 25),
+    "train_1024": Piece((OURS, "train", "--batch=1024"), 70, 30),
+    "torch_1024": Piece((TORCH, "torch", "--batch=1024"), 90, 25),
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> str:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="a folder")
+    parser.add_argument("--cache", type=Path, help="by default OUT/cache")
     parser.add_argument("--data", type=Path, help="CIFAR-10, a parquet folder")
-    parser.add_argument("--toy", action="store_true", help="seconds, on any machine")
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything")
-    parser.add_argument("--only", nargs="+", choices=PIECES, default=list(PIECES))
+    parser.add_argument("--only", nargs="+", choices=PIECES, help="these pieces alone")
+    parser.add_argument("--toy", action="store_true", help="tiny, on any machine")
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "gpu_suite.json"
+    if not 0 < options.minutes < math.inf:
+        parser.error(f"--minutes: {options.minutes} is no number above 0")
+    if options.data is not None and not options.data.is_dir():
+        parser.error(f"--data: {options.data} is no folder")
+    try:
+        return measure(options, parser)
+    except UserError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(system_failure(error, options.out))
+
+
+def measure(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """Run the pieces that are missing and return the table."""
     ends = time.monotonic() + 60 * options.minutes
-    suite = json.loads(path.read_text()) if path.exists() else {"pieces": {}}
-    suite |= {"device": device_facts(), "versions": versions()}
-    suite |= {"command": "python " + " ".join(sys.argv), "when": utc_now()}
-    for name in options.only:
-        command = command_of(PIECES[name], options)
-        if command is None:
-            continue
-        done = suite["pieces"].get(name, {})
-        if "rows" in done and done["command"] == command:
-            print(f"{name}: done before", flush=True)
-            continue
-        print(f"{name}: {' '.join(command)}", flush=True)
-        left = ends - time.monotonic()
-        suite["pieces"][name] = run(command, min(left, PIECES[name].limit_s))
-        keep(suite, path)
-        keep_text(markdown(suite), path.with_suffix(".md"))
-    print(f"written to {path} and {path.with_suffix('.md')}")
-    return suite
-
-
-def command_of(piece: Piece, options: argparse.Namespace) -> list[str] | None:
-    """Return what runs a piece; None if it has nothing to do here."""
-    arguments = piece.toy if options.toy else piece.full
-    if arguments is None:
-        return None
-    if piece.script == "bench_energy_to_accuracy.py" and not options.toy:
-        if options.data is None:
-            print("energy_to_accuracy: left out, for it needs --data=DIR", flush=True)
-            return None
-        arguments = (*arguments, "--set", f"data.path={options.data}")
-    if piece.script == "bench_selection.py" and not options.toy and options.data:
-        arguments = (*arguments, f"--data={options.data}")
-    return ["python", f"benchmarks/{piece.script}", *arguments]
-
-
-def run(command: list[str], limit_s: float) -> dict[str, Any]:
-    """Run one piece and return its result, or why there is none."""
-    failed = {"command": command, "when": utc_now()}
-    if limit_s <= 0:
-        return failed | {"failed": "no time was left"}
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "piece.json"
-        script = HERE / Path(command[1]).name
-        began = time.monotonic()
+    kind = device_kind()
+    if kind == "cpu" and not options.toy:
+        parser.error("there is no GPU here; see dpet doctor, or give --toy")
+    options.out.mkdir(parents=True, exist_ok=True)
+    with alone_in(options.out), ending_on_signals():
+        begin(kind, options)
         try:
-            done = subprocess.run(
-                [sys.executable, str(script), *command[2:], f"--out={out}"],
-                capture_output=True,
-                text=True,
-                timeout=limit_s,
-                check=False,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            for name in options.only or PIECES:
+                step(name, kind, ends, options)
+        finally:
+            text = publish(options.out)
+            print(f"\n{text}", flush=True)
+    return text
+
+
+def begin(kind: str, options: argparse.Namespace) -> None:
+    """Note this call; refuse a folder of another device, or of other sizes."""
+    path = options.out / "rows.jsonl"
+    for row in rows_of(path):
+        if row["row"] == "call" and (row["device"]["kind"], row["toy"]) != (
+            kind,
+            options.toy,
+        ):
+            sizes = "toy" if row["toy"] else "full"
+            raise UserError(
+                f"{path}: holds {sizes} sizes on {row['device']['kind']}; give another "
+                "folder to --out"
             )
-        except subprocess.TimeoutExpired as expired:
-            tail = (expired.stdout or b"").decode(errors="replace")[-2000:]
-            return failed | {"failed": f"gave up after {limit_s:.0f} s", "tail": tail}
-        if done.returncode or not out.exists():
-            tail = (done.stdout + done.stderr)[-2000:]
-            return failed | {"failed": f"exit code {done.returncode}", "tail": tail}
-        result = json.loads(out.read_text())
+    row = {"piece": "suite", "row": "call", "toy": options.toy, "when": utc_now()}
+    row |= {"device": {"kind": kind}, "minutes": options.minutes}
+    shown = ["python", f"benchmarks/{Path(__file__).name}", *sys.argv[1:]]
+    append(path, row | {"command": " ".join(shown)})
+
+
+def step(name: str, kind: str, ends: float, options: argparse.Namespace) -> None:
+    """Run a piece, unless it is done or there is no time; keep how it ended."""
+    path, piece = options.out / "rows.jsonl", PIECES[name]
+    known = (row for row in rows_of(path) if row["piece"] == name)
+    if any(row["row"] == "state" and row["state"] == "done" for row in known):
+        print(f"{name}: done before", flush=True)
+        return
+    command = command_of(name, options)
+    left = ends - time.monotonic()
+    began, at_its_limit = time.monotonic(), False
+    if left < (0 if options.toy else piece.least_s):
+        state, why = "left out", f"{left:.0f} s were left, {piece.least_s:g} are needed"
+    else:
+        limit_s = min(left, piece.limit_s)
+        print(f"{name}: at most {limit_s:.0f} s", flush=True)
+        environment = environment_of(piece, kind, options)
+        state, why = run(command, limit_s, environment, options.out / "log.txt")
+        at_its_limit = state == "cut" and limit_s == piece.limit_s
     seconds = time.monotonic() - began
-    return result | {"command": command, "seconds": seconds}
+    print(f"{name}: {state}, {seconds:.0f} s. {why[-500:]}", flush=True)
+    row = {"piece": name, "row": "state", "toy": options.toy, "when": utc_now()}
+    row |= {"state": state, "seconds": seconds, "why": why[-2000:]}
+    shown = ["python", f"benchmarks/{piece.arguments[0]}", *command[2:]]
+    row |= {"device": {"kind": kind}, "command": " ".join(shown)}
+    append(path, row | {"xla_flags": piece.xla_flags, "at_its_limit": at_its_limit})
+    publish(options.out)
 
 
-def keep(suite: dict[str, Any], path: Path) -> None:
-    """Write the suite whole or not at all."""
-    keep_text(json.dumps(suite, indent=2) + "\n", path)
+def command_of(name: str, options: argparse.Namespace) -> list[str]:
+    script, *rest = PIECES[name].arguments
+    return [
+        *(sys.executable, str(HERE / script), *rest, f"--name={name}"),
+        f"--rows={options.out / 'rows.jsonl'}",
+        f"--runs={options.out / 'runs'}",
+        *([f"--data={options.data}"] if options.data else ()),
+        *(["--toy"] if options.toy else ()),
+    ]
 
 
-def keep_text(text: str, path: Path) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def environment_of(
+    piece: Piece, kind: str, options: argparse.Namespace
+) -> dict[str, str]:
+    """Return the environment of a piece: its flags, and the caches that all share."""
+    cache = (options.cache or options.out / "cache").absolute()
+    flags = [os.environ.get("XLA_FLAGS", ""), piece.xla_flags]
+    if kind != "cpu":
+        found = cache / "autotune"
+        found.mkdir(parents=True, exist_ok=True)
+        flags.append(f"--xla_gpu_per_fusion_autotune_cache_dir={found}")
+    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    # the network's FLOPs are counted by JAX, which would take the GPU's memory
+    apart = {"JAX_PLATFORMS": "cpu"} if TORCH in piece.arguments else {}
+    return (
+        os.environ
+        | apart
+        | {
+            "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+            "TRITON_CACHE_DIR": str(cache / "triton"),
+            "XLA_FLAGS": " ".join(filter(None, flags)),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
 
 
-def markdown(suite: dict[str, Any]) -> str:
-    """Set every piece as a table, spreads as median (least to most)."""
-    device = suite["device"]
-    lines = [f"# {device['count']} x {device['kind']}", ""]
-    for name, piece in suite["pieces"].items():
-        lines += [f"## {piece.get('question', name)}", ""]
-        if "rows" not in piece:
-            lines += [f"No result: {piece['failed']}.", ""]
+def run(
+    command: list[str], limit_s: float, environment: dict[str, str], log: Path
+) -> tuple[str, str]:
+    """Run a piece until its end or its limit; return how it ended and why."""
+    with log.open("a+b") as output:
+        output.write(f"\n== {utc_now()} {' '.join(command)}\n".encode())
+        output.flush()
+        start = output.seek(0, os.SEEK_END)
+        process = subprocess.Popen(
+            # so that it can end by itself, with its last row whole
+            [*command, f"--seconds={limit_s}"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        try:
+            code: int | None = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end(process)
+        output.seek(start)
+        tail = output.read()[-2000:].decode(errors="replace").strip()
+    if code is None:
+        return "cut", f"ended after {limit_s:.3g} s\n{tail}"
+    states = {0: "done", CUT: "cut", LEFT_OUT: "left out"}
+    state = states.get(code, "failed")
+    return state, "" if code == 0 else f"exit code {code}\n{tail}"
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process with all that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(GRACE_S)
+        except ProcessLookupError:
+            break
+        except subprocess.TimeoutExpired:
             continue
-        rows = [flat(row) for row in piece["rows"]]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        lines.append(f"| {' | '.join(columns)} |")
-        lines.append("|" + " --- |" * len(columns))
-        lines += [
-            f"| {' | '.join(row.get(column, '') for column in columns)} |"
-            for row in rows
-        ]
-        lines += ["", f"`{' '.join(piece['command'])}`, {piece['seconds']:.0f} s", ""]
-    return "\n".join(lines)
+    process.wait()
 
 
-def flat(row: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Name nested values by their path, and set each as text."""
-    cells: dict[str, str] = {}
-    for key, value in row.items():
-        if isinstance(value, dict) and value.keys() == {"median", "min", "max"}:
-            cells[prefix + key] = (
-                f"{value['median']:.4g} ({value['min']:.4g} to {value['max']:.4g})"
-            )
-        elif isinstance(value, dict):
-            cells |= flat(value, f"{prefix}{key} ")
-        elif isinstance(value, float):
-            cells[prefix + key] = f"{value:.4g}"
-        else:
-            cells[prefix + key] = "" if value is None else str(value).replace("|", "/")
-    return cells
+def _die_with_parent() -> None:
+    """End a piece where the suite is killed: the GPU must be free for the next call."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the suite as Ctrl-C does: in order."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, end) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Refuse a folder that another suite writes into."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another suite writes into it; wait for it, or give another "
+                "folder to --out"
+            ) from None
+        yield
+
+
+def device_kind() -> str:
+    """Return the name of the first GPU, "cpu" without one; JAX is not asked.
+
+    This process would keep the GPU's memory from its pieces.
+    """
+    found = discover(host=False)
+    names = [probe.facts().get("name") for probe in found.probes]
+    for probe in found.probes:
+        probe.close()
+    if names or shutil.which("nvidia-smi") is None:
+        return str(names[0]) if names else "cpu"
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    return answer.stdout.strip().partition("\n")[0] if not answer.returncode else "cpu"
+
+
+def publish(out: Path) -> str:
+    """Write the table and the results of all rows; return the table."""
+    rows: list[Row] = rows_of(out / "rows.jsonl")
+    text = summary(rows)
+    write_whole(out / "summary.md", text + "\n")
+    write_whole(out / "results.json", json.dumps(results(rows), indent=1) + "\n")
+    return text
 
 
 if __name__ == "__main__":

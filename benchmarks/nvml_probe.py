@@ -253,7 +253,21 @@ def main(arguments=None, *, clock=time.monotonic, wait=time.sleep, load=None):
     )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
+    rows = list(measure(options, LOADS, clock=clock, wait=wait, load=load))
+    report(QUESTION, rows, options.out)
+    return rows
 
+
+def measure(options, loads, *, clock=time.monotonic, wait=time.sleep, load=None):
+    """Yield the rows of one GPU, those of each load when it has been measured.
+
+    Args:
+        options: The GPU's number, and seconds: `gpu`, `seconds`, `settle`, `poll`.
+        loads: Names and periods, some of `LOADS`.
+        clock: Seconds.
+        wait: Sleeps for some seconds.
+        load: Computes; by default a `MatmulLoad`.
+    """
     found = find([options.gpu])
     if not found.probes:
         absence = found.unavailable[0]
@@ -266,16 +280,14 @@ def main(arguments=None, *, clock=time.monotonic, wait=time.sleep, load=None):
         load = load or MatmulLoad(_device(options.gpu))
         handle = nvml.nvmlDeviceGetHandleByUUID(facts["uuid"])
         sources, refusals = answering(sources_of(nvml, handle))
-        rows = [
-            {
-                "row": "gpu",
-                **facts,
-                "nvidia_ml_py": version("nvidia-ml-py"),
-                "refusals": refusals,
-                "chosen": [source.method for source in probe.sources],
-            }
-        ]
-        for name, period_s in LOADS.items():
+        yield {
+            "row": "gpu",
+            **facts,
+            "nvidia_ml_py": version("nvidia-ml-py"),
+            "refusals": refusals,
+            "chosen": [source.method for source in probe.sources],
+        }
+        for name, period_s in loads.items():
             if period_s != 0.0:
                 load.start(period_s)
             try:
@@ -285,12 +297,11 @@ def main(arguments=None, *, clock=time.monotonic, wait=time.sleep, load=None):
                 )
             finally:
                 realised = load.stop() if period_s != 0.0 else None
-            rows += [source_row(name, s, traces[s], failures[s]) for s in sources]
-            rows.append(load_row(name, traces, realised))
+            for source in sources:
+                yield source_row(name, source, traces[source], failures[source])
+            yield load_row(name, traces, realised)
     finally:
         probe.close()
-    report(QUESTION, rows, options.out)
-    return rows
 
 
 def _device(ordinal):

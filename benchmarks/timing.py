@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from gpu_rows import spread
+from jax import lax
 
 from dpet_jax.energy.accounts.state import utc_now
 from dpet_jax.models.families import ResNet18
@@ -49,18 +51,32 @@ def interleaved(
     return seconds
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Return median, smallest and largest."""
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-    }
-
-
 def ratios(slow: list[float], fast: list[float]) -> dict[str, float]:
     """Return the spread of slow / fast, repeat by repeat."""
     return spread([a / b for a, b in zip(slow, fast, strict=True)])
+
+
+def matrix_peak(side: int, dtype: str) -> float:
+    """Return the TFLOP/s of a large product of random matrices, the best of several.
+
+    Random, because constants draw less power and a GPU then runs them faster.
+    """
+    keys = jax.random.split(jax.random.key(0))
+    factor, start = (
+        jax.random.normal(key, (side, side), jnp.dtype(dtype)) for key in keys
+    )
+    # so that powers stay finite
+    factor = factor / jnp.asarray(side**0.5, factor.dtype)
+    product = jax.jit(
+        lambda factor, start: lax.fori_loop(0, 8, lambda _, x: factor @ x, start)
+    )
+    jax.block_until_ready(product(factor, start))
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        jax.block_until_ready(product(factor, start))
+        seconds.append(time.perf_counter() - began)
+    return 8 * 2 * side**3 / min(seconds) / 1e12
 
 
 def report(

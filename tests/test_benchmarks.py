@@ -5,18 +5,25 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
-from gpu_suite import PIECES  # noqa: E402
-
 QUICKSTART = FOLDER.parent / "configs" / "quickstart.yaml"
+_TINY = ("--toy", "--side=8", "--repeats=1")
 TOY = {
-    piece.script.removesuffix(".py"): list(piece.toy)
-    for piece in PIECES.values()
-    if piece.toy is not None
-} | {
+    "bench_compile": ["--toy"],
+    "bench_epoch": [*_TINY, "--widths=1", "--batch=4", "--steps=2"],
+    "bench_gradient_norms": [
+        *(*_TINY, "--shapes", "1.0x4", "--steps=2", "--jacrev-batch=2"),
+    ],
+    "bench_overhead": ["--toy"],
+    "bench_scores": [*_TINY, "--widths=1", "--examples=10", "--batch=4", "--select=3"],
+    "bench_selection": [
+        *("--toy", "--per-class=40", "--select=6", "--passes=0.1", "--repeats=1"),
+        *("--selectors", "k_center", "grad_match"),
+    ],
     "bench_meter": ["--tiny", "--pairs=1", "--seconds=0.01", "--periods", "0.05"],
     "bench_methods": [
         *(str(QUICKSTART), "--set", "model.kind=resnet", "model.stem=8"),
@@ -40,6 +47,54 @@ def test_benchmark_writes_its_rows(name, tmp_path, capsys):
     assert saved["rows"] == rows
     assert saved["device"]["platform"] == "cpu"
     assert str(out) in capsys.readouterr().out
+
+
+def test_pytorch_trains_the_same_network_on_what_it_is_given():
+    torch = pytest.importorskip("torch", reason="PyTorch is not a dependency")
+    import torch_resnet
+
+    from dpet_jax.models.resnet import ResidualNetwork
+
+    spec = ResidualNetwork(8, (8,), (1,), num_classes=10, in_channels=3)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 8, 8, 3), np.uint8)
+    labels = np.arange(12) % 10
+    trainer = torch_resnet.Trainer(
+        spec, images, labels, 4, dtype="float32", mode="eager"
+    )
+    # stem, two convolutions of a block, their norms, the last layer with its bias
+    assert torch_resnet.num_parameters(spec) == 216 + 1152 + 48 + 90
+    trainer.network.eval()
+    with torch.no_grad():
+        plain = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        expected = trainer.network((plain - 0.5) / 0.25).numpy()
+        given = trainer._logits(torch.arange(12)).numpy()
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
+    trainer.network.train()
+    losses = [float(trainer.step(torch.arange(4))) for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [([-3, -1, 0, 7, 8, 10], [3, 1, 0, 7, 6, 4]), ([0, 1], [0, 1])],
+)
+def test_pytorch_reflects_at_the_border_as_numpy_does(index, expected):
+    torch = pytest.importorskip("torch", reason="PyTorch is not a dependency")
+    import torch_resnet
+
+    padded = np.pad(np.arange(8), 4, mode="reflect")
+    assert [padded[i + 4] for i in index] == expected
+    assert torch_resnet.reflected(torch.tensor(index), 8).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_matrix_peak_counts_what_it_multiplies(dtype, monkeypatch):
+    """8 products of side 4 in half a second are 8 * 2 * 4^3 / 0.5 operations."""
+    timing = importlib.import_module("timing")
+    ticks = iter(0.5 * np.arange(100))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(ticks))
+    assert timing.matrix_peak(4, dtype) == pytest.approx(8 * 2 * 64 / 0.5 / 1e12)
 
 
 @pytest.mark.parametrize(
