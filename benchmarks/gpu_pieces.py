@@ -249,13 +249,12 @@ def epoch_of(
 
 _STANDARD = "cifar10_resnet18_standard.yaml"
 _DPET = "cifar10_resnet18_dpet_margin.yaml"
+_ANNEAL = "method={kind: dpet_anneal, epochs: 10}"
 #: Config and overrides of each arm; the costs of all but DPET's are about 10 epochs.
 ARMS = {
     "standard": (_STANDARD, ()),
-    "stale_selective_backprop": (
-        _STANDARD,
-        ("method.kind=stale_selective_backprop", "method.passes=15"),
-    ),
+    "dpet_anneal": (_STANDARD, (_ANNEAL,)),
+    "dpet_anneal_random": (_STANDARD, (_ANNEAL, "method.by=random")),
     "rs2_10": (
         _STANDARD,
         ("method.kind=rs2", "method.keep_fraction=0.1", "method.passes=100"),
@@ -271,6 +270,7 @@ _TOY = (
 )
 _TOY_PASSES = {
     _STANDARD: ("method.passes=2",),
+    _ANNEAL: ("method.epochs=4",),
     _DPET: ("method.warmup_passes=1", "method.max_rounds=1", "method.query_size=50"),
 }
 
@@ -323,7 +323,8 @@ def config_of(name: str, options: argparse.Namespace) -> Config:
     file, changes = ARMS[name]
     overrides = [*changes, f"name={name}"]
     if options.toy:
-        overrides += (*_TOY, *_TOY_PASSES[file])
+        anneals = _ANNEAL in changes
+        overrides += (*_TOY, *_TOY_PASSES[_ANNEAL if anneals else file])
     else:
         overrides.append(f"data.path={options.data}")
     return load(CONFIGS / file, [f"--{each}" for each in overrides])

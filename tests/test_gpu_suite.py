@@ -363,7 +363,9 @@ def test_arms_train_the_same_network_at_the_same_batch_size():
         )
         assert config.train.batch_size == first.train.batch_size
     kinds = [config.method.kind for config in configs.values()]
-    assert kinds == ["standard", "stale_selective_backprop", "rs2", "dpet", "dpet"]
+    assert kinds == [
+        *("standard", "dpet_anneal", "dpet_anneal", "rs2", "dpet", "dpet"),
+    ]
     margin, control = configs["dpet_margin"], configs["dpet_random"]
     assert (margin.method.score, control.method.score) == ("margin", "random")
 
