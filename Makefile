@@ -1,5 +1,6 @@
 # make demo    a first run, end to end            make test   what CI runs
-# make check   linters and types alone            make lock   pin dependencies anew
+# make check   linters and types alone            make slow   every benchmark, at toy size
+# make lock    pin dependencies anew
 # Another interpreter: make test PYTHON=python3.12 VENV=.venv312
 
 PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo ok),$(p))))
@@ -10,13 +11,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
 
-.PHONY: demo test check lock clean
+.PHONY: demo test slow check lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/dpet run configs/quickstart.yaml --overwrite
 
 test: check
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+
+slow: $(TESTABLE)
+	$(BIN)/python -m pytest -m slow
 
 check: $(TESTABLE)
 	$(BIN)/ruff format --check .

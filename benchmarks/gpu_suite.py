@@ -14,7 +14,6 @@ leaves in the folder rows.jsonl, summary.md (which is printed last, too), result
 """
 
 import argparse
-import ctypes
 import fcntl
 import json
 import math
@@ -39,6 +38,17 @@ from dpet_jax.files import write_whole
 
 HERE = Path(__file__).parent
 GRACE_S = 5.0
+#: Runs the script that follows it, in a process that the system ends where the suite is
+#: killed, for the GPU must be free for the next call. A process of many threads, which
+#: JAX makes, must not ask for that between fork and exec, so the piece does so itself.
+_START = """
+import ctypes, os, runpy, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+del sys.argv[0]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 class Piece(NamedTuple):
@@ -217,13 +227,12 @@ def run(
         start = output.seek(0, os.SEEK_END)
         process = subprocess.Popen(
             # so that it can end by itself, with its last row whole
-            [*command, f"--seconds={limit_s}"],
+            [command[0], "-c", _START, *command[1:], f"--seconds={limit_s}"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=environment,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
         )
         try:
             code: int | None = process.wait(limit_s)
@@ -251,13 +260,6 @@ def _end(process: subprocess.Popen) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
-
-
-def _die_with_parent() -> None:
-    """End a piece where the suite is killed: the GPU must be free for the next call."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 @contextmanager

@@ -39,7 +39,17 @@ def test_every_benchmark_has_a_toy_size():
     assert set(TOY) == {path.stem for path in FOLDER.glob("bench_*.py")}
 
 
-@pytest.mark.parametrize("name", TOY)
+#: Seconds of compilation each; what they time, the pieces of the GPU suite run too.
+_LONG = (
+    *("bench_compile", "bench_epoch", "bench_gradient_norms", "bench_overhead"),
+    *("bench_scores", "bench_submodular"),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in _LONG else n for n in TOY],
+)
 def test_benchmark_writes_its_rows(name, tmp_path, capsys):
     out = tmp_path / "result.json"
     rows = importlib.import_module(name).main([*TOY[name], f"--out={out}"])

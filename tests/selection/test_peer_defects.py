@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpet_jax.methods.base import Selection
-from dpet_jax.methods.dynamic import DynamicState, InfoBatch
+from dpet_jax.methods.base import Pool, Selection
+from dpet_jax.methods.dynamic import InfoBatch
 from dpet_jax.methods.rs2 import rs2_passes
 from dpet_jax.scores import grand_last_layer, least_confidence, score_pool
 from dpet_jax.scores.factors import last_layer_gradients
@@ -207,9 +207,12 @@ def test_infobatch_weighs_nothing_while_it_anneals(passes):
     method = InfoBatch(prune_probability=0.5, annealing_start=0.875, passes=passes)
     first = math.ceil(0.875 * passes)
 
+    begun = method.start(Pool(40, np.zeros(40, np.int32), 2), 0)
+
     def ours():
         for index in range(first, passes):
-            rows, weights, _ = method.choose(DynamicState(40, 0, index, losses))
+            state = begun._replace(passes=index, losses=losses)
+            rows, weights, _ = method.choose(state)
             yield rows.size, np.ones(rows.size) if weights is None else weights
 
     def check(annealing):
