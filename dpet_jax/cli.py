@@ -300,12 +300,14 @@ def _write_report(
     folders: list[Path], by: By | None, out: Path, console: Console
 ) -> None:
     from dpet_jax.report.comparison import read_comparison
-    from dpet_jax.report.page import write_report
+    from dpet_jax.report.page import answer, write_report
 
     comparison = read_comparison(folders, by)
-    page, *_ = write_report(comparison, by or comparison.natural_cost(), out)
+    unit = by or comparison.natural_cost()
+    page, *_ = write_report(comparison, unit, out)
     for problem in comparison.problems:
         print(problem, file=sys.stderr)  # noqa: T201
+    console.out(answer(comparison, unit), highlight=False)
     console.out(f"report      {page}", highlight=False)
 
 

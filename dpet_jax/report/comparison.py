@@ -50,7 +50,11 @@ def read_comparison(paths: Sequence[Path], by: By | None = None) -> Comparison:
         # two suites may both have a row of this key
         taken = {row.key for row in rows}
         new = {r.key: f"{suite.name}: {r.key}" for r in suite.rows if r.key in taken}
-        rows += [replace(row, key=new.get(row.key, row.key)) for row in suite.rows]
+        # arms are a suite's own
+        rows += [
+            replace(row, key=new.get(row.key, row.key), arm=f"{folder}/{row.arm}")
+            for row in suite.rows
+        ]
         names.append(suite.name)
         statements += suite.statements
         roles = {r: new.get(k, k) for r, k in suite.roles.items()} | roles
@@ -115,24 +119,32 @@ def _read_suite(folder: Path, problems: list[str]) -> Comparison:
 
 def _suite_row(folder: Path, variant: dict[str, Any], problems: list[str]) -> Row:
     found: dict[str, Run] = {}
-    for name in dict.fromkeys(n for ns in variant["by_target"].values() for n in ns):
+    # an earlier version knew no horizons
+    groups = [variant["by_target"], variant.get("by_horizon", {})]
+    held_names = [names for group in groups for names in group.values()]
+    for name in dict.fromkeys(name for names in held_names for name in names):
         try:
             found[name] = read_run(folder / name)
         except UserError as error:
             problems.append(str(error))
-    by_target = {
-        float(target): tuple(found[name] for name in names if name in found)
-        for target, names in variant["by_target"].items()
-    }
-    held = [target for target, runs in by_target.items() if runs]
+    by_target, by_horizon = (
+        {
+            float(key): tuple(found[name] for name in names if name in found)
+            for key, names in group.items()
+        }
+        for group in groups
+    )
+    held = [runs for _, runs in sorted((by_target | by_horizon).items()) if runs]
     paper = variant["paper"]
     return Row(
         key=str(variant["key"]),
         label=str(variant["label"]),
         by_target=by_target,
-        runs=by_target[max(held)] if held else (),
+        runs=held[-1] if held else (),
         tuning=_tuning(variant["tuning"]),
         paper=paper if paper in PAPER_WH else None,
+        by_horizon=by_horizon,
+        arm=str(variant.get("arm", variant["key"])),
     )
 
 

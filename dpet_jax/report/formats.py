@@ -13,7 +13,7 @@ from dpet_jax.report.sheets import Entry, Sheet, relative
 
 #: Costs go by the names that summary.json has for them.
 COLUMNS = (
-    *("key", "method", "target", "seed", "reached"),
+    *("key", "method", "target", "horizon", "seed", "reached"),
     *("epochs", "visits", "seconds_warm", "wh_warm"),
     *("accuracy", "test_accuracy", "final_test_accuracy", "stopped_by"),
     *("energy_quality", "folder"),
@@ -47,6 +47,17 @@ def to_markdown(sheet: Sheet) -> str:
     return "\n".join(lines)
 
 
+def to_text(sheet: Sheet) -> str:
+    """Return a table for a terminal: its numbers alone, in columns."""
+    lines = [sheet.header, *(tuple(entry.main for entry in row) for row in sheet.rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [sheet.title]
+    for first, *others in lines:
+        cells = [o.rjust(w) for o, w in zip(others, widths[1:], strict=True)]
+        text.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n  ".join(text)
+
+
 def to_latex(sheet: Sheet) -> str:
     """Return a table as LaTeX for the package booktabs."""
 
@@ -69,6 +80,9 @@ def to_latex(sheet: Sheet) -> str:
 def to_csv(comparison: Comparison, out: Path) -> str:
     """Return the numbers of every method, target and seed, not rounded.
 
+    Runs that are read at their end have a line each, with what they cost in all, and
+    no target.
+
     Args:
         comparison: Which runs belong to which method.
         out: The folder of the file, which the paths of run folders start from.
@@ -81,6 +95,11 @@ def to_csv(comparison: Comparison, out: Path) -> str:
             for run in row.by_target.get(target, ()):
                 common = {"key": row.key, "method": row.label, "target": target}
                 cells = common | _numbers(run, target, out)
+                writer.writerow({name: csv_cell(c) for name, c in cells.items()})
+        for horizon, runs in sorted(row.by_horizon.items()):
+            for run in runs:
+                common = {"key": row.key, "method": row.label, "horizon": horizon}
+                cells = common | _numbers_at_end(run, out)
                 writer.writerow({name: csv_cell(c) for name, c in cells.items()})
     return text.getvalue()
 
@@ -100,12 +119,25 @@ def escape_markdown(text: str) -> str:
 
 def _numbers(run: Run, target: float, out: Path) -> dict[str, object]:
     cost = run.target_cost(target)
-    return {
-        "seed": run.seed,
+    return _of_run(run, out) | {
         "reached": int(cost is not None),
         **{name: cost and compared(cost.spent, by) for by, name in COMPARED.items()},
         "accuracy": cost and cost.accuracy,
         "test_accuracy": cost and cost.test_accuracy,
+    }
+
+
+def _numbers_at_end(run: Run, out: Path) -> dict[str, object]:
+    return _of_run(run, out) | {
+        **{name: run.spent(by) for by, name in COMPARED.items()},
+        "accuracy": run.summary.get("validation_accuracy"),
+        "test_accuracy": run.summary["test_accuracy"],
+    }
+
+
+def _of_run(run: Run, out: Path) -> dict[str, object]:
+    return {
+        "seed": run.seed,
         "final_test_accuracy": run.summary["test_accuracy"],
         "stopped_by": run.stopped_by,
         "energy_quality": run.quality,

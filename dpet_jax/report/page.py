@@ -8,8 +8,16 @@ from typing import Any, NamedTuple
 
 from dpet_jax.errors import UserError
 from dpet_jax.files import write_whole
+from dpet_jax.report.end_sheets import end_sheets, end_tuning_sheet
+from dpet_jax.report.equal_accuracy import EndTable, end_table
 from dpet_jax.report.facts import deviations, setting
-from dpet_jax.report.formats import escape_markdown, to_csv, to_latex, to_markdown
+from dpet_jax.report.formats import (
+    escape_markdown,
+    to_csv,
+    to_latex,
+    to_markdown,
+    to_text,
+)
 from dpet_jax.report.paired import paired_differences
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES
@@ -57,10 +65,10 @@ def write_report(comparison: Comparison, by: By, out: Path) -> list[Path]:
         UserError: If a package that draws is missing, or a file cannot be written.
     """
     jinja2, style, drawn = _drawing()
-    table = cost_table(comparison, by)
-    pictures = drawn.pictures(comparison, table)
+    crossing, ends = cost_table(comparison.crossing, by), end_table(comparison, by)
+    pictures = drawn.pictures(comparison, crossing, ends)
     shown = [picture for picture in pictures if picture.figure is not None]
-    content = _content(comparison, table, out, drawn.missing(pictures))
+    content = _content(comparison, crossing, ends, out, drawn.missing(pictures))
     for picture in shown:
         style.settle(picture.figure)
     svgs = {picture.name: style.to_svg(picture.figure) for picture in shown}
@@ -87,6 +95,17 @@ def write_report(comparison: Comparison, by: By, out: Path) -> list[Path]:
         ) from error
 
 
+def answer(comparison: Comparison, by: By) -> str:
+    """Return the first table of the results as text for a terminal.
+
+    Args:
+        comparison: Which runs belong to which method.
+        by: What costs are compared in.
+    """
+    ends = end_sheets(end_table(comparison, by), comparison)
+    return to_text([*ends, cost_sheet(cost_table(comparison.crossing, by))][0])
+
+
 def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
     """Import what draws, which no other command needs."""
     try:
@@ -102,21 +121,28 @@ def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
 
 
 def _content(
-    comparison: Comparison, table: CostTable, out: Path, missing: list[str]
+    comparison: Comparison,
+    table: CostTable,
+    ends: EndTable | None,
+    out: Path,
+    missing: list[str],
 ) -> _Content:
-    by = table.by
+    by, crossing = table.by, comparison.crossing
     results = (
+        *end_sheets(ends, comparison),
         cost_sheet(table),
-        savings_sheet(table, comparison),
+        savings_sheet(table, crossing),
         paper_sheet(table),
         results_sheet(table),
     )
-    paired = paired_sheets(paired_differences(comparison, by), by)
+    paired = paired_sheets(paired_differences(crossing, by), by)
     return _Content(
         comparison=comparison,
         by=by,
         results=_present(results),
-        checks=_present([*paired, tuning_sheet(comparison, by)]),
+        checks=_present(
+            [*paired, tuning_sheet(crossing, by), end_tuning_sheet(comparison, by)]
+        ),
         sources=sources_sheet(comparison, out),
         setting=setting(comparison, by),
         deviations=deviations(comparison),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from dpet_jax.config.load import flat
@@ -24,8 +24,8 @@ class Tuning(NamedTuple):
         trials: Settings that were tried.
         seeds: Seeds of the trials; none of them is reported.
         cost: What all trials cost together, by `By`; None where not measured.
-        chosen: The setting for each target, as it is written in the suite; None for a
-            target that no trial reached.
+        chosen: The setting for each target or horizon, as it is written in the suite;
+            None for a target that no trial reached.
     """
 
     trials: int
@@ -47,6 +47,9 @@ class Row:
             target that has any.
         tuning: None where nothing was tuned.
         paper: Name of the row of `PAPER_WH` that it repeats, or None.
+        by_horizon: The runs of each length that are read once, at their end, one a
+            seed; then `by_target` is empty.
+        arm: What rows that differ in their network alone have in common.
     """
 
     key: str
@@ -55,17 +58,27 @@ class Row:
     runs: tuple[Run, ...]
     tuning: Tuning | None = None
     paper: str | None = None
+    by_horizon: dict[float, tuple[Run, ...]] = field(default_factory=dict)
+    arm: str = ""
 
     @property
     def all_runs(self) -> tuple[Run, ...]:
         """Every run of the row, once."""
-        found = {run.folder: run for runs in self.by_target.values() for run in runs}
-        return tuple((found | {run.folder: run for run in self.runs}).values())
+        held = [*self.by_target.values(), *self.by_horizon.values(), self.runs]
+        return tuple({run.folder: run for runs in held for run in runs}.values())
 
     def keeping(self, keep: Callable[[Run], bool]) -> "Row":
         """Return the row with some of its runs alone."""
-        by_target = {t: tuple(filter(keep, r)) for t, r in self.by_target.items()}
-        return replace(self, by_target=by_target, runs=tuple(filter(keep, self.runs)))
+
+        def kept(held: dict[float, tuple[Run, ...]]) -> dict[float, tuple[Run, ...]]:
+            return {key: tuple(filter(keep, runs)) for key, runs in held.items()}
+
+        return replace(
+            self,
+            by_target=kept(self.by_target),
+            by_horizon=kept(self.by_horizon),
+            runs=tuple(filter(keep, self.runs)),
+        )
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,16 @@ class Comparison:
     def runs(self) -> tuple[Run, ...]:
         """Every run of every row, once."""
         return runs_of(self.rows)
+
+    @property
+    def crossing(self) -> "Comparison":
+        """Its rows whose runs are read on the way, where they cross a target."""
+        return replace(self, rows=tuple(r for r in self.rows if not r.by_horizon))
+
+    @property
+    def at_end(self) -> "Comparison":
+        """Its rows whose runs are read once, at their end."""
+        return replace(self, rows=tuple(r for r in self.rows if r.by_horizon))
 
     def natural_cost(self) -> By:
         """Return Wh if all runs measured the same parts of one kind of device.
@@ -148,7 +171,7 @@ def setting_of(run: Run) -> dict[str, Any]:
 def mixed_settings(row: Row) -> list[str]:
     """Return the settings in which runs that are compared at one target differ."""
     names: dict[str, None] = {}
-    for runs in [*row.by_target.values(), row.runs]:
+    for runs in [*row.by_target.values(), *row.by_horizon.values(), row.runs]:
         settings = [setting_of(run) for run in runs]
         for name in dict.fromkeys(key for one in settings for key in one):
             if len({repr(one.get(name)) for one in settings}) > 1:

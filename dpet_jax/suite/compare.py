@@ -104,7 +104,8 @@ class Comparing:
 
     def trials(self) -> list[Job]:
         """Return the runs that choose settings, one variant after another."""
-        return [job for variant in self._variants for job in variant.trials()]
+        grown = self.folder.growth()
+        return [job for variant in self._variants for job in variant.trials(grown)]
 
     def reported(self) -> list[Job]:
         """Return the runs to be reported, with the settings chosen so far.
@@ -124,7 +125,9 @@ class Comparing:
         if chosen:
             return chosen
         settings = variant.settings
-        return [max(settings, key=lambda name: self._estimate(settings[name]))]
+        dear = max(settings, key=lambda name: self._estimate(settings[name].config))
+        values = settings[dear].values
+        return [variant.named(values, h) for h in variant.horizons] or [dear]
 
     def planned(self) -> Iterator[Planned]:
         """Yield every run that there will be, with its cost from counted FLOPs."""
@@ -230,14 +233,18 @@ class Comparing:
 
     def _run_all(self, wanted: Callable[[], Sequence[Job]]) -> bool:
         """Run some jobs; return False if that was interrupted."""
-        for job in wanted():
-            if self.folder.state(job) == "finished":
-                self._count(job)
-                continue
-            if self._interrupt.requested or not self._run(job):
-                return False
-            self.folder.write(self.problems)
-            self._show_progress(job)
+        seen: set[str] = set()
+        # what is wanted may depend on how the first ones end
+        while new := [job for job in wanted() if job.folder not in seen]:
+            for job in new:
+                seen.add(job.folder)
+                if self.folder.state(job) == "finished":
+                    self._count(job)
+                    continue
+                if self._interrupt.requested or not self._run(job):
+                    return False
+                self.folder.write(self.problems)
+                self._show_progress(job)
         return True
 
     def _run(self, job: Job) -> bool:

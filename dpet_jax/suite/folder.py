@@ -11,7 +11,16 @@ from dpet_jax.files import write_whole
 from dpet_jax.report.comparison import SUITE
 from dpet_jax.report.runs import COMPARED, Run, read_run
 from dpet_jax.run.folder import CONFIG, SUMMARY
-from dpet_jax.suite.variants import AS_IT_IS, Answer, Job, Suite, Variant, answers
+from dpet_jax.suite.variants import (
+    AS_IT_IS,
+    Answer,
+    Growth,
+    Job,
+    Suite,
+    Variant,
+    answers,
+    best_at_end,
+)
 
 State = Literal["finished", "begun", "missing"]
 
@@ -31,6 +40,7 @@ class SuiteFolder:
         self.path = out / suite.section.name
         self._suite = suite
         self._out = out
+        self._finished: dict[Path, Run] = {}
 
     def of(self, job: Job) -> Path:
         """Return the folder of a run."""
@@ -43,33 +53,73 @@ class SuiteFolder:
         return "begun" if (self.of(job) / CONFIG).exists() else "missing"
 
     def read(self, job: Job) -> Run:
-        """Read a finished run.
+        """Read a finished run, from its folder but once.
 
         Raises:
             UserError: If it cannot be read.
         """
-        return read_run(self.of(job))
+        folder = self.of(job)
+        if folder not in self._finished:
+            self._finished[folder] = read_run(folder)
+        return self._finished[folder]
 
     def every_job(self) -> Iterator[Job]:
         """Yield all runs that the suite may come to need."""
         for variant in self._suite.variants:
-            yield from variant.trials()
+            axes = {} if variant.section.tune is None else variant.section.tune.axes
+            whole = {key: (axis.lower, axis.upper) for key, axis in axes.items()}
+            yield from variant.trials(whole)
             for seed in self._suite.section.seeds:
                 yield from variant.jobs([*variant.settings], seed)
 
-    def answers(self, variant: Variant) -> dict[float, Answer]:
-        """Return the setting chosen for each target; none before any trial."""
-        targets = self._suite.section.targets
-        if not variant.tuned:
-            return dict.fromkeys(targets, Answer(AS_IT_IS, reached=True))
-        trials: dict[str, list[Run]] = {}
-        for setting, run in self._tried(variant):
-            trials.setdefault(setting, []).append(run)
-        return answers(trials, targets) if trials else {}
+    def growth(self) -> Growth:
+        """Return how far grids have grown, by the trials that have finished.
 
-    def _tried(self, variant: Variant) -> Iterator[tuple[str, Run]]:
+        As long as the setting that is chosen for any variant has the last value of a
+        key, all variants that are tuned over this key get one more: equal chances.
+        """
+        grown: dict[str, tuple[int, int]] = {}
+        while True:
+            wanted = {
+                edge
+                for variant in self._suite.variants
+                if all(self.state(j) == "finished" for j in variant.trials(grown))
+                for answer in self._chosen(variant, grown).values()
+                for edge in variant.edges(answer.setting, grown)
+            }
+            if not wanted:
+                return grown
+            for key, end in wanted:
+                ends = [*grown.get(key, (0, 0))]
+                ends[end] += 1
+                grown[key] = (ends[0], ends[1])
+
+    def answers(self, variant: Variant) -> dict[float, Answer]:
+        """Return the setting chosen for each target, or for each horizon.
+
+        There is none before any trial.
+        """
+        return self._chosen(variant, self.growth())
+
+    def _chosen(self, variant: Variant, grown: Growth) -> dict[float, Answer]:
+        targets = self._suite.section.targets
+        if not variant.tuned and not variant.horizons:
+            return dict.fromkeys(targets, Answer(AS_IT_IS, reached=True))
+        values: tuple[Any, ...] = ()
+        if variant.tuned:
+            trials: dict[str, list[Run]] = {}
+            for setting, run in self._tried(variant, grown):
+                trials.setdefault(setting, []).append(run)
+            if not trials:
+                return {}
+            if not variant.horizons:
+                return answers(trials, targets)
+            values = variant.settings[best_at_end(trials)].values
+        return {h: Answer(variant.named(values, h), True) for h in variant.horizons}
+
+    def _tried(self, variant: Variant, grown: Growth) -> Iterator[tuple[str, Run]]:
         """Yield the finished trials that can be read, each with its setting."""
-        for job in variant.trials():
+        for job in variant.trials(grown):
             with contextlib.suppress(UserError):
                 yield job.setting, self.read(job)
 
@@ -82,8 +132,12 @@ class SuiteFolder:
         Returns:
             Whether there is any to report on.
         """
-        variants = [self._record(variant) for variant in self._suite.variants]
+        grown = self.growth()
+        variants = [self._record(variant, grown) for variant in self._suite.variants]
         section = self._suite.section
+        edges = [
+            text for v in self._suite.variants for text in self._at_edges(v, grown)
+        ]
         record = {
             "name": section.name,
             "statements": [*section.statements],
@@ -92,49 +146,75 @@ class SuiteFolder:
                 for variant in self._suite.variants
                 if variant.section.role is not None
             },
-            "problems": [*dict.fromkeys(problems)],
+            "problems": [*dict.fromkeys([*problems, *edges])],
             "variants": variants,
         }
         write_whole(self.path / SUITE, json.dumps(record, indent=1) + "\n")
-        return any(runs for one in variants for runs in one["by_target"].values())
+        return any(
+            runs
+            for one in variants
+            for held in (one["by_target"], one["by_horizon"])
+            for runs in held.values()
+        )
 
-    def _record(self, variant: Variant) -> dict[str, Any]:
-        chosen = self.answers(variant)
-        by_target = {
-            str(target): [
+    def _record(self, variant: Variant, grown: Growth) -> dict[str, Any]:
+        chosen = self._chosen(variant, grown)
+        runs = {
+            str(key): [
                 str(self.of(job).relative_to(self.path))
                 for seed in self._suite.section.seeds
                 for job in variant.jobs([answer.setting], seed)
                 if self.state(job) == "finished"
             ]
-            for target, answer in chosen.items()
+            for key, answer in chosen.items()
         }
         return {
             "key": variant.key,
             "label": variant.label,
             "paper": variant.section.paper,
-            "by_target": by_target,
-            "tuning": self._tuning(variant, chosen),
+            "arm": variant.section.arm or variant.key,
+            "by_target": {} if variant.horizons else runs,
+            "by_horizon": runs if variant.horizons else {},
+            "tuning": self._tuning(variant, chosen, grown),
         }
 
     def _tuning(
-        self, variant: Variant, chosen: dict[float, Answer]
+        self, variant: Variant, chosen: dict[float, Answer], grown: Growth
     ) -> dict[str, Any] | None:
         if variant.section.tune is None:
             return None
-        runs = [run for _, run in self._tried(variant)]
+        runs = [run for _, run in self._tried(variant, grown)]
         return {
-            "trials": len(variant.settings),
+            "trials": len([*variant.tried(grown)]),
             "seeds": [*variant.section.tune.seeds],
             "cost": {
                 name: _sum([run.spent(by) for run in runs])
                 for by, name in COMPARED.items()
             },
             "chosen": {
-                str(target): variant.texts[answer.setting] if answer.reached else None
-                for target, answer in chosen.items()
+                str(key): variant.settings[answer.setting].text
+                if answer.reached
+                else None
+                for key, answer in chosen.items()
             },
         }
+
+    def _at_edges(self, variant: Variant, grown: Growth) -> Iterator[str]:
+        """Yield what says that a grid that may grow is too small all the same."""
+        tune = variant.section.tune
+        if tune is None or not tune.grow:
+            return
+        tried = [variant.settings[name].values for name in variant.tried(grown)]
+        names = {answer.setting for answer in self._chosen(variant, grown).values()}
+        chosen = {variant.settings[name].values for name in names}
+        for place, (key, axis) in enumerate(tune.axes.items()):
+            held = [v for v in axis.values if v in {values[place] for values in tried}]
+            for value in {values[place] for values in chosen} & {held[0], held[-1]}:
+                if len(held) > 1 and axis.lower + axis.upper:
+                    yield (
+                        f"{variant.label}: {key} {value} was chosen, the last value "
+                        "that was tried; raise tune.grow or give more values"
+                    )
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -1,11 +1,20 @@
 """Every key of a suite: which experiments are compared with each other."""
 
+import itertools
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dpet_jax.section import Fraction, Section, Seed, UserPath, check_file_name
+from dpet_jax.section import (
+    Fraction,
+    Number,
+    Section,
+    Seed,
+    UserPath,
+    check_file_name,
+)
 
 #: Names of folders and of rows.
 Name = Annotated[
@@ -18,22 +27,92 @@ Name = Annotated[
 _TAKEN = ("tuning", "plots")
 _MAX_SETTINGS = 1000
 
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+#: A whole number stays one, for it may be a number of passes.
+Horizon = Annotated[int | float, Field(gt=0, le=1e6), Number]
+
+
+class Axis(NamedTuple):
+    """The values of a key that is tuned.
+
+    Attributes:
+        values: Those given, with those that it may come to before and after them.
+        lower: How many come before.
+        upper: How many come after.
+    """
+
+    values: tuple[Any, ...]
+    lower: int
+    upper: int
+
+    @classmethod
+    def of(cls, given: Sequence[Any], grow: int) -> "Axis":
+        """Continue a row of positive numbers at both ends, in the ratios found there.
+
+        Numbers are rounded to six digits, and kept whole where all that were given are.
+        What is no such row stays as it is.
+        """
+        numbers = [v for v in given if type(v) in (int, float) and v > 0]
+        rising = all(a < b for a, b in itertools.pairwise(numbers))
+        if not grow or len(numbers) < max(2, len(given)) or not rising:
+            return cls((*given,), 0, 0)
+        whole = all(type(v) is int for v in numbers)
+
+        def beyond(last: float, before: float) -> list[Any]:
+            found: list[Any] = []
+            for step in range(1, grow + 1):
+                value = float(f"{last * (last / before) ** step:.6g}")
+                value = round(value) if whole else value
+                if value in (0, *found, last):
+                    break
+                found.append(value)
+            return found
+
+        below = beyond(numbers[0], numbers[1])[::-1]
+        above = beyond(numbers[-1], numbers[-2])
+        return cls((*below, *given, *above), len(below), len(above))
+
 
 class TuneConfig(Section):
     """Try every combination of some values, on seeds that are not reported.
 
     For each target the setting is chosen whose median cost to reach it is lowest; where
-    none reaches it, the one that ends with the highest validation accuracy.
+    none reaches it, the one that ends with the highest validation accuracy. Where runs
+    are read at their end, that one is chosen for all horizons.
     """
 
-    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
+    grid: dict[str, Values] = Field(
         min_length=1, description="dotted keys of the config, and the values of each"
     )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    at: Horizon | None = Field(
+        None, description="the horizon that is tried; read: end needs it"
+    )
+    grow: Annotated[int, Field(ge=0, le=8), Number] = Field(
+        0,
+        description="how often a numeric key gets one more value, in the ratio of the "
+        "last two, while the last one wins for any variant",
+    )
+
+    @property
+    def axes(self) -> dict[str, "Axis"]:
+        """The values of each key, those included that it may come to."""
+        return {key: Axis.of(values, self.grow) for key, values in self.grid.items()}
+
+    @model_validator(mode="after")
+    def _grid_can_grow(self) -> "TuneConfig":
+        if self.grow and not any(
+            axis.lower or axis.upper for axis in self.axes.values()
+        ):
+            raise ValueError(
+                "grow: no key of the grid has two or more positive numbers in rising "
+                "order, whose ratio would give the next; give such values, or drop grow"
+            )
+        return self
 
     @model_validator(mode="after")
     def _grid_can_be_tried(self) -> "TuneConfig":
-        settings = math.prod(map(len, self.grid.values()))
+        settings = math.prod(len(axis.values) for axis in self.axes.values())
         if settings > _MAX_SETTINGS:
             raise ValueError(
                 f"grid: {settings:,} combinations, of which nobody tries more than "
@@ -48,12 +127,45 @@ class VariantConfig(Section):
     label: str | None = Field(None, description="for people; by default its name")
     set: dict[str, Any] = Field({}, description="keys of the config, dotted or nested")
     tune: TuneConfig | None = None
+    horizons: dict[str, Annotated[tuple[Horizon, ...], Field(min_length=2)]] | None = (
+        Field(
+            None,
+            description="read: end: the key of a run's length, and its values",
+        )
+    )
+    arm: Name | None = Field(
+        None,
+        description="read: end: variants of one arm differ in their network alone; by "
+        "default its own name",
+    )
     role: Literal["standard", "tuned", "random"] | None = Field(
         None,
         description="full data as papers train it, full data with a tuned schedule, or "
         "the random control: what the others are compared with",
     )
     paper: str | None = Field(None, description="the paper's row that it repeats")
+
+    @model_validator(mode="after")
+    def _one_key_says_how_long(self) -> "VariantConfig":
+        if self.horizons is None:
+            return self
+        if len(self.horizons) != 1:
+            raise ValueError(
+                f"horizons: {len(self.horizons)} keys, but one says how long a run is"
+            )
+        ((key, values),) = self.horizons.items()
+        if len({*values}) < len(values):
+            raise ValueError(f"horizons.{key}: {[*values]} holds one twice")
+        if self.tune is not None and key in self.tune.grid:
+            raise ValueError(
+                f"tune.grid.{key}: horizons has it; take it out of the grid"
+            )
+        if self.tune is not None and self.tune.at not in values:
+            raise ValueError(
+                f"tune.at: {self.tune.at} is none of the horizons; choose one of "
+                f"{', '.join(f'{value:g}' for value in values)}"
+            )
+        return self
 
 
 class SuiteConfig(Section):
@@ -62,6 +174,11 @@ class SuiteConfig(Section):
     name: Name
     base: UserPath = Field(description="a config, relative to this file")
     set: dict[str, Any] = Field({}, description="keys of the config, for all variants")
+    read: Literal["crossing", "end"] = Field(
+        "crossing",
+        description="crossing: a target's cost is that of the first evaluation at or "
+        "above it; end: runs of several horizons are read once, at their end",
+    )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     targets: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     variants: dict[Name, VariantConfig] = Field(min_length=1)
@@ -89,6 +206,32 @@ class SuiteConfig(Section):
                 )
             if variant.role is not None:
                 given[variant.role] = name
+        return self
+
+    @model_validator(mode="after")
+    def _runs_are_read_in_one_way(self) -> "SuiteConfig":
+        at_end = self.read == "end"
+        for name, variant in self.variants.items():
+            if at_end and variant.horizons is None:
+                raise ValueError(
+                    f"variants.{name}.horizons: missing, but read is end; give the key "
+                    "that says how long a run is and two values or more"
+                )
+            at = variant.tune is not None and variant.tune.at is not None
+            given = {"horizons": variant.horizons, "arm": variant.arm, "tune.at": at}
+            for key, value in given.items():
+                if value and not at_end:
+                    raise ValueError(
+                        f"variants.{name}.{key}: it is for runs that are read at their "
+                        "end; set read: end, or drop it"
+                    )
+        if at_end and all(
+            variant.role != "tuned" for variant in self.variants.values()
+        ):
+            raise ValueError(
+                "read is end, but no variant has role tuned, the baseline whose cost "
+                "at equal accuracy the others are compared with; give it to one"
+            )
         return self
 
     @model_validator(mode="after")

@@ -50,6 +50,26 @@ class Job(NamedTuple):
         return f"{self.config.name}/seed{self.config.seed}"
 
 
+class Setting(NamedTuple):
+    """One config of a variant.
+
+    Attributes:
+        config: Its seed is set by each job.
+        values: Of the keys of the grid, in its order.
+        horizon: How long a run is; None where the suite does not say.
+        text: The values for people.
+    """
+
+    config: Config
+    values: tuple[Any, ...]
+    horizon: float | None
+    text: str
+
+
+#: By key of a grid, how many values it has grown by below and above those given.
+Growth = Mapping[str, tuple[int, int]]
+
+
 @dataclass(frozen=True)
 class Variant:
     """A row of the table, resolved.
@@ -57,15 +77,12 @@ class Variant:
     Attributes:
         key: Its name.
         section: As the suite has it.
-        settings: By name, the config of each setting that may be chosen for a target;
-            its seed is set by each job.
-        texts: By name, the setting for people.
+        settings: By name, every setting that may come to be run.
     """
 
     key: str
     section: VariantConfig
-    settings: dict[str, Config]
-    texts: dict[str, str]
+    settings: dict[str, Setting]
 
     @property
     def label(self) -> str:
@@ -77,20 +94,85 @@ class Variant:
         """Whether a setting is chosen for each target."""
         return self.section.tune is not None
 
-    def trials(self) -> Iterator[Job]:
-        """Yield the runs that choose its setting."""
-        if self.section.tune is None:
+    @property
+    def horizons(self) -> tuple[float, ...]:
+        """How long its runs are; empty where the suite does not say."""
+        return (
+            ()
+            if self.section.horizons is None
+            else (*self.section.horizons.values(),)[0]
+        )
+
+    def tried(self, grown: Growth) -> Iterator[str]:
+        """Yield the names of the settings that its trials run.
+
+        Args:
+            grown: How far the grid has grown.
+        """
+        tune = self.section.tune
+        if tune is None:
             return
-        for seed in self.section.tune.seeds:
-            for name, config in self.settings.items():
+        windows = []
+        for key, axis in tune.axes.items():
+            below, above = grown.get(key, (0, 0))
+            first = axis.lower - min(below, axis.lower)
+            last = len(axis.values) - axis.upper + min(above, axis.upper)
+            windows.append(axis.values[first:last])
+        for name, setting in self.settings.items():
+            inside = all(v in w for v, w in zip(setting.values, windows, strict=True))
+            if inside and setting.horizon == tune.at:
+                yield name
+
+    def trials(self, grown: Growth) -> Iterator[Job]:
+        """Yield the runs that choose its setting.
+
+        Args:
+            grown: How far the grid has grown.
+        """
+        for seed in () if self.section.tune is None else self.section.tune.seeds:
+            for name in self.tried(grown):
+                config = self.settings[name].config
                 suite, _, rest = config.name.partition("/")
                 changed = {"name": f"{suite}/tuning/{rest}", "seed": seed}
                 yield Job(self.key, name, config.model_copy(update=changed), trial=True)
 
+    def edges(self, name: str, grown: Growth) -> Iterator[tuple[str, int]]:
+        """Yield the keys of which a setting has the first or the last value tried.
+
+        Args:
+            name: Of the setting.
+            grown: How far the grid has grown.
+
+        Yields:
+            Pairs of a key that can grow further there, and 0 for below or 1 for above.
+        """
+        tune = self.section.tune
+        if tune is None:
+            return
+        values = self.settings[name].values
+        for (key, axis), value in zip(tune.axes.items(), values, strict=True):
+            below, above = grown.get(key, (0, 0))
+            place = axis.values.index(value)
+            if below < axis.lower and place == axis.lower - below:
+                yield key, 0
+            if (
+                above < axis.upper
+                and place == len(axis.values) - 1 - axis.upper + above
+            ):
+                yield key, 1
+
+    def named(self, values: tuple[Any, ...], horizon: float | None) -> str:
+        """Return the name of the setting with some values of its grid at a horizon."""
+        return next(
+            name
+            for name, setting in self.settings.items()
+            if setting.values == values and setting.horizon == horizon
+        )
+
     def jobs(self, names: Sequence[str], seed: int) -> Iterator[Job]:
         """Yield the runs of some settings with one seed, to be reported."""
         for name in dict.fromkeys(names):
-            config = self.settings[name].model_copy(update={"seed": seed})
+            config = self.settings[name].config.model_copy(update={"seed": seed})
             yield Job(self.key, name, config)
 
 
@@ -158,14 +240,15 @@ def _resolved(
         raise UserError(
             f"{where}.paper: unknown {variant.paper!r}; one of {', '.join(PAPER_WH)}"
         )
-    grid = variant.tune.grid if variant.tune else {}
-    names, texts = setting_names(grid), {}
-    settings: dict[str, Config] = {}
+    axes = variant.tune.axes if variant.tune else {}
+    grid = {key: axis.values for key, axis in axes.items()} | (variant.horizons or {})
+    names, settings = setting_names(grid), {}
     for name, values in names.items():
         layers = [
             (f"{path}: set", [*flat(suite.set)]),
             (f"{where}.set", [*flat(variant.set)]),
-            (f"{where}.tune.grid", [*zip(grid, values, strict=True)]),
+            (f"{where}.tune.grid", [*zip(axes, values, strict=False)]),
+            (f"{where}.horizons", [*zip(grid, values, strict=True)][len(axes) :]),
             (COMMAND_LINE, [*changes]),
         ]
         tree = read_tree(base)
@@ -183,12 +266,17 @@ def _resolved(
             "name": "/".join(part for part in (suite.name, key, name) if part),
             "targets": [*suite.targets],
         }
-        settings[name] = validate(tree, f"{where} (with {base})", origins)
-        texts[name] = ", ".join(
+        text = ", ".join(
             f"{dotted.rpartition('.')[2].replace('_', ' ')} {value}"
-            for dotted, value in zip(grid, values, strict=True)
+            for dotted, value in zip(axes, values, strict=False)
         )
-    return Variant(key, variant, settings, texts)
+        settings[name] = Setting(
+            config=validate(tree, f"{where} (with {base})", origins),
+            values=values[: len(axes)],
+            horizon=values[-1] if variant.horizons else None,
+            text=text,
+        )
+    return Variant(key, variant, settings)
 
 
 def setting_names(grid: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
@@ -207,12 +295,13 @@ def setting_names(grid: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...
 
 
 class Answer(NamedTuple):
-    """The setting that is chosen for a target.
+    """The setting that is chosen for a target or a horizon.
 
     Attributes:
         setting: Its name.
         reached: Whether the median of its trials reached the target; if not, it is the
-            one that ended with the highest validation accuracy.
+            one that ended with the highest validation accuracy. At a horizon it is
+            always that one, and there is nothing to be reached.
     """
 
     setting: str
@@ -231,7 +320,7 @@ def answers(
         trials: The finished runs of each setting.
         targets: Accuracies.
     """
-    best = max(trials, key=lambda name: _median_accuracy(trials[name]))
+    best = best_at_end(trials)
     chosen = {}
     for target in targets:
         costs = {name: _median_epochs(runs, target) for name, runs in trials.items()}
@@ -239,6 +328,15 @@ def answers(
         reached = math.isfinite(costs[cheapest])
         chosen[target] = Answer(cheapest if reached else best, reached)
     return chosen
+
+
+def best_at_end(trials: Mapping[str, Sequence[Run]]) -> str:
+    """Return the setting that ends with the highest median validation accuracy.
+
+    Args:
+        trials: The finished runs of each setting.
+    """
+    return max(trials, key=lambda name: _median_accuracy(trials[name]))
 
 
 def _median_epochs(runs: Sequence[Run], target: float) -> float:

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from dpet_jax.report.equal_accuracy import EndTable
 from dpet_jax.report.plots.coreset import class_balance, coreset_growth, gallery
 from dpet_jax.report.plots.cost import cost_by_part, cost_to_accuracy, pareto
 from dpet_jax.report.plots.course import accuracy_over_cost
+from dpet_jax.report.plots.end import error_over_cost, gains_by_horizon
 from dpet_jax.report.plots.power import power_trace
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.table import CostTable
@@ -50,8 +52,67 @@ def missing(drawn: Iterable[Picture]) -> list[str]:
     return [f"{t} ({'; '.join(o)})" if o else t for t, o in found.items()]
 
 
-def pictures(comparison: Comparison, table: CostTable) -> list[Picture]:
+def pictures(
+    comparison: Comparison, table: CostTable, ends: EndTable | None
+) -> list[Picture]:
     """Draw everything that the runs hold something for."""
+    by = table.by
+    crossing = [] if not table.rows else _of_crossings(comparison.crossing, table)
+    return [
+        *([] if ends is None else _of_ends(ends)),
+        *crossing,
+        Picture(
+            "parts",
+            "What the cost was spent on",
+            "",
+            _PARTS_CAPTION[by],
+            cost_by_part(comparison, by),
+            "no method's runs all measured this cost",
+        ),
+        Picture(
+            "growth",
+            "Growth of the coreset",
+            "",
+            "Of the first seed of each method.",
+            coreset_growth(comparison),
+            "no run selected a coreset",
+        ),
+        Picture(
+            "balance",
+            "Class balance of the coreset",
+            "",
+            "Of the first seed of each method, at its end.",
+            class_balance(comparison),
+            "no run selected a coreset",
+        ),
+        *_of_rows(comparison),
+    ]
+
+
+def _of_ends(ends: EndTable) -> list[Picture]:
+    return [
+        Picture(
+            "error",
+            "Error at the end, over cost",
+            "",
+            "Means and standard deviations over seeds, of runs of several lengths, and "
+            "the power law fitted to each method's runs.",
+            error_over_cost(ends),
+            "no run measured this cost",
+        ),
+        Picture(
+            "gains",
+            "Gain by length of the run",
+            "",
+            "Cost over what the baseline's curve takes to the same test accuracy, with "
+            "its range; below the dashed line is a saving.",
+            gains_by_horizon(ends),
+            "no accuracy lies on the baseline's curve",
+        ),
+    ]
+
+
+def _of_crossings(comparison: Comparison, table: CostTable) -> list[Picture]:
     by = table.by
     return [
         Picture(
@@ -74,14 +135,6 @@ def pictures(comparison: Comparison, table: CostTable) -> list[Picture]:
             "no method's median seed reached a target",
         ),
         Picture(
-            "parts",
-            "What the cost was spent on",
-            "",
-            _PARTS_CAPTION[by],
-            cost_by_part(comparison, by),
-            "no method's runs all measured this cost",
-        ),
-        Picture(
             "pareto",
             "Final accuracy and cost",
             "",
@@ -90,23 +143,6 @@ def pictures(comparison: Comparison, table: CostTable) -> list[Picture]:
             pareto(table),
             "no method's runs all have cost and accuracy",
         ),
-        Picture(
-            "growth",
-            "Growth of the coreset",
-            "",
-            "Of the first seed of each method.",
-            coreset_growth(comparison),
-            "no run selected a coreset",
-        ),
-        Picture(
-            "balance",
-            "Class balance of the coreset",
-            "",
-            "Of the first seed of each method, at its end.",
-            class_balance(comparison),
-            "no run selected a coreset",
-        ),
-        *_of_rows(comparison),
     ]
 
 

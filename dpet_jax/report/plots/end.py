@@ -1,0 +1,109 @@
+"""Plots of runs that are read at their end."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dpet_jax.report.equal_accuracy import EndTable
+from dpet_jax.report.plots.style import (
+    INK,
+    cost_axis,
+    finished,
+    log_axis,
+    look,
+    new_figure,
+    short,
+    styled,
+)
+from dpet_jax.report.runs import COST_NAMES
+
+
+@styled
+def error_over_cost(table: EndTable | None) -> Figure | None:
+    """Draw the test error at the end over the cost, and the fitted curves.
+
+    Returns:
+        None if no run is read at its end.
+    """
+    if table is None or not any(row.gains for row in table.rows):
+        return None
+    figure = new_figure(2.6)
+    axes = figure.add_subplot()
+    for number, row in enumerate(table.rows):
+        colour, marker, dashes = look(number)
+        axes.errorbar(
+            [gain.cost for gain in row.gains],
+            [1 - gain.accuracy["test"] for gain in row.gains],
+            yerr=[gain.deviation or 0.0 for gain in row.gains],
+            color=colour,
+            marker=marker,
+            linestyle="none",
+            elinewidth=0.7,
+            capsize=1.5,
+            capthick=0.7,
+            label=short(row.row.label),
+        )
+        if row.curve is not None:
+            costs = np.geomspace(row.curve.low, row.curve.high, 50)
+            axes.plot(
+                costs,
+                [row.curve.error(cost) for cost in costs],
+                color=colour,
+                linestyle=dashes,
+            )
+    log_axis(axes, "x")
+    log_axis(axes, "y")
+    _percent_of_log(axes)
+    return finished(figure, axes, COST_NAMES[table.by], "test error, %")
+
+
+def _percent_of_log(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g}"))
+
+
+@styled
+def gains_by_horizon(table: EndTable | None) -> Figure | None:
+    """Draw cost over the baseline's at equal accuracy, for the runs of each length.
+
+    Returns:
+        None if no such ratio is known.
+    """
+    if table is None:
+        return None
+    figure = new_figure(2.3)
+    axes = figure.add_subplot()
+    drawn: list[float] = []
+    for number, row in enumerate(table.rows):
+        known = [(g.cost, g.ratio) for g in row.gains if g.ratio is not None]
+        if not known:
+            continue
+        colour, marker, dashes = look(number)
+        values = [ratio.value for _, ratio in known]
+        lows = [ratio.low or ratio.value for _, ratio in known]
+        highs = [ratio.high or ratio.value for _, ratio in known]
+        axes.errorbar(
+            # side by side, or ranges of one length would cover each other
+            [cost * 1.015 ** (number - len(table.rows) / 2) for cost, _ in known],
+            values,
+            yerr=[
+                [max(0.0, v - low) for v, low in zip(values, lows, strict=True)],
+                [max(0.0, high - v) for v, high in zip(values, highs, strict=True)],
+            ],
+            color=colour,
+            marker=marker,
+            linestyle=dashes,
+            elinewidth=0.7,
+            capsize=1.5,
+            capthick=0.7,
+            label=short(row.row.label),
+        )
+        drawn += [cost for cost, _ in known]
+    if not drawn:
+        return None
+    axes.axhline(1.0, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+    cost_axis(axes, "x", drawn)
+    return finished(
+        figure, axes, COST_NAMES[table.by], "cost over the baseline's", plain="y"
+    )
