@@ -5,10 +5,11 @@ where two such curves have the same error. That spares the choice of one length,
 decides a comparison by first crossings.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -315,7 +316,7 @@ class _Curves(NamedTuple):
         return np.asarray((self.scales - log_error) / self.exponents)
 
 
-def _fit(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit(sums: np.ndarray) -> tuple[Any, Any]:
     """Fit y = scale - exponent * x by least squares, from sums of 1, x, y, xx, xy."""
     count, x, y, xx, xy = sums
     spread = count * xx - x * x
@@ -324,6 +325,7 @@ def _fit(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (y - slope * x) / count, -slope
 
 
+@functools.cache
 def _draws(seeds: int) -> np.ndarray:
     """Return how often each resample draws each seed: float[r, seeds]."""
     if seeds < LEAST_SEEDS:

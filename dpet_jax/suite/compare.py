@@ -20,6 +20,8 @@ from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.suite.dry_run import estimate
 from dpet_jax.suite.folder import State, SuiteFolder
 from dpet_jax.suite.variants import Job, Suite, Variant
+from dpet_jax.training.optimizer import Sgd
+from dpet_jax.training.schedule import Cosine
 
 #: What a failed run leaves in its folder.
 ERROR = "error.txt"
@@ -330,8 +332,13 @@ class Comparing:
         self._done_epochs += summary["epochs"]
 
     def _estimate(self, config: Config) -> float:
-        """Return the epochs that a run is expected to cost, whatever its seed."""
-        key = config.model_copy(update={"seed": 0, "name": "any"}).model_dump_json()
+        """Return the epochs that a run is expected to cost.
+
+        Neither its seed nor how fast it learns matters to that.
+        """
+        train = config.train.model_copy(update={"optimizer": Sgd(), "schedule": Cosine()})
+        alike = {"seed": 0, "name": "any", "train": train}
+        key = config.model_copy(update=alike).model_dump_json()
         if key not in self._epochs:
             self._epochs[key] = estimate(config, self._data_of(config)).epochs
         return self._epochs[key]

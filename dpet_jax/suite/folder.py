@@ -11,6 +11,7 @@ from dpet_jax.files import write_whole
 from dpet_jax.report.comparison import SUITE
 from dpet_jax.report.runs import COMPARED, Run, read_run
 from dpet_jax.run.folder import CONFIG, SUMMARY
+from dpet_jax.suite.schema import WholeOrNot
 from dpet_jax.suite.variants import (
     AS_IT_IS,
     Answer,
@@ -94,17 +95,17 @@ class SuiteFolder:
                 ends[end] += 1
                 grown[key] = (ends[0], ends[1])
 
-    def answers(self, variant: Variant) -> dict[float, Answer]:
+    def answers(self, variant: Variant) -> dict[WholeOrNot, Answer]:
         """Return the setting chosen for each target, or for each horizon.
 
         There is none before any trial.
         """
         return self._chosen(variant, self.growth())
 
-    def _chosen(self, variant: Variant, grown: Growth) -> dict[float, Answer]:
+    def _chosen(self, variant: Variant, grown: Growth) -> dict[WholeOrNot, Answer]:
         targets = self._suite.section.targets
         if not variant.tuned and not variant.horizons:
-            return dict.fromkeys(targets, Answer(AS_IT_IS, reached=True))
+            return {target: Answer(AS_IT_IS, reached=True) for target in targets}
         values: tuple[Any, ...] = ()
         if variant.tuned:
             trials: dict[str, list[Run]] = {}
@@ -113,7 +114,7 @@ class SuiteFolder:
             if not trials:
                 return {}
             if not variant.horizons:
-                return answers(trials, targets)
+                return {**answers(trials, targets)}
             values = variant.settings[best_at_end(trials)].values
         return {h: Answer(variant.named(values, h), True) for h in variant.horizons}
 
@@ -179,7 +180,7 @@ class SuiteFolder:
         }
 
     def _tuning(
-        self, variant: Variant, chosen: dict[float, Answer], grown: Growth
+        self, variant: Variant, chosen: dict[WholeOrNot, Answer], grown: Growth
     ) -> dict[str, Any] | None:
         if variant.section.tune is None:
             return None

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -29,7 +29,8 @@ _MAX_SETTINGS = 1000
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 #: A whole number stays one, for it may be a number of passes.
-Horizon = Annotated[int | float, Field(gt=0, le=1e6), Number]
+WholeOrNot: TypeAlias = int | float
+Horizon = Annotated[WholeOrNot, Field(gt=0, le=1e6), Number]
 
 
 class Axis(NamedTuple):
@@ -58,7 +59,7 @@ class Axis(NamedTuple):
             return cls((*given,), 0, 0)
         whole = all(type(v) is int for v in numbers)
 
-        def beyond(last: float, before: float) -> list[Any]:
+        def beyond(last: WholeOrNot, before: WholeOrNot) -> list[Any]:
             found: list[Any] = []
             for step in range(1, grow + 1):
                 value = float(f"{last * (last / before) ** step:.6g}")

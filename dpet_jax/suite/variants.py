@@ -23,7 +23,7 @@ from dpet_jax.config.load import (
 from dpet_jax.errors import UserError
 from dpet_jax.report.paper import PAPER_WH
 from dpet_jax.report.runs import Run
-from dpet_jax.suite.schema import SuiteConfig, VariantConfig
+from dpet_jax.suite.schema import SuiteConfig, VariantConfig, WholeOrNot
 
 #: The one setting of a variant that is not tuned.
 AS_IT_IS = ""
@@ -62,7 +62,7 @@ class Setting(NamedTuple):
 
     config: Config
     values: tuple[Any, ...]
-    horizon: float | None
+    horizon: WholeOrNot | None
     text: str
 
 
@@ -95,7 +95,7 @@ class Variant:
         return self.section.tune is not None
 
     @property
-    def horizons(self) -> tuple[float, ...]:
+    def horizons(self) -> tuple[WholeOrNot, ...]:
         """How long its runs are; empty where the suite does not say."""
         return (
             ()
@@ -161,7 +161,7 @@ class Variant:
             ):
                 yield key, 1
 
-    def named(self, values: tuple[Any, ...], horizon: float | None) -> str:
+    def named(self, values: tuple[Any, ...], horizon: WholeOrNot | None) -> str:
         """Return the name of the setting with some values of its grid at a horizon."""
         return next(
             name

@@ -36,7 +36,8 @@ def fake_run(
         facts: choosing_epochs (spent before the first visit), plans (pairs of label and
             share of the training), quality (by default "measured" or "unavailable"),
             device, fingerprint, every, targets_on, stopped_by, compat, label_noise,
-            lost, included, doubts, trace, settings, images, method, method_label.
+            lost, included, doubts, trace, settings, images, method, method_label,
+            flops_factor (of an epoch, as of another network).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def fake_run(
     quality = facts.get("quality") or (
         "unavailable" if wh_per_epoch is None else "measured"
     )
-    run = _Writer(last, choosing_epochs, wh_per_epoch)
+    run = _Writer(last, choosing_epochs, wh_per_epoch, facts.get("flops_factor", 1.0))
     run.event("start", 0.0, counted=False, **_start(seed, facts))
     compiled = {"what": "train_steps", "seconds": 4.0, "programs": 1, "cache_hits": 0}
     run.event("compile", 0.0, counted=False, **compiled)
@@ -80,13 +81,15 @@ def events_of(folder):
     return [json.loads(line) for line in lines]
 
 
-def variant(key, by_target, *, label=None, paper=None, tuning=None):
-    """Return a variant as suite.json holds it."""
+def variant(key, by_target, *, label=None, paper=None, tuning=None, **at_end):
+    """Return a variant as suite.json holds it; at_end: by_horizon and arm."""
     return {
         "key": key,
         "label": label or key,
         "paper": paper,
+        "arm": at_end.get("arm", key),
         "by_target": by_target,
+        "by_horizon": at_end.get("by_horizon", {}),
         "tuning": tuning,
     }
 
@@ -149,9 +152,59 @@ def small_suite(folder, **facts):
     return fake_suite(folder, variants, roles, statements=["Made small."])
 
 
+def end_suite(folder, *, seeds=(0, 1, 2), by_horizon=None):
+    """Write a suite of runs that are read at their end, of three methods.
+
+    The error of `standard` is 0.3 over the root of its cost, exactly; `saving` has it
+    at 0.8 times the cost, `chance` at 1.25; `saving_half` has a network of a quarter
+    of the FLOPs and the same error at half of standard's cost.
+
+    Args:
+        folder: Where.
+        seeds: Of all runs.
+        by_horizon: Instead of what was run.
+    """
+    folder = Path(folder)
+    rows = {
+        "standard": (1.0, 1.0, (2, 4, 8, 16)),
+        "saving": (0.8, 1.0, (2, 4, 8)),
+        "chance": (1.25, 1.0, (4, 8)),
+        "saving_half": (0.5, 0.25, (8, 16, 32)),
+    }
+    variants = []
+    for key, (ratio, factor, horizons) in rows.items():
+        names = {}
+        for horizon in horizons:
+            accuracy = 1 - 0.3 * (horizon * factor / ratio) ** -0.5
+            for seed in seeds:
+                name = f"{key}/passes_{horizon}/seed{seed}"
+                names.setdefault(str(horizon), []).append(name)
+                fake_run(
+                    folder / name,
+                    [(float(horizon), accuracy - 0.01)],
+                    seed=seed,
+                    targets=(0.85, 0.88),
+                    test_accuracy=accuracy,
+                    flops_factor=factor,
+                    settings={"model": {"width_multiplier": factor}},
+                )
+        arm = key.partition("_")[0]
+        held = by_horizon or names
+        variants.append(variant(key, {}, by_horizon=held, arm=arm))
+    variants[0]["tuning"] = {
+        "trials": 4,
+        "seeds": [100],
+        "cost": {**{"epochs": 32.0, "visits": 32_000}, "seconds_warm": 320.0},
+        "chosen": dict.fromkeys(map(str, rows["standard"][2]), "learning rate 0.2"),
+    }
+    roles = {"tuned": "standard", "random": "chance"}
+    return fake_suite(folder, variants, roles)
+
+
 class _Writer:
-    def __init__(self, last, choosing, wh_per_epoch):
+    def __init__(self, last, choosing, wh_per_epoch, flops_factor):
         self.last, self.choosing, self.wh_per_epoch = last, choosing, wh_per_epoch
+        self.flops_per_epoch = flops_factor * TRAIN * FLOPS_PER_STEP / BATCH
         self.events, self.reached = [], set()
 
     def event(self, event, epochs, *, counted=True, **values):
@@ -171,7 +224,7 @@ class _Writer:
             "visits": visits,
             "executed_visits": visits,
             "scored_examples": 0,
-            "flops": round(epochs * TRAIN * FLOPS_PER_STEP / BATCH),
+            "flops": round(epochs * self.flops_per_epoch),
             "epochs": epochs,
         }
 

@@ -18,6 +18,7 @@ from dpet_jax.errors import UserError
 from dpet_jax.files import read_json
 from dpet_jax.methods.base import Learner
 from dpet_jax.report.comparison import read_comparison
+from dpet_jax.report.equal_accuracy import end_table
 from dpet_jax.report.formats import to_csv
 from dpet_jax.report.table import cost_table
 from dpet_jax.run import build as parts
@@ -387,3 +388,43 @@ def test_gradients_are_counted_and_a_network_that_a_run_does_not_have_is_not(dat
     assert costs[1] > 2 * costs[0] > 0
     with pytest.raises(ValueError, match="no proxy model"):
         counting.train_flops("proxy")
+
+
+AT_END = """
+name: some
+base: base.yaml
+read: end
+seeds: [0, 1, 2]
+targets: [0.3]
+variants:
+  full:
+    role: tuned
+    horizons: {method.passes: [1, 3]}
+    tune:
+      {seeds: [90], at: 1, grow: 1, grid: {train.optimizer.learning_rate: [0.1, 0.2]}}
+  anneal:
+    set: {method.kind: dpet_anneal}
+    horizons: {method.epochs: [1, 3]}
+"""
+
+
+def test_runs_of_several_lengths_are_tuned_run_and_read_at_their_end(tmp_path):
+    comparing, shown = make(tmp_path, AT_END)
+    (line,) = [line for line in comparing.plan_lines() if "runs," in line]
+    assert line.startswith("14 runs, 14 of them to do")
+    outcome = comparing.run()
+    assert outcome.finished
+    record = read_json(outcome.folder / "suite.json")
+    full = record["variants"][0]
+    assert full["tuning"]["trials"] == 3  # one of two values is always an edge
+    assert [len(runs) for runs in full["by_horizon"].values()] == [3, 3]
+    tried = shown.getvalue().count("tuning full")
+    assert tried == 3
+    comparison = read_comparison([outcome.folder])
+    table = end_table(comparison, "epochs")
+    costs = [[round(g.cost, 1) for g in row.gains] for row in table.rows]
+    assert costs == [[1.0, 3.0], [1.0, 3.0]]
+    # started again, it finds everything
+    again, shown = make(tmp_path, AT_END)
+    assert again.run().finished
+    assert shown.getvalue() == ""

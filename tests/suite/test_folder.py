@@ -130,3 +130,87 @@ def test_a_target_that_no_trial_reached_is_answered_and_said(folder):
     written = record(folder)["variants"][1]
     assert written["tuning"]["chosen"] == {"0.6": "warmup passes 1", "0.8": None}
     assert written["by_target"]["0.8"] == ["tried/warmup_passes_1/seed0"]
+
+
+AT_END = """
+name: some
+base: base.yaml
+read: end
+seeds: [0, 1]
+targets: [0.6]
+variants:
+  full:
+    role: tuned
+    set: {method.kind: standard}
+    horizons: {method.passes: [2, 4]}
+    tune: &rates
+      seeds: [90]
+      at: 2
+      grow: 1
+      grid: {train.optimizer.learning_rate: [0.1, 0.2]}
+  other:
+    arm: full
+    set: {method.kind: standard, train.batch_size: 16}
+    horizons: {method.passes: [2, 4]}
+    tune: *rates
+"""
+
+
+@pytest.fixture
+def at_end(tmp_path):
+    (tmp_path / "base.yaml").write_text("method: {kind: dpet}\n")
+    (tmp_path / "suite.yaml").write_text(AT_END)
+    suite = load_suite(tmp_path / "suite.yaml")
+    folder = SuiteFolder(suite, tmp_path / "runs")
+    folder.path.mkdir(parents=True)
+    return suite, folder
+
+
+def try_rates(folder, variant, **accuracies):
+    for rate, accuracy in accuracies.items():
+        name = f"tuning/{variant}/learning_rate_0.{rate[1:]}-passes_2/seed90"
+        finish(folder, name, accuracies=((2.0, accuracy),), seed=90)
+
+
+def test_a_grid_grows_for_all_while_an_edge_wins_for_one(at_end):
+    suite, folder = at_end
+    key = "train.optimizer.learning_rate"
+    full, other = suite.variants
+    assert folder.growth() == {}
+    try_rates(folder, "full", r1=0.7, r2=0.8)
+    assert folder.growth() == {key: (0, 1)}
+    # the other has one more to try as well, and has tried nothing yet
+    assert len([*other.trials(folder.growth())]) == 3
+    try_rates(folder, "other", r1=0.8, r2=0.7)
+    # it has not tried 0.4, and until then nothing more is decided
+    assert folder.growth() == {key: (0, 1)}
+    try_rates(folder, "full", r4=0.75)
+    try_rates(folder, "other", r4=0.75)
+    assert folder.growth() == {key: (1, 1)}
+    try_rates(folder, "full", r05=0.1)
+    try_rates(folder, "other", r05=0.9)
+    assert folder.growth() == {key: (1, 1)}  # there is no more
+    best = folder.answers(full)
+    assert best[2].setting == "learning_rate_0.2-passes_2"
+    assert best[4].setting == "learning_rate_0.2-passes_4"
+    text = "learning_rate 0.05 was chosen, the last value that was tried"
+    assert [text in problem for problem in record(folder)["problems"]] == [True]
+
+
+def test_a_record_of_runs_read_at_their_end(at_end):
+    _, folder = at_end
+    for variant in ("full", "other"):
+        try_rates(folder, variant, r1=0.7, r2=0.8, r4=0.7)
+        for passes in (2, 4):
+            for seed in (0, 1):
+                name = f"{variant}/learning_rate_0.2-passes_{passes}/seed{seed}"
+                finish(folder, name, seed=seed, accuracies=((passes, 0.5),))
+    written = record(folder)
+    assert written["problems"] == []
+    full, other = read_comparison([folder.path]).rows
+    assert full.by_target == {}
+    assert {h: len(runs) for h, runs in full.by_horizon.items()} == {2.0: 2, 4.0: 2}
+    assert full.arm == other.arm
+    assert full.runs == full.by_horizon[4.0]
+    assert full.tuning.trials == 3
+    assert full.tuning.chosen == dict.fromkeys((2.0, 4.0), "learning rate 0.2")

@@ -53,22 +53,22 @@ def by_key(suite):
 
 def test_layers_lie_above_each_other(load):
     variants = by_key(load(overrides=["--train.batch_size=8"]))
-    chosen = variants["chosen"].settings[""]
+    chosen = variants["chosen"].settings[""].config
     assert chosen.train.batch_size == 8  # command line over suite over base
     assert chosen.method.query_size == 9  # variant over base
     assert chosen.method.score == "margin"  # base
-    assert by_key(load())["chosen"].settings[""].train.batch_size == 16
+    assert by_key(load())["chosen"].settings[""].config.train.batch_size == 16
 
 
 def test_another_kind_starts_its_section_anew(load):
-    full = by_key(load())["full"].settings[""]
+    full = by_key(load())["full"].settings[""].config
     assert full.method.model_dump() == {"kind": "standard", "passes": 2}
 
 
 def test_targets_and_seeds_are_the_suites(load):
     suite = load()
     for variant in suite.variants:
-        for config in variant.settings.values():
+        for config in (one.config for one in variant.settings.values()):
             assert config.targets == (0.5, 0.6)
     jobs = [job for seed in (3, 4) for job in by_key(suite)["full"].jobs([""], seed)]
     assert [job.config.seed for job in jobs] == [3, 4]
@@ -78,7 +78,7 @@ def test_targets_and_seeds_are_the_suites(load):
 
 def test_a_grid_is_every_combination_in_a_folder_of_its_own(load):
     tried = by_key(load())["tried"]
-    trials = [*tried.trials()]
+    trials = [*tried.trials({})]
     tested = {
         (job.config.train.optimizer.learning_rate, job.config.method.passes)
         for job in trials
@@ -87,7 +87,10 @@ def test_a_grid_is_every_combination_in_a_folder_of_its_own(load):
     assert [job.config.seed for job in trials] == [90] * 4 + [91] * 4
     assert len({job.folder for job in trials}) == 8
     assert trials[1].folder == "some/tuning/tried/learning_rate_0.1-passes_2/seed90"
-    assert tried.texts["learning_rate_0.1-passes_2"] == "learning rate 0.1, passes 2"
+    assert (
+        tried.settings["learning_rate_0.1-passes_2"].text
+        == "learning rate 0.1, passes 2"
+    )
     (reported,) = tried.jobs(["learning_rate_0.2-passes_1"] * 2, 3)
     assert reported.folder == "some/tried/learning_rate_0.2-passes_1/seed3"
     assert not reported.trial
@@ -255,3 +258,53 @@ def test_a_suite_needs_no_more_than_this():
 def test_what_makes_no_suite_is_refused(changes, message):
     with pytest.raises(ValidationError, match=message):
         SuiteConfig.model_validate(SMALLEST | changes)
+
+
+AT_END = """
+name: some
+base: base.yaml
+read: end
+seeds: [3]
+targets: [0.5]
+variants:
+  full:
+    role: tuned
+    set: {method.kind: standard}
+    horizons: {method.passes: [2, 4]}
+    tune:
+      seeds: [90]
+      at: 2
+      grow: 1
+      grid: {train.optimizer.learning_rate: [0.1, 0.2]}
+  dpet: {horizons: {budget.epochs: [1, 1.5]}}
+"""
+
+
+def test_each_horizon_is_a_setting_of_its_own(load):
+    variants = by_key(load(AT_END))
+    full, dpet = variants["full"], variants["dpet"]
+    assert full.horizons == (2, 4)
+    assert len(full.settings) == 4 * 2  # two values given, one below, one above
+    name = full.named((0.2,), 4)
+    assert name == "learning_rate_0.2-passes_4"
+    setting = full.settings[name]
+    assert setting.config.method.passes == 4
+    assert setting.config.train.optimizer.learning_rate == 0.2
+    assert setting.text == "learning rate 0.2"
+    assert [*dpet.settings] == ["epochs_1", "epochs_1.5"]
+    assert dpet.settings[dpet.named((), 1.5)].config.budget.epochs == 1.5
+
+
+def test_trials_are_of_one_horizon_and_of_the_values_grown_to(load):
+    full = by_key(load(AT_END))["full"]
+    key = "train.optimizer.learning_rate"
+    assert [*full.tried({})] == [
+        *("learning_rate_0.1-passes_2", "learning_rate_0.2-passes_2")
+    ]
+    assert len([*full.tried({key: (1, 0)})]) == 3
+    assert len([*full.tried({key: (5, 5)})]) == 4
+    assert [*full.edges("learning_rate_0.1-passes_2", {})] == [(key, 0)]
+    assert [*full.edges("learning_rate_0.2-passes_2", {})] == [(key, 1)]
+    assert [*full.edges("learning_rate_0.1-passes_2", {key: (1, 0)})] == []
+    # nothing more is given below
+    assert [*full.edges("learning_rate_0.05-passes_2", {key: (1, 0)})] == []
