@@ -336,7 +336,8 @@ class Comparing:
 
         Neither its seed nor how fast it learns matters to that.
         """
-        train = config.train.model_copy(update={"optimizer": Sgd(), "schedule": Cosine()})
+        any_pace = {"optimizer": Sgd(), "schedule": Cosine()}
+        train = config.train.model_copy(update=any_pace)
         alike = {"seed": 0, "name": "any", "train": train}
         key = config.model_copy(update=alike).model_dump_json()
         if key not in self._epochs:
