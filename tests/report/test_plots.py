@@ -369,7 +369,7 @@ def test_no_power_is_no_plot(tmp_path):
 def test_everything_there_is_to_show_is_drawn_under_a_safe_name_of_its_own(suite):
     rows = [replace(row, key=f"../{row.key} b") for row in suite.rows]
     comparison = replace(suite, rows=tuple(rows))
-    found = pictures(comparison, cost_table(comparison, "epochs"))
+    found = pictures(comparison, cost_table(comparison, "epochs"), None)
     drawn = [picture for picture in found if picture.figure is not None]
     assert {picture.name for picture in drawn} >= {
         *("accuracy", "cost_to_accuracy", "parts", "pareto", "growth", "balance"),
@@ -383,7 +383,7 @@ def test_what_is_missing_is_listed_with_the_reason_a_line_for_each(tmp_path):
     for name in ("a", "b"):
         fake_run(tmp_path / name / "seed0", [(1.0, 0.5)], method=name)
     comparison = read_comparison([tmp_path])
-    assert missing(pictures(comparison, cost_table(comparison, "epochs"))) == [
+    assert missing(pictures(comparison, cost_table(comparison, "epochs"), None)) == [
         "Cost to reach an accuracy: no method's median seed reached a target",
         "Growth of the coreset: no run selected a coreset",
         "Class balance of the coreset: no run selected a coreset",

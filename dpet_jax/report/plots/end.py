@@ -3,13 +3,13 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from dpet_jax.report.equal_accuracy import EndTable
 from dpet_jax.report.plots.style import (
     INK,
     cost_axis,
     finished,
-    log_axis,
     look,
     new_figure,
     short,
@@ -51,16 +51,21 @@ def error_over_cost(table: EndTable | None) -> Figure | None:
                 color=colour,
                 linestyle=dashes,
             )
-    log_axis(axes, "x")
-    log_axis(axes, "y")
-    _percent_of_log(axes)
-    return finished(figure, axes, COST_NAMES[table.by], "test error, %")
+    _log_axes(axes, table)
+    return finished(
+        figure, axes, COST_NAMES[table.by], "test error, %", plain="x", percent="y"
+    )
 
 
-def _percent_of_log(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g}"))
+def _log_axes(axes: Axes, table: EndTable) -> None:
+    """Make both axes logarithmic; costs are marked where the first row has runs."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    costs = [gain.cost for row in table.rows[:1] for gain in row.gains]
+    axes.set_xticks([float(f"{cost:.3g}") for cost in costs])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
 
 
 @styled
