@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dpet_jax.report.printed import percent, significant
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import Run
-from dpet_jax.run.costs import By
+from dpet_jax.run.costs import NEGLIGIBLE_S, By
 
 _COSTS: dict[By, str] = {
     "wh": "Wh of selection and training; reading the data, compilation and evaluation "
@@ -160,7 +160,7 @@ def _invalid(run: Run) -> str | None:
 
 def _lost(run: Run) -> str | None:
     lost = run.summary["lost"]
-    if not (lost["seconds"] or lost["visits"]):
+    if lost["seconds"] < NEGLIGIBLE_S and not lost["visits"]:
         return None
     wh = "" if not lost["wh"] else f" and {significant(float(lost['wh']))} Wh"
     name = f"{run.summary['name']}, seed {run.seed}"

@@ -21,6 +21,11 @@ COST_PHASES = ("compile", "data", "select", "train")
 WARM_PHASES = tuple(p for p in COST_PHASES if p not in ("compile", "data"))
 
 
+#: What passes between the last checkpoint and the end of a run that a signal stopped;
+#: less than this was lost to no crash.
+NEGLIGIBLE_S = 0.05
+
+
 class Spent(NamedTuple):
     """What a run had spent from its start to an event; None where not measured.
 

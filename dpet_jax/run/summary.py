@@ -10,6 +10,7 @@ from dpet_jax.energy.report.report import headline
 from dpet_jax.files import read_json
 from dpet_jax.methods.base import Coreset
 from dpet_jax.methods.coreset import coreset_arrays
+from dpet_jax.run.costs import NEGLIGIBLE_S
 from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import CORESET, ENERGY_REPORT, GALLERY, LABEL_NOISE, SUMMARY
 from dpet_jax.run.limits import StopReason
@@ -163,7 +164,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
                 cost += f", {target['wh']:.4g} Wh"
         rows[f"to {target['target']:g}"] = f"{cost} ({summary['targets_on']})"
     lost = summary["lost"]
-    if lost["seconds"]:
+    if lost["seconds"] >= NEGLIGIBLE_S:
         wh = "" if lost["wh"] is None else f", {lost['wh']:.4g} Wh"
         rows["lost to crashes"] = f"{lost['seconds']:.1f} s{wh}"
     warnings = [("warning", text) for text in summary["warnings"]]

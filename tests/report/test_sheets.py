@@ -284,6 +284,9 @@ def test_every_variety_is_shown(tmp_path):
 
 def test_honest_run_departs_from_nothing(tmp_path):
     assert deviations(loose(tmp_path)) == []
+    # as after a signal, which is no crash
+    stopped = {"seconds": 0.001, "visits": 0, "wh": None}
+    assert deviations(loose(tmp_path / "stopped", lost=stopped)) == []
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def test_without_a_measurement_the_reason_stands_there():
     assert lines()["energy"] == "not measurable here (no driver) - see dpet doctor"
     assert "Wh" not in lines()
     assert "lost to crashes" not in lines()
+    assert "lost to crashes" not in lines(lost={"seconds": 0.001, "wh": None})
 
 
 def test_energy_is_told_by_phase_with_budget_and_losses():
