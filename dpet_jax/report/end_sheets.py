@@ -143,7 +143,8 @@ def _best_sheet(table: EndTable) -> list[Sheet]:
             notes=(
                 "Each cell: the least cost of a method's rows, which differ in their "
                 "network, over the least cost of the baseline's, at equal test "
-                "accuracy; below it that cost, and the row where it is not the first.",
+                "accuracy; below it that cost, and the row where it is not the first. "
+                f"{NONE} where the curve of one of these does not span the target.",
             ),
         )
     ]

@@ -126,7 +126,8 @@ class BestWidth(NamedTuple):
 
     Attributes:
         label: Of the arm's first row.
-        chosen: By target, the row that costs least; None where none reaches it.
+        chosen: By target, the row that costs least; None where the curve of one of the
+            arm's rows does not span it.
         costs: By target.
         ratios: By target, over the least cost of the baseline's arm.
     """
@@ -343,7 +344,7 @@ def _ratio(
     if costs[0] is None or costs[1] is None:
         return None
     logs = [
-        np.min([c.log_costs(math.log(error)) for c in curves if c.law], axis=0)
+        np.min([c.log_costs(math.log(error)) for c in curves], axis=0)
         for curves in (mine, theirs)
     ]
     same = [*map(id, mine)] == [*map(id, theirs)]
@@ -352,8 +353,13 @@ def _ratio(
 
 
 def _least(curves: Sequence[_Curves], error: float) -> float | None:
-    found = [cost for c in curves if c.law and (cost := c.law.cost(error)) is not None]
-    return min(found, default=None)
+    """Return the least cost at an error; None where a curve does not span it.
+
+    The least of the others would favour whoever has longer runs.
+    """
+    found = [None if c.law is None else c.law.cost(error) for c in curves]
+    known = [cost for cost in found if cost is not None]
+    return min(known) if known and len(known) == len(found) else None
 
 
 def _range(log_ratios: np.ndarray) -> tuple[float | None, float | None]:
@@ -463,21 +469,19 @@ def _best_widths(
     theirs = [curves[row.key, "test"] for row in arms[baseline.arm]]
     found = []
     for rows in arms.values():
-        mine = {row.key: curves[row.key, "test"] for row in rows}
-        costs: dict[float, float | None] = {}
-        chosen: dict[float, Row | None] = {}
-        for target in comparison.targets:
-            known = {
-                row.key: cost
-                for row in rows
-                if (law := mine[row.key].law) is not None
-                and (cost := law.cost(1 - target)) is not None
-            }
-            costs[target] = min(known.values(), default=None)
-            least = min(known, key=known.__getitem__) if known else None
-            chosen[target] = next((row for row in rows if row.key == least), None)
-        held = [*mine.values()]
-        ratios = {t: _ratio(held, theirs, 1 - t) for t in comparison.targets}
+        mine = [curves[row.key, "test"] for row in rows]
+        costs = {t: _least(mine, 1 - t) for t in comparison.targets}
+        chosen = {
+            target: None
+            if cost is None
+            else next(
+                row
+                for row, of_row in zip(rows, mine, strict=True)
+                if of_row.law is not None and of_row.law.cost(1 - target) == cost
+            )
+            for target, cost in costs.items()
+        }
+        ratios = {t: _ratio(mine, theirs, 1 - t) for t in comparison.targets}
         found.append(BestWidth(rows[0].label, chosen, costs, ratios))
     return tuple(found)
 

@@ -1,6 +1,7 @@
 """Curves of the error at the end, and costs where two of them have the same error."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,22 @@ def test_a_power_law_says_its_cost_within_what_was_run():
     assert law.cost(0.3 / 8**0.5) == pytest.approx(8.0)
     assert law.cost(0.05) is None
     assert law.cost(0.25) is None
+
+
+def test_the_best_network_is_known_only_where_all_curves_span_the_target():
+    rows = (
+        row("base", power(1.0, (2, 8))),
+        replace(row("base_half", power(0.5, (2, 4)), network="half"), arm="base"),
+        row("x", power(0.8, (2, 8))),
+        replace(row("x_half", power(0.4, (2, 8)), network="half"), arm="x"),
+    )
+    # at 90 % the half of the baseline would have to run for 4.5 epochs, and has not
+    table = compare(*rows, targets=(0.85, 0.9), roles={"tuned": "base"})
+    base, x = table.best
+    assert base.costs == {0.85: pytest.approx(2.0), 0.9: None}
+    assert x.costs[0.9] == pytest.approx(3.6)
+    assert x.chosen[0.9].key == "x_half"
+    assert x.ratios[0.9] is None
+    assert x.ratios[0.85] is None  # x_half takes 1.6 epochs, fewer than any run of it
+    wide = compare(*rows[:3], targets=(0.85,), roles={"tuned": "base"})
+    assert wide.best[1].ratios[0.85] == pytest.approx((1.6, 1.6, 1.6))
