@@ -51,9 +51,11 @@ def run(method, *, seed=0, losses=losses_of, batch=25):
 
 @pytest.mark.parametrize("epochs", [0.3, 1.0, 1.7, 2.5, 4.0, 8.0])
 @pytest.mark.parametrize("drop", ["auto", 0.0, 0.5, 0.9])
-@pytest.mark.parametrize("final", [0.0, 0.15])
-def test_examples_seen_are_the_budget_on_one_schedule(epochs, drop, final):
-    method = DpetAnneal(epochs=epochs, drop=drop, final=final)
+@pytest.mark.parametrize(
+    "keys", [{"final": 0.0}, {}, {"by": "margin"}, {"unbiased": True}]
+)
+def test_examples_seen_are_the_budget_on_one_schedule(epochs, drop, keys):
+    method = DpetAnneal(epochs=epochs, drop=drop, **keys)
     plans, _ = run(method)
     budget = method.planned_visits(POOL)
     assert budget == round(epochs * N)
