@@ -809,23 +809,39 @@ def test_one_schedule_costs_its_budget_and_chooses_for_nothing(in_one_schedule):
     assert run.coreset["kept"].shape == run.coreset["source_rows"].shape == (436,)
 
 
-@pytest.mark.parametrize(
-    ("chunks", "by"), [(2, "loss"), (4, "loss"), (7, "loss"), (4, "margin")]
-)
+class WithinPlan(Interrupt):
+    """An interrupt that comes when the given plan of a run was first looked at."""
+
+    def __init__(self, events, plan):
+        self.events, self.plan = events, plan
+
+    @property
+    def requested(self):
+        if not self.events.exists():
+            return False
+        kinds = [event["event"] for event in read_events(self.events)]
+        return kinds.count("plan") == self.plan and kinds[-1] == "evaluate"
+
+
+@pytest.mark.parametrize(("plan", "by"), [(2, "loss"), (3, "loss"), (3, "margin")])
 def test_one_schedule_resumes_in_its_middle(
-    in_one_schedule, tmp_path, monkeypatch, chunks, by, assert_same_run
+    in_one_schedule, tmp_path, monkeypatch, plan, by, assert_same_run
 ):
     whole = in_one_schedule
     if by == "margin":
         whole = experiment.run(annealed(by=by), tmp_path / "whole")
         assert not np.array_equal(rows_of(whole), rows_of(in_one_schedule))
-    monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
-    stopped = experiment.run(annealed(by=by), tmp_path)
-    assert stopped.stopped_by == "interrupted"
-    plans = [e for e in read_events(stopped.folder / "events.jsonl") if "dropped" in e]
-    assert (plans[-1]["dropped"] > 0) is (chunks > 2)
+    file = tmp_path / "tiny/seed0/events.jsonl"
+    run = config(method=ANNEAL | {"by": by}, checkpoint={"every_s": 1000})
+    monkeypatch.setattr(experiment, "Interrupt", lambda: WithinPlan(file, plan))
+    assert experiment.run(run, tmp_path).stopped_by == "interrupted"
     monkeypatch.undo()
-    resumed = experiment.run(annealed(by=by), tmp_path, resume=True)
+    # the second and the third pass are looked at after their first step
+    events = read_events(file)
+    (*_, begun) = (event for event in events if event["event"] == "plan")
+    assert begun["dropped"] > 0
+    assert events[-1]["visits"] - begun["visits"] == 32
+    resumed = experiment.run(run, tmp_path, resume=True)
     assert_same_run(whole.folder, resumed.folder)
     np.testing.assert_array_equal(rows_of(whole), rows_of(resumed))
 
