@@ -819,8 +819,12 @@ class WithinPlan(Interrupt):
     def requested(self):
         if not self.events.exists():
             return False
-        kinds = [event["event"] for event in read_events(self.events)]
-        return kinds.count("plan") == self.plan and kinds[-1] == "evaluate"
+        plans = 0
+        for event in read_events(self.events):
+            plans += event["event"] == "plan"
+            if plans == self.plan and event["event"] == "evaluate":
+                return True
+        return False
 
 
 @pytest.mark.parametrize(("plan", "by"), [(2, "loss"), (3, "loss"), (3, "margin")])
