@@ -14,6 +14,9 @@ QUICKSTART = FOLDER.parent / "configs" / "quickstart.yaml"
 _TINY = ("--toy", "--side=8", "--repeats=1")
 TOY = {
     "bench_compile": ["--toy"],
+    "bench_coreset": [
+        *("--toy", "--keep=0.3", "--epochs=1", "--anneal-epochs=4", "--seeds=0"),
+    ],
     "bench_epoch": [*_TINY, "--widths=1", "--batch=4", "--steps=2"],
     "bench_gradient_norms": [
         *(*_TINY, "--shapes", "1.0x4", "--steps=2", "--jacrev-batch=2"),
@@ -41,8 +44,8 @@ def test_every_benchmark_has_a_toy_size():
 
 #: Seconds of compilation each; what they time, the pieces of the GPU suite run too.
 _LONG = (
-    *("bench_compile", "bench_epoch", "bench_gradient_norms", "bench_overhead"),
-    *("bench_scores", "bench_submodular"),
+    *("bench_compile", "bench_coreset", "bench_epoch", "bench_gradient_norms"),
+    *("bench_overhead", "bench_scores", "bench_submodular"),
 )
 
 
@@ -57,6 +60,46 @@ def test_benchmark_writes_its_rows(name, tmp_path, capsys):
     assert saved["rows"] == rows
     assert saved["device"]["platform"] == "cpu"
     assert str(out) in capsys.readouterr().out
+
+
+def test_a_coreset_passes_unless_chance_is_better_by_more_than_noise():
+    bench = importlib.import_module("bench_coreset")
+
+    def result(accuracy):
+        names = ("test_accuracy", "validation_accuracy")
+        rest = {"test_loss": 1.0, "epochs": 4.0, "visits": 400, "coreset_size": 30}
+        return dict.fromkeys(names, accuracy) | rest
+
+    accuracies = {
+        "random": (0.80, 0.82, 0.84),
+        "default": (0.79, 0.79, 0.79),
+        "el2n": (0.72, 0.74, 0.76),
+        "full": (0.86, 0.86, 0.86),
+    }
+    found = {
+        (rule, 1.0 if rule == "full" else 0.3): [result(each) for each in seeds]
+        for rule, seeds in accuracies.items()
+    }
+    rows = {row["rule"]: row for row in bench.compared(found)}
+    # variances of the four groups in points: 4, 0, 4, 0; two means of three
+    error = (2.0 * 2 / 3) ** 0.5 / 100
+    assert rows["default"]["test_standard_error"] == pytest.approx(error)
+    assert rows["default"]["test_over_random"] == pytest.approx(-0.03)
+    assert not rows["default"]["test_passes"]
+    assert rows["el2n"]["test_over_random"] == pytest.approx(-0.08)
+    assert "test_passes" not in rows["full"] | rows["random"]
+    assert rows["random"]["test_sd"] == pytest.approx(0.02)
+    better = found | {("default", 0.3): [result(each) for each in (0.80, 0.81, 0.82)]}
+    rows = {row["rule"]: row for row in bench.compared(better)}
+    assert rows["default"]["test_passes"]
+    assert "| default | 0.3 | 81.00 (s.d. 1.00)" in bench.table([*rows.values()])
+
+
+def test_most_kept_takes_the_share_of_each_class():
+    bench = importlib.import_module("bench_coreset")
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    kept, loss = np.array([1, 3, 3, 0, 0, 2]), np.array([9, 1, 2, 9, 9, 0.1])
+    assert bench.most_kept(labels, 3, kept, loss).tolist() == [2, 1, 5]
 
 
 def test_pytorch_trains_the_same_network_on_what_it_is_given():

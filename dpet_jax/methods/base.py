@@ -142,12 +142,14 @@ class Coreset(NamedTuple):
         round_index: int32[m], the round in which each entered.
         scores: float32[m], the score at which each entered; NaN where chance chose.
         columns: More that the method knows of each example, arrays by name.
+        by_product: Whether training on all data left it: the run itself pruned nothing.
     """
 
     indices: np.ndarray
     round_index: np.ndarray
     scores: np.ndarray
     columns: Mapping[str, np.ndarray] = MappingProxyType({})
+    by_product: bool = False
 
     @classmethod
     def empty(cls) -> "Coreset":
@@ -175,12 +177,15 @@ class TrainResult(NamedTuple):
         correct: bool[m], whether the last training prediction of each was right.
         forgetting: float32[m], how often each was forgotten since its network was
             drawn; infinite if it was never predicted right.
+        margins: float32[m], 1 - (p of the label - the largest other p) at the last
+            training visit of each, in [0, 2]; None unless the method asks for it.
     """
 
     index_set: np.ndarray
     losses: np.ndarray
     correct: np.ndarray
     forgetting: np.ndarray
+    margins: np.ndarray | None = None
 
 
 @runtime_checkable
@@ -236,6 +241,11 @@ class Method(Kind, ABC):
     def scores(self) -> tuple[str, ...]:
         """Names of every score the method asks for."""
         return ()
+
+    @property
+    def asks_margins(self) -> bool:
+        """Whether training is to give `TrainResult.margins` away too."""
+        return False
 
     @property
     def auxiliary(self) -> Auxiliary | None:

@@ -42,10 +42,11 @@ class DpetAnneal(LossDriven):
     )
     revisit: UpToOne = Field(0.05, description="share of those that is visited anyway")
     final: Share = Field(0.15, description="last share of the budget, on everything")
-    by: Literal["loss", "random", "easy"] = Field(
+    by: Literal["loss", "margin", "one_minus_p", "random", "easy"] = Field(
         "loss",
-        description="loss: the lowest are left out; random and easy (the highest are "
-        "left out) are its controls",
+        description="loss: the lowest are left out; one_minus_p of the label ranks as "
+        "it does; margin: where the label stands out most; random and easy (the "
+        "highest losses are left out) are controls",
     )
     drop_highest: Share = Field(0.0, description="share, against wrong labels")
     unbiased: bool = Field(
@@ -63,17 +64,18 @@ class DpetAnneal(LossDriven):
             raise ValueError(
                 "drop and drop_highest leave nothing; keep their sum below 1"
             )
-        if self.unbiased and (self.by != "loss" or self.drop_highest):
+        by_loss = self.by in ("loss", "one_minus_p")
+        if self.unbiased and (not by_loss or self.drop_highest):
             raise ValueError(
-                "unbiased goes with by loss and without drop_highest, for it weighs by "
-                "the chance that the loss gives"
+                "unbiased goes with by loss or one_minus_p and without drop_highest, "
+                "for it weighs by the chance that 1 - p gives"
             )
         return self
 
     @property
     def label(self) -> str:
         """Its name, with what it chooses by."""
-        return f"DPET in one schedule ({self.by})"
+        return f"DPET in one schedule ({self.by.replace('_', ' ')})"
 
     @property
     def dropped(self) -> float:
@@ -81,6 +83,11 @@ class DpetAnneal(LossDriven):
         if self.drop == "auto":
             return _AUTO if self.epochs >= _AUTO_FROM else 0.0
         return self.drop
+
+    @property
+    def asks_margins(self) -> bool:
+        """Whether it ranks by them; where nothing is dropped nothing is ranked."""
+        return self.by == "margin" and self.dropped > 0
 
     def planned_visits(self, pool: Pool) -> int:
         """Return the budget, in examples."""
@@ -138,12 +145,7 @@ class DpetAnneal(LossDriven):
             return rows, rows[place], weights[place]
         n = state.num_examples
         shuffled = draw.permutation(n)  # the order among equal losses is random
-        value = {
-            "loss": state.losses[shuffled],
-            "easy": -state.losses[shuffled],
-            "random": np.zeros(n),
-        }[self.by]
-        ranked = shuffled[np.argsort(value, kind="stable")]
+        ranked = shuffled[np.argsort(self._difficulty(state)[shuffled], kind="stable")]
         lowest, highest = round(self.dropped * n), round(self.drop_highest * n)
         chosen = ranked[lowest : max(lowest + 1, n - highest)]
         others = draw.permutation(ranked[:lowest])
@@ -151,6 +153,16 @@ class DpetAnneal(LossDriven):
         chosen = draw.permutation(chosen)[:size]
         rows = np.concatenate([chosen, others[: size - chosen.size]])
         return chosen, rows, None
+
+    def _difficulty(self, state: DynamicState) -> np.ndarray:
+        """Return what examples are ranked by, the first to leave out lowest."""
+        if self.by == "margin":
+            return state.margins
+        if self.by == "random":
+            return np.zeros(state.num_examples)
+        # 1 - p = 1 - exp(-loss) grows with the loss: computed, it would rank the same
+        # examples the same way, but for high losses that rounding makes equal
+        return -state.losses if self.by == "easy" else state.losses
 
     def _by_chance(
         self, state: DynamicState, draw: np.random.Generator

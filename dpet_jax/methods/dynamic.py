@@ -39,6 +39,8 @@ class DynamicState(NamedTuple):
         entered: int32[n], the first such pass, from 1; 0 for none.
         loss_sum: float64[n], of the last losses in each plan.
         plans: int32[n], plans that trained on it.
+        margins: float32[n], the last `TrainResult.margins`, infinite where never
+            trained on; empty unless the method asks for them.
     """
 
     num_examples: int
@@ -51,6 +53,7 @@ class DynamicState(NamedTuple):
     entered: np.ndarray
     loss_sum: np.ndarray
     plans: np.ndarray
+    margins: np.ndarray = np.zeros(0, np.float32)
 
     def choosing(self, rows: np.ndarray, passes: int) -> "DynamicState":
         """Return the state after the next passes have chosen some examples."""
@@ -92,6 +95,7 @@ class LossDriven(Method):
             entered=np.zeros(n, np.int32),
             loss_sum=np.zeros(n, np.float64),
             plans=np.zeros(n, np.int32),
+            margins=np.full(n if self.asks_margins else 0, np.inf, np.float32),
         )
 
     def observe(self, state: DynamicState, result: TrainResult) -> DynamicState:
@@ -101,7 +105,14 @@ class LossDriven(Method):
         losses[result.index_set] = result.losses
         loss_sum[result.index_set] += result.losses
         plans[result.index_set] += 1
-        return state._replace(losses=losses, loss_sum=loss_sum, plans=plans)
+        margins = state.margins
+        if self.asks_margins:
+            assert result.margins is not None, "a method that asks is given them"
+            margins = margins.copy()
+            margins[result.index_set] = result.margins
+        return state._replace(
+            losses=losses, loss_sum=loss_sum, plans=plans, margins=margins
+        )
 
     def coreset(self, state: DynamicState) -> Coreset | None:
         """Return class by class what was kept, or chance; None if none is asked for.
@@ -123,6 +134,7 @@ class LossDriven(Method):
             state.entered[rows],
             scores.astype(np.float32),
             {"kept": state.kept[rows], "mean_loss": mean[rows].astype(np.float32)},
+            by_product=True,
         )
 
 

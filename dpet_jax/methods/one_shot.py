@@ -176,8 +176,8 @@ class OneShot(Method):
 
     def start(self, pool: Pool, seed: int) -> OneShotState:
         """Begin with nothing chosen."""
-        indices, _, nothing, _ = Coreset.empty()
-        return OneShotState(pool.num_examples, seed, 0, 0, indices, nothing, nothing)
+        none, nothing = Coreset.empty().indices, Coreset.empty().scores
+        return OneShotState(pool.num_examples, seed, 0, 0, none, nothing, nothing)
 
     def plan(
         self, state: OneShotState, learner: Learner

@@ -183,6 +183,7 @@ def results_sheet(table: CostTable) -> Sheet:
             "is reading the data: it is the time that runs waited for their programs, "
             "and the first run of a process waits for what later runs, and runs with "
             "a cache, find ready.",
+            f"A coreset with {NONE} pruned was left by runs that trained on all data.",
         ),
     )
 

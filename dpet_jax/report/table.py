@@ -55,7 +55,8 @@ class TableRow(NamedTuple):
         test_accuracy: At the end of `row.runs`.
         total: What these runs cost in all.
         coreset_size: Of the same runs, the median; None where none was chosen.
-        pruning_ratio: 1 minus its share of the data.
+        pruning_ratio: 1 minus its share of the data; None where the runs trained on all
+            of them.
         selection_share: Share of selection in the FLOPs of training and selection.
     """
 

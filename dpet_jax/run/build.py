@@ -126,6 +126,7 @@ def build_learner_spec(
         config.model.compute_dtype,
         mesh,
         schedules_with(config.train.schedule),
+        margins=config.method.asks_margins,
     )
     return LearnerSpec(
         step,

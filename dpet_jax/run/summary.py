@@ -68,7 +68,7 @@ def finish(
         "num_train": data.num_train,
         "coreset_size": None if chosen is None else chosen.indices.size,
         "pruning_ratio": None
-        if chosen is None
+        if chosen is None or chosen.by_product
         else 1 - chosen.indices.size / data.num_train,
         **counters.shown(),
         "fill_share": counters.fill_share,
@@ -139,15 +139,12 @@ def _gallery(chosen: Coreset, data: Data) -> dict[str, np.ndarray]:
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return the table that ends a run, a name and a value a line."""
-    size, validation = summary["coreset_size"], summary["validation_accuracy"]
+    validation = summary["validation_accuracy"]
     phases = {name: phase["s"] for name, phase in summary["phases"].items()}
     rows = {
         "test accuracy": _accuracy(summary["test_accuracy"])
         + (f"   (validation {_accuracy(validation)})" if validation else ""),
-        "coreset": "none (this method trains on all data)"
-        if size is None
-        else f"{size:,} of {summary['num_train']:,} "
-        f"(pruned {100 * summary['pruning_ratio']:.0f} %)",
+        "coreset": _coreset(summary),
         "epochs": f"{summary['epochs']:.2f} full-pass equivalents",
         "examples": f"{summary['visits']:,} visited   "
         f"{summary['scored_examples']:,} scored" + _fill_rows(summary["fill_share"]),
@@ -185,6 +182,16 @@ def _printed_energy(summary: dict[str, Any]) -> dict[str, str]:
             f"overshot by {budget['overshoot_wh']:.4g}"
         )
     return rows
+
+
+def _coreset(summary: dict[str, Any]) -> str:
+    size, pruned = summary["coreset_size"], summary["pruning_ratio"]
+    if size is None:
+        return "none (this method trains on all data)"
+    how = (
+        "left by training on all" if pruned is None else f"pruned {100 * pruned:.0f} %"
+    )
+    return f"{size:,} of {summary['num_train']:,} ({how})"
 
 
 def _fill_rows(share: float) -> str:

@@ -87,6 +87,28 @@ def el2n(logits: Logits, label: Label) -> Score:
     return length * one
 
 
+def label_margin(logits: Logits, label: Label) -> Score:
+    """Score one example by how little its label stands out from the other classes.
+
+    1 - (p_y - max_{j != y} p_j) with p = softmax(logits): 0 when the label is predicted
+    with certainty, 1 where the likeliest other class is as likely, 2 when another class
+    is predicted with certainty. It is summed from the other classes, so that it keeps
+    its digits near 0.
+
+    Args:
+        logits: Unnormalised log-probabilities of one example; minus infinity is a
+            probability of 0.
+        label: Class in [0, k); any other scores NaN.
+
+    Returns:
+        Complement of the label's margin, in [0, 2].
+    """
+    gaps = gaps_below_best(logits)
+    label, one = known_class(label, gaps.shape[0])
+    others, total = weights_beside(gaps, label)
+    return (jnp.sum(others) + jnp.max(others)) / total * one
+
+
 def zero_one(logits: Logits, label: Label) -> Score:
     """Score one example by whether it is misclassified: 1 if so, else 0.
 

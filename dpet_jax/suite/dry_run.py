@@ -97,6 +97,7 @@ class CountingLearner:
         self.flops = 0
         self.batch_size = spec.step.batch_size
         self._score_batch_size = spec.score_batch_size
+        self._gives_margins = spec.step.margins
         self._shape = data.image_shape
         self._models = dict([(MAIN, spec.step.model), *filter(None, [spec.auxiliary])])
         self._draw = np.random.default_rng(seed)
@@ -145,10 +146,12 @@ class CountingLearner:
         return self.result(plan)
 
     def result(self, plan: Plan) -> TrainResult:
-        """Return random losses of the examples of a plan."""
+        """Return random losses of the examples of a plan, and margins where asked."""
         rows = np.unique(plan.index_set)
         losses = self._draw.gamma(2.0, size=rows.size).astype(np.float32)
-        return TrainResult(rows, losses, losses < 1, self._random(rows.size))
+        counts = self._random(rows.size)
+        margins = 2 * self._random(rows.size) if self._gives_margins else None
+        return TrainResult(rows, losses, losses < 1, counts, margins)
 
     def _network(self, model: ModelHandle) -> Network:
         if model not in self._models:

@@ -222,10 +222,16 @@ class DeviceNetwork:
         """Return last losses and predictions of a plan's examples, and forgetting."""
         distinct = np.unique(index_set)
         state = self._state
-        tables = (state.losses, state.correct, _forgetting(state.forgetting))
-        losses, correct, counts = jax.device_get(tables)
+        counts = _forgetting(state.forgetting)
+        losses, correct, counts, margins = jax.device_get(
+            (state.losses, state.correct, counts, state.margins)
+        )
         return TrainResult(
-            distinct, losses[distinct], correct[distinct], counts[distinct]
+            distinct,
+            losses[distinct],
+            correct[distinct],
+            counts[distinct],
+            None if margins is None else margins[distinct],
         )
 
     # scoring
@@ -249,7 +255,8 @@ class DeviceNetwork:
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything on the device that a checkpoint needs."""
-        state = self._state._asdict()
+        fields = self._state._asdict()
+        state = {name: part for name, part in fields.items() if part is not None}
         key = jax.random.key_data(self._state.key)
         return state | {"key": key, "plans": self._put(np.int32(self.plans))}
 
@@ -267,7 +274,10 @@ class DeviceNetwork:
 
     def _fresh(self, key: jax.Array) -> TrainState:
         step = self._step
-        return self._put(_init_state(step.model, step.optimizer, self._num_train, key))
+        drawn = _init_state(
+            step.model, step.optimizer, self._num_train, key, margins=step.margins
+        )
+        return self._put(drawn)
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
@@ -291,7 +301,9 @@ class DeviceNetwork:
 
 
 # one jitted function each for all networks of a process, so that they share programs
-_init_state = jax.jit(init_state, static_argnums=(0, 1, 2))
+_init_state = jax.jit(
+    init_state, static_argnums=(0, 1, 2), static_argnames=("margins",)
+)
 _forgetting = jax.jit(jax.vmap(forgetting))
 
 

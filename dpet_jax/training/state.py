@@ -46,6 +46,8 @@ class TrainState(NamedTuple):
         correct: Whether the last training prediction of each example was right.
         forgetting: How often each example was forgotten; -1 until it is predicted right
             for the first time.
+        margins: `label_margin` of each example at its last training visit; infinite
+            where never trained on. None, which costs nothing, where nobody asks.
     """
 
     params: Any
@@ -56,6 +58,7 @@ class TrainState(NamedTuple):
     losses: Float32[Array, " n"]
     correct: Bool[Array, " n"]
     forgetting: Int32[Array, " n"]
+    margins: Float32[Array, " n"] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class StepSpec:
         dtype: Name of the dtype that the network computes in.
         mesh: Devices that share a batch; its one axis is called "data".
         schedules: From `schedules_with`.
+        margins: Whether there is a table of margins beside that of losses.
     """
 
     model: Network
@@ -77,6 +81,7 @@ class StepSpec:
     dtype: str
     mesh: jax.sharding.Mesh
     schedules: tuple[ScheduleSection, ...] = BUILT_IN
+    margins: bool = False
 
 
 def init_state(
@@ -84,6 +89,8 @@ def init_state(
     optimizer: OptimizerSection,
     num_examples: int,
     key: Key[Array, ""],
+    *,
+    margins: bool = False,
 ) -> TrainState:
     """Draw a fresh network with a zeroed optimizer and empty tables."""
     init_key, step_key = jax.random.split(key)
@@ -97,4 +104,5 @@ def init_state(
         losses=jnp.full(num_examples, jnp.inf, jnp.float32),
         correct=jnp.zeros(num_examples, bool),
         forgetting=jnp.full(num_examples, NEVER_LEARNED, jnp.int32),
+        margins=jnp.full(num_examples, jnp.inf, jnp.float32) if margins else None,
     )

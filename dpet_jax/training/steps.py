@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
 from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
+from dpet_jax.scores.error import label_margin
 from dpet_jax.scores.forgetting import count_forgetting
 from dpet_jax.training.optimizer import update
 from dpet_jax.training.schedule import Schedule, learning_rate
@@ -136,11 +137,14 @@ def train_step(
         smoothed = (1.0 - hyper.label_smoothing) * losses
         smoothed -= hyper.label_smoothing * jnp.mean(log_p, axis=1)
         correct = jnp.argmax(log_p, axis=1) == labels
-        return jnp.sum(coefficient * smoothed), (losses, correct, batch_stats)
+        margins = None
+        if spec.margins:
+            margins = jax.vmap(label_margin)(outputs.logits, labels)
+        visited = losses, correct, margins
+        return jnp.sum(coefficient * smoothed), (visited, batch_stats)
 
-    grads, (losses, correct, batch_stats) = jax.grad(objective, has_aux=True)(
-        state.params
-    )
+    grads, (visited, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
+    losses, correct, margins = visited
     visits = first_visit + stats.visits
     rate = learning_rate(hyper.schedule, visits, spec.schedules)
     params, opt_state = update(
@@ -165,6 +169,9 @@ def train_step(
         losses=state.losses.at[entry].set(losses, mode="drop"),
         correct=state.correct.at[entry].set(correct, mode="drop"),
         forgetting=state.forgetting.at[entry].set(counts, mode="drop"),
+        margins=None
+        if state.margins is None
+        else state.margins.at[entry].set(margins, mode="drop"),
     )
     stats = ChunkStats(
         loss=stats.loss + jnp.sum(jnp.where(real, losses, 0.0)),

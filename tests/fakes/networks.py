@@ -138,13 +138,15 @@ def device_network(
     dtype: str = "float32",
     seed: int = 0,
     num_devices: int = 1,
+    margins: bool = False,
 ) -> DeviceNetwork:
     """Put a network on the device beside `device_data`, and compile its programs.
 
     It trains at a constant rate, on images that are shifted and mirrored.
     """
     mesh = data_mesh(num_devices)
-    step = StepSpec(network, without_numbers(optimizer), BATCH, dtype, mesh)
+    numbers = without_numbers(optimizer)
+    step = StepSpec(network, numbers, BATCH, dtype, mesh, margins=margins)
     score = ScoreSpec(network, names, SCORE_BATCH, dtype, mesh)
     hyper = Hyper(
         traced_schedule(Constant(), optimizer.learning_rate),

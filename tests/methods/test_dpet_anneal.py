@@ -25,12 +25,17 @@ class InBatches(Forbidden):
         self.batch_size = batch_size
 
 
+def margins_of(plan_index):
+    """Not in the order of the losses."""
+    return np.random.default_rng([plan_index, 1]).uniform(0, 2, N).astype(np.float32)
+
+
 def run(method, *, seed=0, losses=losses_of, batch=25):
     """Return the plans, each with the losses known before it, and the last state."""
     assert isinstance(method, Method)
     state, plans = method.start(POOL, seed), []
     while True:
-        known = state.losses
+        known = state.margins if method.asks_margins else state.losses
         state, plan = method.plan(state, InBatches(batch))
         if plan is None:
             return plans, state
@@ -39,14 +44,18 @@ def run(method, *, seed=0, losses=losses_of, batch=25):
         assert rows.size == plan.index_set.size, "an example twice in a pass"
         zeros = np.zeros(rows.size)
         new = losses(len(plans))[rows]
-        state = method.observe(state, TrainResult(rows, new, zeros > 0, zeros))
+        margins = margins_of(len(plans))[rows] if method.asks_margins else None
+        result = TrainResult(rows, new, zeros > 0, zeros, margins)
+        state = method.observe(state, result)
 
 
 @pytest.mark.parametrize("epochs", [0.3, 1.0, 1.7, 2.5, 4.0, 8.0])
 @pytest.mark.parametrize("drop", ["auto", 0.0, 0.5, 0.9])
-@pytest.mark.parametrize("final", [0.0, 0.15])
-def test_examples_seen_are_the_budget_on_one_schedule(epochs, drop, final):
-    method = DpetAnneal(epochs=epochs, drop=drop, final=final)
+@pytest.mark.parametrize(
+    "keys", [{"final": 0.0}, {}, {"by": "margin"}, {"unbiased": True}]
+)
+def test_examples_seen_are_the_budget_on_one_schedule(epochs, drop, keys):
+    method = DpetAnneal(epochs=epochs, drop=drop, **keys)
     plans, _ = run(method)
     budget = method.planned_visits(POOL)
     assert budget == round(epochs * N)
@@ -59,7 +68,7 @@ def test_examples_seen_are_the_budget_on_one_schedule(epochs, drop, final):
 
 
 @pytest.mark.parametrize(("p", "e"), [(0.5, 0.05), (0.35, 0.0), (0.7, 0.2)])
-@pytest.mark.parametrize("by", ["loss", "random", "easy"])
+@pytest.mark.parametrize("by", ["loss", "margin", "one_minus_p", "random", "easy"])
 def test_sizes_of_the_middle_are_those_of_its_random_twin(p, e, by):
     plans, _ = run(DpetAnneal(epochs=8, drop=p, revisit=e, by=by))
     size = round((1 - p + p * e) * N) // 25 * 25  # whole batches
@@ -75,8 +84,9 @@ def test_sizes_of_the_middle_are_those_of_its_random_twin(p, e, by):
     assert all(plan.size in (N, (8 * N - start) % N) for plan, _ in last)
 
 
-def test_the_lowest_losses_are_left_out_but_for_a_few():
-    plans, _ = run(DpetAnneal(epochs=8, drop=0.5, revisit=0.1))
+@pytest.mark.parametrize("by", ["loss", "margin"])
+def test_the_lowest_are_left_out_but_for_a_few(by):
+    plans, _ = run(DpetAnneal(epochs=8, drop=0.5, revisit=0.1, by=by))
     visited_anyway = set()
     for plan, known in plans[1:6]:
         lowest = np.argsort(known)[: N // 2]
@@ -91,6 +101,32 @@ def test_the_lowest_losses_are_left_out_but_for_a_few():
 def test_the_opposite_control_leaves_the_highest_out():
     (_, (plan, known), *_), _ = run(DpetAnneal(epochs=8, by="easy", revisit=0.0))
     np.testing.assert_array_equal(plan.index_set, np.sort(np.argsort(known)[: N // 2]))
+
+
+def test_one_minus_p_chooses_as_the_loss():
+    one, _ = run(DpetAnneal(epochs=8, by="one_minus_p"))
+    other, _ = run(DpetAnneal(epochs=8, by="loss"))
+    for (plan, known), (twin, _) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(plan.index_set, twin.index_set)
+        # computed, 1 - p ranks the examples in the same order
+        missed = -np.expm1(-known.astype(np.float64))
+        np.testing.assert_array_equal(
+            np.argsort(missed, kind="stable"), np.argsort(known, kind="stable")
+        )
+
+
+def test_margins_are_asked_for_only_where_they_rank():
+    assert DpetAnneal(by="margin").asks_margins
+    assert not DpetAnneal(by="margin", drop=0.0).asks_margins
+    assert not DpetAnneal(by="margin", epochs=2).asks_margins
+    assert not DpetAnneal(by="one_minus_p").asks_margins
+    assert not InfoBatch().asks_margins
+    method = DpetAnneal(epochs=8, by="margin")
+    state, plan = method.plan(method.start(POOL, 0), InBatches(25))
+    assert np.isinf(state.margins).all()
+    zeros = np.zeros(N)
+    with pytest.raises(AssertionError, match="given them"):
+        method.observe(state, TrainResult(plan.index_set, zeros, zeros > 0, zeros))
 
 
 def test_the_random_control_asks_no_loss():
@@ -160,6 +196,8 @@ def test_a_pass_says_how_much_was_learnt_before_it():
     [
         ({"drop": 0.6, "drop_highest": 0.4}, "leave nothing"),
         ({"unbiased": True, "by": "random"}, "unbiased goes with by loss"),
+        ({"unbiased": True, "by": "margin"}, "unbiased goes with by loss"),
+        ({"by": "entropy"}, "one_minus_p"),
         ({"unbiased": True, "drop_highest": 0.1}, "unbiased goes with by loss"),
         ({"drop": "some"}, "auto"),
     ],
@@ -216,6 +254,24 @@ def test_the_unbiased_form_visits_by_chance_and_weighs_by_its_inverse():
         assert plan.size == pytest.approx(N / 2, abs=4 * (N / 4) ** 0.5)
 
 
+def test_the_unbiased_form_weighs_two_levels_as_infobatch_does():
+    share, easy_loss = 0.75, 0.1
+    losses = np.full(N, 1e3, np.float32)
+    losses[: round(share * N)] = easy_loss
+    anneal = DpetAnneal(epochs=8, drop=0.3, unbiased=True)
+    (_, (plan, _), *_), _ = run(anneal, losses=lambda _: losses)
+    # the chance of the easy ones for which the mean is 0.7
+    chance = (0.7 - (1 - share)) / share
+    infobatch = InfoBatch(passes=8, prune_probability=1 - chance)
+    state = infobatch.start(POOL, 0)._replace(passes=2, losses=losses)
+    rows, weights, _ = infobatch.choose(state)
+    theirs = {bool(losses[row] < 1): w for row, w in zip(rows, weights, strict=True)}
+    ours = np.array([theirs[easy] for easy in losses[plan.index_set] < 1])
+    assert len(theirs) == 2
+    # theirs of mean 1 over what is visited: times the mean chance
+    np.testing.assert_allclose(plan.weights, 0.7 * ours, rtol=1e-5)
+
+
 # the coreset
 
 
@@ -238,6 +294,7 @@ def test_the_coreset_is_what_was_kept_but_the_hardest_of_each_class():
     assert coreset.columns["kept"].max() <= middle
     assert coreset.columns["kept"].min() > 0
     assert (coreset.round_index > 0).all()
+    assert coreset.by_product
 
 
 @pytest.mark.parametrize("keys", [{"coreset_fraction": 0.4}, {"drop": 0.0}])

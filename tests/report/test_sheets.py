@@ -178,6 +178,14 @@ def test_final_results_show_coreset_pruning_selection_and_compilation(table):
     assert row_of(sheet, "standard")[4].main == NONE
 
 
+def test_runs_on_all_data_that_leave_a_coreset_have_pruned_nothing(table):
+    left = [line._replace(pruning_ratio=None) for line in table.rows]
+    sheet = results_sheet(table._replace(rows=tuple(left)))
+    shown = dict(zip(sheet.header, row_of(sheet, "margin"), strict=True))
+    assert (shown["coreset"].main, shown["pruned"].main) == ("12", NONE)
+    assert sheet.notes[-1].startswith(f"A coreset with {NONE} pruned")
+
+
 def test_tuning_shows_trials_seeds_cost_and_choices(comparison):
     sheet = tuning_sheet(comparison, "epochs")
     (row,) = sheet.rows

@@ -61,6 +61,19 @@ def test_numbers_of_training_come_from_the_config_and_kinds_are_compiled_in(data
     assert hyper.optimizer["weight_decay"] == np.float32(0.3)
 
 
+def test_only_a_method_that_ranks_by_margins_has_a_program_of_its_own(data):
+    anneal = {"kind": "dpet_anneal", "epochs": 8}
+    methods = (
+        *({"kind": "standard"}, anneal, anneal | {"by": "one_minus_p"}),
+        *(anneal | {"by": "margin", "drop": 0.0}, anneal | {"by": "margin"}),
+    )
+    configs = [config(method=method) for method in methods]
+    model = parts.build_model(configs[0], data)
+    steps = [parts.build_learner_spec(one, model).step for one in configs]
+    assert [step == steps[0] for step in steps] == [True] * 4 + [False]
+    assert [step.margins for step in steps] == [False] * 4 + [True]
+
+
 def test_without_validation_nothing_is_evaluated_underway():
     blind = config(data={"validation_fraction": 0})
     assert parts.build_limits(blind).split is None

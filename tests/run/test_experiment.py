@@ -778,6 +778,21 @@ def test_dropping_nothing_is_standard_to_the_last_bit(tmp_path, assert_same_run)
     assert other.summary["epochs"] == one.summary["epochs"]
 
 
+def test_one_schedule_leaves_out_what_its_keys_say(in_one_schedule, tmp_path):
+    twin = experiment.run(annealed(by="random"), tmp_path)
+    sizes, others = (
+        [e["size"] for e in read_events(run.folder / "events.jsonl") if "size" in e]
+        for run in (in_one_schedule, twin)
+    )
+    assert sizes == others
+    # (1 - p + p e) n examples in whole batches of 32, and full passes around them
+    middle = round((1 - 0.5 + 0.5 * 0.05) * 1455) // 32 * 32
+    assert sizes[:5] == [1455 // 32 * 32] + [middle] * 4
+    assert sum(sizes) == 4 * 1455
+    assert in_one_schedule.summary["coreset_size"] == 436
+    assert in_one_schedule.summary["pruning_ratio"] is None
+
+
 def test_one_schedule_costs_its_budget_and_chooses_for_nothing(in_one_schedule):
     summary = in_one_schedule.summary
     assert summary["visits"] == 4 * 1455
@@ -785,7 +800,7 @@ def test_one_schedule_costs_its_budget_and_chooses_for_nothing(in_one_schedule):
     assert 4 <= summary["epochs"] < 4 * 1.03
     assert summary["select_flops"] == summary["scored_examples"] == 0
     phases = {name: phase["s"] for name, phase in summary["phases"].items()}
-    assert phases["select"] < 0.05 * phases["train"] + 0.1
+    assert phases["select"] > 0
     events = read_events(in_one_schedule.folder / "events.jsonl")
     learnt = [e["learnt"] for e in events if e["event"] == "plan" and "learnt" in e]
     assert len(learnt) >= 4
@@ -794,23 +809,64 @@ def test_one_schedule_costs_its_budget_and_chooses_for_nothing(in_one_schedule):
     assert run.coreset["kept"].shape == run.coreset["source_rows"].shape == (436,)
 
 
-@pytest.mark.parametrize("chunks", [2, 4, 7])
+class WithinPlan(Interrupt):
+    """An interrupt that comes when the given plan of a run was first looked at."""
+
+    def __init__(self, events, plan):
+        self.events, self.plan = events, plan
+
+    @property
+    def requested(self):
+        if not self.events.exists():
+            return False
+        plans = 0
+        for event in read_events(self.events):
+            plans += event["event"] == "plan"
+            if plans == self.plan and event["event"] == "evaluate":
+                return True
+        return False
+
+
+@pytest.mark.parametrize(("plan", "by"), [(2, "loss"), (3, "loss"), (3, "margin")])
 def test_one_schedule_resumes_in_its_middle(
-    in_one_schedule, tmp_path, monkeypatch, chunks, assert_same_run
+    in_one_schedule, tmp_path, monkeypatch, plan, by, assert_same_run
 ):
-    monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
-    assert experiment.run(annealed(), tmp_path).stopped_by == "interrupted"
+    whole = in_one_schedule
+    if by == "margin":
+        whole = experiment.run(annealed(by=by), tmp_path / "whole")
+        assert not np.array_equal(rows_of(whole), rows_of(in_one_schedule))
+    file = tmp_path / "tiny/seed0/events.jsonl"
+    run = config(method=ANNEAL | {"by": by}, checkpoint={"every_s": 1000})
+    monkeypatch.setattr(experiment, "Interrupt", lambda: WithinPlan(file, plan))
+    assert experiment.run(run, tmp_path).stopped_by == "interrupted"
     monkeypatch.undo()
-    resumed = experiment.run(annealed(), tmp_path, resume=True)
-    assert_same_run(in_one_schedule.folder, resumed.folder)
-    np.testing.assert_array_equal(rows_of(in_one_schedule), rows_of(resumed))
+    # the second and the third pass are looked at after their first step
+    events = read_events(file)
+    (*_, begun) = (event for event in events if event["event"] == "plan")
+    assert begun["dropped"] > 0
+    assert events[-1]["visits"] - begun["visits"] == 32
+    resumed = experiment.run(run, tmp_path, resume=True)
+    assert_same_run(whole.folder, resumed.folder)
+    np.testing.assert_array_equal(rows_of(whole), rows_of(resumed))
 
 
-def test_one_schedule_needs_no_program_of_its_own(in_one_schedule, tmp_path):
-    again = experiment.run(annealed(by="random", drop=0.7), tmp_path).summary
-    assert again["compilations"]["train_steps"]["programs"] == 0
-    assert again["compilations"]["others"]["programs"] == 0
-    assert again["visits"] == in_one_schedule.summary["visits"]
+def test_one_schedule_needs_no_program_of_its_own(tmp_path):
+    """Programs of a batch that no other test has, so that none is ready before."""
+
+    def compiled(name, method):
+        run = config(method=method, train={"batch_size": 27})
+        summary = experiment.run(run, tmp_path / name).summary
+        return {
+            what: found["programs"] for what, found in summary["compilations"].items()
+        }
+
+    first = compiled("standard", {"kind": "standard", "passes": 1})
+    assert first["train_steps"] == 1
+    assert not any(compiled("loss", ANNEAL).values())
+    assert not any(compiled("random", ANNEAL | {"by": "random"}).values())
+    # the table of margins is in a program of its own, in place of the other
+    asked = compiled("margin", ANNEAL | {"by": "margin"})
+    assert (asked["train_steps"], asked["score_pool"]) == (1, 0)
 
 
 def test_data_that_were_read_before_give_the_same_run(whole, tmp_path, assert_same_run):

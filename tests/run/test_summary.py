@@ -116,3 +116,8 @@ def test_a_diverged_run_has_no_accuracy():
 def test_a_method_without_a_coreset_says_so():
     told = lines(coreset_size=None)["coreset"]
     assert told == "none (this method trains on all data)"
+
+
+def test_a_coreset_that_a_run_on_all_data_left_is_no_pruned_run():
+    told = lines(pruning_ratio=None)["coreset"]
+    assert told == "600 of 1,437 (left by training on all)"

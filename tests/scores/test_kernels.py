@@ -7,6 +7,7 @@ import pytest
 
 from dpet_jax.scores import lookup
 from dpet_jax.scores.artifact import artifact_importance
+from dpet_jax.scores.error import label_margin
 from dpet_jax.scores.softmax import gaps_below_best, weights_beside
 
 UNCERTAINTIES = ("margin", "entropy", "least_confidence")
@@ -300,3 +301,27 @@ def test_only_with_a_dissimilarity_does_a_shift_of_the_logits_matter(name, examp
     assert change("none").max() < 1e-5
     assert change("euclidean").min() > 0.1
     np.testing.assert_allclose(change("kl"), 5.0, rtol=1e-5)
+
+
+# of a training step, which no config names as a score
+
+
+def test_the_label_margin_says_how_little_the_label_stands_out(examples, confident):
+    for logits, labels in (examples, confident):
+        given = np.asarray(logits, np.float64)
+        p = np.exp(given - given.max(-1, keepdims=True))
+        rows, classes = np.arange(len(p)), np.asarray(labels)
+        p[rows, classes], mine = 0.0, p[rows, classes]
+        # (1 - p_y) + the largest other, without a subtraction
+        expected = (p.sum(-1) + p.max(-1)) / (p.sum(-1) + mine)
+        got = jax.jit(jax.vmap(label_margin))(logits, labels)
+        np.testing.assert_allclose(got, expected, rtol=1e-4)
+        assert got.dtype == jnp.float32
+
+
+def test_the_label_margin_spans_from_0_over_a_tie_to_2():
+    logits = jnp.array([[1e4, 0.0, 0.0], [5.0, 5.0, -1e4], [0.0, 1e4, 0.0]])
+    got = jax.vmap(label_margin)(logits, jnp.zeros(3, jnp.int32))
+    np.testing.assert_allclose(got, [0.0, 1.0, 2.0], atol=1e-7)
+    diverged = jnp.array([1.0, jnp.nan, 2.0])
+    assert np.isnan(label_margin(diverged, jnp.int32(0)))

@@ -345,11 +345,15 @@ def data():
         (DPET | {"proxy": {"width_multiplier": 0.5}}, {}),
         (DPET, {"budget": {"epochs": 1.5}}),
         ({"kind": "dpet_anneal", "epochs": 4.3}, {}),
+        ({"kind": "dpet_anneal", "epochs": 4.3, "by": "margin"}, {}),
         (ONE_SHOT | {"by": "el2n", "networks": 2}, {}),
         (ONE_SHOT | {"by": "glister"}, {}),
         (ONE_SHOT | {"by": "forgetting"}, {"budget": {"visits": 400}}),
     ],
-    ids=["proxy", "budget of epochs", "anneal", "el2n", "glister", "budget of visits"],
+    ids=[
+        *("proxy", "budget of epochs", "anneal", "anneal by margin", "el2n"),
+        *("glister", "budget of visits"),
+    ],
 )
 def test_a_run_costs_what_its_dry_run_says(method, changes, data, tmp_path):
     run = config(method, **changes)

@@ -124,6 +124,23 @@ def test_network_that_starts_anew_empties_its_tables_and_keeps_its_key(network):
     assert (after["forgetting"] == -1).all()
 
 
+def test_margins_survive_with_the_rest_where_they_are_asked_for(network):
+    asked = device_network(margins=True)
+    train(asked, ROWS[:BATCH])
+    saved = copied(asked)
+    assert saved.keys() - copied(network).keys() == {"margins"}
+    other = device_network(margins=True, seed=3)
+    other.restore(saved)
+    for each in (asked, other):
+        train(each, ROWS[BATCH:])
+    margins = other.result(ROWS).margins
+    np.testing.assert_array_equal(margins, asked.result(ROWS).margins)
+    assert ((margins > 0) & (margins < 2)).all()
+    assert network.result(ROWS).margins is None
+    # right where the label is the likeliest class: it stands out from every other
+    np.testing.assert_array_equal(margins < 1, other.result(ROWS).correct)
+
+
 def test_every_plan_that_starts_anew_draws_other_parameters(network):
     drawn = []
     for plan_index in (1, 2, 1):

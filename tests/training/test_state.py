@@ -50,6 +50,9 @@ def test_the_tables_say_that_no_example_was_trained_on():
     np.testing.assert_array_equal(state.losses, np.full(N, np.inf))
     np.testing.assert_array_equal(state.correct, np.zeros(N, bool))
     np.testing.assert_array_equal(state.forgetting, np.full(N, -1))
+    assert state.margins is None
+    asked = init_state(TINY, Adam(), N, jax.random.key(0), margins=True).margins
+    np.testing.assert_array_equal(asked, np.full(N, np.inf, np.float32))
     kinds = (state.losses.dtype, state.correct.dtype, state.forgetting.dtype)
     assert kinds == (jnp.float32, jnp.bool_, jnp.int32)
 

@@ -1,5 +1,6 @@
 """The compiled training program against an independent loop of optax steps."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import jax
@@ -50,14 +51,24 @@ def fresh():
     return init_state(TINY, OPTIMIZER, N, jax.random.key(1))
 
 
-def run(state, data, rows, *, steps=None, weights=None, first_visit=0, hyper=hyper()):  # noqa: B008
+def run(
+    state,
+    data,
+    rows,
+    *,
+    steps=None,
+    weights=None,
+    first_visit=0,
+    hyper=hyper(),  # noqa: B008
+    spec=SPEC,
+):
     padded = np.zeros(N, np.int32)
     padded[: len(rows)] = rows
     steps = len(rows) // BATCH if steps is None else steps
     weights = np.ones(N) if weights is None else weights
     counts = np.int32(steps), np.int32(first_visit)
     given = state, data, padded, *counts, np.float32(weights), hyper
-    return train_steps(SPEC, *jax.device_put(given, PLACE))
+    return train_steps(spec, *jax.device_put(given, PLACE))
 
 
 @jax.jit
@@ -192,6 +203,29 @@ def test_example_twice_in_a_batch_counts_as_the_visit_of_its_last_row(data):
     last, _ = run(fresh(), data, [0, ~3, 3, 1], hyper=shaken)
     assert twice.losses[3] == last.losses[3]
     assert twice.losses[3] != reverse.losses[3]
+
+
+def test_margins_are_those_of_the_step_itself_where_they_are_asked_for(data):
+    start = fresh()._replace(margins=jnp.full(N, jnp.inf, jnp.float32))
+    images = (data.images.astype(jnp.float32) / 255 - 0.5) / 0.25
+    first = np.array([3, 1, 7, 2])
+    outputs, _ = jax.jit(TINY.apply_train)(
+        jax.random.key(0), start.params, start.batch_stats, images[first]
+    )
+    p = np.asarray(jax.nn.softmax(outputs.logits), np.float64)
+    mine = np.eye(3, dtype=bool)[np.asarray(data.labels[first])]
+    expected = 1 - (p[mine] - np.where(mine, 0, p).max(axis=1))
+    rows = np.concatenate([first, [5, 9, ~3, ~1]])
+    state, _ = run(start, data, rows, spec=replace(SPEC, margins=True))
+    # the fill rows of the second step leave the entries of the first
+    np.testing.assert_allclose(state.margins[first], expected, rtol=1e-4)
+    visited = np.isfinite(state.margins)
+    assert np.flatnonzero(visited).tolist() == [1, 2, 3, 5, 7, 9]
+    np.testing.assert_array_equal(visited, np.isfinite(state.losses))
+    plain, _ = run(fresh(), data, rows)
+    assert plain.margins is None
+    for field in ("params", "batch_stats", "losses", "correct", "forgetting"):
+        assert_close(getattr(plain, field), getattr(state, field))
 
 
 def test_chunks_of_any_size_give_the_same_bits(data):
