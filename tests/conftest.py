@@ -6,6 +6,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from beartype import BeartypeConf
+from beartype.claw import beartype_package
+
+# Types of what is given and returned are checked everywhere: by jaxtyping where arrays
+# are annotated (pyproject.toml names the modules), elsewhere by beartype alone, for
+# jaxtyping binds the arguments of every call anew, which took most of some tests' time
+beartype_package(
+    "dpet_jax", conf=BeartypeConf(violation_type=TypeError, claw_is_pep526=False)
+)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -215,3 +216,12 @@ assert result.stopped_by == "finished"
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_types_are_checked_in_every_module_and_those_of_arrays_by_jaxtyping():
+    for module, path in FILES.items():
+        spec = find_spec(f"dpet_jax.{module}".rstrip("."))
+        loader = type(spec.loader).__name__
+        arrays = "from jaxtyping import" in path.read_text(encoding="utf-8")
+        checkers = ["_JaxtypingLoader", *["BeartypeSourceFileLoader"] * (not arrays)]
+        assert loader in checkers, module

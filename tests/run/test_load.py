@@ -19,12 +19,7 @@ from dpet_jax.training.checkpoint import Checkpoints
 def result(tmp_path_factory):
     config = validate(
         {
-            "model": {
-                "kind": "resnet",
-                "stem": 8,
-                "channels": [8, 8],
-                "blocks": [1, 1],
-            },
+            "model": {"kind": "resnet", "stem": 8, "channels": [8], "blocks": [1]},
             "train": {"batch_size": 32},
             "method": {"kind": "standard", "passes": 2},
         },
