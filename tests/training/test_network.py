@@ -140,7 +140,7 @@ def test_weights_multiply_the_loss_as_they_are(network):
     for weights in (None, np.ones(BATCH), np.full(BATCH, 5.0), np.zeros(BATCH)):
         network.restore(start)
         given = None if weights is None else weights.astype(np.float32)
-        network.set_weights(Plan(rows, label="x", weights=given))
+        network.set_up(Plan(rows, label="x", weights=given))
         train(network, rows)
         results.append(copied(network)["params"])
     assert_equal(*results[:2])
