@@ -460,7 +460,7 @@ def test_planned_visits_have_a_boost_wherever_there_may_be_one(
     shape = {"query_size": query_size, "max_rounds": max_rounds}
     boost = {"passes": 3, "keep_fraction": 0.25, "learning_rate_factor": 0.5}
     method = make({"kind": "chunk"}, boost=boost, **shape)
-    _, plans = play(method, losses=lambda label: 1.0)
+    _, plans = play(method, losses=lambda _: 1.0)
     assert method.planned_visits(POOL) == sum(plan.visits for plan in plans)
     _, plans = play(method, losses=lambda label: 1.0 if "boost" in label else 0.0)
     fewer = make({"kind": "chunk"}, **shape).planned_visits(POOL)
@@ -469,7 +469,7 @@ def test_planned_visits_have_a_boost_wherever_there_may_be_one(
 
 def test_no_boost_comes_without_a_query_after_it():
     for method in (dpet({}, boost={}), dpet({}, boost={}, query_size=20, max_rounds=9)):
-        _, plans = play(method, losses=lambda label: 1.0)
+        _, plans = play(method, losses=lambda _: 1.0)
         assert plans[-1].label.startswith("round ")
 
 
