@@ -84,13 +84,11 @@ class Replay(Kind):
         if replayed.ndim == 1 and self.anchor == 0:
             return np.sort(np.concatenate([state.new, replayed])).astype(np.int32)
         replayed = np.broadcast_to(replayed, (passes, replayed.shape[-1]))
-        n, size = (
-            state.num_examples,
-            self.pass_size(state.new.size, state.old.size, passes, state.num_examples),
-        )
+        n, new = state.num_examples, state.new
+        size = self.pass_size(new.size, state.old.size, passes, n)
         rows = np.empty((passes, size), np.int32)
         for index, row in enumerate(rows):
-            chosen = np.concatenate([state.new, replayed[index]])
+            chosen = np.concatenate([new, replayed[index]])
             others = np.setdiff1d(np.arange(n, dtype=np.int32), chosen)
             draw = generator(state.seed, f"anchors of pass {index}", state.last_round)
             anchors = draw.permutation(others)[: size - chosen.size]
