@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dpet_jax.config import experiment as schema
+from dpet_jax.methods.dpet import Dpet
 from dpet_jax.scores.registry import lookup, selectable_scores
 from dpet_jax.section import one_of
 from dpet_jax.selection.by_name import SELECTORS
@@ -17,6 +18,9 @@ def choices() -> dict[str, dict[str, str]]:
     selectors["forgetting"] = "How often training forgot an example: forgetting events."
     return {
         "methods (method.kind)": _kinds(schema.Config, "method"),
+        "replays (method.replay.kind of dpet and active_learning)": _kinds(
+            Dpet, "replay"
+        ),
         "scores (method.score, method.by of one_shot; or package.module:function)": {
             name: lookup(name).summary for name in selectable_scores()
         },

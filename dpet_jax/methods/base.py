@@ -88,6 +88,8 @@ class Plan:
             they multiply the loss as they are, so weights of mean 1 leave the step's
             size alone.
         schedule: Its place on the schedule; None leaves that to `train.schedule`.
+        learning_rate: Peak of its schedule; None is the optimizer's.
+        learning_rate_factor: Multiplies that peak.
         reset: What starts anew before the first step.
         facts: Numbers that explain the choice, for the record.
     """
@@ -97,6 +99,8 @@ class Plan:
     passes: int = 1
     weights: np.ndarray | None = None
     schedule: Span | None = None
+    learning_rate: float | None = None
+    learning_rate_factor: float = 1.0
     reset: Literal["none", "optimizer", "all"] = "none"
     facts: dict[str, Any] = field(default_factory=dict)
 

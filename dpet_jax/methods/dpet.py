@@ -6,7 +6,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dpet_jax.methods.base import Learner, Plan, Pool, Span, generator
-from dpet_jax.methods.query import QueryMethod, RoundState, visits_of_rounds
+from dpet_jax.methods.query import RoundState
+from dpet_jax.methods.rounds import RoundsMethod, sizes_of_rounds
 from dpet_jax.methods.rs2 import rs2_passes
 from dpet_jax.section import CountFromZero, Fraction, Passes, Section, UpToOne
 
@@ -24,12 +25,13 @@ class DissimilarityConfig(Section):
     weight: UpToOne = Field(0.5, description="lambda; 0 is the score alone")
 
 
-class Dpet(QueryMethod):
+class Dpet(RoundsMethod):
     """RS2 warm-up, then rounds that add the most informative examples.
 
     The warm-up's examples do not count as selected. A round scores the not yet selected
-    examples without augmentation, adds the most informative ones, and trains on old and
-    new together; the weights go on, the optimizer starts anew.
+    examples without augmentation, adds the most informative ones, and trains on new and
+    old together, on all of these unless `replay` says less; the weights go on, the
+    optimizer starts anew.
 
     Source:
         Scala, Pontieri & Flesca (2024), "DPET: A Data and Parameter Efficient Training
@@ -71,6 +73,17 @@ class Dpet(QueryMethod):
             )
         if self.diversity.kind != "none":
             raise ValueError("compat artifact has no diversity; leave it at none")
+        changed = [
+            name
+            for name in ("replay", "round_learning_rate", "restart", "boost")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if changed:
+            raise ValueError(
+                f"compat artifact trains on all that is selected, from the optimizer's "
+                f"rate down; leave {' and '.join(changed)} as they are by default, or "
+                "compat at none"
+            )
         return self
 
     @property
@@ -93,39 +106,16 @@ class Dpet(QueryMethod):
         return 0.0 if self.dissimilarity.kind == "none" else self.dissimilarity.weight
 
     def planned_visits(self, pool: Pool) -> int:
-        """Count the warm-up and all rounds over their growing sets."""
-        warm_up = self._warm_up(pool.num_examples, seed=0).visits
-        rounds = visits_of_rounds(
-            0, self.query_size, self.max_rounds, pool.num_examples
-        )
-        return warm_up + self.passes_per_round * rounds
+        """Count the warm-up and all rounds."""
+        n = pool.num_examples
+        rounds = sizes_of_rounds(0, self.query_size, self.max_rounds, n)
+        return self._warm_up(n, seed=0).visits + self.visits_of_rounds(rounds, n)
 
-    def start(self, pool: Pool, seed: int) -> RoundState:
-        """Begin with nothing selected."""
-        return RoundState.begin(pool.num_examples, seed)
-
-    def plan(
-        self, state: RoundState, learner: Learner
-    ) -> tuple[RoundState, Plan | None]:
-        """Warm up, then query the pool and train on old and new examples together."""
-        round_index, counted = state.plans, state._replace(plans=state.plans + 1)
-        if round_index == 0:
-            return counted, self._warm_up(state.num_examples, state.seed)
-        if round_index > self.max_rounds:
-            return state, None
-        chosen = self.query(
-            learner, state.num_examples, state.indices, state.seed, round_index
-        )
-        if chosen.indices.size == 0:
-            return state, None
-        counted = counted.extended(round_index, chosen)
-        plan = Plan(
-            np.sort(counted.indices),
-            label=f"round {round_index}",
-            passes=self.passes_per_round,
-            reset="optimizer",
-        )
-        return counted, plan
+    def first(self, state: RoundState, learner: Learner) -> tuple[RoundState, Plan]:
+        """Warm up."""
+        del learner
+        plan = self._warm_up(state.num_examples, state.seed)
+        return state._replace(plans=1), plan
 
     def _warm_up(self, num_examples: int, seed: int) -> Plan:
         if self.compat == "artifact":

@@ -163,6 +163,11 @@ class RoundState(NamedTuple):
         indices: int32[m], positions in the order in which they entered.
         round_index: int32[m], the round in which each entered.
         scores: float32[m], the score at which each entered.
+        known: What a replay goes by for each example, such as its last loss; empty if
+            it goes by nothing.
+        round_losses: float64[r], mean training loss of each round; empty where no boost
+            goes by it.
+        boosted: Whether the last plan was a boost.
     """
 
     num_examples: int
@@ -171,6 +176,9 @@ class RoundState(NamedTuple):
     indices: np.ndarray
     round_index: np.ndarray
     scores: np.ndarray
+    known: np.ndarray = np.zeros(0, np.float32)
+    round_losses: np.ndarray = np.zeros(0, np.float64)
+    boosted: bool = False
 
     @classmethod
     def begin(cls, num_examples: int, seed: int) -> "RoundState":
@@ -182,6 +190,21 @@ class RoundState(NamedTuple):
         """The examples selected so far."""
         return Coreset(self.indices, self.round_index, self.scores)
 
+    @property
+    def last_round(self) -> int:
+        """The last round that has selected any."""
+        return int(self.round_index[-1])
+
+    @property
+    def new(self) -> np.ndarray:
+        """The examples that the last round has added, in their order."""
+        return self.indices[self.round_index == self.last_round]
+
+    @property
+    def old(self) -> np.ndarray:
+        """The examples of all rounds before it, in their order."""
+        return self.indices[self.round_index != self.last_round]
+
     def extended(self, round_index: int, chosen: Selection) -> "RoundState":
         """Return the state after a selection was added."""
         coreset = self.coreset.extended(round_index, chosen)
@@ -190,15 +213,3 @@ class RoundState(NamedTuple):
             round_index=coreset.round_index,
             scores=coreset.scores,
         )
-
-
-def visits_of_rounds(
-    sizes_before: int, query_size: int, rounds: int, num_examples: int
-) -> int:
-    """Add up the sizes of growing sets, one pass each."""
-    sizes = [
-        min(sizes_before + query_size * index, num_examples)
-        for index in range(1, rounds + 1)
-        if sizes_before + query_size * (index - 1) < num_examples
-    ]
-    return sum(sizes)

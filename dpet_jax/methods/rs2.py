@@ -55,6 +55,7 @@ def rs2_passes(
     seed: int,
     *,
     replacement: bool = False,
+    stream: str = "rs2",
 ) -> np.ndarray:
     """Draw the random subset of every pass.
 
@@ -71,6 +72,7 @@ def rs2_passes(
         seed: The run's seed.
         replacement: Draw each pass from all data, whatever earlier passes held; within
             a pass no example comes twice either way.
+        stream: Name of the randomness.
 
     Returns:
         int32[passes, m].
@@ -83,7 +85,7 @@ def rs2_passes(
     if replacement:
         return np.stack(
             [
-                generator(seed, "rs2", index)
+                generator(seed, stream, index)
                 .permutation(num_examples)[:size]
                 .astype(np.int32)
                 for index in range(passes)
@@ -97,7 +99,7 @@ def rs2_passes(
             row[:], order = order[:size], order[size:]
             continue
         tail = order
-        order = generator(seed, "rs2", orders_drawn).permutation(num_examples)
+        order = generator(seed, stream, orders_drawn).permutation(num_examples)
         orders_drawn += 1
         head = order[~np.isin(order, tail)][: size - tail.size]
         row[:] = np.concatenate([tail, head])

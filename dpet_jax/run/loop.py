@@ -76,7 +76,7 @@ class Loop:
         trainer.restore(restored.models)
         self.at.restore(restored.host, restored.meta["position"])
         if self.at.plan is not None:
-            trainer.main.set_weights(self.at.plan)
+            trainer.main.set_up(self.at.plan)
 
     def run(self) -> StopReason:
         """Train until something ends the run, and save.
@@ -129,7 +129,13 @@ class Loop:
         with parts.meter.window("train"):
             trainer.main.begin(at.plan, at.plan_index)
         self._event(
-            "plan", label=plan.label, size=plan.size, passes=plan.passes, **plan.facts
+            "plan",
+            label=plan.label,
+            size=plan.size,
+            passes=plan.passes,
+            learning_rate=plan.learning_rate,
+            learning_rate_factor=plan.learning_rate_factor,
+            **plan.facts,
         )
         return None
 

@@ -95,6 +95,8 @@ def _header(plan: Plan) -> dict[str, Any]:
         "label": plan.label,
         "passes": plan.passes,
         "schedule": list(plan.schedule or ()),
+        "learning_rate": plan.learning_rate,
+        "learning_rate_factor": plan.learning_rate_factor,
         "reset": plan.reset,
     }
 
@@ -106,5 +108,8 @@ def _plan(name: str, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> P
         passes=header["passes"],
         weights=arrays.get(f"{name}.weights"),
         schedule=Span(*header["schedule"]),
+        # checkpoints of earlier versions have none
+        learning_rate=header.get("learning_rate"),
+        learning_rate_factor=header.get("learning_rate_factor", 1.0),
         reset=header["reset"],
     )

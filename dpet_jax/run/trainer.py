@@ -23,7 +23,7 @@ class MainNetwork(Trainable, Protocol):
     @property
     def train_flops(self) -> int: ...  # noqa: D102
     def begin(self, plan: Plan, plan_index: int) -> None: ...  # noqa: D102
-    def set_weights(self, plan: Plan) -> None: ...  # noqa: D102
+    def set_up(self, plan: Plan) -> None: ...  # noqa: D102
     def result(self, index_set: np.ndarray) -> TrainResult: ...  # noqa: D102
 
 

@@ -53,7 +53,8 @@ class DeviceNetwork:
             there is a second one, which goes through the network in training batches.
         data: The data set on the device.
         num_train: Rows of the training split, which come first in the data.
-        hyper: Traced numbers of training; each plan sets the schedule's horizon.
+        hyper: Traced numbers of training; each plan sets the schedule's horizon, and
+            may set its peak.
         seed: Decides the parameters and the augmentation.
 
     Attributes:
@@ -81,6 +82,7 @@ class DeviceNetwork:
         self._data = data
         self._num_train = num_train
         self._hyper = hyper
+        self._peak = float(hyper.schedule.peak)
         self._replicated = NamedSharding(step.mesh, PartitionSpec())
         self._key = self._put(jax.random.key(seed))
         self._row_capacity = -(-num_train // step.batch_size) * step.batch_size
@@ -169,9 +171,9 @@ class DeviceNetwork:
     # training
 
     def begin(self, plan: Plan, plan_index: int) -> None:
-        """Begin a plan: set its loss weights, and reset what it wants reset."""
+        """Begin a plan: set what it trains with, and reset what it wants reset."""
         self.plans = plan_index + 1
-        self.set_weights(plan)
+        self.set_up(plan)
         if plan.reset == "none":
             return
         fresh = self._fresh(self._plan_key(plan_index))
@@ -181,8 +183,12 @@ class DeviceNetwork:
             # the augmentation goes on; the tables were those of the old parameters
             self._state = fresh._replace(step=self._state.step, key=self._state.key)
 
-    def set_weights(self, plan: Plan) -> None:
-        """Set the loss weights of a plan."""
+    def set_up(self, plan: Plan) -> None:
+        """Set what a plan trains with: its loss weights and its peak learning rate."""
+        rate = self._peak if plan.learning_rate is None else plan.learning_rate
+        peak: Any = np.float32(rate * plan.learning_rate_factor)
+        schedule = self._hyper.schedule._replace(peak=peak)
+        self._hyper = self._hyper._replace(schedule=schedule)
         table = np.ones(self._num_train, np.float32)
         if plan.weights is not None:
             table[plan.index_set] = plan.weights

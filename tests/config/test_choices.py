@@ -20,6 +20,9 @@ def test_choices_are_what_configs_accept():
     }
     assert found["data"] == {"digits", "folder", "cifar", "parquet", "npz", "tfds"}
     assert found["schedules"] == {"constant", "linear", "cosine", "triangular"}
+    assert found["replays"] == {
+        *("all", "none", "chunk", "uniform", "balanced", "herding", "loss", "reservoir")
+    }
     assert found["scores"] == set(selectable_scores())
     assert found["selectors"] == {*SELECTORS, "forgetting", "stratified"}
 

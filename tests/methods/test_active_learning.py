@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from dpet_jax.methods.active_learning import ActiveLearning
 from dpet_jax.methods.base import Method, Pool, TrainResult
-from dpet_jax.methods.query import visits_of_rounds
 
 N = 20
 POOL = Pool(N, np.zeros(N, np.int32), 2)
@@ -91,14 +90,6 @@ def test_planned_visits_are_those_of_a_whole_run(initial_size, size, max_rounds)
     assert method.planned_visits(POOL) == sum(plan.visits for plan in plans)
     assert len(set(state.indices.tolist())) == state.indices.size <= N
     assert len(plans) <= max_rounds + 1
-
-
-@pytest.mark.parametrize(
-    ("before", "size", "rounds", "visits"),
-    [(0, 3, 3, 3 + 6 + 9), (4, 3, 2, 7 + 10), (0, 8, 9, 8 + 16 + 20), (20, 1, 5, 0)],
-)
-def test_visits_of_growing_sets_by_hand(before, size, rounds, visits):
-    assert visits_of_rounds(before, size, rounds, N) == visits
 
 
 def test_seed_decides_the_plans():

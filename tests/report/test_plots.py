@@ -97,7 +97,7 @@ def test_curves_and_parts_are_none_without_evaluations_or_measurements(tmp_path)
     assert mean_parts([], "epochs") is None
 
 
-PLANS = (("warm-up", 0.5), ("round 1", 0.25), ("round 2", 0.125), ("other", 0.125))
+PLANS = (("warm-up", 0.5), ("round 1", 0.25), ("boost 2", 0.125), ("other", 0.125))
 SECONDS = {
     **{"data": 0.5, "selection": 10.0, "warm-up": 20.0, "rounds": 15.0},
     **{"training": 5.0, "evaluation": 5.0, "compilation": 4.0, "rest": 0.25},

@@ -17,6 +17,7 @@ from dpet_jax.config.load import validate
 from dpet_jax.data.sources import Digits
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_json
+from dpet_jax.methods.base import Pool
 from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.run import experiment
 from dpet_jax.run.build import build_data
@@ -753,6 +754,116 @@ def test_a_choice_that_was_interrupted_is_made_again(
     assert resumed.stopped_by == "finished"
     assert_same_run(whole.folder, resumed.folder)
     assert resumed.summary["flops"] == whole.summary["flops"]
+
+
+# DPET that replays less than all
+
+LEARNT = {"boost": {"threshold": 9, "passes": 2, "keep_fraction": 0.1}}
+LEARNT |= {"round_learning_rate": 0.02, "restart": False, "max_rounds": 4}
+LEARNT |= {"replay": {"kind": "loss", "anchor": 0.2, "ratio": 0.5}}
+
+
+def replayed(**keys):
+    """Return a run whose state between rounds is as rich as it gets."""
+    train = {"batch_size": 32, "schedule": {"kind": "cosine", "horizon": "method"}}
+    often = {"every_s": 0}
+    return config(method=DPET | LEARNT | keys, train=train, checkpoint=often)
+
+
+@pytest.fixture(scope="module")
+def with_replay(tmp_path_factory):
+    return experiment.run(replayed(), tmp_path_factory.mktemp("replay"))
+
+
+def test_replay_and_boost_cost_what_was_planned(with_replay):
+    events = read_events(with_replay.folder / "events.jsonl")
+    plans = [event for event in events if event["event"] == "plan"]
+    # 50 new ones, 25 old ones, and a fifth of the pass is anchors
+    assert [(plan["label"], plan["size"]) for plan in plans] == [
+        *(("warm-up", 485), ("round 1", 62), ("round 2", 94), ("boost 2", 146)),
+        *(("round 3", 94), ("boost 3", 146), ("round 4", 94)),
+    ]
+    assert [plan["learning_rate"] for plan in plans] == [
+        *(None, 0.02, 0.02, None, 0.02, None, 0.02)
+    ]
+    factors = [plan["learning_rate_factor"] for plan in plans]
+    assert factors == [1, 1, 1, 0.1, 1, 0.1, 1]
+    # here every boost is due, so the most that may be is what was done
+    pool = Pool(1455, np.zeros(1455, np.int32), 10)
+    assert with_replay.summary["visits"] == replayed().method.planned_visits(pool)
+    # training gives the losses away: rounds score the pool and nothing else
+    assert with_replay.summary["scored_examples"] == sum(
+        1455 - 50 * k for k in range(4)
+    )
+    assert with_replay.summary["compilations"]["train_steps"]["programs"] <= 1
+
+
+@pytest.mark.parametrize("chunks", [3, 6, 9, 12])
+def test_replay_resumes_in_the_middle_of_rounds(
+    with_replay, tmp_path, monkeypatch, chunks, assert_same_run
+):
+    monkeypatch.setattr(experiment, "Interrupt", lambda: AfterChunks(chunks))
+    assert experiment.run(replayed(), tmp_path).stopped_by == "interrupted"
+    monkeypatch.undo()
+    resumed = experiment.run(replayed(), tmp_path, resume=True)
+    assert_same_run(with_replay.folder, resumed.folder)
+    for key in ("visits", "flops", "test_accuracy"):
+        assert resumed.summary[key] == with_replay.summary[key]
+
+
+@pytest.mark.parametrize("label", ["round 3", "boost 3"])
+def test_replay_goes_on_after_a_crash(
+    with_replay, tmp_path, monkeypatch, label, assert_same_run
+):
+    write = Recorder.write
+    seen = []
+
+    def crash(self, event, *given, **values):
+        seen.append(values.get("label"))
+        if event == "checkpoint" and label in seen:
+            raise KeyboardInterrupt
+        return write(self, event, *given, **values)
+
+    monkeypatch.setattr(Recorder, "write", crash)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(replayed(), tmp_path)
+    monkeypatch.undo()
+    resumed = experiment.run(replayed(), tmp_path, resume=True)
+    assert resumed.summary["segments"] == 2
+    assert_same_run(with_replay.folder, resumed.folder)
+
+
+@pytest.mark.parametrize("kind", ["chunk", "balanced", "herding", "reservoir"])
+def test_one_schedule_ends_with_the_last_round_whatever_is_replayed(
+    tmp_path, monkeypatch, kind
+):
+    spans = []
+    begin = DeviceNetwork.begin
+
+    def watched(self, plan, plan_index):
+        spans.append((plan.schedule.start + plan.visits, plan.schedule.horizon))
+        begin(self, plan, plan_index)
+
+    monkeypatch.setattr(DeviceNetwork, "begin", watched)
+    run = replayed(replay={"kind": kind, "ratio": 0.5}, boost=None, max_rounds=3)
+    if kind == "chunk":
+        run = replayed(replay={"kind": kind}, boost=None, max_rounds=3)
+    summary = experiment.run(run, tmp_path).summary
+    assert len(spans) == 4
+    assert spans[-1] == (summary["visits"], summary["visits"])
+    old = {"chunk": (0, 50, 50)}.get(kind, (0, 25, 25))
+    assert summary["visits"] == 970 + sum(2 * (50 + more) for more in old)
+    looked_at = 50 + 100 if kind == "herding" else 0
+    assert summary["scored_examples"] == 1455 + 1405 + 1355 + looked_at
+
+
+def test_replaying_all_is_what_it_always_was(whole, tmp_path, assert_same_run):
+    explicit = DPET | {"replay": {"kind": "all", "anchor": 0.0}, "restart": True}
+    again = experiment.run(config(method=explicit), tmp_path)
+    assert_same_run(whole.folder, again.folder)
+    anchored = DPET | {"replay": {"anchor": 0.5}}
+    other = experiment.run(config(method=anchored, name="other"), tmp_path).summary
+    assert other["visits"] == 2 * 485 + 2 * (100 + 200)
 
 
 # DPET in one schedule

@@ -114,9 +114,9 @@ class Main:
         machine.begun.append((plan.label, plan_index))
         told = repr((plan.reset, plan_index)).encode()
         machine.model = zlib.crc32(told, machine.model)
-        self.set_weights(plan)
+        self.set_up(plan)
 
-    def set_weights(self, plan):
+    def set_up(self, plan):
         self.machine.weights.append(plan.label)
 
     def train(self, rows, num_steps, span, visits):

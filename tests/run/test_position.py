@@ -24,6 +24,9 @@ PLANS = {
     "weights": Plan(
         ROW, "w", 2, np.array([0.1, 1, 3], np.float32), Span(7, 9), reset="optimizer"
     ),
+    "rates": Plan(
+        ROW, "r", 2, None, Span(7, 9), learning_rate=0.02, learning_rate_factor=0.1
+    ),
     "rows": Plan(np.stack([ROW, ROW + 1]), "warm-up", 2, schedule=Span(5, 6, True)),
 }
 
@@ -74,6 +77,19 @@ def test_position_comes_back_equal_from_arrays_and_json(state, begun, plan, pend
     assert_same(restored, saved)
 
 
+def test_plans_and_states_of_earlier_versions_have_what_they_lack_by_default():
+    arrays, plain = Position(FULL, Counters(10), PLANS["row"]).saved()
+    for name in ("method.known", "method.round_losses"):
+        del arrays[name]
+    del plain["method"]["boosted"]
+    for name in ("learning_rate", "learning_rate_factor"):
+        del plain["plan"][name]
+    restored = Position(EMPTY, Counters(10))
+    restored.restore(arrays, json.loads(json.dumps(plain, sort_keys=True)))
+    assert_same(restored.state, FULL)
+    assert_same(restored.plan, PLANS["row"])
+
+
 def test_run_that_was_never_evaluated_stays_so():
     arrays, plain = Position(EMPTY, Counters(10)).saved()
     restored = Position(EMPTY, Counters(10), evaluated_visits=4)
@@ -88,5 +104,6 @@ def test_saved_holds_only_arrays_that_numpy_can_store_without_pickle():
     assert {array.dtype.kind for array in arrays.values()} <= {"i", "f"}
     assert set(arrays) == {
         *("method.indices", "method.round_index", "method.scores"),
+        *("method.known", "method.round_losses"),
         *("plan.index_set", "plan.weights"),
     }

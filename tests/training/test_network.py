@@ -16,6 +16,7 @@ from fakes.networks import (
 from dpet_jax.methods.base import Plan, Span
 from dpet_jax.scores import gradient_norms, lookup
 from dpet_jax.training.compilation import compile_counts
+from dpet_jax.training.optimizer import Sgd
 from dpet_jax.training.scoring import gradient_norm_flops
 
 SPAN = Span(0, 1000)
@@ -157,7 +158,7 @@ def test_weights_multiply_the_loss_as_they_are(network):
     for weights in (None, np.ones(BATCH), np.full(BATCH, 5.0), np.zeros(BATCH)):
         network.restore(start)
         given = None if weights is None else weights.astype(np.float32)
-        network.set_weights(Plan(rows, label="x", weights=given))
+        network.set_up(Plan(rows, label="x", weights=given))
         train(network, rows)
         results.append(copied(network)["params"])
     assert_equal(*results[:2])
@@ -168,6 +169,33 @@ def test_weights_multiply_the_loss_as_they_are(network):
     np.testing.assert_allclose(
         moved[1] - decayed, 5 * (moved[0] - decayed), rtol=1e-4, atol=1e-7
     )
+
+
+def test_a_plan_may_have_a_learning_rate_of_its_own(network):
+    twin = device_network(optimizer=Sgd(learning_rate=0.02))
+    start, before = copied(network), compile_counts().programs
+    results = []
+    for rates in (
+        {},
+        {"learning_rate": 0.02},
+        {"learning_rate": 0.04, "learning_rate_factor": 0.5},
+        {"learning_rate_factor": 0.5},
+        {},
+    ):
+        network.restore(start)
+        network.begin(Plan(ROWS, label="x", **rates), 0)
+        train(network, ROWS)
+        results.append(copied(network)["params"])
+    twin.restore(start)
+    train(twin, ROWS)
+    usual, *own, half, again = results
+    for params in own:
+        assert_equal(params, twin.snapshot()["params"])
+    assert_equal(usual, again)
+    bias = [params["head"]["bias"] for params in (usual, own[0], half)]
+    assert not np.array_equal(bias[0], bias[1])
+    assert not np.array_equal(bias[0], bias[2])
+    assert compile_counts().programs == before
 
 
 def test_a_restored_snapshot_trains_on_to_the_same_bits():

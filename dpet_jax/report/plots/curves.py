@@ -161,4 +161,4 @@ def _trained(event: dict[str, object], by: By) -> float:
 def _kind(label: str) -> str:
     if label == "warm-up":
         return "warm-up"
-    return "rounds" if label.startswith("round ") else "training"
+    return "rounds" if label.startswith(("round ", "boost ")) else "training"
