@@ -224,10 +224,15 @@ def end_table(comparison: Comparison, by: By) -> EndTable | None:
     return EndTable(by, targets, tuple(rows), best, tuple(seeds))
 
 
+class _End(NamedTuple):
+    cost: float
+    errors: dict[Split, float]
+
+
 class _Measured(NamedTuple):
     """Costs and errors of a row's runs, by horizon and seed."""
 
-    by_horizon: dict[float, dict[int, "_End"]]
+    by_horizon: dict[float, dict[int, _End]]
 
     @classmethod
     def of(cls, row: Row, cost: Callable[[Run], float | None]) -> "_Measured":
@@ -238,9 +243,9 @@ class _Measured(NamedTuple):
                 if spent is None or test is None:
                     continue
                 known = run.summary.get("validation_accuracy")
-                errors: dict[Split, float] = {"test": 1 - test}
+                errors: dict[Split, float] = {"test": _error(run, "test", test)}
                 if known is not None:
-                    errors["validation"] = 1 - known
+                    errors["validation"] = _error(run, "validation", known)
                 found.setdefault(horizon, {})[run.seed] = _End(spent, errors)
         return cls(found)
 
@@ -250,7 +255,7 @@ class _Measured(NamedTuple):
         held = [{*ends} for ends in self.by_horizon.values()]
         return set.intersection(*held) if held else set()
 
-    def at_cost(self, cost: float) -> dict[int, "_End"]:
+    def at_cost(self, cost: float) -> dict[int, _End]:
         """Return the runs of the horizon that cost as much; empty if there is none."""
         for ends in self.by_horizon.values():
             mean = statistics.fmean(end.cost for end in ends.values())
@@ -259,9 +264,9 @@ class _Measured(NamedTuple):
         return {}
 
 
-class _End(NamedTuple):
-    cost: float
-    errors: dict[Split, float]
+def _error(run: Run, split: Split, accuracy: float) -> float:
+    """Return an error whose logarithm there is: half an example where none is wrong."""
+    return max(1 - accuracy, 0.5 / run.started[split])
 
 
 class _Curves(NamedTuple):
@@ -282,7 +287,7 @@ class _Curves(NamedTuple):
         cls, held: _Measured, split: Split, seeds: Sequence[int], draws: np.ndarray
     ) -> "_Curves":
         points = [
-            (seed, math.log(end.cost), math.log(max(end.errors[split], 1e-9)))
+            (seed, math.log(end.cost), math.log(end.errors[split]))
             for ends in held.by_horizon.values()
             for seed, end in ends.items()
             if split in end.errors and end.cost > 0
@@ -442,7 +447,7 @@ def _ratio_at(cost: float, ends: Mapping[int, _End], curve: _Curves) -> Ratio | 
     The runs of one length vary independently of the curve, whose runs are others.
     """
     errors = np.array([end.errors["test"] for end in ends.values()])
-    if curve.law is None or errors.mean() <= 0:
+    if curve.law is None:
         return None
     needed = curve.law.cost(float(errors.mean()))
     if needed is None:
@@ -451,8 +456,8 @@ def _ratio_at(cost: float, ends: Mapping[int, _End], curve: _Curves) -> Ratio | 
     if len(errors) >= LEAST_SEEDS and curve.scales.size:
         rng = np.random.default_rng(1)
         drawn = rng.integers(len(errors), size=(curve.scales.size, len(errors) - 1))
-        means = np.maximum(errors[drawn].mean(axis=1), 1e-9)
-        low, high = _range(math.log(cost) - curve.log_costs(np.log(means)))
+        log_errors = np.log(errors[drawn].mean(axis=1))
+        low, high = _range(math.log(cost) - curve.log_costs(log_errors))
     return Ratio(cost / needed, low, high)
 
 

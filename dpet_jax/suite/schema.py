@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 from pydantic import AfterValidator, Field, model_validator
 
 from dpet_jax.section import (
+    Count,
     Fraction,
     Number,
+    Positive,
     Section,
     Seed,
     UserPath,
@@ -30,7 +32,7 @@ _MAX_SETTINGS = 1000
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 #: A whole number stays one, for it may be a number of passes.
 WholeOrNot: TypeAlias = int | float
-Horizon = Annotated[WholeOrNot, Field(gt=0, le=1e6), Number]
+Horizon = Count | Positive
 
 
 class Axis(NamedTuple):

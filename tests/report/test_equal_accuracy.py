@@ -18,7 +18,8 @@ def run(cost, error, seed, *, validation=None, network="net"):
     """A run with nothing but what is asked at its end."""
     summary = {"flops": 1000.0 * cost, "epochs": cost, "seed": seed}
     summary |= {"test_accuracy": 1 - error, "validation_accuracy": validation}
-    return Run(Path(f"{cost}/{error}/{seed}"), {"model": network}, summary, ())
+    start = {"event": "start", "test": 1000, "validation": 500}
+    return Run(Path(f"{cost}/{error}/{seed}"), {"model": network}, summary, (start,))
 
 
 def row(key, held, **facts):
@@ -203,3 +204,10 @@ def test_the_best_network_is_known_only_where_all_curves_span_the_target():
     assert x.ratios[0.85] is None  # x_half takes 1.6 epochs, fewer than any run of it
     wide = compare(*rows[:3], targets=(0.85,), roles={"tuned": "base"})
     assert wide.best[1].ratios[0.85] == pytest.approx((1.6, 1.6, 1.6))
+
+
+def test_without_an_error_half_an_example_counts():
+    table = compare(row("base", [(2, [0.02] * 3), (8, [0.0] * 3)]), targets=(0.999,))
+    # from 0.02 to 0.5 of 1,000
+    exponent = math.log(0.02 / 0.0005) / math.log(4)
+    assert table.rows[0].curve.exponent == pytest.approx(exponent)

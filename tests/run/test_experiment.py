@@ -845,9 +845,8 @@ def test_one_schedule_ends_with_the_last_round_whatever_is_replayed(
         begin(self, plan, plan_index)
 
     monkeypatch.setattr(DeviceNetwork, "begin", watched)
-    run = replayed(replay={"kind": kind, "ratio": 0.5}, boost=None, max_rounds=3)
-    if kind == "chunk":
-        run = replayed(replay={"kind": kind}, boost=None, max_rounds=3)
+    size = {} if kind == "chunk" else {"ratio": 0.5}
+    run = replayed(replay={"kind": kind, **size}, boost=None, max_rounds=3)
     summary = experiment.run(run, tmp_path).summary
     assert len(spans) == 4
     assert spans[-1] == (summary["visits"], summary["visits"])

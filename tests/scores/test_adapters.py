@@ -86,8 +86,11 @@ def one_by_one(apply_fn, params):
 def test_a_linen_model_gives_its_logits_and_its_gradient_norms():
     variables = linen_variables()
     apply_fn, params = from_linen(Linen(), variables, train=False)
-    np.testing.assert_array_equal(
-        jax.jit(apply_fn)(params, IMAGES), jax.jit(Linen().apply)(variables, IMAGES)
+    # two programs, in which sums may have another order
+    np.testing.assert_allclose(
+        jax.jit(apply_fn)(params, IMAGES),
+        jax.jit(Linen().apply)(variables, IMAGES),
+        rtol=1e-6,
     )
     norms = gradient_norms(apply_fn, params, IMAGES, LABELS, method="one_pass")
     np.testing.assert_allclose(norms, one_by_one(apply_fn, params), rtol=1e-4)

@@ -55,7 +55,8 @@ def test_every_score_has_a_kernel_of_the_arguments_it_reads(name):
 def test_every_kernel_of_the_kernel_modules_is_in_the_table():
     from dpet_jax.scores import artifact, error, last_layer, uncertainty
 
-    helpers = {error.error_vector, last_layer.last_layer_gram}
+    # training keeps label_margin for methods that ask, as it does losses
+    helpers = {error.error_vector, error.label_margin, last_layer.last_layer_gram}
     for module in (artifact, error, last_layer, uncertainty):
         for value in vars(module).values():
             if inspect.isfunction(value) and value.__module__ == module.__name__:

@@ -202,7 +202,7 @@ def test_a_record_of_runs_read_at_their_end(at_end):
         for passes in (2, 4):
             for seed in (0, 1):
                 name = f"{variant}/learning_rate_0.2-passes_{passes}/seed{seed}"
-                finish(folder, name, seed=seed, accuracies=((passes, 0.5),))
+                finish(folder, name, seed=seed, accuracies=((float(passes), 0.5),))
     written = record(folder)
     assert written["problems"] == []
     full, other = read_comparison([folder.path]).rows
