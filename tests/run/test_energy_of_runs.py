@@ -307,7 +307,8 @@ def kill_with_something_to_lose(process, folder):
         _, _, since = _text(folder / "energy.jsonl").rpartition('"phase": "checkpoint"')
         begun = [d.name for d in folder.glob("checkpoints/*") if d.name.isdigit()]
         saving = max(map(int, begun), default=-1) >= saved
-        if saved and not saving and '"event": "sample"' in since:
+        # what the first sample measured may have been spent before the checkpoint
+        if saved and not saving and since.count('"event": "sample"') > 1:
             process.kill()
             process.communicate()
             return
