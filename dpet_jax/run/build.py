@@ -17,6 +17,7 @@ from dpet_jax.run.limits import Limits
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import LearnerSpec, data_mesh
 from dpet_jax.training.memory import check_memory
+from dpet_jax.training.optimizer import norm_biases
 from dpet_jax.training.schedule import schedules_with, traced_schedule
 from dpet_jax.training.state import StepSpec
 from dpet_jax.training.steps import Hyper
@@ -64,10 +65,23 @@ def check_fit(config: schema.Config, data: Data) -> None:
 
 
 def build_model(config: schema.Config, data: Data) -> Network:
-    """Shape the network for the data set; refuse one too large for this machine."""
+    """Shape the network for the data set.
+
+    Raises:
+        UserError: If it is too large for this machine, or lacks what the optimizer
+            treats apart.
+    """
     model = config.model.build(data.num_classes, data.image_shape)
     batches = config.train.batch_size, config.evaluate.batch_size
     check_memory(model, data.image_shape, *batches, config.model.compute_dtype)
+    if config.train.optimizer.bias_rate is not None:
+        params, stats = jax.eval_shape(model.init, jax.random.key(0))
+        if not norm_biases(params, stats):
+            raise UserError(
+                f"train.optimizer.bias_rate: {config.train.optimizer.bias_rate:g} is "
+                f"for biases of batch normalisation, of which {model.label} has none; "
+                "leave it at null"
+            )
     return model
 
 

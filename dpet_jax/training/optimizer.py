@@ -5,10 +5,15 @@ compiled in. Nothing here imports JAX before it is needed.
 """
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field
 
 from dpet_jax.section import Kind, NonNegative, Positive, Share
 from dpet_jax.training.traced import with_numbers
+
+#: Places of parameters in their tree, as `jax.tree_util` gives them.
+Paths: TypeAlias = frozenset[tuple[Any, ...]]
 
 
 class OptimizerSection(Kind):
@@ -20,6 +25,11 @@ class OptimizerSection(Kind):
 
     learning_rate: Positive
     weight_decay: NonNegative = 0.0
+    bias_rate: Positive | None = Field(
+        None,
+        description="of biases of batch normalisation, their learning rate over that "
+        "of all else, and their decay under it; null for as all else",
+    )
 
     @abstractmethod
     def transform(self) -> Any:
@@ -108,6 +118,7 @@ def update(
     grads: Any,
     opt_state: Any,
     params: Any,
+    biases: Paths = frozenset(),
 ) -> tuple[Any, Any]:
     """Take one optimizer step.
 
@@ -118,6 +129,7 @@ def update(
         grads: Gradient of the loss, without decay.
         opt_state: State of `init_optimizer`.
         params: Parameters.
+        biases: Of them, those that `bias_rate` is about, from `norm_biases`.
 
     Returns:
         New parameters and new optimizer state.
@@ -125,11 +137,49 @@ def update(
     import jax
     import optax
 
-    transform = with_numbers(optimizer, numbers | {"learning_rate": rate}).transform()
-    # optax raises a float to its int32 count, which strict promotion would refuse
-    with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = transform.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
+    def step(**changes: Any) -> tuple[Any, Any]:
+        transform = with_numbers(optimizer, numbers | changes).transform()
+        # optax raises a float to its int32 count, which strict promotion would refuse
+        with jax.numpy_dtype_promotion("standard"):
+            return transform.update(grads, opt_state, params)
+
+    updates, state = step(learning_rate=rate)
+    if optimizer.bias_rate is not None:
+        times = numbers["bias_rate"]
+        decay = numbers["weight_decay"] / times
+        # XLA leaves out what is computed here of all other parameters
+        others = step(learning_rate=rate * times, weight_decay=decay)
+        updates, state = jax.tree_util.tree_map_with_path(
+            lambda path, plain, other: other if _among(path, biases) else plain,
+            (updates, state),
+            others,
+        )
+    return optax.apply_updates(params, updates), state
+
+
+def norm_biases(params: Any, batch_stats: Any) -> Paths:
+    """Return the paths of the biases of batch normalisation, told by its statistics.
+
+    Args:
+        params: Parameters; their values do not matter.
+        batch_stats: Running statistics, in the same places.
+    """
+    import jax
+
+    def paths(tree: Any) -> list[tuple[Any, ...]]:
+        return [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+    layers = {path[:-1] for path in paths(batch_stats)}
+    return frozenset(
+        path
+        for path in paths(params)
+        if path[:-1] in layers and getattr(path[-1], "key", None) == "bias"
+    )
+
+
+def _among(path: tuple[Any, ...], biases: Paths) -> bool:
+    """Return whether a leaf of the optimizer's state or of updates is of a bias."""
+    return any(path[-len(bias) :] == bias for bias in biases)
 
 
 def _momentum(decay: Any, nesterov: Any) -> Any:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float32, Int32
 
 from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
 from dpet_jax.scores.forgetting import count_forgetting
-from dpet_jax.training.optimizer import update
+from dpet_jax.training.optimizer import norm_biases, update
 from dpet_jax.training.schedule import Schedule, learning_rate
 from dpet_jax.training.state import DeviceData, StepSpec, TrainState
 
@@ -144,7 +144,13 @@ def train_step(
     visits = first_visit + stats.visits
     rate = learning_rate(hyper.schedule, visits, spec.schedules)
     params, opt_state = update(
-        spec.optimizer, hyper.optimizer, rate, grads, state.opt_state, state.params
+        spec.optimizer,
+        hyper.optimizer,
+        rate,
+        grads,
+        state.opt_state,
+        state.params,
+        norm_biases(state.params, state.batch_stats),
     )
     # a fill row's target lies outside the tables, where a scatter drops it
     outside = state.losses.shape[0]

@@ -65,3 +65,14 @@ def test_without_validation_nothing_is_evaluated_underway():
     blind = config(data={"validation_fraction": 0})
     assert parts.build_limits(blind).split is None
     assert parts.build_limits(config()).split == "validation"
+
+
+def test_bias_rate_without_batch_normalisation_is_refused(data):
+    model = {"kind": "fakes.networks:MlpModel"}
+    plain = config(model=model, method={"proxy": None})
+    assert parts.build_model(plain, data).label
+    wanted = config(
+        model=model, method={"proxy": None}, train={"optimizer": {"bias_rate": 64}}
+    )
+    with pytest.raises(UserError, match=r"bias_rate: 64 .* has none; leave it at null"):
+        parts.build_model(wanted, data)

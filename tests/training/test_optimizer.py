@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fakes.networks import TINY
 
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.optimizer import (
@@ -17,6 +18,7 @@ from dpet_jax.training.optimizer import (
     OptimizerSection,
     Sgd,
     init_optimizer,
+    norm_biases,
     update,
 )
 from dpet_jax.training.traced import numbers_of, without_numbers
@@ -38,7 +40,7 @@ def rates():
 step = jax.jit(update, static_argnums=0)
 
 
-def trained(section, params=PARAMS):
+def trained(section, params=PARAMS, step=step):
     static = without_numbers(section)
     params = jax.tree.map(jnp.float32, params)
     state = init_optimizer(static, params)
@@ -47,8 +49,11 @@ def trained(section, params=PARAMS):
     return params
 
 
-def reference(section):
-    """Train in float64 by the papers' equations, as PyTorch places the decay."""
+def reference(section, times=1.0):
+    """Train in float64 by the papers' equations, as PyTorch places the decay.
+
+    At so many times the rates, and one part of the decay.
+    """
     moving = {name: 0.0 for name in ("velocity", "first", "second")}
     params, grads = (
         [np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in trees]
@@ -57,7 +62,7 @@ def reference(section):
     (params,) = params
     coupled = not isinstance(section, AdamW)
     for t, (grad, rate) in enumerate(zip(grads, rates(), strict=True), start=1):
-        grad = grad.astype(np.float64) + coupled * section.weight_decay * params
+        grad = grad.astype(np.float64) + coupled * section.weight_decay / times * params
         if isinstance(section, Sgd):
             moving["velocity"] = section.momentum * moving["velocity"] + grad
             ahead = grad + section.momentum * moving["velocity"]
@@ -69,8 +74,8 @@ def reference(section):
             mean, square = moving["first"] / (1 - b1**t), moving["second"] / (1 - b2**t)
             change = mean / (np.sqrt(square) + section.eps)
         if not coupled:
-            change = change + section.weight_decay * params
-        params = params - float(rate) * change
+            change = change + section.weight_decay / times * params
+        params = params - float(rate) * times * change
     return params
 
 
@@ -89,6 +94,46 @@ def reference(section):
 def test_twenty_steps_equal_the_equations_in_float64(section):
     got = np.concatenate([np.ravel(x) for x in jax.tree.leaves(trained(section))])
     np.testing.assert_allclose(got, reference(section), rtol=2e-5, atol=2e-6)
+
+
+BIAS = (jax.tree_util.DictKey("b"), jax.tree_util.DictKey("c"))
+step_apart = jax.jit(partial(update, biases=frozenset([BIAS])), static_argnums=0)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_biases_have_a_rate_of_their_own_and_the_less_decay(optimizer):
+    section = optimizer(weight_decay=0.3, bias_rate=8.0)
+    got = trained(section, step=step_apart)
+    leaves = (np.ravel(x) for x in jax.tree.leaves(got))
+    # a bias is the last leaf of two numbers
+    expected = np.append(reference(section)[:3], reference(section, 8.0)[3:])
+    np.testing.assert_allclose(
+        np.concatenate([*leaves]), expected, rtol=2e-5, atol=2e-5
+    )
+    before = compile_counts().programs
+    trained(section.model_copy(update={"bias_rate": 2.0}), step=step_apart)
+    assert compile_counts().programs == before
+
+
+def test_a_bias_rate_of_one_and_none_take_the_same_steps():
+    same = trained(Sgd(bias_rate=1.0), step=step_apart)
+    for a, b in zip(
+        jax.tree.leaves(same), jax.tree.leaves(trained(Sgd())), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert without_numbers(Sgd()) != without_numbers(Sgd(bias_rate=1.0))
+
+
+def test_biases_of_normalisation_are_told_from_those_of_other_layers():
+    params, stats = jax.eval_shape(TINY.init, jax.random.key(0))
+    names = {tuple(part.key for part in path) for path in norm_biases(params, stats)}
+    found = {
+        tuple(part.key for part in path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        if path[-1].key == "bias"
+    }
+    assert names == found - {("head", "bias")}
+    assert len(names) == 3
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
