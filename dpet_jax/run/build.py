@@ -73,7 +73,13 @@ def build_model(config: schema.Config, data: Data) -> Network:
     """
     model = config.model.build(data.num_classes, data.image_shape)
     batches = config.train.batch_size, config.evaluate.batch_size
-    check_memory(model, data.image_shape, *batches, config.model.compute_dtype)
+    check_memory(
+        model,
+        data.image_shape,
+        *batches,
+        config.model.compute_dtype,
+        config.train.average.copies,
+    )
     if config.train.optimizer.bias_rate is not None:
         params, stats = jax.eval_shape(model.init, jax.random.key(0))
         if not norm_biases(params, stats):
@@ -133,6 +139,7 @@ def build_learner_spec(
                 f"{key}: {batch} does not divide among {mesh.size} devices; choose a "
                 f"multiple of {mesh.size}"
             )
+    average = config.train.average
     step = StepSpec(
         model,
         without_numbers(config.train.optimizer),
@@ -140,6 +147,7 @@ def build_learner_spec(
         config.model.compute_dtype,
         mesh,
         schedules_with(config.train.schedule),
+        without_numbers(average, but=average.shaping),
     )
     return LearnerSpec(
         step,
@@ -160,6 +168,7 @@ def build_hyper(config: schema.Config) -> Hyper:
         augmentation=Augmentation(
             _whole(augment.translate), _switch(augment.flip), _whole(augment.cutout)
         ),
+        average=numbers_of(train.average, but=train.average.shaping),
     )
 
 

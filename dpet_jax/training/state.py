@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
 
 from dpet_jax.models.network import Network
 from dpet_jax.scores.forgetting import NEVER_LEARNED
+from dpet_jax.training.average import LAST, AverageSection
 from dpet_jax.training.optimizer import OptimizerSection, init_optimizer
 from dpet_jax.training.schedule import BUILT_IN, ScheduleSection
 
@@ -46,6 +47,7 @@ class TrainState(NamedTuple):
         correct: Whether the last training prediction of each example was right.
         forgetting: How often each example was forgotten; -1 until it is predicted right
             for the first time.
+        average: State of the average of the weights; nothing where there is none.
     """
 
     params: Any
@@ -56,6 +58,7 @@ class TrainState(NamedTuple):
     losses: Float32[Array, " n"]
     correct: Bool[Array, " n"]
     forgetting: Int32[Array, " n"]
+    average: Any = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class StepSpec:
         dtype: Name of the dtype that the network computes in.
         mesh: Devices that share a batch; its one axis is called "data".
         schedules: From `schedules_with`.
+        average: Which weights are evaluated, without its numbers.
     """
 
     model: Network
@@ -77,6 +81,7 @@ class StepSpec:
     dtype: str
     mesh: jax.sharding.Mesh
     schedules: tuple[ScheduleSection, ...] = BUILT_IN
+    average: AverageSection = LAST
 
 
 def init_state(
@@ -84,6 +89,7 @@ def init_state(
     optimizer: OptimizerSection,
     num_examples: int,
     key: Key[Array, ""],
+    average: AverageSection = LAST,
 ) -> TrainState:
     """Draw a fresh network with a zeroed optimizer and empty tables."""
     init_key, step_key = jax.random.split(key)
@@ -97,4 +103,5 @@ def init_state(
         losses=jnp.full(num_examples, jnp.inf, jnp.float32),
         correct=jnp.zeros(num_examples, bool),
         forgetting=jnp.full(num_examples, NEVER_LEARNED, jnp.int32),
+        average=average.init({"params": params, "batch_stats": batch_stats}),
     )

@@ -14,6 +14,7 @@ from dpet_jax.scores.forgetting import count_forgetting
 from dpet_jax.training.optimizer import norm_biases, update
 from dpet_jax.training.schedule import Schedule, learning_rate
 from dpet_jax.training.state import DeviceData, StepSpec, TrainState
+from dpet_jax.training.traced import with_numbers
 
 
 class Hyper(NamedTuple):
@@ -24,12 +25,14 @@ class Hyper(NamedTuple):
         optimizer: Numbers of the optimizer's section, by key.
         label_smoothing: Probability mass spread over all classes.
         augmentation: Strengths of the random changes to each image.
+        average: Numbers of the section of the average of the weights, by key.
     """
 
     schedule: Schedule
     optimizer: dict[str, Any]
     label_smoothing: Float32[Array, ""]
     augmentation: Augmentation
+    average: dict[str, Any] = {}  # noqa: RUF012
 
 
 class ChunkStats(NamedTuple):
@@ -73,7 +76,7 @@ def train_steps(
         num_steps: Batches to train on; at most capacity / batch size.
         first_visit: Examples trained on since the schedule began.
         weights: Loss weight of each example, mean 1 over the index set.
-        hyper: Optimizer, schedule, smoothing and augmentation.
+        hyper: Optimizer, schedule, smoothing, augmentation and average.
 
     Returns:
         The new state and the sums over the chunk.
@@ -106,7 +109,7 @@ def train_step(
         rows: The batch, fill rows as their complement.
         first_visit: Examples trained on since the schedule began, before the chunk.
         weights: Loss weight of each example.
-        hyper: Optimizer, schedule, smoothing and augmentation.
+        hyper: Optimizer, schedule, smoothing, augmentation and average.
 
     Returns:
         State and sums after the step.
@@ -152,6 +155,9 @@ def train_step(
         state.params,
         norm_biases(state.params, state.batch_stats),
     )
+    average = with_numbers(spec.average, hyper.average).update(
+        state.average, {"params": params, "batch_stats": batch_stats}
+    )
     # a fill row's target lies outside the tables, where a scatter drops it
     outside = state.losses.shape[0]
     entry = jnp.where(real, batch, outside)
@@ -171,6 +177,7 @@ def train_step(
         losses=state.losses.at[entry].set(losses, mode="drop"),
         correct=state.correct.at[entry].set(correct, mode="drop"),
         forgetting=state.forgetting.at[entry].set(counts, mode="drop"),
+        average=average,
     )
     stats = ChunkStats(
         loss=stats.loss + jnp.sum(jnp.where(real, losses, 0.0)),
