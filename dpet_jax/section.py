@@ -130,8 +130,11 @@ class Section(BaseModel):
         """Refuse `on`, 'yes' and 1, which pydantic takes for true."""
         if isinstance(value, str | bytes | int | float) and not isinstance(value, bool):
             wanted = cls.model_fields[info.field_name].annotation
-            if bool in (wanted, *get_args(wanted)):
-                raise ValueError(f"must be true or false (got {shown(value)})")
+            types = get_args(wanted)
+            words = [word for one in types for word in get_args(one)]
+            if bool in (wanted, *types) and value not in words:
+                told = "".join(f" or {word}" for word in words)
+                raise ValueError(f"must be true or false{told} (got {shown(value)})")
         return value
 
 

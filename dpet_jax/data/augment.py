@@ -6,7 +6,7 @@ exists. All strengths are traced: changing them never compiles again. JAX is imp
 by the functions, so that a config can be read without it.
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Bool, Float32, Int32, Key, UInt8
 from pydantic import Field
@@ -20,7 +20,11 @@ class AugmentConfig(Section):
     """Random changes to each training image, drawn anew at every visit."""
 
     translate: CountFromZero = Field(0, description="pixels, reflected at the border")
-    flip: bool = False
+    flip: bool | Literal["alternate"] = Field(
+        False,
+        description="left to right; alternate: every other visit of an example, where "
+        "true is by chance",
+    )
     cutout: CountFromZero = Field(0, description="side of the square, 0 for none")
 
 
@@ -29,7 +33,7 @@ class Augmentation(NamedTuple):
 
     Attributes:
         translate: Largest shift in pixels, each way and direction; less than the side.
-        flip: Whether half of the images are mirrored.
+        flip: Whether half of the images are mirrored, by chance.
         cutout: Side of the square set to the mean colour, 0 for none.
     """
 
@@ -55,6 +59,7 @@ def gather_augmented(
     images: UInt8[Array, "n h w c"],
     rows: Int32[Array, " b"],
     augmentation: Augmentation,
+    mirrored: Bool[Array, " b"] | None = None,
 ) -> tuple[UInt8[Array, "b h w c"], Bool[Array, "b h w 1"]]:
     """Gather rows, each shifted and mirrored at random, with their cutout squares.
 
@@ -63,6 +68,7 @@ def gather_augmented(
         images: The whole data set.
         rows: Which examples, each in [0, n).
         augmentation: Strengths.
+        mirrored: Which rows are mirrored; None leaves that to `augmentation`.
 
     Returns:
         The batch, and a mask that is False inside each image's cutout square. The
@@ -80,10 +86,14 @@ def gather_augmented(
     shift = jax.random.randint(
         shift_key, (2, batch, 1), -augmentation.translate, augmentation.translate + 1
     )
-    mirrored = augmentation.flip & jax.random.bernoulli(flip_key, 0.5, (batch, 1))
+    if mirrored is None:
+        chance = jax.random.bernoulli(flip_key, 0.5, (batch, 1))
+        mirrored_rows = augmentation.flip & chance
+    else:
+        mirrored_rows = mirrored[:, None]
     source_row = _reflect(jnp.arange(height)[None] + shift[0], height)
     source_column = _reflect(jnp.arange(width)[None] + shift[1], width)
-    source_column = jnp.where(mirrored, width - 1 - source_column, source_column)
+    source_column = jnp.where(mirrored_rows, width - 1 - source_column, source_column)
     gathered = images[
         rows[:, None, None], source_row[:, :, None], source_column[:, None, :]
     ]

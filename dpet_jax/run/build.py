@@ -148,6 +148,7 @@ def build_learner_spec(
         mesh,
         schedules_with(config.train.schedule),
         without_numbers(average, but=average.shaping),
+        config.train.augment.flip == "alternate",
     )
     return LearnerSpec(
         step,
@@ -166,7 +167,9 @@ def build_hyper(config: schema.Config) -> Hyper:
         optimizer=numbers_of(train.optimizer),
         label_smoothing=_single(train.label_smoothing),
         augmentation=Augmentation(
-            _whole(augment.translate), _switch(augment.flip), _whole(augment.cutout)
+            _whole(augment.translate),
+            _switch(augment.flip is True),
+            _whole(augment.cutout),
         ),
         average=numbers_of(train.average, but=train.average.shaping),
     )

@@ -181,7 +181,10 @@ class DeviceNetwork:
             self._state = self._state._replace(opt_state=fresh.opt_state)
         else:
             # the augmentation goes on; the tables were those of the old parameters
-            self._state = fresh._replace(step=self._state.step, key=self._state.key)
+            now = self._state
+            self._state = fresh._replace(
+                step=now.step, key=now.key, mirrored=now.mirrored
+            )
 
     def set_weights(self, plan: Plan) -> None:
         """Set the loss weights of a plan."""
@@ -267,6 +270,8 @@ class DeviceNetwork:
             state["evaluated"] = self._evaluated()
         else:
             del state["average"]
+        if not self._step.alternate:
+            del state["mirrored"]
         key = jax.random.key_data(self._state.key)
         return state | {"key": key, "plans": self._put(np.int32(self.plans))}
 
@@ -286,7 +291,14 @@ class DeviceNetwork:
     def _fresh(self, key: jax.Array) -> TrainState:
         step = self._step
         return self._put(
-            _init_state(step.model, step.optimizer, self._num_train, key, step.average)
+            _init_state(
+                step.model,
+                step.optimizer,
+                self._num_train,
+                key,
+                step.average,
+                step.alternate,
+            )
         )
 
     def _evaluated(self) -> dict[str, Any]:
@@ -321,7 +333,7 @@ class DeviceNetwork:
 
 
 # one jitted function each for all networks of a process, so that they share programs
-_init_state = jax.jit(init_state, static_argnums=(0, 1, 2, 4))
+_init_state = jax.jit(init_state, static_argnums=(0, 1, 2, 4, 5))
 _average = jax.jit(
     lambda average, numbers, state: with_numbers(average, numbers).read(state),
     static_argnums=0,

@@ -48,6 +48,8 @@ class TrainState(NamedTuple):
         forgetting: How often each example was forgotten; -1 until it is predicted right
             for the first time.
         average: State of the average of the weights; nothing where there is none.
+        mirrored: bool[n], whether the next visit of each example is mirrored; nothing
+            where chance decides.
     """
 
     params: Any
@@ -59,6 +61,7 @@ class TrainState(NamedTuple):
     correct: Bool[Array, " n"]
     forgetting: Int32[Array, " n"]
     average: Any = ()
+    mirrored: Any = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class StepSpec:
         mesh: Devices that share a batch; its one axis is called "data".
         schedules: From `schedules_with`.
         average: Which weights are evaluated, without its numbers.
+        alternate: Mirror every other visit of an example, instead of by chance.
     """
 
     model: Network
@@ -82,6 +86,7 @@ class StepSpec:
     mesh: jax.sharding.Mesh
     schedules: tuple[ScheduleSection, ...] = BUILT_IN
     average: AverageSection = LAST
+    alternate: bool = False
 
 
 def init_state(
@@ -90,9 +95,15 @@ def init_state(
     num_examples: int,
     key: Key[Array, ""],
     average: AverageSection = LAST,
+    alternate: bool = False,
 ) -> TrainState:
-    """Draw a fresh network with a zeroed optimizer and empty tables."""
+    """Draw a fresh network with a zeroed optimizer and empty tables.
+
+    Of visits that alternate, chance decides for each example how they begin.
+    """
     init_key, step_key = jax.random.split(key)
+    # those two are the key folded with 0 and 1
+    mirror_key = jax.random.fold_in(key, 2)
     params, batch_stats = model.init(init_key)
     return TrainState(
         params=params,
@@ -104,4 +115,7 @@ def init_state(
         correct=jnp.zeros(num_examples, bool),
         forgetting=jnp.full(num_examples, NEVER_LEARNED, jnp.int32),
         average=average.init({"params": params, "batch_stats": batch_stats}),
+        mirrored=(
+            jax.random.bernoulli(mirror_key, 0.5, (num_examples,)) if alternate else ()
+        ),
     )

@@ -123,7 +123,13 @@ def train_step(
     key = jax.random.fold_in(state.key, state.step)
     # the augmentation splits its key in three, which are the keys folded with 0 to 2
     dropout_key = jax.random.fold_in(key, 3)
-    pixels, visible = gather_augmented(key, data.images, batch, hyper.augmentation)
+    pixels, visible = gather_augmented(
+        key,
+        data.images,
+        batch,
+        hyper.augmentation,
+        state.mirrored[batch] if spec.alternate else None,
+    )
     images = normalise(pixels, data.mean, data.std)
     images = jnp.where(visible, images, 0.0)
     labels = data.labels[batch]
@@ -178,6 +184,11 @@ def train_step(
         correct=state.correct.at[entry].set(correct, mode="drop"),
         forgetting=state.forgetting.at[entry].set(counts, mode="drop"),
         average=average,
+        mirrored=(
+            state.mirrored.at[entry].set(~state.mirrored[batch], mode="drop")
+            if spec.alternate
+            else ()
+        ),
     )
     stats = ChunkStats(
         loss=stats.loss + jnp.sum(jnp.where(real, losses, 0.0)),

@@ -146,6 +146,7 @@ def test_override_beats_the_file_and_the_last_one_wins(config_file):
 def test_override_makes_sections_that_the_file_lacks(config_file):
     config = load(config_file(""), ["--train.augment.flip=true", "--targets=[0.5]"])
     assert config.train.augment.flip is True
+    assert load(config_file("train: {augment: {flip: alternate}}")).train.augment.flip
     assert config.targets == (0.5,)
 
 
@@ -293,6 +294,11 @@ WRONG = {
         "train: {augment: {flip: on}}",
         [],
         "FILE: train.augment.flip: must be true or false 'on'",
+    ),
+    "word for a switch that knows another word": (
+        "train: {augment: {flip: always}}",
+        [],
+        "FILE: train.augment.flip: must be true or false or alternate 'always'",
     ),
     "word for a switch on the command line": (
         "",

@@ -85,6 +85,22 @@ def test_flip_mirrors_about_half_of_the_images_left_to_right():
     assert 140 < mirrored.sum() < 260
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_rows_that_are_named_are_mirrored_and_no_others(flip):
+    wanted = np.random.default_rng(0).random(BATCH) < 0.3
+    batch, _ = augmented(
+        jax.random.key(0),
+        jnp.asarray(IMAGES),
+        jnp.asarray(ROWS),
+        strengths(flip=flip),
+        jnp.asarray(wanted),
+    )
+    expected = np.where(
+        wanted[:, None, None, None], IMAGES[ROWS][:, :, ::-1], IMAGES[ROWS]
+    )
+    np.testing.assert_array_equal(batch, expected)
+
+
 def test_a_shifted_image_may_be_mirrored_too():
     batch, _ = draw(translate=1, flip=True)
     straight = 0

@@ -140,6 +140,7 @@ def device_network(
     seed: int = 0,
     num_devices: int = 1,
     average: AverageSection = LAST,
+    alternate: bool = False,
 ) -> DeviceNetwork:
     """Put a network on the device beside `device_data`, and compile its programs.
 
@@ -148,7 +149,13 @@ def device_network(
     mesh = data_mesh(num_devices)
     static = without_numbers(average, but=average.shaping)
     step = StepSpec(
-        network, without_numbers(optimizer), BATCH, dtype, mesh, average=static
+        network,
+        without_numbers(optimizer),
+        BATCH,
+        dtype,
+        mesh,
+        average=static,
+        alternate=alternate,
     )
     score = ScoreSpec(network, names, SCORE_BATCH, dtype, mesh)
     hyper = Hyper(

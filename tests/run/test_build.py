@@ -67,6 +67,14 @@ def test_without_validation_nothing_is_evaluated_underway():
     assert parts.build_limits(config()).split == "validation"
 
 
+@pytest.mark.parametrize("flip", [False, True, "alternate"])
+def test_images_are_mirrored_by_chance_or_by_turns(data, flip):
+    built = config(train={"augment": {"flip": flip}}, method={"proxy": None})
+    spec = parts.build_learner_spec(built, parts.build_model(built, data))
+    chance = bool(parts.build_hyper(built).augmentation.flip)
+    assert (chance, spec.step.alternate) == (flip is True, flip == "alternate")
+
+
 def test_bias_rate_without_batch_normalisation_is_refused(data):
     model = {"kind": "fakes.networks:MlpModel"}
     plain = config(model=model, method={"proxy": None})

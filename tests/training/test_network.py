@@ -124,6 +124,22 @@ def test_network_that_starts_anew_empties_its_tables_and_keeps_its_key(network):
     assert (after["forgetting"] == -1).all()
 
 
+def test_alternation_survives_a_new_network_and_a_checkpoint(network):
+    assert "mirrored" not in network.snapshot()
+    first, second = (device_network(alternate=True, seed=seed) for seed in (0, 1))
+    train(first, ROWS[:BATCH])
+    before = copied(first)
+    first.begin(Plan(ROWS, label="x", reset="all"), 1)
+    after = copied(first)
+    assert changed("params", before, after)
+    assert not changed("mirrored", before, after)
+    second.restore(after)
+    for each in (first, second):
+        train(each, ROWS)
+    assert_equal(first.snapshot(), second.snapshot())
+    assert changed("mirrored", after, copied(first))
+
+
 def test_every_plan_that_starts_anew_draws_other_parameters(network):
     drawn = []
     for plan_index in (1, 2, 1):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fakes.networks import TINY
 
+from dpet_jax.training.average import LAST
 from dpet_jax.training.optimizer import Adam, AdamW, Sgd
 from dpet_jax.training.state import init_state
 
@@ -52,6 +53,19 @@ def test_the_tables_say_that_no_example_was_trained_on():
     np.testing.assert_array_equal(state.forgetting, np.full(N, -1))
     kinds = (state.losses.dtype, state.correct.dtype, state.forgetting.dtype)
     assert kinds == (jnp.float32, jnp.bool_, jnp.int32)
+
+
+def test_chance_decides_how_visits_begin_that_alternate():
+    draw = jax.jit(init_state, static_argnums=(0, 1, 2, 4, 5))
+
+    def first(seed):
+        state = draw(TINY, Sgd(), 400, jax.random.key(seed), LAST, True)
+        return np.asarray(state.mirrored)
+
+    assert 140 < first(0).sum() < 260
+    assert 140 < (first(0) != first(1)).sum() < 260
+    np.testing.assert_array_equal(first(0), first(0))
+    assert fresh(jax.random.key(0)).mirrored == ()
 
 
 def test_equal_keys_give_equal_states_and_other_keys_others():

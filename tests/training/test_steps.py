@@ -1,5 +1,6 @@
 """The compiled training program against an independent loop of optax steps."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import jax
@@ -255,6 +256,37 @@ def test_the_state_is_donated(data):
     state = fresh()
     run(state, data, [0, 1, 2, 3])
     assert jax.tree.leaves(state.params)[0].is_deleted()
+
+
+def test_visits_alternate_between_an_image_and_its_mirror_image(data):
+    spec = replace(SPEC, alternate=True)
+    start = fresh()._replace(mirrored=jnp.arange(N) % 2 == 0)
+    still = hyper(peak=0.0)
+
+    def step(state, rows):
+        padded = np.zeros(N, np.int32)
+        padded[:BATCH] = rows
+        ones = np.ones(N, np.float32)
+        given = (state, data, padded, np.int32(1), np.int32(0), ones, still)
+        return train_steps(spec, *jax.device_put(given, PLACE))[0]
+
+    def losses_of(mirrored):
+        at = np.array([0, 1, 2, 3])
+        images = np.asarray(data.images)[at]
+        images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+        seen = data._replace(images=data.images.at[at].set(images))
+        return np.asarray(run(fresh(), seen, at, hyper=still)[0].losses[:4])
+
+    first = np.array([True, False, True, False])
+    state = step(start, [0, 1, 2, 3])
+    np.testing.assert_allclose(state.losses[:4], losses_of(first), rtol=1e-5)
+    state = step(state, [0, 1, 2, 3])
+    np.testing.assert_allclose(state.losses[:4], losses_of(~first), rtol=1e-5)
+    assert np.abs(losses_of(first) - losses_of(~first)).max() > 1e-3
+    # neither a fill row is a visit nor a second one in the same batch
+    state = step(state, [4, 4, 5, ~6])
+    changed = np.asarray(state.mirrored) != (np.arange(N) % 2 == 0)
+    np.testing.assert_array_equal(np.flatnonzero(changed), [4, 5])
 
 
 def test_augmentation_draws_anew_at_every_step(data):
