@@ -39,9 +39,11 @@ from dpet_jax.section import (
     Number,
     OneOf,
     Positive,
+    PositiveShare,
     Section,
     Seed,
     Share,
+    Side,
     check_file_name,
     shown,
 )
@@ -77,6 +79,21 @@ class TrainConfig(Section):
     average: Annotated[AverageSection, OneOf(AverageSection, AVERAGES)] = Field(
         LAST, description="which weights are evaluated"
     )
+    resolution: tuple[tuple[PositiveShare, Side], ...] = Field(
+        (),
+        description="[share, pixels], ...: until that share of the planned visits, "
+        "images are shrunk to so many pixels along the shorter side",
+    )
+
+    @model_validator(mode="after")
+    def _sizes_follow_one_another(self) -> "TrainConfig":
+        shares = [share for share, _ in self.resolution]
+        if sorted({*shares}) != shares:
+            raise ValueError(
+                f"resolution ends its sizes at {shares} of the visits; let each share "
+                "be larger than the one before"
+            )
+        return self
 
 
 class EvaluateConfig(Section):

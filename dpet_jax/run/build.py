@@ -18,6 +18,7 @@ from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import LearnerSpec, data_mesh
 from dpet_jax.training.memory import check_memory
 from dpet_jax.training.optimizer import norm_biases
+from dpet_jax.training.resolution import Resolution, shrunk
 from dpet_jax.training.schedule import schedules_with, traced_schedule
 from dpet_jax.training.state import StepSpec
 from dpet_jax.training.steps import Hyper
@@ -62,6 +63,13 @@ def check_fit(config: schema.Config, data: Data) -> None:
             f"train.augment.translate: {translate} shifts images of {data.name} by "
             f"their whole side of {side} pixels or more; choose at most {side - 1}"
         )
+    for _, pixels in config.train.resolution:
+        if pixels >= side:
+            raise UserError(
+                f"train.resolution: {pixels} does not shrink images of {data.name}, "
+                f"whose shorter side has {side} pixels; choose at most {side - 1}, and "
+                "leave out the last part of a run, which is at full size"
+            )
 
 
 def build_model(config: schema.Config, data: Data) -> Network:
@@ -80,6 +88,15 @@ def build_model(config: schema.Config, data: Data) -> Network:
         config.model.compute_dtype,
         config.train.average.copies,
     )
+    for _, pixels in config.train.resolution:
+        try:
+            model.forward_flops(*shrunk(data.image_shape[:2], pixels))
+        except Exception as error:  # whatever a user's module raises at another size
+            raise UserError(
+                f"train.resolution: {model.label} cannot be run on images of {pixels} "
+                f"pixels ({type(error).__name__}); choose a model that takes any size, "
+                "or leave train.resolution empty"
+            ) from error
     if config.train.optimizer.bias_rate is not None:
         params, stats = jax.eval_shape(model.init, jax.random.key(0))
         if not norm_biases(params, stats):
@@ -155,7 +172,14 @@ def build_learner_spec(
         config.evaluate.batch_size,
         config.method.scores if scores is None else scores,
         build_auxiliary(config, model),
+        tuple(dict.fromkeys(pixels for _, pixels in config.train.resolution)),
     )
+
+
+def build_resolution(config: schema.Config, pool: Pool) -> Resolution:
+    """Return how large training images are, by visits."""
+    planned = config.method.planned_visits(pool)
+    return Resolution.of_shares(config.train.resolution, planned)
 
 
 def build_hyper(config: schema.Config) -> Hyper:

@@ -143,10 +143,11 @@ def _run_segment(
     if config.energy.idle_s:
         display.line(f"  measuring what idling costs, {config.energy.idle_s:g} s")
         meter.measure_idle(config.energy.idle_s)
+    pool = build.build_pool(data)
     loop = Loop(
         Parts(
             method=config.method,
-            pool=build.build_pool(data),
+            pool=pool,
             trainer=learner,
             limits=build.build_limits(config),
             horizon=getattr(config.train.schedule, "horizon", "plan"),
@@ -158,6 +159,7 @@ def _run_segment(
             facts=_facts(data, spec.step),
             interrupt=interrupt,
             seed=config.seed,
+            resolution=build.build_resolution(config, pool),
         )
     )
     if segment.checkpoints.latest is not None:

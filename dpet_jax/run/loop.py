@@ -37,7 +37,6 @@ class Loop:
         self.parts = parts
         trainer, pool = parts.trainer, parts.pool
         trainer.compiling = lambda: parts.meter.window("compile")
-        self._step_flops = trainer.batch_size * trainer.main.train_flops
         self.at = Position(
             parts.method.start(pool, parts.seed),
             Counters(pool.num_examples * trainer.main.train_flops),
@@ -56,6 +55,17 @@ class Loop:
     def counters(self) -> Counters:
         """Work done so far."""
         return self.at.counters
+
+    @property
+    def _pixels(self) -> int | None:
+        """Size of the next step's images."""
+        return self.parts.resolution.pixels(self.at.counters.visits)
+
+    @property
+    def _step_flops(self) -> int:
+        """FLOPs of the next step."""
+        trainer = self.parts.trainer
+        return trainer.batch_size * trainer.main.train_flops_at(self._pixels)
 
     @property
     def seconds_without_eval(self) -> float:
@@ -184,16 +194,19 @@ class Loop:
         if reason is not None:
             return reason
         trainer, limits, counters = self.parts.trainer, self.parts.limits, self.counters
+        batch, step_flops = trainer.batch_size, self._step_flops
         num_steps = chunks.next_steps(
             min(
-                limits.steps_to_evaluation(counters, self._step_flops),
-                limits.steps_to_budget(counters, self._step_flops, trainer.batch_size),
+                limits.steps_to_evaluation(counters, step_flops),
+                limits.steps_to_budget(counters, step_flops, batch),
+                self.parts.resolution.steps_left(counters.visits, batch),
                 max(1, self._steps_to_wh()),
             )
         )
+        trainer.main.pixels = self._pixels
         counters.visits += chunks.next_visits(num_steps)
-        counters.executed_visits += num_steps * trainer.batch_size
-        counters.flops += num_steps * self._step_flops
+        counters.executed_visits += num_steps * batch
+        counters.flops += num_steps * step_flops
         self.at.cursor += num_steps
         ended = chunks.start(num_steps, counters.shown())
         if ended is not None:

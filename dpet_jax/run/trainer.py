@@ -14,14 +14,18 @@ from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import Limits
 from dpet_jax.run.progress import Display
 from dpet_jax.training.chunks import Trainable
+from dpet_jax.training.resolution import FULL, Resolution
 
 
 @runtime_checkable
 class MainNetwork(Trainable, Protocol):
     """The network that the run is about; `DeviceNetwork` documents each."""
 
+    pixels: int | None
+
     @property
     def train_flops(self) -> int: ...  # noqa: D102
+    def train_flops_at(self, pixels: int | None) -> int: ...  # noqa: D102
     def begin(self, plan: Plan, plan_index: int) -> None: ...  # noqa: D102
     def set_weights(self, plan: Plan) -> None: ...  # noqa: D102
     def result(self, index_set: np.ndarray) -> TrainResult: ...  # noqa: D102
@@ -73,6 +77,7 @@ class Parts:
         facts: What a checkpoint holds about the run beside its position.
         interrupt: Whether someone asked the run to stop.
         seed: The run's seed.
+        resolution: How large training images are, by visits.
     """
 
     method: Method
@@ -88,3 +93,4 @@ class Parts:
     facts: dict[str, Any]
     interrupt: Interrupt
     seed: int
+    resolution: Resolution = FULL

@@ -21,6 +21,7 @@ from dpet_jax.run.counters import Counters
 from dpet_jax.scores.pool import OUTPUTS
 from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import LearnerSpec
+from dpet_jax.training.resolution import shrunk
 from dpet_jax.training.scoring import scoring_flops
 
 
@@ -58,19 +59,23 @@ def estimate(config: Config, data: Data) -> Estimate:
     learner = ProxyLearner(counting, pending) if method.proxied else counting
     pool = parts.build_pool(data)
     limits, batch = parts.build_limits(config), counting.batch_size
-    step_flops = batch * counting.train_flops(MAIN)
+    resolution = parts.build_resolution(config, pool)
     counters = Counters(data.num_train * counting.train_flops(MAIN))
     state, plan = method.plan(method.start(pool, config.seed), learner)
     while plan is not None:
         counters.flops = counting.flops
         batches, step, before = Batches(plan, batch, config.seed, 0), 0, counters.visits
         while step < batches.num_steps and limits.exhausted(counters, 0.0) is None:
-            step += min(
+            pixels = resolution.pixels(counters.visits)
+            step_flops = batch * counting.train_flops(MAIN, pixels)
+            steps = min(
                 limits.steps_to_budget(counters, step_flops, batch),
+                resolution.steps_left(counters.visits, batch),
                 batches.num_steps - step,
             )
+            step += steps
             counters.visits = before + batches.visits_before(step)
-            counters.flops = counting.flops + step * step_flops
+            counters.flops += steps * step_flops
         counting.flops = counters.flops
         if limits.exhausted(counters, 0.0) is not None:
             break
@@ -101,10 +106,11 @@ class CountingLearner:
         self._models = dict([(MAIN, spec.step.model), *filter(None, [spec.auxiliary])])
         self._draw = np.random.default_rng(seed)
 
-    def train_flops(self, model: ModelHandle) -> int:
-        """Return the FLOPs of one example in training."""
-        network = self._network(model)
-        return TRAIN_FLOPS_PER_FORWARD * network.forward_flops(*self._shape[:2])
+    def train_flops(self, model: ModelHandle, pixels: int | None = None) -> int:
+        """Return the FLOPs of one example in training, shrunk to a size or not."""
+        height, width = shrunk(self._shape[:2], pixels)
+        forward = self._network(model).forward_flops(height, width)
+        return TRAIN_FLOPS_PER_FORWARD * forward
 
     def score(
         self, names: tuple[str, ...], index_set: np.ndarray, model: ModelHandle = MAIN

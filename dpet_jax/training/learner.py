@@ -64,12 +64,15 @@ class LearnerSpec:
         scores: Scores that the method will ask for.
         auxiliary: Handle and shape of the network that is trained to choose by; None
             if there is none.
+        sizes: Pixels of the shorter side that the main model's training images can be
+            shrunk to.
     """
 
     step: StepSpec
     score_batch_size: int
     scores: tuple[str, ...]
     auxiliary: tuple[ModelHandle, Network] | None = None
+    sizes: tuple[int, ...] = ()
 
 
 #: What this process has made the programs of, and called once.
@@ -116,7 +119,7 @@ class DeviceLearner:
             "validation": data.validation_rows,
             "test": data.test_rows,
         }
-        self._models = {MAIN: self._network(spec.step, hyper)}
+        self._models = {MAIN: self._network(spec.step, hyper, spec.sizes)}
         if spec.auxiliary is not None:
             handle, auxiliary = spec.auxiliary
             # nobody evaluates it
@@ -130,13 +133,21 @@ class DeviceLearner:
         self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
         self.compiling: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def _network(self, step: StepSpec, hyper: Hyper) -> DeviceNetwork:
+    def _network(
+        self, step: StepSpec, hyper: Hyper, sizes: tuple[int, ...] = ()
+    ) -> DeviceNetwork:
         batch = self._spec.score_batch_size
         score = ScoreSpec(
             step.model, self._compiled_scores, batch, step.dtype, step.mesh
         )
         return DeviceNetwork(
-            step, score, self._device_data, self._data.num_train, hyper, self._seed
+            step,
+            score,
+            self._device_data,
+            self._data.num_train,
+            hyper,
+            self._seed,
+            sizes,
         )
 
     @property

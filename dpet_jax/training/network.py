@@ -12,6 +12,7 @@ from dpet_jax.methods.base import Plan, Span, TrainResult
 from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD
 from dpet_jax.scores.forgetting import forgetting
 from dpet_jax.training.compilation import CompileCounts, compile_counts, compiled
+from dpet_jax.training.resolution import shrunk
 from dpet_jax.training.scoring import (
     GRAND,
     ScoreSpec,
@@ -56,10 +57,13 @@ class DeviceNetwork:
         num_train: Rows of the training split, which come first in the data.
         hyper: Traced numbers of training; each plan sets the schedule's horizon.
         seed: Decides the parameters and the augmentation.
+        sizes: Pixels of the shorter side that images can be shrunk to for training.
 
     Attributes:
         plans: Plans begun so far.
         seed: As given, or as last redrawn.
+        pixels: One of the sizes, which chunks train at that are started now; None for
+            the images' own size.
     """
 
     def __init__(
@@ -70,8 +74,12 @@ class DeviceNetwork:
         num_train: int,
         hyper: Hyper,
         seed: int,
+        sizes: tuple[int, ...] = (),
     ) -> None:
         self.plans, self.seed = 0, seed
+        self.pixels: int | None = None
+        self._sizes = (None, *sizes)
+        self._train: dict[int | None, Any] = {}
         self._step = step
         forward = tuple(name for name in score.names if name != GRAND)
         self._score_spec = replace(score, names=forward)
@@ -108,8 +116,17 @@ class DeviceNetwork:
 
     @property
     def train_flops(self) -> int:
-        """FLOPs of one example's training visit."""
-        return TRAIN_FLOPS_PER_FORWARD * self.forward_flops
+        """FLOPs of one example's training visit, at its own size."""
+        return self.train_flops_at(None)
+
+    def train_flops_at(self, pixels: int | None) -> int:
+        """Count the FLOPs of one example's training visit.
+
+        Args:
+            pixels: What it is shrunk to along its shorter side; None for not at all.
+        """
+        height, width = shrunk(self._data.images.shape[1:3], pixels)
+        return TRAIN_FLOPS_PER_FORWARD * self._step.model.forward_flops(height, width)
 
     def score_flops(self, num_examples: int, names: tuple[str, ...]) -> int:
         """Count the FLOPs of `score`, fill rows included.
@@ -135,11 +152,15 @@ class DeviceNetwork:
         _forgetting(self._state.forgetting)
         yield compilation("init", compile_counts().since(before))
         rows = np.zeros(self._row_capacity, np.int32)
-        program, counts = compiled(
-            train_steps, self._step, *self._train_arguments(rows, 0, 0)
-        )
-        self._train = program.run
-        yield compilation("train_steps", counts, program.flops)
+        for pixels in self._sizes:
+            program, counts = compiled(
+                train_steps,
+                replace(self._step, pixels=pixels),
+                *self._train_arguments(rows, 0, 0),
+            )
+            self._train[pixels] = program.run
+            of_size = "" if pixels is None else f" at {pixels} pixels"
+            yield compilation(f"train_steps{of_size}", counts, program.flops)
         rows = np.zeros(self._score_capacity, np.int32)
         program, counts = compiled(
             score_data, self._score_spec, *self._score_arguments(rows, 0)
@@ -156,7 +177,9 @@ class DeviceNetwork:
             yield compilation("gradient_norms", counts, program.flops)
         before = compile_counts()
         step = np.zeros(self._step.batch_size, np.int32)
-        self.wait(self.train(step, 1, Span(0, 1), 0))
+        for pixels in reversed(self._sizes):  # at last their own
+            self.pixels = pixels
+            self.wait(self.train(step, 1, Span(0, 1), 0))
         jax.block_until_ready(self.score(step[:1], self._score_names))
         self.score_flops(1, self._score_names)
         self._state = self._fresh(self._key)
@@ -208,7 +231,7 @@ class DeviceNetwork:
         schedule = self._hyper.schedule._replace(horizon=horizon, cyclic=cyclic)
         self._hyper = self._hyper._replace(schedule=schedule)
         first_visit = span.start + visits
-        self._state, stats = self._train(
+        self._state, stats = self._train[self.pixels](
             *self._train_arguments(padded, num_steps, first_visit)
         )
         return stats

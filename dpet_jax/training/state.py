@@ -77,6 +77,7 @@ class StepSpec:
         schedules: From `schedules_with`.
         average: Which weights are evaluated, without its numbers.
         alternate: Mirror every other visit of an example, instead of by chance.
+        pixels: What images are shrunk to along their shorter side; None for not at all.
     """
 
     model: Network
@@ -87,6 +88,7 @@ class StepSpec:
     schedules: tuple[ScheduleSection, ...] = BUILT_IN
     average: AverageSection = LAST
     alternate: bool = False
+    pixels: int | None = None
 
 
 def init_state(

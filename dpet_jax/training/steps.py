@@ -12,6 +12,7 @@ from jaxtyping import Array, Float32, Int32
 from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
 from dpet_jax.scores.forgetting import count_forgetting
 from dpet_jax.training.optimizer import norm_biases, update
+from dpet_jax.training.resolution import shrunk
 from dpet_jax.training.schedule import Schedule, learning_rate
 from dpet_jax.training.state import DeviceData, StepSpec, TrainState
 from dpet_jax.training.traced import with_numbers
@@ -132,6 +133,10 @@ def train_step(
     )
     images = normalise(pixels, data.mean, data.std)
     images = jnp.where(visible, images, 0.0)
+    if spec.pixels is not None:
+        height, width = shrunk(images.shape[1:3], spec.pixels)
+        shape = (images.shape[0], height, width, images.shape[3])
+        images = jax.image.resize(images, shape, "linear", antialias=True)
     labels = data.labels[batch]
     num_real = jnp.sum(real, dtype=jnp.int32)
     coefficient = jnp.where(real, weights[batch], 0.0) / num_real.astype(jnp.float32)

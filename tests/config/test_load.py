@@ -64,7 +64,7 @@ def test_config_of_a_run_made_before_kinds_were_classes_loads_unchanged(path):
     # keys of later versions have the default that leaves the method as it was
     assert {key: loaded.get(key) for key, _ in flat(saved)} == dict(flat(saved))
     later = loaded.keys() - dict(flat(saved))
-    as_before = {"train.average.kind": "last"}
+    as_before = {"train.average.kind": "last", "train.resolution": []}
     assert all(loaded[key] == as_before.get(key) for key in later)
 
 

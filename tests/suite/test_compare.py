@@ -321,6 +321,8 @@ def test_summary_energy_report_events_and_table_give_targets_the_same_costs(pair
 ONE_SHOT = {"kind": "one_shot", "keep_fraction": 0.2, "passes": 2, "pretrain_passes": 1}
 DPET = {"kind": "dpet", "warmup_passes": 2, "query_size": 50, "passes_per_round": 2}
 DPET |= {"max_rounds": 2}
+STANDARD = {"kind": "standard", "passes": 3}
+SHRUNK = {"batch_size": 64, "resolution": [[0.3, 4], [0.6, 6]]}
 
 
 def config(method, **changes):
@@ -347,8 +349,14 @@ def data():
         (ONE_SHOT | {"by": "el2n", "networks": 2}, {}),
         (ONE_SHOT | {"by": "glister"}, {}),
         (ONE_SHOT | {"by": "forgetting"}, {"budget": {"visits": 400}}),
+        (DPET, {"train": SHRUNK}),
+        ({"kind": "dpet_anneal", "epochs": 4.3}, {"train": SHRUNK}),
+        (STANDARD, {"train": SHRUNK, "budget": {"epochs": 1.5}}),
     ],
-    ids=["proxy", "budget of epochs", "anneal", "el2n", "glister", "budget of visits"],
+    ids=[
+        *("proxy", "budget of epochs", "anneal", "el2n", "glister", "budget of visits"),
+        *("dpet shrunk", "anneal shrunk", "standard shrunk within a budget"),
+    ],
 )
 def test_a_run_costs_what_its_dry_run_says(method, changes, data, tmp_path):
     run = config(method, **changes)
