@@ -56,15 +56,15 @@ class Resolution:
 FULL = Resolution()
 
 
-def shrunk(shape: tuple[int, int], pixels: int | None) -> tuple[int, int]:
+def shrunk(shape: tuple[int, ...], pixels: int | None) -> tuple[int, int]:
     """Return height and width when the shorter side has so many pixels.
 
     Args:
         shape: Height and width.
         pixels: Of the shorter side; None leaves the shape as it is.
     """
+    height, width = shape
     if pixels is None:
-        return shape
-    shorter = min(shape)
-    height, width = (max(1, round(side * pixels / shorter)) for side in shape)
-    return height, width
+        return height, width
+    share = pixels / min(shape)
+    return max(1, round(height * share)), max(1, round(width * share))
