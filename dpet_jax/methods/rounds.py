@@ -163,7 +163,7 @@ class RoundsMethod(QueryMethod):
             rows,
             label=f"boost {done}",
             passes=self.boost.passes,
-            reset="optimizer" if self.restart else "none",
+            reset=self.reset,
             learning_rate_factor=self.boost.learning_rate_factor,
         )
 
