@@ -205,17 +205,17 @@ class SuiteFolder:
         tune = variant.section.tune
         if tune is None or not tune.grow:
             return
-        tried = [variant.settings[name].values for name in variant.tried(grown)]
         names = {answer.setting for answer in self._chosen(variant, grown).values()}
-        chosen = {variant.settings[name].values for name in names}
         for place, (key, axis) in enumerate(tune.axes.items()):
-            held = [v for v in axis.values if v in {values[place] for values in tried}]
-            for value in {values[place] for values in chosen} & {held[0], held[-1]}:
-                if len(held) > 1 and axis.lower + axis.upper:
-                    yield (
-                        f"{variant.label}: {key} {value} was chosen, the last value "
-                        "that was tried; raise tune.grow or give more values"
-                    )
+            held = axis.window(*grown.get(key, (0, 0)))
+            if len(held) == 1 or not axis.lower + axis.upper:
+                continue
+            chosen = {variant.settings[name].values[place] for name in names}
+            for value in chosen & {held[0], held[-1]}:
+                yield (
+                    f"{variant.label}: {key} {value} was chosen, the last value "
+                    "that was tried; raise tune.grow or give more values"
+                )
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

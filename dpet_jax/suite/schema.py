@@ -75,6 +75,12 @@ class Axis(NamedTuple):
         above = beyond(numbers[-1], numbers[-2])
         return cls((*below, *given, *above), len(below), len(above))
 
+    def window(self, below: int, above: int) -> tuple[Any, ...]:
+        """Return the values to try once it has grown so far at both ends."""
+        first = self.lower - min(below, self.lower)
+        last = len(self.values) - self.upper + min(above, self.upper)
+        return self.values[first:last]
+
 
 class TuneConfig(Section):
     """Try every combination of some values, on seeds that are not reported.

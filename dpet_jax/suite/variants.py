@@ -112,12 +112,9 @@ class Variant:
         tune = self.section.tune
         if tune is None:
             return
-        windows = []
-        for key, axis in tune.axes.items():
-            below, above = grown.get(key, (0, 0))
-            first = axis.lower - min(below, axis.lower)
-            last = len(axis.values) - axis.upper + min(above, axis.upper)
-            windows.append(axis.values[first:last])
+        windows = [
+            axis.window(*grown.get(key, (0, 0))) for key, axis in tune.axes.items()
+        ]
         for name, setting in self.settings.items():
             inside = all(v in w for v, w in zip(setting.values, windows, strict=True))
             if inside and setting.horizon == tune.at:
@@ -151,14 +148,10 @@ class Variant:
             return
         values = self.settings[name].values
         for (key, axis), value in zip(tune.axes.items(), values, strict=True):
-            below, above = grown.get(key, (0, 0))
-            place = axis.values.index(value)
-            if below < axis.lower and place == axis.lower - below:
+            window = axis.window(*grown.get(key, (0, 0)))
+            if value == window[0] and window[0] != axis.values[0]:
                 yield key, 0
-            if (
-                above < axis.upper
-                and place == len(axis.values) - 1 - axis.upper + above
-            ):
+            if value == window[-1] and window[-1] != axis.values[-1]:
                 yield key, 1
 
     def named(self, values: tuple[Any, ...], horizon: WholeOrNot | None) -> str:

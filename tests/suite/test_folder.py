@@ -212,3 +212,14 @@ def test_a_record_of_runs_read_at_their_end(at_end):
     assert full.runs == full.by_horizon[4.0]
     assert full.tuning.trials == 3
     assert full.tuning.chosen == dict.fromkeys((2.0, 4.0), "learning rate 0.2")
+
+
+def test_a_grid_may_hold_whole_sections_beside_what_grows(tmp_path):
+    sections = "train.augment: [{flip: true}, {flip: false}]"
+    (tmp_path / "base.yaml").write_text("method: {kind: dpet}\n")
+    text = AT_END.replace("grid: {", f"grid: {{{sections}, ")
+    (tmp_path / "suite.yaml").write_text(text)
+    folder = SuiteFolder(load_suite(tmp_path / "suite.yaml"), tmp_path / "runs")
+    folder.path.mkdir(parents=True)
+    assert folder.write([]) is False
+    assert len([*folder.every_job()]) == 2 * (2 * 4 + 2 * 2 * 4 * 2)
