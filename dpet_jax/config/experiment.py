@@ -45,6 +45,7 @@ from dpet_jax.section import (
     check_file_name,
     shown,
 )
+from dpet_jax.training.average import AVERAGES, LAST, AverageSection
 from dpet_jax.training.optimizer import OPTIMIZERS, OptimizerSection, Sgd
 from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
 
@@ -73,6 +74,9 @@ class TrainConfig(Section):
     schedule: Annotated[ScheduleSection, OneOf(ScheduleSection, SCHEDULES)] = Cosine()
     augment: AugmentConfig = AugmentConfig()
     label_smoothing: Share = 0.0
+    average: Annotated[AverageSection, OneOf(AverageSection, AVERAGES)] = Field(
+        LAST, description="which weights are evaluated"
+    )
 
 
 class EvaluateConfig(Section):

@@ -67,7 +67,13 @@ def build_model(config: schema.Config, data: Data) -> Network:
     """Shape the network for the data set; refuse one too large for this machine."""
     model = config.model.build(data.num_classes, data.image_shape)
     batches = config.train.batch_size, config.evaluate.batch_size
-    check_memory(model, data.image_shape, *batches, config.model.compute_dtype)
+    check_memory(
+        model,
+        data.image_shape,
+        *batches,
+        config.model.compute_dtype,
+        config.train.average.copies,
+    )
     return model
 
 
@@ -119,6 +125,7 @@ def build_learner_spec(
                 f"{key}: {batch} does not divide among {mesh.size} devices; choose a "
                 f"multiple of {mesh.size}"
             )
+    average = config.train.average
     step = StepSpec(
         model,
         without_numbers(config.train.optimizer),
@@ -127,6 +134,7 @@ def build_learner_spec(
         mesh,
         schedules_with(config.train.schedule),
         margins=config.method.asks_margins,
+        average=without_numbers(average, but=average.shaping),
     )
     return LearnerSpec(
         step,
@@ -147,6 +155,7 @@ def build_hyper(config: schema.Config) -> Hyper:
         augmentation=Augmentation(
             _whole(augment.translate), _switch(augment.flip), _whole(augment.cutout)
         ),
+        average=numbers_of(train.average, but=train.average.shaping),
     )
 
 

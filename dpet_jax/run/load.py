@@ -29,7 +29,8 @@ class LoadedRun:
         apply_fn: `apply_fn(params, images) -> logits`, float32[b k], in evaluation
             mode and in the dtype that the run computed in. Images are raw pixels,
             uint8[b h w c]; it normalises them itself.
-        params: Parameters, for `apply_fn` and for gradients.
+        params: Parameters, for `apply_fn` and for gradients; those that were evaluated,
+            which may be an average.
         batch_stats: Running statistics, which `apply_fn` closes over; empty where the
             network has none.
         model: The network.
@@ -76,7 +77,11 @@ def load_run(folder: str | Path) -> LoadedRun:
         checkpoints.check_whole()
         facts = checkpoints.read_meta()["facts"]
         model = _network(folder, facts["model"])
-        state = checkpoints.read_part(MAIN, _like(model))
+        # runs of an earlier version had no average
+        like = _like(model)
+        averaged = facts.get("averaged", False)
+        read = checkpoints.read_part(MAIN, {"evaluated": like} if averaged else like)
+        state = read["evaluated"] if averaged else read
     mean, std = (jnp.array(facts[key], jnp.float32) for key in ("mean", "std"))
     batch_stats = state["batch_stats"]
 

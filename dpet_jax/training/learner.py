@@ -25,6 +25,7 @@ from dpet_jax.methods.base import (
 from dpet_jax.models.network import Network
 from dpet_jax.scores.pool import OUTPUTS
 from dpet_jax.selection.by_name import check_selector, run_selector
+from dpet_jax.training.average import LAST
 from dpet_jax.training.chunks import Chunk, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.network import Compilation, DeviceNetwork, compilation
@@ -115,10 +116,12 @@ class DeviceLearner:
             "validation": data.validation_rows,
             "test": data.test_rows,
         }
-        self._models = {MAIN: self._network(spec.step.model, hyper)}
+        self._models = {MAIN: self._network(spec.step, hyper)}
         if spec.auxiliary is not None:
             handle, auxiliary = spec.auxiliary
-            self._models[handle] = self._network(auxiliary, hyper)
+            # nobody evaluates it
+            step = replace(spec.step, model=auxiliary, average=LAST)
+            self._models[handle] = self._network(step, hyper._replace(average={}))
         self.main = self._models[MAIN]
         self._peak_learning_rate = float(hyper.schedule.peak)
         self.scored_examples = 0
@@ -127,10 +130,11 @@ class DeviceLearner:
         self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
         self.compiling: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def _network(self, model: Network, hyper: Hyper) -> DeviceNetwork:
-        step = replace(self._spec.step, model=model)
+    def _network(self, step: StepSpec, hyper: Hyper) -> DeviceNetwork:
         batch = self._spec.score_batch_size
-        score = ScoreSpec(model, self._compiled_scores, batch, step.dtype, step.mesh)
+        score = ScoreSpec(
+            step.model, self._compiled_scores, batch, step.dtype, step.mesh
+        )
         return DeviceNetwork(
             step, score, self._device_data, self._data.num_train, hyper, self._seed
         )
@@ -319,9 +323,12 @@ class DeviceLearner:
     # looking at the main model
 
     def evaluate(self, split: Literal["train", "validation", "test"]) -> Evaluation:
-        """Evaluate the model on a whole split, without augmentation."""
+        """Evaluate the model on a whole split, without augmentation.
+
+        Its weights are the last ones or an average, as `train.average` says.
+        """
         rows = self._splits[split]
-        scores = self.main.score(rows, EVALUATION)
+        scores = self.main.score(rows, EVALUATION, evaluated=True)
         read = jax.device_get([scores[name] for name in EVALUATION])
         wrong, losses = (np.asarray(values, np.float64)[: rows.size] for values in read)
         labels = self._data.labels[rows]

@@ -22,6 +22,7 @@ def check_memory(
     batch_size: int,
     evaluation_batch_size: int,
     dtype: str,
+    copies: int = 0,
 ) -> None:
     """Refuse a network of which one step cannot fit into memory.
 
@@ -31,13 +32,14 @@ def check_memory(
         batch_size: Examples of a training step.
         evaluation_batch_size: Examples of a step of evaluation.
         dtype: Name of the dtype to compute in.
+        copies: Of the parameters, kept beside the training state.
 
     Raises:
         UserError: If it cannot.
     """
     limit, devices = _memory_of_devices()
     # the parameters, their gradient and the optimizer's mean of it
-    kept = 3 * _bytes(_parts(network)[0])
+    kept = (3 + copies) * _bytes(_parts(network)[0])
     for key, batch in (
         ("train.batch_size", batch_size),
         ("evaluate.batch_size", evaluation_batch_size),

@@ -21,6 +21,7 @@ from dpet_jax.training.scoring import (
 )
 from dpet_jax.training.state import DeviceData, StepSpec, TrainState, init_state
 from dpet_jax.training.steps import ChunkStats, Hyper, train_steps
+from dpet_jax.training.traced import with_numbers
 
 
 class Compilation(NamedTuple):
@@ -132,6 +133,7 @@ class DeviceNetwork:
         self._state = self._fresh(self._key)
         # small programs, of plans that start anew and of results
         self._plan_key(0)
+        self._evaluated()
         _forgetting(self._state.forgetting)
         yield compilation("init", compile_counts().since(before))
         rows = np.zeros(self._row_capacity, np.int32)
@@ -242,8 +244,16 @@ class DeviceNetwork:
 
     # scoring
 
-    def score(self, rows: np.ndarray, names: tuple[str, ...]) -> dict[str, jax.Array]:
+    def score(
+        self, rows: np.ndarray, names: tuple[str, ...], *, evaluated: bool = False
+    ) -> dict[str, jax.Array]:
         """Score rows of the data set.
+
+        Args:
+            rows: Which.
+            names: Of the scores.
+            evaluated: By the weights that are evaluated, which may be an average, and
+                not by the last ones.
 
         Returns:
             At least the scores named, on the device, aligned with `rows` and longer:
@@ -251,7 +261,7 @@ class DeviceNetwork:
         """
         padded = np.zeros(self._score_capacity, np.int32)
         padded[: rows.size] = rows
-        arguments = self._score_arguments(padded, rows.size)
+        arguments = self._score_arguments(padded, rows.size, evaluated=evaluated)
         scores = {} if set(names) == {GRAND} else self._score(*arguments)
         if GRAND in names:
             scores = scores | {GRAND: self._grand(*arguments)}
@@ -260,9 +270,14 @@ class DeviceNetwork:
     # checkpoints
 
     def snapshot(self) -> dict[str, Any]:
-        """Return everything on the device that a checkpoint needs."""
+        """Return everything on the device that a checkpoint needs.
+
+        Where the weights are averaged, the average is in it too, as `evaluated`.
+        """
         fields = self._state._asdict()
         state = {name: part for name, part in fields.items() if part is not None}
+        if self._state.average is not None:
+            state["evaluated"] = self._evaluated()
         key = jax.random.key_data(self._state.key)
         return state | {"key": key, "plans": self._put(np.int32(self.plans))}
 
@@ -270,6 +285,7 @@ class DeviceNetwork:
         """Restore a snapshot, on this network's devices."""
         placed = self._put(snapshot)
         self.plans = int(jax.device_get(placed.pop("plans")))
+        placed.pop("evaluated", None)
         key = jax.random.wrap_key_data(placed["key"])
         self._state = self._state._replace(**(placed | {"key": key}))
         # wrapping a key may leave it off the mesh, and then training compiles again
@@ -281,9 +297,22 @@ class DeviceNetwork:
     def _fresh(self, key: jax.Array) -> TrainState:
         step = self._step
         drawn = _init_state(
-            step.model, step.optimizer, self._num_train, key, margins=step.margins
+            step.model,
+            step.optimizer,
+            self._num_train,
+            key,
+            step.average,
+            margins=step.margins,
         )
         return self._put(drawn)
+
+    def _evaluated(self) -> dict[str, Any]:
+        """Return the weights that are evaluated."""
+        state = self._state
+        if state.average is None:
+            return {"params": state.params, "batch_stats": state.batch_stats}
+        numbers = self._put(self._hyper.average)
+        return self._put(_average(self._step.average, numbers, state.average))
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
@@ -297,10 +326,11 @@ class DeviceNetwork:
             self._put(self._hyper),
         )
 
-    def _score_arguments(self, rows, count):
+    def _score_arguments(self, rows, count, evaluated=False):
+        weights = self._evaluated() if evaluated else self._state._asdict()
         return (
-            self._state.params,
-            self._state.batch_stats,
+            weights["params"],
+            weights["batch_stats"],
             self._data,
             *self._put((rows, np.int32(count))),
         )
@@ -308,7 +338,11 @@ class DeviceNetwork:
 
 # one jitted function each for all networks of a process, so that they share programs
 _init_state = jax.jit(
-    init_state, static_argnums=(0, 1, 2), static_argnames=("margins",)
+    init_state, static_argnums=(0, 1, 2, 4), static_argnames=("margins",)
+)
+_average = jax.jit(
+    lambda average, numbers, state: with_numbers(average, numbers).read(state),
+    static_argnums=0,
 )
 _forgetting = jax.jit(jax.vmap(forgetting))
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
 
 from dpet_jax.models.network import Network
 from dpet_jax.scores.forgetting import NEVER_LEARNED
+from dpet_jax.training.average import LAST, AverageSection
 from dpet_jax.training.optimizer import OptimizerSection, init_optimizer
 from dpet_jax.training.schedule import BUILT_IN, ScheduleSection
 
@@ -48,6 +49,7 @@ class TrainState(NamedTuple):
             for the first time.
         margins: `label_margin` of each example at its last training visit; infinite
             where never trained on. None, which costs nothing, where nobody asks.
+        average: State of the average of the weights; None where the last are evaluated.
     """
 
     params: Any
@@ -59,6 +61,7 @@ class TrainState(NamedTuple):
     correct: Bool[Array, " n"]
     forgetting: Int32[Array, " n"]
     margins: Float32[Array, " n"] | None = None
+    average: Any = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class StepSpec:
         mesh: Devices that share a batch; its one axis is called "data".
         schedules: From `schedules_with`.
         margins: Whether there is a table of margins beside that of losses.
+        average: Which weights are evaluated, without its numbers.
     """
 
     model: Network
@@ -82,6 +86,7 @@ class StepSpec:
     mesh: jax.sharding.Mesh
     schedules: tuple[ScheduleSection, ...] = BUILT_IN
     margins: bool = False
+    average: AverageSection = LAST
 
 
 def init_state(
@@ -89,6 +94,7 @@ def init_state(
     optimizer: OptimizerSection,
     num_examples: int,
     key: Key[Array, ""],
+    average: AverageSection = LAST,
     *,
     margins: bool = False,
 ) -> TrainState:
@@ -105,4 +111,5 @@ def init_state(
         correct=jnp.zeros(num_examples, bool),
         forgetting=jnp.full(num_examples, NEVER_LEARNED, jnp.int32),
         margins=jnp.full(num_examples, jnp.inf, jnp.float32) if margins else None,
+        average=average.init({"params": params, "batch_stats": batch_stats}),
     )

@@ -15,6 +15,7 @@ from dpet_jax.scores.forgetting import count_forgetting
 from dpet_jax.training.optimizer import update
 from dpet_jax.training.schedule import Schedule, learning_rate
 from dpet_jax.training.state import DeviceData, StepSpec, TrainState
+from dpet_jax.training.traced import with_numbers
 
 
 class Hyper(NamedTuple):
@@ -25,12 +26,14 @@ class Hyper(NamedTuple):
         optimizer: Numbers of the optimizer's section, by key.
         label_smoothing: Probability mass spread over all classes.
         augmentation: Strengths of the random changes to each image.
+        average: Numbers of the section of the average of the weights, by key.
     """
 
     schedule: Schedule
     optimizer: dict[str, Any]
     label_smoothing: Float32[Array, ""]
     augmentation: Augmentation
+    average: dict[str, Any] = {}  # noqa: RUF012
 
 
 class ChunkStats(NamedTuple):
@@ -74,7 +77,7 @@ def train_steps(
         num_steps: Batches to train on; at most capacity / batch size.
         first_visit: Examples trained on since the schedule began.
         weights: Loss weight of each example, mean 1 over the index set.
-        hyper: Optimizer, schedule, smoothing and augmentation.
+        hyper: Optimizer, schedule, smoothing, augmentation and average.
 
     Returns:
         The new state and the sums over the chunk.
@@ -107,7 +110,7 @@ def train_step(
         rows: The batch, fill rows as their complement.
         first_visit: Examples trained on since the schedule began, before the chunk.
         weights: Loss weight of each example.
-        hyper: Optimizer, schedule, smoothing and augmentation.
+        hyper: Optimizer, schedule, smoothing, augmentation and average.
 
     Returns:
         State and sums after the step.
@@ -150,6 +153,9 @@ def train_step(
     params, opt_state = update(
         spec.optimizer, hyper.optimizer, rate, grads, state.opt_state, state.params
     )
+    average = with_numbers(spec.average, hyper.average).update(
+        state.average, {"params": params, "batch_stats": batch_stats}
+    )
     # a fill row's target lies outside the tables, where a scatter drops it
     outside = state.losses.shape[0]
     entry = jnp.where(real, batch, outside)
@@ -172,6 +178,7 @@ def train_step(
         margins=None
         if state.margins is None
         else state.margins.at[entry].set(margins, mode="drop"),
+        average=average,
     )
     stats = ChunkStats(
         loss=stats.loss + jnp.sum(jnp.where(real, losses, 0.0)),

@@ -60,6 +60,7 @@ KINDS = {
         *("selective_backprop", "stale_selective_backprop", "dpet_anneal"),
     },
     ("TrainConfig", "optimizer"): {"sgd", "adam", "adamw"},
+    ("TrainConfig", "average"): {"last", "ema", "lawa"},
     ("TrainConfig", "schedule"): {"constant", "linear", "cosine", "triangular"},
 }
 

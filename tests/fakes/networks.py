@@ -13,6 +13,7 @@ from dpet_jax.models.flax_network import FlaxNetwork
 from dpet_jax.models.network import ModelSection, Network
 from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.section import Count, Share
+from dpet_jax.training.average import LAST, AverageSection
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.network import DeviceNetwork
 from dpet_jax.training.optimizer import OptimizerSection, Sgd
@@ -139,6 +140,7 @@ def device_network(
     seed: int = 0,
     num_devices: int = 1,
     margins: bool = False,
+    average: AverageSection = LAST,
 ) -> DeviceNetwork:
     """Put a network on the device beside `device_data`, and compile its programs.
 
@@ -146,13 +148,17 @@ def device_network(
     """
     mesh = data_mesh(num_devices)
     numbers = without_numbers(optimizer)
-    step = StepSpec(network, numbers, BATCH, dtype, mesh, margins=margins)
+    static = without_numbers(average, but=average.shaping)
+    step = StepSpec(
+        network, numbers, BATCH, dtype, mesh, margins=margins, average=static
+    )
     score = ScoreSpec(network, names, SCORE_BATCH, dtype, mesh)
     hyper = Hyper(
         traced_schedule(Constant(), optimizer.learning_rate),
         numbers_of(optimizer),
         np.float32(0),
         Augmentation(np.int32(1), np.bool_(True), np.int32(0)),
+        numbers_of(average, but=average.shaping),
     )
     data = jax.device_put(device_data(), NamedSharding(mesh, PartitionSpec()))
     made = DeviceNetwork(step, score, data, NUM_TRAIN, hyper, seed)

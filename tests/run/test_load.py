@@ -11,20 +11,20 @@ from dpet_jax.config.load import validate
 from dpet_jax.data.sources import Digits
 from dpet_jax.errors import UserError
 from dpet_jax.run import experiment
+from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.predict import predict
 from dpet_jax.training.checkpoint import Checkpoints
+
+CONFIG = {
+    "model": {"kind": "resnet", "stem": 8, "channels": [8, 8], "blocks": [1, 1]},
+    "train": {"batch_size": 32},
+    "method": {"kind": "standard", "passes": 2},
+}
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    config = validate(
-        {
-            "model": {"kind": "resnet", "stem": 8, "channels": [8], "blocks": [1]},
-            "train": {"batch_size": 32},
-            "method": {"kind": "standard", "passes": 2},
-        },
-        "test",
-    )
+    config = validate(CONFIG, "test")
     return experiment.run(config, tmp_path_factory.mktemp("run"))
 
 
@@ -37,6 +37,41 @@ def test_the_loaded_model_has_the_accuracy_of_the_summary(result):
     assert run.coreset is None
     assert run.image_shape == (8, 8, 1)
     assert run.class_names[3] == "3"
+
+
+@pytest.mark.parametrize(
+    "average", [{"kind": "ema", "decay": 0.9}, {"kind": "lawa", "every": 7}]
+)
+def test_an_average_is_what_a_run_leaves_and_it_resumes_to_the_same_bits(
+    average, tmp_path, assert_same_run
+):
+    tree = CONFIG | {"train": {"batch_size": 32, "average": average}}
+    config = validate(tree, "test")
+    whole = experiment.run(config, tmp_path / "whole")
+    run = dpet_jax.load_run(whole.folder)
+    test = Digits().read().test
+    logits = run.apply_fn(run.params, jax.numpy.asarray(test.images))
+    accuracy = np.mean(np.argmax(logits, axis=1) == test.labels)
+    assert accuracy == pytest.approx(whole.summary["test_accuracy"])
+    raw = Checkpoints(whole.folder / "checkpoints", read_only=True).read_part(
+        "main", {"params": run.params}
+    )
+    assert not np.array_equal(raw["params"]["head"]["bias"], run.params["head"]["bias"])
+
+    class AfterSomeLooks(Interrupt):
+        def __init__(self):
+            self.looks = 0
+
+        @property
+        def requested(self):
+            self.looks += 1
+            return self.looks > 7
+
+    stopped = experiment.run(config, tmp_path / "parts", interrupt=AfterSomeLooks())
+    assert stopped.stopped_by == "interrupted"
+    resumed = experiment.run(config, tmp_path / "parts", resume=True)
+    assert resumed.summary["segments"] == 2
+    assert_same_run(whole.folder, resumed.folder)
 
 
 @pytest.mark.parametrize("recorded", ["in the checkpoint", "in the config alone"])

@@ -48,6 +48,15 @@ def test_the_estimate_is_less_than_what_a_compiled_step_takes(monkeypatch):
     assert "evaluate.batch_size: a step of ResNet-4 on 256 images" in message
 
 
+def test_an_average_takes_copies_of_the_parameters(monkeypatch):
+    monkeypatch.setattr(memory, "memory", lambda: 10**6)
+    memory.check_memory(NETWORK, SHAPE, 1, 1, "float32")
+    with pytest.raises(UserError):
+        memory.check_memory(
+            NETWORK, SHAPE, 1, 1, "float32", copies=10**6 // (4 * NUM_PARAMS)
+        )
+
+
 def test_parameters_count_three_times(monkeypatch):
     assert refusal(monkeypatch, 12 * NUM_PARAMS - 1, 1, 1) is not None
 
