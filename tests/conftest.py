@@ -27,6 +27,23 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture
+def stopped_after():
+    """Return what makes an interrupt that is there after so many looks at it."""
+    from dpet_jax.run.interrupt import Interrupt
+
+    class AfterSomeLooks(Interrupt):
+        def __init__(self, looks):
+            self.left = looks
+
+        @property
+        def requested(self):
+            self.left -= 1
+            return self.left < 0
+
+    return AfterSomeLooks
+
+
+@pytest.fixture
 def assert_same_run():
     """Compare two run folders: parameters bit by bit, and the coresets."""
     # not at the top, where the import would come before the type-checking hook

@@ -29,7 +29,6 @@ def choices() -> dict[str, dict[str, str]]:
         "data sources (data.kind)": _kinds(schema.Config, "data"),
         "optimizers (train.optimizer.kind)": _kinds(schema.TrainConfig, "optimizer"),
         "schedules (train.schedule.kind)": _kinds(schema.TrainConfig, "schedule"),
-        "averages (train.average.kind)": _kinds(schema.TrainConfig, "average"),
     }
 
 

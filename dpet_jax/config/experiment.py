@@ -42,10 +42,10 @@ from dpet_jax.section import (
     Section,
     Seed,
     Share,
+    UpToOne,
     check_file_name,
     shown,
 )
-from dpet_jax.training.average import AVERAGES, LAST, AverageSection
 from dpet_jax.training.optimizer import OPTIMIZERS, OptimizerSection, Sgd
 from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
 
@@ -66,6 +66,24 @@ METHODS = (
 )
 
 
+class QuantizeConfig(Section):
+    """Weights of few bits: the kernels of what is evaluated, and of late training.
+
+    The forward pass of the last share of the schedule uses rounded kernels, whose
+    gradient passes straight through to the float32 ones that are kept. What is
+    evaluated, and in the end the model, is rounded from the first step on.
+    """
+
+    bits: Annotated[int, Field(ge=2, le=8), Number] = Field(
+        8, description="of a weight; a scale for each output channel"
+    )
+    start: UpToOne = Field(
+        0.85,
+        description="share of the schedule after which training rounds too; 1: only "
+        "what is evaluated is rounded",
+    )
+
+
 class TrainConfig(Section):
     """How one step trains."""
 
@@ -74,9 +92,12 @@ class TrainConfig(Section):
     schedule: Annotated[ScheduleSection, OneOf(ScheduleSection, SCHEDULES)] = Cosine()
     augment: AugmentConfig = AugmentConfig()
     label_smoothing: Share = 0.0
-    average: Annotated[AverageSection, OneOf(AverageSection, AVERAGES)] = Field(
-        LAST, description="which weights are evaluated"
+    ema: Share | None = Field(
+        None,
+        description="share that an exponential moving average of the weights keeps "
+        "from step to step; it is evaluated instead of the last weights",
     )
+    quantize: QuantizeConfig | None = None
 
 
 class EvaluateConfig(Section):

@@ -72,7 +72,7 @@ def build_model(config: schema.Config, data: Data) -> Network:
         data.image_shape,
         *batches,
         config.model.compute_dtype,
-        config.train.average.copies,
+        copies=config.train.ema is not None,
     )
     return model
 
@@ -125,7 +125,7 @@ def build_learner_spec(
                 f"{key}: {batch} does not divide among {mesh.size} devices; choose a "
                 f"multiple of {mesh.size}"
             )
-    average = config.train.average
+    quantize = config.train.quantize
     step = StepSpec(
         model,
         without_numbers(config.train.optimizer),
@@ -134,7 +134,8 @@ def build_learner_spec(
         mesh,
         schedules_with(config.train.schedule),
         margins=config.method.asks_margins,
-        average=without_numbers(average, but=average.shaping),
+        averaged=config.train.ema is not None,
+        bits=None if quantize is None else quantize.bits,
     )
     return LearnerSpec(
         step,
@@ -146,7 +147,7 @@ def build_learner_spec(
 
 def build_hyper(config: schema.Config) -> Hyper:
     """Collect the traced numbers of training; the horizon is set by each plan."""
-    train = config.train
+    train, quantize = config.train, config.train.quantize
     augment = train.augment
     return Hyper(
         schedule=traced_schedule(train.schedule, train.optimizer.learning_rate),
@@ -155,7 +156,8 @@ def build_hyper(config: schema.Config) -> Hyper:
         augmentation=Augmentation(
             _whole(augment.translate), _switch(augment.flip), _whole(augment.cutout)
         ),
-        average=numbers_of(train.average, but=train.average.shaping),
+        ema=None if train.ema is None else _single(train.ema),
+        quantize_from=None if quantize is None else _single(quantize.start),
     )
 
 

@@ -245,7 +245,7 @@ def _facts(data: Data, step: StepSpec) -> dict[str, Any]:
     return {
         "model": step.model.to_json(),
         "compute_dtype": step.dtype,
-        "averaged": step.average.copies > 0,
+        "transforms_weights": step.transforms_weights,
         "num_train": data.num_train,
         "image_shape": list(data.image_shape),
         "mean": data.mean.tolist(),

@@ -30,7 +30,7 @@ class LoadedRun:
             mode and in the dtype that the run computed in. Images are raw pixels,
             uint8[b h w c]; it normalises them itself.
         params: Parameters, for `apply_fn` and for gradients; those that were evaluated,
-            which may be an average.
+            which may be an average or rounded.
         batch_stats: Running statistics, which `apply_fn` closes over; empty where the
             network has none.
         model: The network.
@@ -77,11 +77,12 @@ def load_run(folder: str | Path) -> LoadedRun:
         checkpoints.check_whole()
         facts = checkpoints.read_meta()["facts"]
         model = _network(folder, facts["model"])
-        # runs of an earlier version had no average
+        # in runs of an earlier version the last weights were evaluated
         like = _like(model)
-        averaged = facts.get("averaged", False)
-        read = checkpoints.read_part(MAIN, {"evaluated": like} if averaged else like)
-        state = read["evaluated"] if averaged else read
+        if facts.get("transforms_weights", False):
+            state = checkpoints.read_part(MAIN, {"evaluated": like})["evaluated"]
+        else:
+            state = checkpoints.read_part(MAIN, like)
     mean, std = (jnp.array(facts[key], jnp.float32) for key in ("mean", "std"))
     batch_stats = state["batch_stats"]
 

@@ -25,7 +25,6 @@ from dpet_jax.methods.base import (
 from dpet_jax.models.network import Network
 from dpet_jax.scores.pool import OUTPUTS
 from dpet_jax.selection.by_name import check_selector, run_selector
-from dpet_jax.training.average import LAST
 from dpet_jax.training.chunks import Chunk, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.network import Compilation, DeviceNetwork, compilation
@@ -120,8 +119,9 @@ class DeviceLearner:
         if spec.auxiliary is not None:
             handle, auxiliary = spec.auxiliary
             # nobody evaluates it
-            step = replace(spec.step, model=auxiliary, average=LAST)
-            self._models[handle] = self._network(step, hyper._replace(average={}))
+            step = replace(spec.step, model=auxiliary, averaged=False, bits=None)
+            plain = hyper._replace(ema=None, quantize_from=None)
+            self._models[handle] = self._network(step, plain)
         self.main = self._models[MAIN]
         self._peak_learning_rate = float(hyper.schedule.peak)
         self.scored_examples = 0
@@ -325,7 +325,7 @@ class DeviceLearner:
     def evaluate(self, split: Literal["train", "validation", "test"]) -> Evaluation:
         """Evaluate the model on a whole split, without augmentation.
 
-        Its weights are the last ones or an average, as `train.average` says.
+        Its weights are the last ones, or what `train.ema` and `train.quantize` make.
         """
         rows = self._splits[split]
         scores = self.main.score(rows, EVALUATION, evaluated=True)

@@ -22,6 +22,7 @@ def check_memory(
     batch_size: int,
     evaluation_batch_size: int,
     dtype: str,
+    *,
     copies: int = 0,
 ) -> None:
     """Refuse a network of which one step cannot fit into memory.

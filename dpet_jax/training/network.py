@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dpet_jax.methods.base import Plan, Span, TrainResult
 from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD
+from dpet_jax.models.quantize import quantized_params
 from dpet_jax.scores.forgetting import forgetting
 from dpet_jax.training.compilation import CompileCounts, compile_counts, compiled
 from dpet_jax.training.scoring import (
@@ -21,7 +22,6 @@ from dpet_jax.training.scoring import (
 )
 from dpet_jax.training.state import DeviceData, StepSpec, TrainState, init_state
 from dpet_jax.training.steps import ChunkStats, Hyper, train_steps
-from dpet_jax.training.traced import with_numbers
 
 
 class Compilation(NamedTuple):
@@ -252,8 +252,8 @@ class DeviceNetwork:
         Args:
             rows: Which.
             names: Of the scores.
-            evaluated: By the weights that are evaluated, which may be an average, and
-                not by the last ones.
+            evaluated: By the weights that are evaluated, which may be an average or
+                rounded, and not by the last ones.
 
         Returns:
             At least the scores named, on the device, aligned with `rows` and longer:
@@ -272,11 +272,11 @@ class DeviceNetwork:
     def snapshot(self) -> dict[str, Any]:
         """Return everything on the device that a checkpoint needs.
 
-        Where the weights are averaged, the average is in it too, as `evaluated`.
+        Where weights are evaluated that are not the last ones, they are in it too.
         """
         fields = self._state._asdict()
         state = {name: part for name, part in fields.items() if part is not None}
-        if self._state.average is not None:
+        if self._step.transforms_weights:
             state["evaluated"] = self._evaluated()
         key = jax.random.key_data(self._state.key)
         return state | {"key": key, "plans": self._put(np.int32(self.plans))}
@@ -301,18 +301,21 @@ class DeviceNetwork:
             step.optimizer,
             self._num_train,
             key,
-            step.average,
             margins=step.margins,
+            averaged=step.averaged,
         )
         return self._put(drawn)
 
     def _evaluated(self) -> dict[str, Any]:
         """Return the weights that are evaluated."""
-        state = self._state
-        if state.average is None:
-            return {"params": state.params, "batch_stats": state.batch_stats}
-        numbers = self._put(self._hyper.average)
-        return self._put(_average(self._step.average, numbers, state.average))
+        state, step = self._state, self._step
+        weights = {"params": state.params, "batch_stats": state.batch_stats}
+        if state.average is not None:
+            weights = state.average.mean
+        if step.bits is not None:
+            rounded = self._put(_quantized(weights["params"], step.bits))
+            weights = weights | {"params": rounded}
+        return weights
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
@@ -338,12 +341,9 @@ class DeviceNetwork:
 
 # one jitted function each for all networks of a process, so that they share programs
 _init_state = jax.jit(
-    init_state, static_argnums=(0, 1, 2, 4), static_argnames=("margins",)
+    init_state, static_argnums=(0, 1, 2), static_argnames=("margins", "averaged")
 )
-_average = jax.jit(
-    lambda average, numbers, state: with_numbers(average, numbers).read(state),
-    static_argnums=0,
-)
+_quantized = jax.jit(quantized_params, static_argnums=1)
 _forgetting = jax.jit(jax.vmap(forgetting))
 
 

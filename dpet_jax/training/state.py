@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
 
 from dpet_jax.models.network import Network
 from dpet_jax.scores.forgetting import NEVER_LEARNED
-from dpet_jax.training.average import LAST, AverageSection
+from dpet_jax.training.average import Average, start
 from dpet_jax.training.optimizer import OptimizerSection, init_optimizer
 from dpet_jax.training.schedule import BUILT_IN, ScheduleSection
 
@@ -49,7 +49,7 @@ class TrainState(NamedTuple):
             for the first time.
         margins: `label_margin` of each example at its last training visit; infinite
             where never trained on. None, which costs nothing, where nobody asks.
-        average: State of the average of the weights; None where the last are evaluated.
+        average: Of the weights; None where there is none.
     """
 
     params: Any
@@ -61,7 +61,7 @@ class TrainState(NamedTuple):
     correct: Bool[Array, " n"]
     forgetting: Int32[Array, " n"]
     margins: Float32[Array, " n"] | None = None
-    average: Any = None
+    average: Average | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class StepSpec:
         mesh: Devices that share a batch; its one axis is called "data".
         schedules: From `schedules_with`.
         margins: Whether there is a table of margins beside that of losses.
-        average: Which weights are evaluated, without its numbers.
+        averaged: Whether an average of the weights is evaluated.
+        bits: Of the weights that are evaluated; None where they stay float32.
     """
 
     model: Network
@@ -86,7 +87,13 @@ class StepSpec:
     mesh: jax.sharding.Mesh
     schedules: tuple[ScheduleSection, ...] = BUILT_IN
     margins: bool = False
-    average: AverageSection = LAST
+    averaged: bool = False
+    bits: int | None = None
+
+    @property
+    def transforms_weights(self) -> bool:
+        """Whether other weights are evaluated than those after the last step."""
+        return self.averaged or self.bits is not None
 
 
 def init_state(
@@ -94,9 +101,9 @@ def init_state(
     optimizer: OptimizerSection,
     num_examples: int,
     key: Key[Array, ""],
-    average: AverageSection = LAST,
     *,
     margins: bool = False,
+    averaged: bool = False,
 ) -> TrainState:
     """Draw a fresh network with a zeroed optimizer and empty tables."""
     init_key, step_key = jax.random.split(key)
@@ -111,5 +118,7 @@ def init_state(
         correct=jnp.zeros(num_examples, bool),
         forgetting=jnp.full(num_examples, NEVER_LEARNED, jnp.int32),
         margins=jnp.full(num_examples, jnp.inf, jnp.float32) if margins else None,
-        average=average.init({"params": params, "batch_stats": batch_stats}),
+        average=start({"params": params, "batch_stats": batch_stats})
+        if averaged
+        else None,
     )

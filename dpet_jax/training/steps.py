@@ -10,12 +10,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
 from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
+from dpet_jax.models.quantize import straight_through
 from dpet_jax.scores.error import label_margin
 from dpet_jax.scores.forgetting import count_forgetting
+from dpet_jax.training.average import moved
 from dpet_jax.training.optimizer import update
 from dpet_jax.training.schedule import Schedule, learning_rate
 from dpet_jax.training.state import DeviceData, StepSpec, TrainState
-from dpet_jax.training.traced import with_numbers
 
 
 class Hyper(NamedTuple):
@@ -26,14 +27,17 @@ class Hyper(NamedTuple):
         optimizer: Numbers of the optimizer's section, by key.
         label_smoothing: Probability mass spread over all classes.
         augmentation: Strengths of the random changes to each image.
-        average: Numbers of the section of the average of the weights, by key.
+        ema: Share of the average of the weights that stays; None without one.
+        quantize_from: Share of the schedule after which kernels are rounded; None
+            where they never are.
     """
 
     schedule: Schedule
     optimizer: dict[str, Any]
     label_smoothing: Float32[Array, ""]
     augmentation: Augmentation
-    average: dict[str, Any] = {}  # noqa: RUF012
+    ema: Float32[Array, ""] | None = None
+    quantize_from: Float32[Array, ""] | None = None
 
 
 class ChunkStats(NamedTuple):
@@ -77,7 +81,7 @@ def train_steps(
         num_steps: Batches to train on; at most capacity / batch size.
         first_visit: Examples trained on since the schedule began.
         weights: Loss weight of each example, mean 1 over the index set.
-        hyper: Optimizer, schedule, smoothing, augmentation and average.
+        hyper: Every traced number of training.
 
     Returns:
         The new state and the sums over the chunk.
@@ -110,7 +114,7 @@ def train_step(
         rows: The batch, fill rows as their complement.
         first_visit: Examples trained on since the schedule began, before the chunk.
         weights: Loss weight of each example.
-        hyper: Optimizer, schedule, smoothing, augmentation and average.
+        hyper: Every traced number of training.
 
     Returns:
         State and sums after the step.
@@ -131,7 +135,13 @@ def train_step(
     num_real = jnp.sum(real, dtype=jnp.int32)
     coefficient = jnp.where(real, weights[batch], 0.0) / num_real.astype(jnp.float32)
 
+    visits = first_visit + stats.visits
+
     def objective(params):
+        if spec.bits is not None:
+            passed = visits.astype(jnp.float32) / hyper.schedule.horizon
+            rounding = passed >= hyper.quantize_from
+            params = straight_through(params, spec.bits, rounding)
         outputs, batch_stats = spec.model.apply_train(
             dropout_key, params, state.batch_stats, images, dtype=spec.dtype
         )
@@ -148,14 +158,14 @@ def train_step(
 
     grads, (visited, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
     losses, correct, margins = visited
-    visits = first_visit + stats.visits
     rate = learning_rate(hyper.schedule, visits, spec.schedules)
     params, opt_state = update(
         spec.optimizer, hyper.optimizer, rate, grads, state.opt_state, state.params
     )
-    average = with_numbers(spec.average, hyper.average).update(
-        state.average, {"params": params, "batch_stats": batch_stats}
-    )
+    average = state.average
+    if average is not None:
+        weights_now = {"params": params, "batch_stats": batch_stats}
+        average = moved(average, weights_now, hyper.ema)
     # a fill row's target lies outside the tables, where a scatter drops it
     outside = state.losses.shape[0]
     entry = jnp.where(real, batch, outside)

@@ -28,15 +28,9 @@ def numbers_of(section: Section, *, but: tuple[str, ...] = ()) -> dict[str, Any]
     }
 
 
-def without_numbers(section: S, *, but: tuple[str, ...] = ()) -> S:
-    """Return the static rest: sections that differ in numbers alone become equal.
-
-    Args:
-        section: The section.
-        but: Keys of numbers that stay, because they are compiled in.
-    """
-    names = numbers_of(section, but=but)
-    return section.model_copy(update=dict.fromkeys(names, 0.0))
+def without_numbers(section: S) -> S:
+    """Return the static rest: sections that differ in numbers alone become equal."""
+    return section.model_copy(update=dict.fromkeys(numbers_of(section), 0.0))
 
 
 def with_numbers(static: S, numbers: dict[str, Any]) -> S:

@@ -19,7 +19,6 @@ def test_choices_are_what_configs_accept():
         *("selective_backprop", "stale_selective_backprop", "dpet_anneal"),
     }
     assert found["data"] == {"digits", "folder", "cifar", "parquet", "npz", "tfds"}
-    assert found["averages"] == {"last", "ema", "lawa"}
     assert found["schedules"] == {"constant", "linear", "cosine", "triangular"}
     assert found["replays"] == {
         *("all", "none", "chunk", "uniform", "balanced", "herding", "loss", "reservoir")

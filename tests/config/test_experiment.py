@@ -60,7 +60,6 @@ KINDS = {
         *("selective_backprop", "stale_selective_backprop", "dpet_anneal"),
     },
     ("TrainConfig", "optimizer"): {"sgd", "adam", "adamw"},
-    ("TrainConfig", "average"): {"last", "ema", "lawa"},
     ("TrainConfig", "schedule"): {"constant", "linear", "cosine", "triangular"},
 }
 

@@ -13,7 +13,6 @@ from dpet_jax.models.flax_network import FlaxNetwork
 from dpet_jax.models.network import ModelSection, Network
 from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.section import Count, Share
-from dpet_jax.training.average import LAST, AverageSection
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.network import DeviceNetwork
 from dpet_jax.training.optimizer import OptimizerSection, Sgd
@@ -131,7 +130,7 @@ def device_data() -> DeviceData:
     return DeviceData(*bright_images(NUM), half, quarter)
 
 
-def device_network(
+def device_network(  # noqa: PLR0913
     network: Network = TINY,
     *,
     optimizer: OptimizerSection = Sgd(),  # noqa: B008
@@ -140,7 +139,8 @@ def device_network(
     seed: int = 0,
     num_devices: int = 1,
     margins: bool = False,
-    average: AverageSection = LAST,
+    ema: float | None = None,
+    quantize: tuple[int, float] | None = None,
 ) -> DeviceNetwork:
     """Put a network on the device beside `device_data`, and compile its programs.
 
@@ -148,9 +148,16 @@ def device_network(
     """
     mesh = data_mesh(num_devices)
     numbers = without_numbers(optimizer)
-    static = without_numbers(average, but=average.shaping)
+    bits, quantize_from = quantize or (None, None)
     step = StepSpec(
-        network, numbers, BATCH, dtype, mesh, margins=margins, average=static
+        network,
+        numbers,
+        BATCH,
+        dtype,
+        mesh,
+        margins=margins,
+        averaged=ema is not None,
+        bits=bits,
     )
     score = ScoreSpec(network, names, SCORE_BATCH, dtype, mesh)
     hyper = Hyper(
@@ -158,7 +165,8 @@ def device_network(
         numbers_of(optimizer),
         np.float32(0),
         Augmentation(np.int32(1), np.bool_(True), np.int32(0)),
-        numbers_of(average, but=average.shaping),
+        None if ema is None else np.float32(ema),
+        None if quantize_from is None else np.float32(quantize_from),
     )
     data = jax.device_put(device_data(), NamedSharding(mesh, PartitionSpec()))
     made = DeviceNetwork(step, score, data, NUM_TRAIN, hyper, seed)
