@@ -163,7 +163,7 @@ def train_step(
         spec.optimizer, hyper.optimizer, rate, grads, state.opt_state, state.params
     )
     average = state.average
-    if average is not None:
+    if average is not None and hyper.ema is not None:
         weights_now = {"params": params, "batch_stats": batch_stats}
         average = moved(average, weights_now, hyper.ema)
     # a fill row's target lies outside the tables, where a scatter drops it
