@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 from jaxtyping import Bool, Float32, Int32, Key, UInt8
 from pydantic import Field
 
-from dpet_jax.section import CountFromZero, Section
+from dpet_jax.section import CountFromZero, PositiveShare, Section
 
 Array: TypeAlias = Any  # of JAX, or while nothing is on the device of NumPy
 
@@ -22,6 +22,9 @@ class AugmentConfig(Section):
     translate: CountFromZero = Field(0, description="pixels, reflected at the border")
     flip: bool = False
     cutout: CountFromZero = Field(0, description="side of the square, 0 for none")
+    cutout_ramp: PositiveShare | None = Field(
+        None, description="share of the schedule in which the side grows from 0"
+    )
 
 
 class Augmentation(NamedTuple):
@@ -31,11 +34,26 @@ class Augmentation(NamedTuple):
         translate: Largest shift in pixels, each way and direction; less than the side.
         flip: Whether half of the images are mirrored.
         cutout: Side of the square set to the mean colour, 0 for none.
+        cutout_ramp: Share of the schedule in which the side grows up to this, above 0;
+            None where it does not.
     """
 
     translate: Int32[Array, ""]
     flip: Bool[Array, ""]
     cutout: Int32[Array, ""]
+    cutout_ramp: Float32[Array, ""] | None = None
+
+    def at(self, progress: Float32[Array, ""]) -> "Augmentation":
+        """Return the strengths at a point of the schedule, where the square grows.
+
+        Args:
+            progress: Share of the schedule that is over.
+        """
+        import jax.numpy as jnp
+
+        share = jnp.minimum(progress / self.cutout_ramp, 1.0)
+        side = jnp.round(share * self.cutout.astype(jnp.float32)).astype(jnp.int32)
+        return self._replace(cutout=side, cutout_ramp=None)
 
 
 def normalise(

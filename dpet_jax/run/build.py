@@ -154,7 +154,10 @@ def build_hyper(config: schema.Config) -> Hyper:
         optimizer=numbers_of(train.optimizer),
         label_smoothing=_single(train.label_smoothing),
         augmentation=Augmentation(
-            _whole(augment.translate), _switch(augment.flip), _whole(augment.cutout)
+            _whole(augment.translate),
+            _switch(augment.flip),
+            _whole(augment.cutout),
+            None if augment.cutout_ramp is None else _single(augment.cutout_ramp),
         ),
         ema=None if train.ema is None else _single(train.ema),
         quantize_from=None if quantize is None else _single(quantize.start),

@@ -139,6 +139,14 @@ class Schedule(NamedTuple):
     horizon: Float32[Any, ""]
     cyclic: Bool[Any, ""]
 
+    def passed(self, visits: Int32[Any, ""]) -> Float32[Any, ""]:
+        """Return the share of the horizon that is over; above 1 past it.
+
+        Args:
+            visits: Examples trained on since the schedule began.
+        """
+        return visits.astype("float32") / self.horizon
+
 
 def schedules_with(section: ScheduleSection) -> tuple[ScheduleSection, ...]:
     """Return the schedules to compile in: ours, and after them one that is not."""
@@ -186,7 +194,7 @@ def learning_rate(
     """
     import jax.numpy as jnp
 
-    passed = visits.astype(jnp.float32) / schedule.horizon
+    passed = schedule.passed(visits)
     stopped = jnp.minimum(passed, 1.0)
     rates = []
     for member, keys in zip(members, schedule.keys, strict=True):

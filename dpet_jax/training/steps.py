@@ -120,6 +120,10 @@ def train_step(
         State and sums after the step.
     """
     state, stats = carry
+    visits = first_visit + stats.visits
+    augmentation = hyper.augmentation
+    if augmentation.cutout_ramp is not None:
+        augmentation = augmentation.at(hyper.schedule.passed(visits))
     rows = lax.with_sharding_constraint(
         rows, NamedSharding(spec.mesh, PartitionSpec("data"))
     )
@@ -128,19 +132,16 @@ def train_step(
     key = jax.random.fold_in(state.key, state.step)
     # the augmentation splits its key in three, which are the keys folded with 0 to 2
     dropout_key = jax.random.fold_in(key, 3)
-    pixels, visible = gather_augmented(key, data.images, batch, hyper.augmentation)
+    pixels, visible = gather_augmented(key, data.images, batch, augmentation)
     images = normalise(pixels, data.mean, data.std)
     images = jnp.where(visible, images, 0.0)
     labels = data.labels[batch]
     num_real = jnp.sum(real, dtype=jnp.int32)
     coefficient = jnp.where(real, weights[batch], 0.0) / num_real.astype(jnp.float32)
 
-    visits = first_visit + stats.visits
-
     def objective(params):
         if spec.bits is not None:
-            passed = visits.astype(jnp.float32) / hyper.schedule.horizon
-            rounding = passed >= hyper.quantize_from
+            rounding = hyper.schedule.passed(visits) >= hyper.quantize_from
             params = straight_through(params, spec.bits, rounding)
         outputs, batch_stats = spec.model.apply_train(
             dropout_key, params, state.batch_stats, images, dtype=spec.dtype

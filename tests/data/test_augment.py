@@ -120,6 +120,15 @@ def test_cutout_larger_than_the_image_hides_all_of_it():
     assert not visible.any()
 
 
+@pytest.mark.parametrize(
+    ("progress", "side"), [(0.0, 0), (0.1, 2), (0.25, 4), (0.5, 8), (0.75, 8), (2.0, 8)]
+)
+def test_the_square_of_cutout_grows_up_to_its_side(progress, side):
+    given = strengths(translate=2, cutout=8)._replace(cutout_ramp=jnp.float32(0.5))
+    now = given.at(jnp.float32(progress))
+    assert now == strengths(translate=2, cutout=side)
+
+
 def test_equal_rows_of_a_batch_and_other_keys_draw_anew():
     first, other = (draw(seed, translate=2, flip=True)[0] for seed in (0, 1))
     assert len(np.unique(first[ROWS == 0], axis=0)) > 10

@@ -15,7 +15,7 @@ from dpet_jax.data.augment import Augmentation
 from dpet_jax.training.compilation import compile_counts, compiled
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.optimizer import Sgd
-from dpet_jax.training.schedule import Cosine, Linear, traced_schedule
+from dpet_jax.training.schedule import Constant, Cosine, Linear, traced_schedule
 from dpet_jax.training.state import StepSpec, init_state
 from dpet_jax.training.steps import Hyper, train_steps
 from dpet_jax.training.traced import numbers_of, without_numbers
@@ -300,3 +300,21 @@ def test_augmentation_draws_anew_at_every_step(data):
     twice, _ = run(once, data, [0, 1, 2, 3], hyper=still)
     again, _ = run(fresh(), data, [0, 1, 2, 3], hyper=still)
     assert not np.allclose(again.losses[:4], twice.losses[:4], rtol=1e-3)
+
+
+def test_cutout_grows_over_the_share_of_the_schedule(data):
+    rows = np.arange(BATCH, dtype=np.int32)
+
+    def after_a_step(first_visit, side, ramp=None):
+        augmentation = Augmentation(np.int32(0), np.bool_(False), np.int32(side), ramp)
+        given = hyper(schedule=Constant())._replace(augmentation=augmentation)
+        state, _ = run(fresh(), data, rows, first_visit=first_visit, hyper=given)
+        return np.asarray(state.losses[:BATCH])
+
+    half = np.float32(0.5)
+    whole, none = after_a_step(0, 4), after_a_step(0, 0)
+    assert np.abs(whole - none).max() > 1e-3
+    # the horizon is 24 visits
+    np.testing.assert_array_equal(after_a_step(0, 4, half), none)
+    np.testing.assert_array_equal(after_a_step(12, 4, half), whole)
+    np.testing.assert_array_equal(after_a_step(9, 4, half), after_a_step(0, 3))
