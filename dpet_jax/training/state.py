@@ -91,10 +91,22 @@ def init_state(
     key: Key[Array, ""],
     *,
     margins: bool = False,
+    start: tuple[Any, Any] | None = None,
 ) -> TrainState:
-    """Draw a fresh network with a zeroed optimizer and empty tables."""
+    """Draw a fresh network with a zeroed optimizer and empty tables.
+
+    Args:
+        model: The network.
+        optimizer: The optimizer, without its numbers.
+        num_examples: Rows of the tables.
+        key: Decides the parameters and the augmentation.
+        margins: Whether there is a table of margins.
+        start: Parameters, by the layers that are not drawn, and running statistics.
+    """
     init_key, step_key = jax.random.split(key)
     params, batch_stats = model.init(init_key)
+    if start is not None:
+        params, batch_stats = {**params, **start[0]}, start[1]
     return TrainState(
         params=params,
         batch_stats=batch_stats,

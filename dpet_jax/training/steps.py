@@ -25,12 +25,15 @@ class Hyper(NamedTuple):
         optimizer: Numbers of the optimizer's section, by key.
         label_smoothing: Probability mass spread over all classes.
         augmentation: Strengths of the random changes to each image.
+        old_rate: Learning rate of all layers but the last over that of the last; None,
+            which costs nothing, where they are alike.
     """
 
     schedule: Schedule
     optimizer: dict[str, Any]
     label_smoothing: Float32[Array, ""]
     augmentation: Augmentation
+    old_rate: Float32[Array, ""] | None = None
 
 
 class ChunkStats(NamedTuple):
@@ -148,7 +151,14 @@ def train_step(
     visits = first_visit + stats.visits
     rate = learning_rate(hyper.schedule, visits, spec.schedules)
     params, opt_state = update(
-        spec.optimizer, hyper.optimizer, rate, grads, state.opt_state, state.params
+        spec.optimizer,
+        hyper.optimizer,
+        rate,
+        grads,
+        state.opt_state,
+        state.params,
+        hyper.old_rate,
+        spec.model.head,
     )
     # a fill row's target lies outside the tables, where a scatter drops it
     outside = state.losses.shape[0]
