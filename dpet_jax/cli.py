@@ -1,4 +1,4 @@
-"""The command line: run, compare, report, energy, predict, show, list, doctor."""
+"""The command line: run, compare, report, energy, predict, pool, show, list, doctor."""
 
 import argparse
 import json
@@ -186,6 +186,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--csv", type=_path, help="write the table here instead of printing it"
     )
 
+    _add_pool(add("pool", "Keep pre-trained networks, and rank them for a data set."))
+
     show = add(
         "show",
         "Print the resolved config, or its JSON schema.",
@@ -200,6 +202,97 @@ def build_parser() -> argparse.ArgumentParser:
     add("doctor", "Show devices, versions, caches and what can be measured.")
 
     return parser
+
+
+def _add_pool(parser: Any) -> None:
+    """Add what `dpet pool` can do."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
+
+    def add(name: str, text: str, **defaults: Any) -> Any:
+        sub = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.add_argument(
+            "--pool", type=_path, default=Path("pool"), metavar="DIR", help="the folder"
+        )
+        sub.set_defaults(**defaults)
+        return sub
+
+    adding = add("add", "Add the network of a finished run, or weights from elsewhere.")
+    adding.add_argument(
+        "source",
+        help="a run folder; a .safetensors file of a pool, or of a ResNet of basic "
+        "blocks in the layout of torchvision and timm; a folder with such a "
+        "model.safetensors and its config.json; hf:ID on the Hugging Face hub",
+    )
+    adding.add_argument("--name", required=True)
+    adding.add_argument("--licence", help="under which it may be used")
+    of = adding.add_argument_group("of weights from elsewhere")
+    of.add_argument("--task", help="what they were trained on")
+    of.add_argument("--size", type=int, metavar="PIXELS", help="of a side")
+    of.add_argument("--mean", metavar="A,B,C", help="of pixels in [0, 1], by channel")
+    of.add_argument("--std", metavar="A,B,C", help="likewise")
+    add("list", "List the networks.")
+    add("show", "Print all that is known of a network.").add_argument("name")
+    ranking = add(
+        "rank",
+        "Rank the networks for the data of a config; --pool.by=logme and any other "
+        "key can be given.",
+        takes_overrides=True,
+    )
+    ranking.add_argument("config", type=_path, help="a YAML file")
+    add("remove", "Take a network out.").add_argument("name")
+
+
+def _pool(options: Any, overrides: list[str], console: Console) -> int:
+    from dpet_jax.pretrained.pool import ModelPool
+
+    pool = ModelPool(options.pool)
+    from dpet_jax.run import pool_commands
+
+    if options.action == "list":
+        lines = pool_commands.listing(pool_commands.entries(pool))
+    elif options.action == "remove":
+        lines = pool_commands.remove(pool, options.name)
+    else:
+        use_compilation_cache()
+        lines = _pool_with_networks(options, overrides, pool)
+    for line in lines:
+        console.out(line, highlight=False)
+    return 0
+
+
+def _pool_with_networks(options: Any, overrides: list[str], pool: Any) -> list[str]:
+    from dpet_jax.run import pool_commands
+
+    if options.action == "show":
+        return pool_commands.show(pool, options.name)
+    if options.action == "rank":
+        from dpet_jax.config.load import load
+
+        return pool_commands.rank(load(options.config, overrides), pool)
+    from dpet_jax.pretrained.external import Told
+
+    told = Told(
+        options.task,
+        options.licence,
+        options.size,
+        _numbers("--mean", options.mean),
+        _numbers("--std", options.std),
+    )
+    if told.size is not None and not 0 < told.size <= 2**12:
+        raise UserError(f"command line: --size: {told.size} is no number of pixels")
+    return pool_commands.add(pool, options.source, options.name, told)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(
+            f"command line: {option}: {text!r} is no list of numbers; write it like "
+            "0.49,0.48,0.45"
+        ) from error
 
 
 def _run(options: Any, overrides: list[str], console: Console) -> int:
@@ -413,6 +506,7 @@ COMMANDS: dict[str, Command] = {
     "report": _report,
     "energy": _energy,
     "predict": _predict,
+    "pool": _pool,
     "show": _show,
     "list": _list,
     "doctor": _doctor,

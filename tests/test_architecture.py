@@ -19,6 +19,7 @@ FLOORS = (
     ("report",),
     ("run",),
     ("config",),
+    ("pretrained",),
     ("training",),
     ("selection",),
     ("scores",),
@@ -43,6 +44,7 @@ ALONE = {
 #: Wings and modules that never bring JAX into a process.
 WITHOUT_JAX = (
     *("methods", "energy", "report", "section", "errors", "files"),
+    *("pretrained.choice", "pretrained.pool"),
     *("run.loop", "run.folder", "run.limits", "run.energy_report"),
     *("suite.schema", "suite.variants", "suite.folder", "config.load"),
     *("models", "training", "data", "cli"),  # their __init__, and the command line

@@ -31,6 +31,7 @@ from dpet_jax.methods.selective_backprop import SelectiveBackprop
 from dpet_jax.methods.standard import Standard
 from dpet_jax.models.families import MODELS, ResNet18
 from dpet_jax.models.network import ModelSection
+from dpet_jax.pretrained.choice import PoolConfig
 from dpet_jax.section import (
     AtLeastOne,
     BatchSize,
@@ -204,6 +205,9 @@ class Config(Section):
     seed: Seed = 0
     data: Annotated[DataSection, OneOf(DataSection, SOURCES)] = Digits()
     model: Annotated[ModelSection, OneOf(ModelSection, MODELS)] = ResNet18()
+    pool: PoolConfig | None = Field(
+        None, description="keys let the run start from a pre-trained network"
+    )
     train: TrainConfig = TrainConfig()
     method: Annotated[Method, OneOf(Method, METHODS)] = Dpet()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -1,8 +1,9 @@
 """The blocks of a residual network: their shapes, and how they are wired."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from flax.linen import max_pool
 from jax import nn
 
 #: `layer(name, x, side, stride)` convolves and normalises.
@@ -15,6 +16,12 @@ NORMS = {
     "conv2": "norm2",
     "shortcut": "shortcut_norm",
 }
+
+#: How a network begins: one 3x3 convolution, as for small images, or a 7x7 one of
+#: stride 2 and a 3x3 maximum of stride 2, as for ImageNet.
+StemKind = Literal["cifar", "imagenet"]
+#: Side and stride of the convolution of each.
+_STEMS: dict[StemKind, tuple[int, int]] = {"cifar": (3, 1), "imagenet": (7, 2)}
 
 
 class Block(NamedTuple):
@@ -54,6 +61,15 @@ def residual_blocks(
                 stride != 1 or incoming != outgoing,
             )
             incoming = outgoing
+
+
+def stem(layer: Layer, x: Any, kind: StemKind) -> Any:
+    """Wire what comes before the first block; `layer` is called for "stem"."""
+    x = nn.relu(layer("stem", x, *_STEMS[kind]))
+    if kind == "imagenet":
+        # padded as PyTorch pads, with what no maximum is
+        x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    return x
 
 
 def residual(layer: Layer, x: Any, block: Block) -> Any:

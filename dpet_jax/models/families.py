@@ -1,5 +1,6 @@
 """The residual networks that a config can name, from their keys to their shape."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -10,6 +11,12 @@ from dpet_jax.section import Count, Depth, Multiplier
 
 class _Residual(ModelSection):
     """What the residual families share; a channel count of theirs is a multiple."""
+
+    stem_kind: Literal["cifar", "imagenet"] = Field(
+        "cifar",
+        description="imagenet begins with a 7x7 convolution of stride 2 and a maximum, "
+        "as published weights do; for large images",
+    )
 
     def _network(
         self,
@@ -22,7 +29,9 @@ class _Residual(ModelSection):
         # brings Flax, for which reading a config need not wait
         from dpet_jax.models.resnet import ResidualNetwork
 
-        return ResidualNetwork(stem, channels, blocks, num_classes, image_shape[2])
+        return ResidualNetwork(
+            stem, channels, blocks, num_classes, image_shape[2], self.stem_kind
+        )
 
     def narrower(self, network: Any, share: float) -> Network:
         """Return a residual network with a share of another's channels, as deep.
@@ -40,12 +49,10 @@ class _Residual(ModelSection):
         def scaled(base: int) -> int:
             return min(base, scaled_channels(base, share, multiple))
 
-        narrow = type(network)(
-            scaled(network.stem),
-            tuple(map(scaled, network.channels)),
-            network.blocks,
-            network.num_classes,
-            network.in_channels,
+        narrow = replace(
+            network,
+            stem=scaled(network.stem),
+            channels=tuple(map(scaled, network.channels)),
         )
         if share < 1 and narrow == network:
             raise ValueError(

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
-from jax import nn
 from jaxtyping import Array, Float
 
-from dpet_jax.models.blocks import NORMS, Block, residual
+from dpet_jax.models.blocks import NORMS, Block, StemKind, residual
+from dpet_jax.models.blocks import stem as wired_stem
 from dpet_jax.models.conv import convolution
 from dpet_jax.models.network import Outputs, Params
 
@@ -47,6 +47,7 @@ def apply_folded(
     images: Float[Array, "b h w c"],
     *,
     dtype: str = "float32",
+    stem_kind: StemKind = "cifar",
 ) -> Outputs:
     """Run a residual network in evaluation mode, as its `apply` but for rounding.
 
@@ -55,6 +56,7 @@ def apply_folded(
         folded: From `fold`.
         images: A batch, normalised.
         dtype: Name of the dtype of convolutions.
+        stem_kind: How it begins.
 
     Returns:
         Logits and features.
@@ -70,7 +72,7 @@ def apply_folded(
 
         return layer
 
-    x = nn.relu(layers(folded)("stem", images.astype(dtype), 3, 1))
+    x = wired_stem(layers(folded), images.astype(dtype), stem_kind)
     for block in blocks:
         x = residual(layers(folded[block.name]), x, block)
     features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))

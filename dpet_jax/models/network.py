@@ -103,6 +103,40 @@ class Network(ABC):
             dtype: As for `apply`.
         """
 
+    @property
+    def head(self) -> str | None:
+        """Name of the last layer's parameters, a dense one that reads the features.
+
+        They are a dict of a kernel [d k] and a bias [k] at the top of the parameters;
+        everything else does not depend on the number of classes. None if the network
+        does not say, and then it cannot be taken to other classes.
+        """
+        return None
+
+    def with_classes(self, num_classes: int) -> "Network":
+        """Return the same network for another number of classes.
+
+        Raises:
+            ValueError: If it does not say which of its parameters depend on that.
+        """
+        del num_classes
+        raise ValueError(
+            f"{self.label} does not say which parameters are its last layer's; give "
+            f"{type(self).__name__} `head` and `with_classes`"
+        )
+
+    def shapes(self) -> dict[str, Any]:
+        """Return what has the shape and type of each array, by its flat name.
+
+        Names begin with "params/" and "batch_stats/"; see `weights.flatten`.
+        """
+        import jax
+
+        from dpet_jax.models.weights import flatten
+
+        params, stats = jax.eval_shape(self.init, jax.random.key(0))
+        return flatten({"params": params, "batch_stats": stats})
+
     def apply_in_primitives(
         self,
         params: Params,

@@ -1,7 +1,7 @@
 """The residual network of basic blocks, of any width and depth."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import flax.linen as nn
@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dpet_jax.models.blocks import NORMS, Block, residual, residual_blocks
+from dpet_jax.models.blocks import (
+    NORMS,
+    Block,
+    StemKind,
+    residual,
+    residual_blocks,
+)
+from dpet_jax.models.blocks import stem as wired_stem
 from dpet_jax.models.conv import convolution, native_convolution
 from dpet_jax.models.folded import apply_folded, fold
 from dpet_jax.models.network import Network, Outputs, Params
@@ -22,11 +29,13 @@ class ResidualNetwork(Network):
     """A residual network with explicit channels and blocks a stage.
 
     Attributes:
-        stem: Channels of the 3x3 stem convolution.
+        stem: Channels of the stem convolution.
         channels: Channels of each stage; all stages but the first halve the image.
         blocks: Basic blocks of each stage.
         num_classes: Outputs of the last layer.
         in_channels: Channels of the images.
+        stem_kind: "cifar" begins with a 3x3 convolution; "imagenet" with a 7x7 one of
+            stride 2 and a 3x3 maximum of stride 2.
     """
 
     stem: int
@@ -34,6 +43,7 @@ class ResidualNetwork(Network):
     blocks: tuple[int, ...]
     num_classes: int
     in_channels: int
+    stem_kind: StemKind = "cifar"
 
     def __post_init__(self) -> None:
         """Refuse a shape that is no network."""
@@ -61,6 +71,15 @@ class ResidualNetwork(Network):
     def num_features(self) -> int:
         """Width d of the penultimate layer."""
         return self.channels[-1]
+
+    @property
+    def head(self) -> str:
+        """Name of the last layer's parameters."""
+        return "head"
+
+    def with_classes(self, num_classes: int) -> "ResidualNetwork":
+        """Return the same network for another number of classes."""
+        return replace(self, num_classes=num_classes)
 
     @property
     def shape_of_blocks(self) -> tuple[Block, ...]:
@@ -176,7 +195,13 @@ class ResidualNetwork(Network):
         self, folded: Params, images: Float[Array, "b h w c"], *, dtype: str = "float32"
     ) -> Outputs:
         """Run the folded network; see `Network.apply_folded`."""
-        return apply_folded(self.shape_of_blocks, folded, images, dtype=dtype)
+        return apply_folded(
+            self.shape_of_blocks,
+            folded,
+            images,
+            dtype=dtype,
+            stem_kind=self.stem_kind,
+        )
 
 
 class _Conv(nn.Module):
@@ -241,9 +266,13 @@ class _ResNet(nn.Module):
     @nn.compact
     def __call__(self, x):
         network = self.network
-        x = x.astype(self.dtype)
-        x = _Conv(network.stem, 3, 1, self.dtype, self.convolve, name="stem")(x)
-        x = nn.relu(_Norm(self.train, self.dtype, name=NORMS["stem"])(x))
+
+        def layer(name, x, side, stride):
+            channels = network.stem
+            x = _Conv(channels, side, stride, self.dtype, self.convolve, name=name)(x)
+            return _Norm(self.train, self.dtype, name=NORMS[name])(x)
+
+        x = wired_stem(layer, x.astype(self.dtype), network.stem_kind)
         for block in network.shape_of_blocks:
             x = _Block(block, self.train, self.dtype, self.convolve, name=block.name)(x)
         features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))

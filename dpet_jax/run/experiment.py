@@ -16,12 +16,14 @@ from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_json, read_yaml
 from dpet_jax.models.network import Network
+from dpet_jax.pretrained.choice import table_lines
 from dpet_jax.run import build
 from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import (
     CONFIG,
     ENERGY,
     ENERGY_REPORT,
+    POOL,
     SUMMARY,
     RunFolder,
     reading,
@@ -30,11 +32,12 @@ from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.machine import pinned
+from dpet_jax.run.pretrained import begin, check_pool
 from dpet_jax.run.progress import Display
 from dpet_jax.run.segment import Segment
 from dpet_jax.run.summary import finish
 from dpet_jax.run.trainer import Parts
-from dpet_jax.training.learner import DeviceLearner, LearnerSpec
+from dpet_jax.training.learner import DeviceLearner
 from dpet_jax.training.state import StepSpec
 
 
@@ -98,7 +101,9 @@ def run(
             # refuses what the method cannot run on, before anything on disk changes
             config.method.start(build.build_pool(data), config.seed)
             model = build.build_model(config, data)
-        spec = build.build_learner_spec(config, model)
+            if config.pool is not None and not (resume and (path / POOL).exists()):
+                check_pool(config.pool, data, model)
+        build.build_learner_spec(config, model)  # refuses what no device can divide
         with closing(RunFolder(path)) as folder:
             if resume and folder.finished:
                 summary = read_json(path / SUMMARY)
@@ -112,13 +117,13 @@ def run(
             with closing(Segment(config, data, folder)) as segment, listening:
                 for warning in segment.warnings:
                     display.line(f"  warning: {warning}")
-                return _run_segment(config, data, spec, segment, meter, display, asked)
+                return _run_segment(config, data, model, segment, meter, display, asked)
 
 
 def _run_segment(
     config: Config,
     data: Data,
-    spec: LearnerSpec,
+    model: Network,
     segment: Segment,
     meter: EnergyMeter,
     display: Display,
@@ -130,11 +135,17 @@ def _run_segment(
         with reading(path):
             meter.resume(segment.energy)
     meter.keep_journal(path / ENERGY)
+    begun = begin(config, data, model, segment.folder, meter)
+    for line in table_lines(begun.decision):
+        display.line(f"  {line}")
+    spec = build.build_learner_spec(config, begun.network)
     with meter.window("data"):
-        learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
+        hyper = build.build_hyper(config)
+        learner = DeviceLearner(begun.data, spec, hyper, config.seed, begun.start)
     meter.accelerator = replace(meter.accelerator, barrier=learner.barrier)
     flops_per_step = learner.batch_size * learner.main.train_flops
     segment.start(config, data, flops_per_step, meter)
+    segment.begun_from(begun.decision, meter)
     with meter.window("compile"):
         for compilation in learner.compile():
             segment.compiled(compilation, meter)
@@ -155,11 +166,13 @@ def _run_segment(
             display=display,
             saver=segment.checkpoints,
             checkpoint_every_s=config.checkpoint.every_s,
-            facts=_facts(data, spec.step),
+            facts=_facts(begun.data, spec.step),
             interrupt=interrupt,
             seed=config.seed,
+            untrained=begun.untrained,
         )
     )
+    loop.at.counters.flops += begun.flops
     if segment.checkpoints.latest is not None:
         with meter.window("checkpoint"):
             loop.restore()

@@ -25,10 +25,13 @@ CORESET = "coreset.npz"
 GALLERY = "gallery.npz"
 LABEL_NOISE = "label_noise.npz"
 CHECKPOINTS = "checkpoints"
+#: The choice of a pre-trained network, and what the run starts from.
+POOL = "pool.json"
+START = "start.safetensors"
 
 _FILES = (
     *(EVENTS, SUMMARY, CONFIG, CORESET, GALLERY, LABEL_NOISE),
-    *(ENERGY, ENERGY_REPORT),
+    *(ENERGY, ENERGY_REPORT, POOL, START),
 )
 
 

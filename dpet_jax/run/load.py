@@ -37,6 +37,8 @@ class LoadedRun:
         image_shape: Height, width and channels that the run trained on.
         class_names: One name a class, in label order.
         dataset: Name of the data set.
+        mean: Per channel, of pixels in [0, 1], by which `apply_fn` normalises.
+        std: Per channel likewise.
         coreset: What coreset.npz holds (source_rows, labels, round, score, …); None for
             a method that chooses no coreset or a run that did not end.
     """
@@ -48,6 +50,8 @@ class LoadedRun:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     dataset: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     coreset: dict[str, np.ndarray] | None
 
 
@@ -102,6 +106,8 @@ def load_run(folder: str | Path) -> LoadedRun:
         image_shape=(height, width, channels),
         class_names=tuple(facts["class_names"]),
         dataset=facts["dataset"],
+        mean=tuple(facts["mean"]),
+        std=tuple(facts["std"]),
         coreset=_coreset(folder / CORESET),
     )
 

@@ -84,7 +84,7 @@ class Loop:
         Returns:
             What did.
         """
-        reason: StopReason | None = None
+        reason: StopReason | None = "finished" if self.parts.untrained else None
         while reason is None:
             if self.at.plan is None:
                 reason = self._before_chunk() or self._next_plan()

@@ -167,6 +167,17 @@ class Segment:
             **self._environment,
         )
 
+    def begun_from(self, decision: dict[str, Any], meter: EnergyMeter) -> None:
+        """Record what the run starts from, unless a checkpoint comes after that.
+
+        Args:
+            decision: How it was chosen; empty for a run without a pool.
+            meter: The run's.
+        """
+        if decision and self.checkpoints.latest is None:
+            spent = {"seconds": meter.seconds(), "wh": meter.wh()}
+            self.recorder.write("pool", time_s=meter.total_s, **spent, **decision)
+
     def compiled(self, compilation: Compilation, meter: EnergyMeter) -> None:
         """Record that a program is ready."""
         self.compilations.append(compilation)

@@ -16,6 +16,7 @@ from dpet_jax.run.folder import CORESET, ENERGY_REPORT, GALLERY, LABEL_NOISE, SU
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.machine import environment
+from dpet_jax.run.pretrained import summarise
 from dpet_jax.run.segment import Segment
 
 _GALLERY_SIZE = 32
@@ -97,6 +98,9 @@ def finish(
         **environment(),
         "memory": learner.memory(),
     }
+    pool = summarise(folder.path, summary)
+    if pool is not None:
+        summary["pool"] = pool
     folder.write_json(SUMMARY, summary)
     return read_json(folder.path / SUMMARY)
 
@@ -152,6 +156,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         "": f"{summary['wall_s']:.1f} in all, "
         f"{summary['wall_s_without_eval']:.1f} without evaluation",
     } | _printed_energy(summary)
+    rows |= _printed_pool(summary.get("pool"))
     rows["stopped by"] = summary["stopped_by"]
     for target in summary["targets"]:
         cost = "not reached"
@@ -181,6 +186,31 @@ def _printed_energy(summary: dict[str, Any]) -> dict[str, str]:
             f"{budget['spent_wh']:.4g} of {budget['wh']:g} Wh, evaluation excluded; "
             f"overshot by {budget['overshoot_wh']:.4g}"
         )
+    return rows
+
+
+def _printed_pool(pool: dict[str, Any] | None) -> dict[str, str]:
+    """Return what the run started from, and its cost with that of pre-training."""
+    if pool is None:
+        return {}
+    best, cost = pool["ranked"][0], pool["cost"]
+    text = (
+        f"{pool['chosen']} of {len(pool['ranked'])}, {pool['by']} {best['score']:.3f}"
+    )
+    if "card" in pool:
+        text += f" ({best['gain']:+.3f} over random features), {pool['start']}"
+    rows = {"started from": f"{text}; choosing took {cost['seconds']:.1f} s"}
+    shares = pool.get("with_pretraining", {})
+    for unit, name, scale in (("wh", "Wh", 1.0), ("flops", "TFLOPs", 1e12)):
+        share = shares.get(unit)
+        if share is not None:
+            uses = "   ".join(
+                f"over {uses} {share[uses] / scale:.4g}"
+                for uses in share
+                if uses != "without"
+            )
+            alone = f"{share['without'] / scale:.4g} without"
+            rows[f"pre-training, {name}"] = f"{alone}   {uses} uses"
     return rows
 
 

@@ -73,6 +73,7 @@ class Parts:
         facts: What a checkpoint holds about the run beside its position.
         interrupt: Whether someone asked the run to stop.
         seed: The run's seed.
+        untrained: Whether the network stays as it starts, and the method plans nothing.
     """
 
     method: Method
@@ -88,3 +89,4 @@ class Parts:
     facts: dict[str, Any]
     interrupt: Interrupt
     seed: int
+    untrained: bool = False

@@ -23,7 +23,7 @@ class Average(NamedTuple):
     mean: Any
 
 
-def start(weights: Any) -> Average:
+def new_average(weights: Any) -> Average:
     """Return the average before the first step.
 
     Args:

@@ -71,6 +71,21 @@ class LearnerSpec:
     auxiliary: tuple[ModelHandle, Network] | None = None
 
 
+class Start(NamedTuple):
+    """What a network starts from that was trained before.
+
+    Attributes:
+        params: Parameters of its layers; those that are left out are drawn.
+        stats: Running statistics.
+        old_rate: float32, learning rate of all layers but the last over that of the
+            last.
+    """
+
+    params: Any
+    stats: Any
+    old_rate: Any
+
+
 #: What this process has made the programs of, and called once.
 _rehearsed: set[Hashable] = set()
 
@@ -90,6 +105,7 @@ class DeviceLearner:
         hyper: Traced numbers of training, the same for every network; each plan sets
             the schedule's horizon.
         seed: Decides parameters, augmentation and batches.
+        start: What the main network starts from; drawn by default.
 
     Attributes:
         main: The network that the run is about; the loop alone trains it.
@@ -102,7 +118,14 @@ class DeviceLearner:
             has not done yet, so that the first run does not pay for those after it.
     """
 
-    def __init__(self, data: Data, spec: LearnerSpec, hyper: Hyper, seed: int) -> None:
+    def __init__(
+        self,
+        data: Data,
+        spec: LearnerSpec,
+        hyper: Hyper,
+        seed: int,
+        start: Start | None = None,
+    ) -> None:
         self._data = data
         self._spec = spec
         self._seed = seed
@@ -115,7 +138,8 @@ class DeviceLearner:
             "validation": data.validation_rows,
             "test": data.test_rows,
         }
-        self._models = {MAIN: self._network(spec.step, hyper)}
+        main = hyper if start is None else hyper._replace(old_rate=start.old_rate)
+        self._models = {MAIN: self._network(spec.step, main, start)}
         if spec.auxiliary is not None:
             handle, auxiliary = spec.auxiliary
             # nobody evaluates it
@@ -130,13 +154,21 @@ class DeviceLearner:
         self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
         self.compiling: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def _network(self, step: StepSpec, hyper: Hyper) -> DeviceNetwork:
+    def _network(
+        self, step: StepSpec, hyper: Hyper, start: Start | None = None
+    ) -> DeviceNetwork:
         batch = self._spec.score_batch_size
         score = ScoreSpec(
             step.model, self._compiled_scores, batch, step.dtype, step.mesh
         )
         return DeviceNetwork(
-            step, score, self._device_data, self._data.num_train, hyper, self._seed
+            step,
+            score,
+            self._device_data,
+            self._data.num_train,
+            hyper,
+            self._seed,
+            None if start is None else (start.params, start.stats),
         )
 
     @property

@@ -57,6 +57,9 @@ class DeviceNetwork:
         hyper: Traced numbers of training; each plan sets the schedule's horizon, and
             may set its peak.
         seed: Decides the parameters and the augmentation.
+        start: What it starts from in place of drawn parameters, now and when a plan
+            starts it anew: parameters, without those layers that are drawn, and running
+            statistics.
 
     Attributes:
         plans: Plans begun so far.
@@ -71,6 +74,7 @@ class DeviceNetwork:
         num_train: int,
         hyper: Hyper,
         seed: int,
+        start: tuple[Any, Any] | None = None,
     ) -> None:
         self.plans, self.seed = 0, seed
         self._step = step
@@ -85,6 +89,7 @@ class DeviceNetwork:
         self._hyper = hyper
         self._peak = float(hyper.schedule.peak)
         self._replicated = NamedSharding(step.mesh, PartitionSpec())
+        self._start = None if start is None else self._put(start)
         self._key = self._put(jax.random.key(seed))
         self._row_capacity = -(-num_train // step.batch_size) * step.batch_size
         rows = data.labels.shape[0]
@@ -303,6 +308,7 @@ class DeviceNetwork:
             key,
             margins=step.margins,
             averaged=step.averaged,
+            start=self._start,
         )
         return self._put(drawn)
 

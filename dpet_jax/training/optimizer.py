@@ -108,6 +108,8 @@ def update(
     grads: Any,
     opt_state: Any,
     params: Any,
+    old_rate: Any = None,
+    head: str | None = None,
 ) -> tuple[Any, Any]:
     """Take one optimizer step.
 
@@ -118,6 +120,9 @@ def update(
         grads: Gradient of the loss, without decay.
         opt_state: State of `init_optimizer`.
         params: Parameters.
+        old_rate: Learning rate of all layers but the last over that of the last; None
+            leaves them alike.
+        head: Name of the last layer's parameters.
 
     Returns:
         New parameters and new optimizer state.
@@ -129,6 +134,11 @@ def update(
     # optax raises a float to its int32 count, which strict promotion would refuse
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = transform.update(grads, opt_state, params)
+    if old_rate is not None:
+        updates = {
+            name: layer if name == head else jax.tree.map(lambda u: old_rate * u, layer)
+            for name, layer in updates.items()
+        }
     return optax.apply_updates(params, updates), opt_state
 
 

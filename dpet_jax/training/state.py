@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
 
 from dpet_jax.models.network import Network
 from dpet_jax.scores.forgetting import NEVER_LEARNED
-from dpet_jax.training.average import Average, start
+from dpet_jax.training.average import Average, new_average
 from dpet_jax.training.optimizer import OptimizerSection, init_optimizer
 from dpet_jax.training.schedule import BUILT_IN, ScheduleSection
 
@@ -104,10 +104,23 @@ def init_state(
     *,
     margins: bool = False,
     averaged: bool = False,
+    start: tuple[Any, Any] | None = None,
 ) -> TrainState:
-    """Draw a fresh network with a zeroed optimizer and empty tables."""
+    """Draw a fresh network with a zeroed optimizer and empty tables.
+
+    Args:
+        model: The network.
+        optimizer: The optimizer, without its numbers.
+        num_examples: Rows of the tables.
+        key: Decides the parameters and the augmentation.
+        margins: Whether there is a table of margins.
+        averaged: Whether there is an average of the weights.
+        start: Parameters, by the layers that are not drawn, and running statistics.
+    """
     init_key, step_key = jax.random.split(key)
     params, batch_stats = model.init(init_key)
+    if start is not None:
+        params, batch_stats = {**params, **start[0]}, start[1]
     return TrainState(
         params=params,
         batch_stats=batch_stats,
@@ -118,7 +131,7 @@ def init_state(
         correct=jnp.zeros(num_examples, bool),
         forgetting=jnp.full(num_examples, NEVER_LEARNED, jnp.int32),
         margins=jnp.full(num_examples, jnp.inf, jnp.float32) if margins else None,
-        average=start({"params": params, "batch_stats": batch_stats})
+        average=new_average({"params": params, "batch_stats": batch_stats})
         if averaged
         else None,
     )

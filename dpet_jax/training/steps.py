@@ -30,6 +30,8 @@ class Hyper(NamedTuple):
         ema: Share of the average of the weights that stays; None without one.
         quantize_from: Share of the schedule after which kernels are rounded; None
             where they never are.
+        old_rate: Learning rate of all layers but the last over that of the last; None,
+            which costs nothing, where they are alike.
     """
 
     schedule: Schedule
@@ -38,6 +40,7 @@ class Hyper(NamedTuple):
     augmentation: Augmentation
     ema: Float32[Array, ""] | None = None
     quantize_from: Float32[Array, ""] | None = None
+    old_rate: Float32[Array, ""] | None = None
 
 
 class ChunkStats(NamedTuple):
@@ -161,7 +164,14 @@ def train_step(
     losses, correct, margins = visited
     rate = learning_rate(hyper.schedule, visits, spec.schedules)
     params, opt_state = update(
-        spec.optimizer, hyper.optimizer, rate, grads, state.opt_state, state.params
+        spec.optimizer,
+        hyper.optimizer,
+        rate,
+        grads,
+        state.opt_state,
+        state.params,
+        hyper.old_rate,
+        spec.model.head,
     )
     average = state.average
     if average is not None and hyper.ema is not None:

@@ -17,7 +17,7 @@ from fakes.networks import (
 from dpet_jax.config.load import validate
 from dpet_jax.methods.base import PROXY, Plan, Span
 from dpet_jax.run import build
-from dpet_jax.training.average import moved, start
+from dpet_jax.training.average import moved, new_average
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import DeviceLearner
 
@@ -39,7 +39,7 @@ def ema_of(course, decay):
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.8, 0.999])
 def test_it_is_a_mean_at_first_and_then_forgets(decay, steps):
     drawn = jnp.full((2, 3), 7.0)
-    average = start({"a": drawn})
+    average = new_average({"a": drawn})
     for new in COURSE[:steps]:
         average = moved(average, {"a": jnp.asarray(new)}, jnp.float32(decay))
     expected = ema_of(COURSE[:steps], decay) if steps else drawn
