@@ -1,4 +1,4 @@
-"""The command line: run, compare, report, energy, predict, pool, show, list, doctor."""
+"""The command line: run, compare, report, energy, predict, export, pool and more."""
 
 import argparse
 import json
@@ -174,7 +174,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     predict = add("predict", "Classify new images with the model of a finished run.")
-    predict.add_argument("run", type=_path, help="a run folder")
+    predict.add_argument(
+        "run", type=_path, help="a run folder, or a file that dpet export has written"
+    )
     predict.add_argument(
         "--data",
         type=_path,
@@ -185,6 +187,22 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--csv", type=_path, help="write the table here instead of printing it"
     )
+
+    exporting = add("export", "Write the model of a finished run into one file.")
+    exporting.add_argument("run", type=_path, help="a run folder")
+    form = exporting.add_mutually_exclusive_group(required=True)
+    for name, what in (
+        ("int8", "kernels as whole numbers, a scale for each output channel"),
+        ("bf16", "parameters as bfloat16"),
+        ("f32", "as they were trained"),
+    ):
+        form.add_argument(
+            f"--{name}", dest="form", action="store_const", const=name, help=what
+        )
+    exporting.add_argument(
+        "--out", type=_path, required=True, help="the .safetensors file"
+    )
+    exporting.add_argument("--licence", help="under which it may be used")
 
     _add_pool(add("pool", "Keep pre-trained networks, and rank them for a data set."))
 
@@ -428,6 +446,15 @@ def _energy(options: Any, rest: list[str], console: Console) -> int:
     return 0
 
 
+def _export(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    from dpet_jax.run.export import export
+
+    written = export(options.run, options.form, options.out, options.licence)
+    console.out(str(written), highlight=False)
+    return 0
+
+
 def _predict(options: Any, rest: list[str], console: Console) -> int:
     del rest
     use_compilation_cache()
@@ -506,6 +533,7 @@ COMMANDS: dict[str, Command] = {
     "report": _report,
     "energy": _energy,
     "predict": _predict,
+    "export": _export,
     "pool": _pool,
     "show": _show,
     "list": _list,

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from dpet_jax.errors import UserError
 from dpet_jax.models.network import Network, network_from_json
+from dpet_jax.models.packed import Form, unpacked
 from dpet_jax.models.weights import (
     Arrays,
     WeightsError,
@@ -67,6 +68,7 @@ class Card(Section):
         joules_per_image: Of a training visit, as measured there; None if it was not.
         accuracy: On the test split of its task; None where nobody knows.
         training: What it has cost.
+        form: In which its arrays are stored.
         licence: Under which it may be used; None where nobody says.
         origin: Where it comes from: "run …", a file's name or an id on the hub.
         fingerprint: SHA-256 of its arrays.
@@ -91,6 +93,7 @@ class Card(Section):
     joules_per_image: float | None = None
     accuracy: float | None = None
     training: Training = Training()
+    form: Form = "f32"
     licence: str | None = None
     origin: str
     fingerprint: str = ""
@@ -200,7 +203,7 @@ class ModelPool:
 
 
 def load_network(path: Path) -> tuple[Card, Network, Arrays]:
-    """Read a network from a file with a card.
+    """Read a network from a file with a card, its arrays as float32.
 
     Raises:
         UserError: If it is no such file, is damaged or cannot be rebuilt.
@@ -214,6 +217,7 @@ def load_network(path: Path) -> tuple[Card, Network, Arrays]:
             f"{path}: its network cannot be rebuilt: {error}; install what it needs, "
             f"or take it out with: dpet pool remove {card.name}"
         ) from error
+    arrays = unpacked(arrays)
     check_names(path, arrays, network.shapes(), network.label)
     return card, network, arrays
 

@@ -1,4 +1,4 @@
-"""A finished (or interrupted) run, back in Python."""
+"""The model of a run, finished or interrupted or exported, back in Python."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +17,8 @@ from dpet_jax.errors import UserError
 from dpet_jax.files import read_npz, read_yaml
 from dpet_jax.methods.base import MAIN
 from dpet_jax.models.network import Network, network_from_json
+from dpet_jax.models.weights import nest
+from dpet_jax.pretrained.pool import load_network
 from dpet_jax.run.folder import CHECKPOINTS, CONFIG, CORESET, reading
 from dpet_jax.training.checkpoint import Checkpoints
 
@@ -55,43 +57,65 @@ class LoadedRun:
     coreset: dict[str, np.ndarray] | None
 
 
-def load_run(folder: str | Path) -> LoadedRun:
-    """Load the latest checkpoint of a run.
+def load_run(source: str | Path) -> LoadedRun:
+    """Load the model of a run: of its latest checkpoint, or of an exported file.
 
     Args:
-        folder: A run folder, such as runs/quickstart/seed0.
+        source: A run folder, such as runs/quickstart/seed0, or a .safetensors file that
+            `dpet export` wrote or that lies in a pool.
 
     Raises:
-        UserError: If the folder holds no checkpoint, or the class of its network
-            cannot be imported.
+        UserError: If the folder holds no checkpoint, the file is damaged, or the class
+            of its network cannot be imported.
     """
-    folder = Path(folder)
-    if not (folder / CHECKPOINTS).is_dir():
+    source = Path(source)
+    if source.is_file():
+        return _of_file(source)
+    if not (source / CHECKPOINTS).is_dir():
         raise UserError(
-            f"{folder}: holds no run; give a run folder such as runs/quickstart/seed0"
+            f"{source}: holds no run; give a run folder such as runs/quickstart/seed0, "
+            "or a file that dpet export has written"
         )
     with (
-        reading(folder),
-        closing(Checkpoints(folder / CHECKPOINTS, read_only=True)) as checkpoints,
+        reading(source),
+        closing(Checkpoints(source / CHECKPOINTS, read_only=True)) as checkpoints,
     ):
         if checkpoints.latest is None:
             raise UserError(
-                f"{folder}: the run has no checkpoint yet; let it run on, with --resume"
+                f"{source}: the run has no checkpoint yet; let it run on, with --resume"
             )
         checkpoints.check_whole()
         facts = checkpoints.read_meta()["facts"]
-        model = _network(folder, facts["model"])
+        model = _network(source, facts["model"])
         # in runs of an earlier version the last weights were evaluated
         like = _like(model)
         if facts.get("transforms_weights", False):
-            state = checkpoints.read_part(MAIN, {"evaluated": like})["evaluated"]
+            weights = checkpoints.read_part(MAIN, {"evaluated": like})["evaluated"]
         else:
-            state = checkpoints.read_part(MAIN, like)
-    mean, std = (jnp.array(facts[key], jnp.float32) for key in ("mean", "std"))
-    batch_stats = state["batch_stats"]
-
+            weights = checkpoints.read_part(MAIN, like)
     # runs of an earlier version recorded it in their config alone
-    dtype = facts.get("compute_dtype") or _dtype_of(folder)
+    dtype = facts.get("compute_dtype") or _dtype_of(source)
+    return _loaded(model, weights, dtype, facts, _coreset(source / CORESET))
+
+
+def _of_file(path: Path) -> LoadedRun:
+    card, model, arrays = load_network(path)
+    tree = jax.tree.map(jnp.asarray, nest(arrays))
+    weights = {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
+    names = card.class_names or tuple(map(str, range(card.num_classes)))
+    facts = card.model_dump() | {"class_names": names, "dataset": card.task}
+    return _loaded(model, weights, card.compute_dtype, facts, None)
+
+
+def _loaded(
+    model: Network,
+    weights: dict[str, Any],
+    dtype: str,
+    facts: dict[str, Any],
+    coreset: dict[str, np.ndarray] | None,
+) -> LoadedRun:
+    mean, std = (jnp.array(facts[key], jnp.float32) for key in ("mean", "std"))
+    batch_stats = weights["batch_stats"]
 
     def apply_fn(params, images):
         normalised = normalise(jnp.asarray(images), mean, std)
@@ -100,7 +124,7 @@ def load_run(folder: str | Path) -> LoadedRun:
     height, width, channels = facts["image_shape"]
     return LoadedRun(
         apply_fn=apply_fn,
-        params=state["params"],
+        params=weights["params"],
         batch_stats=batch_stats,
         model=model,
         image_shape=(height, width, channels),
@@ -108,7 +132,7 @@ def load_run(folder: str | Path) -> LoadedRun:
         dataset=facts["dataset"],
         mean=tuple(facts["mean"]),
         std=tuple(facts["std"]),
-        coreset=_coreset(folder / CORESET),
+        coreset=coreset,
     )
 
 

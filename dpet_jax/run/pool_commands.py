@@ -25,7 +25,7 @@ def add(pool: ModelPool, source: str, name: str, told: Any) -> Lines:
         UserError: If there is none, or the pool has one of that name.
     """
     if (Path(source) / CONFIG).exists():
-        from dpet_jax.run.pretrained import card_of_run
+        from dpet_jax.run.pretrained import card_to_pool
 
         beside = told._asdict() | {"licence": None}
         given = [f"--{key}" for key, value in beside.items() if value is not None]
@@ -33,7 +33,7 @@ def add(pool: ModelPool, source: str, name: str, told: Any) -> Lines:
             raise UserError(
                 f"{given[0]}: {source} is a run, which knows that itself; drop it"
             )
-        card, arrays = card_of_run(Path(source), name, told.licence)
+        card, arrays = card_to_pool(Path(source), name, told.licence)
     else:
         from dpet_jax.pretrained.external import read_external
 

@@ -63,18 +63,18 @@ class Prediction(NamedTuple):
             ) from error
 
 
-def predict(folder: Path, source: Path) -> Prediction:
+def predict(model: Path, source: Path) -> Prediction:
     """Classify new images with the model of a run.
 
     Args:
-        folder: A run folder.
+        model: A run folder, or a file that `dpet export` wrote.
         source: An .npz file or a folder of pictures; see `read_new_images`.
 
     Raises:
         UserError: If the run or the images cannot be read.
     """
     with pinned():
-        run = load_run(folder)
+        run = load_run(model)
         new = read_new_images(source, run.image_shape, run.class_names)
         probabilities = _probabilities(run, new)
     labels = probabilities.argmax(axis=1).astype(np.int32)

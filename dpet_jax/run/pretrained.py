@@ -87,8 +87,8 @@ class Beginning:
 # into the pool
 
 
-def card_of_run(folder: Path, name: str, licence: str | None) -> tuple[Card, Arrays]:
-    """Describe the network of a finished run.
+def card_to_pool(folder: Path, name: str, licence: str | None) -> tuple[Card, Arrays]:
+    """Describe the network of a finished run for others to start from.
 
     Args:
         folder: The run's.
@@ -96,8 +96,25 @@ def card_of_run(folder: Path, name: str, licence: str | None) -> tuple[Card, Arr
         licence: Under which it may be used.
 
     Raises:
-        UserError: If there is no such run, it has not ended, or its network cannot be
-            taken to other classes.
+        UserError: As `card_of_run`, or if it cannot be taken to other classes.
+    """
+    card, arrays = card_of_run(folder, name, licence)
+    network = network_from_json(card.network)
+    if network.head is None:
+        with_classes_or_refuse(network)
+    return card, arrays
+
+
+def card_of_run(folder: Path, name: str, licence: str | None) -> tuple[Card, Arrays]:
+    """Describe the network of a finished run.
+
+    Args:
+        folder: The run's.
+        name: Of the network.
+        licence: Under which it may be used.
+
+    Raises:
+        UserError: If there is no such run, or it has not ended.
     """
     run = load_run(folder)
     if not (folder / SUMMARY).exists():
@@ -106,8 +123,6 @@ def card_of_run(folder: Path, name: str, licence: str | None) -> tuple[Card, Arr
             "it then"
         )
     network = run.model
-    if network.head is None:
-        with_classes_or_refuse(network)
     with reading(folder):
         config, summary = read_yaml(folder / CONFIG), read_json(folder / SUMMARY)
         energy, visits = summary["energy"], summary["executed_visits"]
