@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float, Float32, Key
+from pydantic import Field
 
 from dpet_jax.section import Kind, import_from, import_path
 
@@ -234,7 +235,10 @@ class ModelSection(Kind):
     import path, `model: {kind: my_package.my_module:MyModel}`.
     """
 
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="auto: the fastest one here whose first step points as float32's",
+    )
 
     @abstractmethod
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:

@@ -71,7 +71,7 @@ def build_model(config: schema.Config, data: Data) -> Network:
         model,
         data.image_shape,
         *batches,
-        config.model.compute_dtype,
+        dtype_of(config),
         copies=config.train.ema is not None,
     )
     return model
@@ -130,7 +130,7 @@ def build_learner_spec(
         model,
         without_numbers(config.train.optimizer),
         config.train.batch_size,
-        config.model.compute_dtype,
+        dtype_of(config),
         mesh,
         schedules_with(config.train.schedule),
         margins=config.method.asks_margins,
@@ -162,6 +162,12 @@ def build_hyper(config: schema.Config) -> Hyper:
         ema=None if train.ema is None else _single(train.ema),
         quantize_from=None if quantize is None else _single(quantize.start),
     )
+
+
+def dtype_of(config: schema.Config) -> str:
+    """Return the precision; float32, the dearest, where it is still to be chosen."""
+    dtype = config.model.compute_dtype
+    return "float32" if dtype == "auto" else dtype
 
 
 # The records of traced values are annotated with JAX's arrays; before they go to the

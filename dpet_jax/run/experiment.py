@@ -32,6 +32,7 @@ from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.machine import pinned
+from dpet_jax.run.precision import said, settled
 from dpet_jax.run.pretrained import begin, check_pool
 from dpet_jax.run.progress import Display
 from dpet_jax.run.segment import Segment
@@ -135,6 +136,9 @@ def _run_segment(
         with reading(path):
             meter.resume(segment.energy)
     meter.keep_journal(path / ENERGY)
+    config, precision = settled(config, data, model, segment.folder, meter)
+    if precision:
+        display.line(f"  {said(precision)}")
     begun = begin(config, data, model, segment.folder, meter)
     for line in table_lines(begun.decision):
         display.line(f"  {line}")
@@ -145,7 +149,8 @@ def _run_segment(
     meter.accelerator = replace(meter.accelerator, barrier=learner.barrier)
     flops_per_step = learner.batch_size * learner.main.train_flops
     segment.start(config, data, flops_per_step, meter)
-    segment.begun_from(begun.decision, meter)
+    segment.chose("precision", precision, meter)
+    segment.chose("pool", begun.decision, meter)
     with meter.window("compile"):
         for compilation in learner.compile():
             segment.compiled(compilation, meter)
@@ -172,7 +177,7 @@ def _run_segment(
             untrained=begun.untrained,
         )
     )
-    loop.at.counters.flops += begun.flops
+    loop.at.counters.flops += begun.flops + int(precision.get("flops", 0))
     if segment.checkpoints.latest is not None:
         with meter.window("checkpoint"):
             loop.restore()

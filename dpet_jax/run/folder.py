@@ -28,10 +28,12 @@ CHECKPOINTS = "checkpoints"
 #: The choice of a pre-trained network, and what the run starts from.
 POOL = "pool.json"
 START = "start.safetensors"
+#: The choice of a precision.
+PRECISION = "precision.json"
 
 _FILES = (
     *(EVENTS, SUMMARY, CONFIG, CORESET, GALLERY, LABEL_NOISE),
-    *(ENERGY, ENERGY_REPORT, POOL, START),
+    *(ENERGY, ENERGY_REPORT, POOL, PRECISION, START),
 )
 
 

@@ -41,6 +41,7 @@ class LoadedRun:
         dataset: Name of the data set.
         mean: Per channel, of pixels in [0, 1], by which `apply_fn` normalises.
         std: Per channel likewise.
+        compute_dtype: Name of the dtype in which `apply_fn` computes.
         coreset: What coreset.npz holds (source_rows, labels, round, score, …); None for
             a method that chooses no coreset or a run that did not end.
     """
@@ -54,6 +55,7 @@ class LoadedRun:
     dataset: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    compute_dtype: str
     coreset: dict[str, np.ndarray] | None
 
 
@@ -132,6 +134,7 @@ def _loaded(
         dataset=facts["dataset"],
         mean=tuple(facts["mean"]),
         std=tuple(facts["std"]),
+        compute_dtype=dtype,
         coreset=coreset,
     )
 

@@ -48,6 +48,7 @@ from dpet_jax.pretrained.probe import (
     ridge_head,
     stratified,
 )
+from dpet_jax.run.build import dtype_of
 from dpet_jax.run.folder import CONFIG, POOL, START, SUMMARY, RunFolder, reading
 from dpet_jax.run.load import load_run
 from dpet_jax.training.learner import Start
@@ -144,7 +145,7 @@ def card_of_run(folder: Path, name: str, licence: str | None) -> tuple[Card, Arr
             image_shape=run.image_shape,
             mean=tuple(run.mean),
             std=tuple(run.std),
-            compute_dtype=config["model"]["compute_dtype"],
+            compute_dtype=run.compute_dtype,
             num_parameters=sum(parameters),
             flops_per_image=network.forward_flops(height, width),
             joules_per_image=joules,
@@ -285,7 +286,7 @@ def _probe(
     normalisation: Normalisation,
     compiling: Compiling,
 ) -> Probe:
-    batch, dtype = config.evaluate.batch_size, config.model.compute_dtype
+    batch, dtype = config.evaluate.batch_size, dtype_of(config)
     return Probe(network, arrays, normalisation, dtype, batch, compiling)
 
 
@@ -388,7 +389,7 @@ def _prepare(
     target = network.with_classes(data.num_classes)
     height, width, _ = data.image_shape
     batches = config.train.batch_size, config.evaluate.batch_size
-    check_memory(target, data.image_shape, *batches, config.model.compute_dtype)
+    check_memory(target, data.image_shape, *batches, dtype_of(config))
     body = {n: a for n, a in arrays.items() if not _of_head(n, network)}
     flops = decision["flops"]
     if section.start != "finetune":

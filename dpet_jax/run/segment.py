@@ -167,16 +167,17 @@ class Segment:
             **self._environment,
         )
 
-    def begun_from(self, decision: dict[str, Any], meter: EnergyMeter) -> None:
-        """Record what the run starts from, unless a checkpoint comes after that.
+    def chose(self, what: str, decision: dict[str, Any], meter: EnergyMeter) -> None:
+        """Record what was chosen before training, unless a checkpoint comes after it.
 
         Args:
-            decision: How it was chosen; empty for a run without a pool.
+            what: Name of the event.
+            decision: How it was chosen; empty where the config says it.
             meter: The run's.
         """
         if decision and self.checkpoints.latest is None:
             spent = {"seconds": meter.seconds(), "wh": meter.wh()}
-            self.recorder.write("pool", time_s=meter.total_s, **spent, **decision)
+            self.recorder.write(what, time_s=meter.total_s, **spent, **decision)
 
     def compiled(self, compilation: Compilation, meter: EnergyMeter) -> None:
         """Record that a program is ready."""

@@ -12,10 +12,18 @@ from dpet_jax.methods.base import Coreset
 from dpet_jax.methods.coreset import coreset_arrays
 from dpet_jax.run.costs import NEGLIGIBLE_S
 from dpet_jax.run.energy_report import run_report
-from dpet_jax.run.folder import CORESET, ENERGY_REPORT, GALLERY, LABEL_NOISE, SUMMARY
+from dpet_jax.run.folder import (
+    CORESET,
+    ENERGY_REPORT,
+    GALLERY,
+    LABEL_NOISE,
+    PRECISION,
+    SUMMARY,
+)
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.machine import environment
+from dpet_jax.run.precision import said
 from dpet_jax.run.pretrained import summarise
 from dpet_jax.run.segment import Segment
 
@@ -98,6 +106,8 @@ def finish(
         **environment(),
         "memory": learner.memory(),
     }
+    if (folder.path / PRECISION).exists():
+        summary["precision"] = read_json(folder.path / PRECISION)
     pool = summarise(folder.path, summary)
     if pool is not None:
         summary["pool"] = pool
@@ -156,6 +166,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         "": f"{summary['wall_s']:.1f} in all, "
         f"{summary['wall_s_without_eval']:.1f} without evaluation",
     } | _printed_energy(summary)
+    if "precision" in summary:
+        rows["precision"] = said(summary["precision"]).removeprefix("precision: ")
     rows |= _printed_pool(summary.get("pool"))
     rows["stopped by"] = summary["stopped_by"]
     for target in summary["targets"]:
