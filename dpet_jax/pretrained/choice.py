@@ -178,7 +178,9 @@ def _number(value: float | None, form: str) -> str:
 USES = (1, 10, 100)
 
 
-def amortised(spent: float | None, pretraining: float | None) -> dict[str, Any] | None:
+def amortised(
+    spent: int | float | None, pretraining: int | float | None
+) -> dict[str, Any] | None:
     """Return what a run has cost with its share of pre-training, by number of uses.
 
     Args:

@@ -247,7 +247,7 @@ def rank(
     pool = ModelPool(section.path)
     for name in pool.names():
         card, network, arrays = pool.load(name)
-        problem, note = _fit(card, network, data)
+        problem, note = fit(card, network, data)
         if problem is not None:
             forward = card.flops_per_image
             candidates.append(
@@ -278,7 +278,7 @@ def _normalisation(card: Card) -> Normalisation:
     return Normalisation(*(np.array(v, np.float32) for v in (card.mean, card.std)))
 
 
-def _fit(card: Card, network: Network, data: Data) -> tuple[str | None, str | None]:
+def fit(card: Card, network: Network, data: Data) -> tuple[str | None, str | None]:
     """Return why a network cannot start a run on the data, and what to know if it can.
 
     Images stay as the run has them: features are measured at the size at which the
@@ -288,7 +288,9 @@ def _fit(card: Card, network: Network, data: Data) -> tuple[str | None, str | No
     if network.head is None:
         return "does not say which parameters are its last layer's", None
     if network.in_channels != channels:
-        return f"reads {network.in_channels} channels, the images have {channels}", None
+        count = network.in_channels
+        plural = "" if count == 1 else "s"
+        return f"reads {count} channel{plural}, but images have {channels}", None
     trained = card.image_shape[:2]
     if trained == (height, width):
         return None, None
