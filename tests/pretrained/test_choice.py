@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from dpet_jax.errors import UserError
 from dpet_jax.pretrained.choice import (
     SCRATCH,
     Candidate,
@@ -64,6 +65,14 @@ def test_one_that_cannot_start_the_run_is_told_and_never_chosen():
     assert row(decision, "odd")["verdict"] == "reads 1 channel"
     assert row(decision, "odd")["predicted_energy"] is None
     assert decision["ranked"][-1]["name"] == "odd"
+
+
+def test_one_that_the_config_names_is_chosen_whatever_it_gains():
+    decision = chosen(Candidate("a", "x", 0.1, 5000), network="a")
+    assert decision["chosen"] == decision["ranked"][0]["name"] == "a"
+    odd = Candidate("odd", "x", None, 10, problem="reads 1 channel")
+    with pytest.raises(UserError, match=r"^pool\.network: 'odd' reads 1 channel; "):
+        chosen(odd, network="odd")
 
 
 def test_scores_far_apart_stay_finite():

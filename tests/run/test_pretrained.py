@@ -1,7 +1,6 @@
 """Runs that start from a pool: the choice, the start, resumption, the commands."""
 
 import shutil
-from dataclasses import replace
 
 import jax
 import numpy as np
@@ -17,7 +16,6 @@ from dpet_jax.models.weights import nest, read_weights
 from dpet_jax.pretrained.external import Told
 from dpet_jax.pretrained.pool import ModelPool
 from dpet_jax.run import experiment, pool_commands
-from dpet_jax.run.build import build_data
 from dpet_jax.run.folder import read_events
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.pretrained import fit
@@ -208,16 +206,13 @@ def test_from_scratch_it_is_the_run_without_a_pool(
 
 def test_a_network_of_other_channels_or_size_is_told(home):
     card, network, _ = ModelPool(home / "pool").load("digits")
-    data = build_data(config("x"))
-    assert fit(card, network, data) == (None, None)
-    larger = replace(data, images=np.zeros((1, 12, 12, 1), np.uint8))
-    problem, note = fit(card, network, larger)
+    assert fit(card, network, (8, 8, 1)) == (None, None)
+    problem, note = fit(card, network, (12, 12, 1))
     assert problem is None
     assert note.startswith("trained on 8 x 8 pixels, here 12 x 12; data.image_size: 8")
-    colour = replace(data, images=np.zeros((1, 8, 8, 3), np.uint8))
-    assert fit(card, network, colour) == ("reads 1 channel, but images have 3", None)
-    own = MlpModel().build(10, (8, 8, 1))
-    assert "last layer" in fit(card, own, data)[0]
+    told = "reads 1 channel, but images have 3"
+    assert fit(card, network, (8, 8, 3)) == (told, None)
+    assert "last layer" in fit(card, MlpModel().build(10, (8, 8, 1)), (8, 8, 1))[0]
 
 
 def test_what_cannot_be_chosen_by_is_refused_before_anything_is_made(home, tmp_path):
