@@ -139,6 +139,7 @@ def device_network(
     seed: int = 0,
     num_devices: int = 1,
     margins: bool = False,
+    start: Any = None,
 ) -> DeviceNetwork:
     """Put a network on the device beside `device_data`, and compile its programs.
 
@@ -155,6 +156,6 @@ def device_network(
         Augmentation(np.int32(1), np.bool_(True), np.int32(0)),
     )
     data = jax.device_put(device_data(), NamedSharding(mesh, PartitionSpec()))
-    made = DeviceNetwork(step, score, data, NUM_TRAIN, hyper, seed)
+    made = DeviceNetwork(step, score, data, NUM_TRAIN, hyper, seed, start)
     list(made.compile())
     return made
