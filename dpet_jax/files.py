@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,22 +42,12 @@ def appearing(path: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: At the end, if `path` exists by then.
     """
-    handle, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         path.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """Return what files are made without, which can only be read by setting it."""
-    mask = os.umask(0o22)
-    os.umask(mask)
-    return mask
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

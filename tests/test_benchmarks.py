@@ -23,6 +23,7 @@ TOY = {
     ],
     "bench_export": ["--toy", "--predictions=600", "--repeats=1"],
     "bench_overhead": ["--toy"],
+    "bench_pool": ["--toy", "--seeds=0"],
     "bench_scores": [*_TINY, "--widths=1", "--examples=10", "--batch=4", "--select=3"],
     "bench_selection": [
         *("--toy", "--per-class=40", "--select=6", "--passes=0.1", "--repeats=1"),
@@ -46,7 +47,8 @@ def test_every_benchmark_has_a_toy_size():
 #: Seconds of compilation each; what they time, the pieces of the GPU suite run too.
 _LONG = (
     *("bench_compile", "bench_coreset", "bench_epoch", "bench_gradient_norms"),
-    *("bench_export", "bench_overhead", "bench_scores", "bench_submodular"),
+    *("bench_export", "bench_overhead", "bench_pool", "bench_scores"),
+    "bench_submodular",
 )
 
 

@@ -10,6 +10,7 @@ from dpet_jax.methods.dpet import Dpet
 from dpet_jax.scores.registry import lookup, selectable_scores
 from dpet_jax.section import one_of
 from dpet_jax.selection.by_name import SELECTORS
+from dpet_jax.selection.transfer import MEASURES
 
 
 def choices() -> dict[str, dict[str, str]]:
@@ -27,6 +28,9 @@ def choices() -> dict[str, dict[str, str]]:
         "selectors (method.by of one_shot, or method.diversity.kind)": selectors,
         "models (model.kind)": _kinds(schema.Config, "model"),
         "data sources (data.kind)": _kinds(schema.Config, "data"),
+        "measures of how a network fits (pool.by)": {
+            name: _first_line(one) for name, one in MEASURES.items()
+        },
         "optimizers (train.optimizer.kind)": _kinds(schema.TrainConfig, "optimizer"),
         "schedules (train.schedule.kind)": _kinds(schema.TrainConfig, "schedule"),
     }

@@ -89,15 +89,15 @@ def write_weights(
     Raises:
         FileExistsError: If there is such a file and `exclusive` is set.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     # the library copies memory as it lies, from the first element on
     whole = {name: _plain(array) for name, array in arrays.items()}
     full = {**card, FINGERPRINT: fingerprint(whole)}
-    text = json.dumps(full, allow_nan=False)
+    content = save(whole, {_CARD: json.dumps(full, allow_nan=False)})
     writing = appearing if exclusive else replacing
     with writing(path) as temporary:
-        save_file(whole, temporary, metadata={_CARD: text})
+        temporary.write_bytes(content)
     return full
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from dpet_jax.errors import UserError
 from dpet_jax.section import Count, Fraction, NonNegative, Positive, Section, UserPath
 
 #: The network of the run's own section with random parameters, which is a candidate.
@@ -25,6 +26,9 @@ class PoolConfig(Section):
     """Starts the run from a network of a pool, if one fits the data."""
 
     path: UserPath = Field(Path("pool"), description="folder of `dpet pool`")
+    network: str | None = Field(
+        None, description="name of the one to start from; null lets the data choose"
+    )
     by: Measure = Field("knn", description="how well features fit is measured")
     images: Count = Field(
         2000, description="of the training split, stratified, to measure it on"
@@ -78,7 +82,8 @@ def choose(candidates: Sequence[Candidate], section: PoolConfig) -> dict[str, An
 
     Args:
         candidates: With `SCRATCH` among them, which has a score.
-        section: The rule's numbers.
+        section: The rule's numbers; a network that it names is chosen whatever they
+            say.
 
     Returns:
         Plain data: "chosen", "rule", and "ranked", a row for each candidate with its
@@ -105,6 +110,8 @@ def choose(candidates: Sequence[Candidate], section: PoolConfig) -> dict[str, An
     best["verdict"] = "chosen: the least predicted energy"
     if best["name"] == SCRATCH:
         best["verdict"] = "chosen: nothing in the pool is predicted to save energy"
+    if section.network is not None:
+        best = _named(rows, section.network)
     rows.sort(key=lambda row: _place(row, best))
     return {
         "chosen": best["name"],
@@ -133,6 +140,24 @@ def _row(one: Candidate, scratch: Candidate, section: PoolConfig) -> dict[str, A
                 f"{section.min_gain:g}"
             )
     return row | {"gain": gain, "predicted_energy": predicted, "verdict": verdict}
+
+
+def _named(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Choose the row of a name, whatever the rule says.
+
+    Raises:
+        UserError: If that network cannot start the run.
+    """
+    named = next(row for row in rows if row["name"] == name)
+    if named["predicted_energy"] is None:
+        raise UserError(
+            f"pool.network: {name!r} {named['verdict']}; choose another, or null"
+        )
+    for row in rows:
+        if row["name"] == SCRATCH:
+            row["verdict"] = "for comparison"
+    named["verdict"] = "chosen: named in the config"
+    return named
 
 
 def _place(row: dict[str, Any], best: dict[str, Any]) -> tuple[Any, ...]:
@@ -178,7 +203,9 @@ def _number(value: float | None, form: str) -> str:
 USES = (1, 10, 100)
 
 
-def amortised(spent: float | None, pretraining: float | None) -> dict[str, Any] | None:
+def amortised(
+    spent: int | float | None, pretraining: int | float | None
+) -> dict[str, Any] | None:
     """Return what a run has cost with its share of pre-training, by number of uses.
 
     Args:

@@ -29,6 +29,7 @@ from dpet_jax.report.sheets import (
     results_sheet,
     savings_sheet,
     sources_sheet,
+    start_sheet,
     tuning_sheet,
 )
 from dpet_jax.report.table import CostTable, cost_table
@@ -134,6 +135,7 @@ def _content(
         savings_sheet(table, crossing),
         paper_sheet(table),
         results_sheet(table),
+        start_sheet(crossing),
     )
     paired = paired_sheets(paired_differences(crossing, by), by)
     return _Content(

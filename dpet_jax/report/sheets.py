@@ -309,6 +309,53 @@ def tuning_sheet(comparison: Comparison, by: By) -> Sheet | None:
     )
 
 
+def start_sheet(comparison: Comparison) -> Sheet | None:
+    """Return which networks runs started from, and their cost with pre-training.
+
+    None where no run chose from a pool.
+    """
+    runs = [
+        (row, run, run.summary["pool"])
+        for row in comparison.rows
+        for run in row.all_runs
+        if run.summary.get("pool") is not None
+    ]
+    if not runs:
+        return None
+    shares = [pool.get("with_pretraining") or {} for _, _, pool in runs]
+    measured = any(share.get("wh") for share in shares)
+    unit, name, scale = ("wh", "Wh", 1.0) if measured else ("flops", "TFLOPs", 1e12)
+    rows = []
+    for (row, run, pool), share in zip(runs, shares, strict=True):
+        first, spent = pool["ranked"][0], share.get(unit) or {}
+        costs = [spent.get(key) for key in ("without", "1", "10", "100")]
+        rows.append(
+            (
+                Entry(row.label),
+                Entry(str(run.seed)),
+                Entry(pool["chosen"], (pool["start"],)),
+                Entry(significant(first["score"]), (signed(first["gain"]),)),
+                Entry(significant(pool["cost"]["seconds"])),
+                *(Entry(significant(c and c / scale)) for c in costs),
+            )
+        )
+    uses = (f"{name}, {n} use{'s' * (n > 1)}" for n in (1, 10, 100))
+    header = ("method", "seed", "started from", "score", "seconds of choosing")
+    return Sheet(
+        name="start",
+        title="Where runs started",
+        header=(*header, f"{name} of the run", *uses),
+        rows=tuple(rows),
+        notes=(
+            "Score: how well the chosen network's features fit the data, and its gain "
+            "over those of a random network. The cost of a whole run, evaluation "
+            "excluded from FLOPs, without what pre-training the network has cost, and "
+            f"with its share of that if it is used so often; {NONE} where nobody knows "
+            "what pre-training has cost, or not in the same quality.",
+        ),
+    )
+
+
 def sources_sheet(comparison: Comparison, out: Path) -> Sheet:
     """Return which run folders each line is made of.
 

@@ -187,7 +187,7 @@ def check_pool(section: PoolConfig, data: Data, model: Network) -> None:
     """
     pool = ModelPool(section.path)
     try:
-        for name in pool.names():
+        for name in _candidates(pool, section):
             pool.card(name)
     except WeightsError:
         raise
@@ -201,6 +201,10 @@ def check_pool(section: PoolConfig, data: Data, model: Network) -> None:
         )
     if model.head is None:
         with_classes_or_refuse(model)
+
+
+def _candidates(pool: ModelPool, section: PoolConfig) -> list[str]:
+    return pool.names() if section.network is None else [section.network]
 
 
 def rank(
@@ -261,9 +265,9 @@ def rank(
         )
     candidates = [scratch]
     pool = ModelPool(section.path)
-    for name in pool.names():
+    for name in _candidates(pool, section):
         card, network, arrays = pool.load(name)
-        problem, note = _fit(card, network, data)
+        problem, note = fit(card, network, data.image_shape)
         if problem is not None:
             forward = card.flops_per_image
             candidates.append(
@@ -294,22 +298,25 @@ def _normalisation(card: Card) -> Normalisation:
     return Normalisation(*(np.array(v, np.float32) for v in (card.mean, card.std)))
 
 
-def _fit(card: Card, network: Network, data: Data) -> tuple[str | None, str | None]:
-    """Return why a network cannot start a run on the data, and what to know if it can.
+def fit(
+    card: Card, network: Network, image_shape: tuple[int, int, int]
+) -> tuple[str | None, str | None]:
+    """Return why a network cannot start a run, and what to know of it if it can.
 
     Images stay as the run has them: features are measured at the size at which the
     network would be trained on.
     """
-    height, width, channels = data.image_shape
+    height, width, channels = image_shape
     if network.head is None:
         return "does not say which parameters are its last layer's", None
     if network.in_channels != channels:
-        return f"reads {network.in_channels} channels, the images have {channels}", None
+        count = network.in_channels
+        plural = "" if count == 1 else "s"
+        return f"reads {count} channel{plural}, but images have {channels}", None
     trained = card.image_shape[:2]
     if trained == (height, width):
         return None, None
-    fixed = getattr(network, "image_shape", data.image_shape)
-    if fixed != data.image_shape:
+    if getattr(network, "image_shape", image_shape) != image_shape:
         return (
             f"reads images of {trained[0]} x {trained[1]} pixels alone; set "
             f"data.image_size to {trained[0]}",

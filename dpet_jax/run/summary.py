@@ -43,7 +43,7 @@ def finish(
     with meter.window("eval"):
         test = learner.evaluate("test")
         validation = learner.evaluate("validation") if data.num_validation else None
-    chosen = parts.method.coreset(at.state)
+    chosen = None if parts.untrained else parts.method.coreset(at.state)
     if chosen is not None:
         folder.write_arrays(CORESET, coreset_arrays(chosen, parts.pool))
         folder.write_arrays(GALLERY, _gallery(chosen, data))
@@ -214,15 +214,12 @@ def _printed_pool(pool: dict[str, Any] | None) -> dict[str, str]:
     rows = {"started from": f"{text}; choosing took {cost['seconds']:.1f} s"}
     shares = pool.get("with_pretraining", {})
     for unit, name, scale in (("wh", "Wh", 1.0), ("flops", "TFLOPs", 1e12)):
-        share = shares.get(unit)
-        if share is not None:
-            uses = "   ".join(
-                f"over {uses} {share[uses] / scale:.4g}"
-                for uses in share
-                if uses != "without"
+        share = dict(shares.get(unit) or {})
+        if share:
+            rows[f"cost in {name}"] = f"{share.pop('without') / scale:.4g}; with " + (
+                "a share of pre-training "
+                + ", ".join(f"{v / scale:.4g} at {n} uses" for n, v in share.items())
             )
-            alone = f"{share['without'] / scale:.4g} without"
-            rows[f"pre-training, {name}"] = f"{alone}   {uses} uses"
     return rows
 
 

@@ -141,6 +141,7 @@ def device_network(  # noqa: PLR0913
     margins: bool = False,
     ema: float | None = None,
     quantize: tuple[int, float] | None = None,
+    start: Any = None,
 ) -> DeviceNetwork:
     """Put a network on the device beside `device_data`, and compile its programs.
 
@@ -169,6 +170,6 @@ def device_network(  # noqa: PLR0913
         None if quantize_from is None else np.float32(quantize_from),
     )
     data = jax.device_put(device_data(), NamedSharding(mesh, PartitionSpec()))
-    made = DeviceNetwork(step, score, data, NUM_TRAIN, hyper, seed)
+    made = DeviceNetwork(step, score, data, NUM_TRAIN, hyper, seed, start)
     list(made.compile())
     return made

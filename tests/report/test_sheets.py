@@ -38,6 +38,7 @@ from dpet_jax.report.sheets import (
     results_sheet,
     savings_sheet,
     sources_sheet,
+    start_sheet,
     tuning_sheet,
 )
 from dpet_jax.report.table import Cell, cost_table
@@ -225,6 +226,44 @@ def test_censored_seeds_and_tests_of_too_few_pairs_are_labelled(comparison):
     nobody = [one._replace(of=None, differences=()) for one in found]
     small = paired_sheets(nobody, "epochs")[0].rows[0][2].small
     assert small == ("no pair", "censored; reached by baseline alone 2, neither 1")
+
+
+def test_pretraining_is_in_the_cost_of_runs_that_started_from_a_pool(tmp_path):
+    assert start_sheet(loose(tmp_path)) is None
+    path = tmp_path / "m" / "seed0" / "summary.json"
+    summary = json.loads(path.read_text())
+    shares = {"without": 2e12, "1": 5.2e13, "10": 7e12, "100": 2.5e12}
+    pool = {
+        "chosen": "digits",
+        "start": "finetune",
+        "ranked": [{"name": "digits", "score": 0.6, "gain": 0.25}],
+        "cost": {"seconds": 1.5, "flops": 10},
+        "with_pretraining": {"wh": None, "flops": shares},
+    }
+    path.write_text(json.dumps(summary | {"pool": pool}))
+    sheet = start_sheet(read_comparison([tmp_path]))
+    assert sheet.header[-4:] == (
+        *("TFLOPs of the run", "TFLOPs, 1 use", "TFLOPs, 10 uses", "TFLOPs, 100 uses"),
+    )
+    row = [(entry.main, entry.small) for entry in sheet.rows[0][2:]]
+    assert row[:3] == [
+        ("digits", ("finetune",)),
+        ("0.600", ("+0.250",)),
+        ("1.50", ()),
+    ]
+    assert [main for main, _ in row[3:]] == ["2.00", "52.0", "7.00", "2.50"]
+    assert "Where runs started" in to_markdown(sheet)
+    pool["with_pretraining"]["wh"] = {"without": 3, "1": 4, "10": 3.1, "100": 3.01}
+    path.write_text(json.dumps(summary | {"pool": pool}))
+    assert start_sheet(read_comparison([tmp_path])).header[-1] == "Wh, 100 uses"
+    # nothing was taken over
+    alone = {key: pool[key] for key in ("ranked", "cost", "start")}
+    path.write_text(json.dumps(summary | {"pool": alone | {"chosen": "scratch"}}))
+    assert [e.main for e in start_sheet(read_comparison([tmp_path])).rows[0][-3:]] == [
+        NONE,
+        NONE,
+        NONE,
+    ]
 
 
 def test_every_run_is_traced_to_its_folder_from_the_report(tmp_path):

@@ -97,6 +97,28 @@ def test_gradient_norms_are_scored_beside_the_rest_and_counted():
     assert network.score_flops(4, ("margin", "grand")) == BATCH * each + forward
 
 
+def test_a_network_starts_from_what_it_is_given_and_so_does_each_new_start():
+    params, stats = jax.device_get(jax.jit(TINY.init)(jax.random.key(77)))
+    del params["head"]
+    network = device_network(start=(params, stats))
+
+    def body():
+        found = copied(network)["params"]
+        return found.pop("head"), found
+
+    first, found = body()
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    train(network, ROWS)
+    assert not np.array_equal(body()[1]["stem"]["kernel"], params["stem"]["kernel"])
+    network.begin(Plan(ROWS, label="x", reset="all"), 1)
+    second, found = body()
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    assert not np.array_equal(second["kernel"], first["kernel"])
+    jax.tree.map(
+        np.testing.assert_array_equal, copied(network)["batch_stats"], dict(stats)
+    )
+
+
 def test_resets_touch_what_they_name(network):
     train(network, ROWS)
     before = copied(network)

@@ -139,3 +139,18 @@ def test_optimizer_of_the_users_own_steps_by_its_own_transformation():
             theirs = optax.apply_updates(theirs, updates)
     for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_old_layers_go_at_a_rate_of_their_own(kind):
+    params = {"body": {"kernel": np.ones(3, "f4")}, "head": {"bias": np.ones(2, "f4")}}
+    grads = jax.tree.map(lambda p: 2 * p, params)
+    section = without_numbers(kind())
+    state = init_optimizer(section, params)
+    given = (section, numbers_of(kind()), np.float32(0.1), grads, state, params)
+    alike, _ = update(*given)
+    slow, _ = update(*given, np.float32(0.25), "head")
+    np.testing.assert_array_equal(slow["head"]["bias"], alike["head"]["bias"])
+    whole = 1 - alike["body"]["kernel"]
+    assert (whole > 0).all()
+    np.testing.assert_allclose(1 - slow["body"]["kernel"], 0.25 * whole, rtol=1e-5)

@@ -22,6 +22,8 @@ _PHASES = {
     "evaluation": "eval",
     "compilation": "compile",
 }
+#: A phase of runs that choose a network from a pool, which is a selection too.
+_POOL = "pool"
 
 
 class Curve(NamedTuple):
@@ -129,7 +131,9 @@ def _phases(event: dict[str, object], by: By) -> dict[str, float] | None:
     if not isinstance(phases, dict):
         return None
     parts = {part: phases[phase] for part, phase in _PHASES.items()}
-    rest = [s for phase, s in phases.items() if phase not in _PHASES.values()]
+    parts["selection"] += phases.get(_POOL, 0.0)
+    named = {*_PHASES.values(), _POOL}
+    rest = [s for phase, s in phases.items() if phase not in named]
     return parts | {"rest": sum(rest)}
 
 
@@ -137,7 +141,9 @@ def _counted(run: Run, by: By) -> dict[str, float]:
     if by == "visits":
         return {"train": float(run.end["visits"])}
     flops, epochs = run.summary["flops"], run.summary["epochs"]
-    share = run.summary["select_flops"] / flops if flops else 0.0
+    selecting = run.summary["select_flops"]
+    selecting += (run.summary.get(_POOL) or {"cost": {"flops": 0}})["cost"]["flops"]
+    share = selecting / flops if flops else 0.0
     return {"selection": epochs * share, "train": epochs * (1 - share)}
 
 
