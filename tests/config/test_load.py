@@ -65,6 +65,7 @@ def test_config_of_a_run_made_before_kinds_were_classes_loads_unchanged(path):
     assert {key: loaded.get(key) for key, _ in flat(saved)} == dict(flat(saved))
     later = {key: loaded[key] for key in loaded.keys() - dict(flat(saved))}
     as_before = {"replay.kind": "all", "replay.anchor": 0.0, "restart": True}
+    as_before["model.stem_kind"] = "cifar"
     for key, value in later.items():
         assert value == as_before.get(key.removeprefix("method.")), key
 
