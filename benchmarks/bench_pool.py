@@ -36,7 +36,7 @@ from dpet_jax.data import Data
 from dpet_jax.errors import UserError
 from dpet_jax.pretrained.choice import SCRATCH, amortised
 from dpet_jax.pretrained.external import Told
-from dpet_jax.pretrained.pool import ModelPool
+from dpet_jax.pretrained.pool import SUFFIX, ModelPool
 from dpet_jax.run import build, experiment, pool_commands
 from dpet_jax.run.pretrained import rank
 from dpet_jax.selection.transfer import MEASURES
@@ -55,14 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--width", type=float, default=0.125, help="of ResNet-10")
     parser.add_argument("--passes", type=int, default=8, help="of each fine-tuning")
-    parser.add_argument("--examples", type=int, default=2000, help="of each target")
-    parser.add_argument("--old-rate", type=float, default=0.1)
+    parser.add_argument("--examples", type=int, default=1000, help="of each target")
+    parser.add_argument("--old-rate", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--start", default="finetune")
-    parser.add_argument("--pretrain", type=int, default=6, help="passes of objects")
-    parser.add_argument(
-        "--runs", type=Path, help="kept here; else in a folder that goes"
-    )
+    parser.add_argument("--pretrain", type=int, default=5, help="passes of objects")
+    parser.add_argument("--runs", type=Path, help="kept here, and the pool used again")
     parser.add_argument("--toy", action="store_true", help="the digits, one pass")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
@@ -116,15 +114,17 @@ class Bench:
             "validation_fraction": 0.2,
         }
         self.targets = {
-            "cifar10": ten | few_images | {"validation_fraction": 0.04},
+            "cifar10": ten | few_images | {"validation_fraction": 0.02},
             "unseen objects": hundred | few_images | {"classes": _names(_HELD_OUT)},
             "digits 5 to 9": digits
             | {"classes": _names(range(5, 10)), "train_examples": 300},
         }
 
     def fill_pool(self) -> None:
-        """Train the sources, and add them."""
+        """Train the sources that are not there yet, and add them."""
         for name, (data, passes) in self._sources.items():
+            if (self.pool.path / f"{name}{SUFFIX}").exists():
+                continue
             config = self._config(f"source_{name}", data, passes, seed=100)
             done = self._run(config)
             told = Told(licence="for this benchmark alone")
@@ -223,7 +223,7 @@ class Bench:
                     "augment": {"translate": 2, "flip": photos},
                 },
                 "method": {"kind": "standard", "passes": 1 if toy else passes},
-                "evaluate": {"every": 0.5 if name == "measured" else 100},
+                "evaluate": {"every": 1 if name == "measured" else 100},
                 "targets": [k / 20 for k in range(4, 20)] if name == "measured" else [],
             },
             name,

@@ -46,7 +46,7 @@ class PoolConfig(Section):
         "all",
     )
     old_rate: Fraction = Field(
-        0.1, description="learning rate of the layers taken over, over that of the last"
+        1.0, description="learning rate of the layers taken over, over that of the last"
     )
 
 
