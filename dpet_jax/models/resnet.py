@@ -1,7 +1,7 @@
 """The residual network of basic blocks, of any width and depth."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from dpet_jax.models.blocks import NORMS, Block, residual, residual_blocks
 from dpet_jax.models.conv import convolution, native_convolution
 from dpet_jax.models.folded import apply_folded, fold
-from dpet_jax.models.network import Network, Outputs, Params
+from dpet_jax.models.network import ChannelGroup, Network, Outputs, Params
 
 Convolve = Callable[[Any, Any, int], Any]
 
@@ -27,6 +27,8 @@ class ResidualNetwork(Network):
         blocks: Basic blocks of each stage.
         num_classes: Outputs of the last layer.
         in_channels: Channels of the images.
+        inner: Channels between the two convolutions of each block, from the first block
+            to the last; empty where none was pruned, when they are the stage's.
     """
 
     stem: int
@@ -34,6 +36,7 @@ class ResidualNetwork(Network):
     blocks: tuple[int, ...]
     num_classes: int
     in_channels: int
+    inner: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a shape that is no network."""
@@ -44,6 +47,11 @@ class ResidualNetwork(Network):
             )
         if min(self.stem, *self.channels, *self.blocks, self.in_channels) < 1:
             raise ValueError(f"every count must be at least 1: {self}")
+        if self.inner and (len(self.inner) != sum(self.blocks) or min(self.inner) < 1):
+            raise ValueError(
+                f"inner {self.inner} needs one count, at least 1, for each of "
+                f"{sum(self.blocks)} blocks"
+            )
         if self.num_classes < 2:
             raise ValueError(f"need at least 2 classes, got {self.num_classes}")
 
@@ -65,7 +73,32 @@ class ResidualNetwork(Network):
     @property
     def shape_of_blocks(self) -> tuple[Block, ...]:
         """Its blocks from the first to the last."""
-        return tuple(residual_blocks(self.stem, self.channels, self.blocks))
+        shape = (self.stem, self.channels, self.blocks, self.inner)
+        return tuple(residual_blocks(*shape))
+
+    @property
+    def channel_groups(self) -> tuple[ChannelGroup, ...]:
+        """The channels inside its blocks; the sums around them keep their shape."""
+        return tuple(
+            ChannelGroup(
+                block.name,
+                block.inner,
+                scale=(block.name, NORMS["conv1"], "norm", "scale"),
+                bias=(block.name, NORMS["conv1"], "norm", "bias"),
+                axes={
+                    (block.name, "conv1"): 3,
+                    (block.name, NORMS["conv1"]): 0,
+                    (block.name, "conv2"): 2,
+                },
+            )
+            for block in self.shape_of_blocks
+        )
+
+    def with_channels(self, widths: tuple[int, ...]) -> "ResidualNetwork":
+        """Return the network with other counts of channels inside its blocks."""
+        unpruned = replace(self, inner=())
+        full = tuple(block.channels for block in unpruned.shape_of_blocks)
+        return unpruned if widths == full else replace(self, inner=widths)
 
     def init(self, key: Key[Array, ""]) -> tuple[Params, Params]:
         """Draw parameters: He-normal kernels, unit normalisation, uniform last layer.
@@ -225,7 +258,8 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x):
         def layer(name, x, side, stride):
-            channels = self.block.channels
+            inside = name == "conv1"
+            channels = self.block.inner if inside else self.block.channels
             x = _Conv(channels, side, stride, self.dtype, self.convolve, name=name)(x)
             return _Norm(self.train, self.dtype, name=NORMS[name])(x)
 
