@@ -17,6 +17,7 @@ from dpet_jax.run.limits import Limits
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import LearnerSpec, data_mesh
 from dpet_jax.training.memory import check_memory
+from dpet_jax.training.prune import fast_multiple
 from dpet_jax.training.schedule import schedules_with, traced_schedule
 from dpet_jax.training.state import StepSpec
 from dpet_jax.training.steps import Hyper
@@ -147,7 +148,38 @@ def build_hyper(config: schema.Config) -> Hyper:
         augmentation=Augmentation(
             _whole(augment.translate), _switch(augment.flip), _whole(augment.cutout)
         ),
+        scale_penalty=_single(config.prune.l1)
+        if config.prune is not None and config.prune.watches
+        else None,
     )
+
+
+def check_prune(config: schema.Config, model: Network) -> None:
+    """Refuse to prune a network that nothing can be cut out of.
+
+    Args:
+        config: The run's.
+        model: Its network.
+
+    Raises:
+        UserError: If there is nothing.
+    """
+    if config.prune is None:
+        return
+    sizes = [group.size for group in model.channel_groups]
+    if not sizes:
+        raise UserError(
+            f"prune: {model.label} says of no channels that they can be cut out; "
+            "leave prune at null, or choose a residual network"
+        )
+    asked = config.prune.multiple
+    multiple = fast_multiple() if asked == "auto" else asked
+    if max(sizes) <= multiple:
+        raise UserError(
+            f"prune.multiple: {multiple} is what every block keeps at least, but none "
+            f"of {model.label} has more than {max(sizes)} channels inside; choose a "
+            "smaller multiple or a wider model"
+        )
 
 
 # The records of traced values are annotated with JAX's arrays; before they go to the

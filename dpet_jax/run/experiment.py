@@ -31,10 +31,12 @@ from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.machine import pinned
 from dpet_jax.run.progress import Display
+from dpet_jax.run.prune import Pruner
 from dpet_jax.run.segment import Segment
 from dpet_jax.run.summary import finish
 from dpet_jax.run.trainer import Parts
 from dpet_jax.training.learner import DeviceLearner, LearnerSpec
+from dpet_jax.training.prune import Shears
 from dpet_jax.training.state import StepSpec
 
 
@@ -98,6 +100,7 @@ def run(
             # refuses what the method cannot run on, before anything on disk changes
             config.method.start(build.build_pool(data), config.seed)
             model = build.build_model(config, data)
+            build.check_prune(config, model)
         spec = build.build_learner_spec(config, model)
         with closing(RunFolder(path)) as folder:
             if resume and folder.finished:
@@ -132,6 +135,11 @@ def _run_segment(
     meter.keep_journal(path / ENERGY)
     with meter.window("data"):
         learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
+    shears = Shears(learner)
+    pruned = segment.pruned_network()
+    if pruned is not None:
+        model, on_trial = pruned
+        shears.reopen(model, on_trial=on_trial)
     meter.accelerator = replace(meter.accelerator, barrier=learner.barrier)
     flops_per_step = learner.batch_size * learner.main.train_flops
     segment.start(config, data, flops_per_step, meter)
@@ -158,6 +166,7 @@ def _run_segment(
             facts=_facts(data, spec.step),
             interrupt=interrupt,
             seed=config.seed,
+            pruner=_pruner(config, data, shears, learner, segment, meter),
         )
     )
     if segment.checkpoints.latest is not None:
@@ -176,6 +185,30 @@ def _run_segment(
         return _left(segment, meter)
     summary = finish(config, data, loop, segment, stopped_by)
     return Result(path, stopped_by, summary)
+
+
+def _pruner(
+    config: Config,
+    data: Data,
+    shears: Shears,
+    learner: DeviceLearner,
+    segment: Segment,
+    meter: EnergyMeter,
+) -> Pruner | None:
+    """Return what prunes the network; None where the config says nothing of it."""
+    if config.prune is None:
+        return None
+    return Pruner(
+        config.prune,
+        shears,
+        num_examples=data.num_train,
+        num_validation=data.num_validation,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        accuracy=lambda: learner.evaluate("validation").accuracy,
+        compiled=lambda compilation: segment.compiled(compilation, meter),
+        past=segment.prunings,
+    )
 
 
 def _left(segment: Segment, meter: EnergyMeter) -> Result:

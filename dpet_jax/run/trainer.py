@@ -13,6 +13,7 @@ from dpet_jax.run.folder import Recorder
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import Limits
 from dpet_jax.run.progress import Display
+from dpet_jax.run.prune import Pruner
 from dpet_jax.training.chunks import Trainable
 
 
@@ -73,6 +74,7 @@ class Parts:
         facts: What a checkpoint holds about the run beside its position.
         interrupt: Whether someone asked the run to stop.
         seed: The run's seed.
+        pruner: Prunes the network; None where nobody does.
     """
 
     method: Method
@@ -88,3 +90,4 @@ class Parts:
     facts: dict[str, Any]
     interrupt: Interrupt
     seed: int
+    pruner: Pruner | None = None

@@ -71,6 +71,9 @@ class LearnerSpec:
     auxiliary: tuple[ModelHandle, Network] | None = None
 
 
+#: Name of `DeviceLearner.unpruned` in a checkpoint.
+UNPRUNED = "unpruned"
+
 #: What this process has made the programs of, and called once.
 _rehearsed: set[Hashable] = set()
 
@@ -92,7 +95,8 @@ class DeviceLearner:
         seed: Decides parameters, augmentation and batches.
 
     Attributes:
-        main: The network that the run is about; the loop alone trains it.
+        unpruned: Weights of the main network before it was pruned, as long as it may be
+            put back; else None.
         scored_examples: Examples scored for selection.
         selection_visits: Visits of training other models than the main one.
         select_flops: FLOPs of both, fill rows included.
@@ -115,11 +119,12 @@ class DeviceLearner:
             "validation": data.validation_rows,
             "test": data.test_rows,
         }
-        self._models = {MAIN: self._network(spec.step.model, hyper)}
+        self._hyper = hyper
+        self._models = {MAIN: self.network(spec.step.model)}
         if spec.auxiliary is not None:
             handle, auxiliary = spec.auxiliary
-            self._models[handle] = self._network(auxiliary, hyper)
-        self.main = self._models[MAIN]
+            self._models[handle] = self.network(auxiliary, penalised=False)
+        self.unpruned: dict[str, Any] | None = None
         self._peak_learning_rate = float(hyper.schedule.peak)
         self.scored_examples = 0
         self.selection_visits = 0
@@ -127,13 +132,36 @@ class DeviceLearner:
         self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
         self.compiling: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def _network(self, model: Network, hyper: Hyper) -> DeviceNetwork:
+    @property
+    def main(self) -> DeviceNetwork:
+        """The network that the run is about; the loop alone trains it."""
+        return self._models[MAIN]
+
+    @main.setter
+    def main(self, network: DeviceNetwork) -> None:
+        self._models[MAIN] = network
+
+    def network(self, model: Network, *, penalised: bool = True) -> DeviceNetwork:
+        """Put a network beside the data, its programs still to be compiled.
+
+        Args:
+            model: The network.
+            penalised: Whether its scales are, where those of the main network are.
+        """
+        hyper = self._hyper
+        if not penalised:
+            hyper = hyper._replace(scale_penalty=None)
         step = replace(self._spec.step, model=model)
         batch = self._spec.score_batch_size
         score = ScoreSpec(model, self._compiled_scores, batch, step.dtype, step.mesh)
         return DeviceNetwork(
             step, score, self._device_data, self._data.num_train, hyper, self._seed
         )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self._data.image_shape
 
     @property
     def batch_size(self) -> int:
@@ -338,16 +366,20 @@ class DeviceLearner:
 
         A fresh network is not in it: a selection that is resumed draws it again.
         """
-        return {
+        models = {
             handle: model.snapshot()
             for handle, model in self._models.items()
             if handle != FRESH
         }
+        return models if self.unpruned is None else models | {UNPRUNED: self.unpruned}
 
     def restore(self, snapshot: dict[ModelHandle, Any]) -> None:
         """Restore a snapshot, on this learner's devices."""
         for handle, saved in snapshot.items():
-            self._models[handle].restore(saved)
+            if handle == UNPRUNED:
+                self.unpruned = self._put(saved)
+            else:
+                self._models[handle].restore(saved)
 
     def memory(self) -> dict[str, float | None]:
         """Return the peak memory of process and device in MiB; None where unknown."""

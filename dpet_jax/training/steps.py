@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
 from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
+from dpet_jax.models.pruning import scales
 from dpet_jax.scores.error import label_margin
 from dpet_jax.scores.forgetting import count_forgetting
 from dpet_jax.training.optimizer import update
@@ -25,12 +26,15 @@ class Hyper(NamedTuple):
         optimizer: Numbers of the optimizer's section, by key.
         label_smoothing: Probability mass spread over all classes.
         augmentation: Strengths of the random changes to each image.
+        scale_penalty: Of the L1 norm of the scales of all channels that can be cut out;
+            None, which costs nothing, where nobody prunes.
     """
 
     schedule: Schedule
     optimizer: dict[str, Any]
     label_smoothing: Float32[Array, ""]
     augmentation: Augmentation
+    scale_penalty: Float32[Array, ""] | None = None
 
 
 class ChunkStats(NamedTuple):
@@ -141,7 +145,11 @@ def train_step(
         if spec.margins:
             margins = jax.vmap(label_margin)(outputs.logits, labels)
         visited = losses, correct, margins
-        return jnp.sum(coefficient * smoothed), (visited, batch_stats)
+        loss = jnp.sum(coefficient * smoothed)
+        if hyper.scale_penalty is not None:
+            prunable = scales(params, spec.model.channel_groups)
+            loss += hyper.scale_penalty * sum(jnp.sum(jnp.abs(s)) for s in prunable)
+        return loss, (visited, batch_stats)
 
     grads, (visited, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
     losses, correct, margins = visited
