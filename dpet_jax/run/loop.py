@@ -97,7 +97,7 @@ class Loop:
         reason: StopReason | None = None
         while reason is None:
             if self._to_prune:
-                self._prune(self.parts.pruner, self.at.prune)
+                self._prune()
             if self.at.plan is None:
                 reason = self._before_chunk() or self._next_plan()
             reason = reason or self._train_plan()
@@ -248,9 +248,12 @@ class Loop:
             return sys.maxsize
         return pruner.steps_to_look(state, self.counters.visits)
 
-    def _prune(self, pruner: Any, state: Any) -> None:
+    def _prune(self) -> None:
         """Look at the network, between two chunks, and prune it if it is time."""
         parts, counters = self.parts, self.counters
+        pruner, state = parts.pruner, self.at.prune
+        assert pruner is not None
+        assert state is not None
         batch = parts.trainer.batch_size
         planned = math.ceil((self._planned_visits - counters.visits) / batch)
         budget = parts.limits.steps_to_budget(counters, self._step_flops, batch)
@@ -258,10 +261,11 @@ class Loop:
         def spend(flops: int) -> None:
             counters.flops += flops
 
-        def write(step: str, **values: Any) -> None:
+        def write(step: str, **values: Any) -> dict[str, Any]:
             event = self._event("prune", step=step, **values)
             if (text := said(event)) is not None:
                 parts.display.line(f"  {text}")
+            return event
 
         with parts.meter.window("prune"):
             left = min(planned, budget)

@@ -62,7 +62,9 @@ class Cutter(Protocol):
         self, rows: np.ndarray
     ) -> tuple[tuple[np.ndarray, ...], int]: ...
     def time_step(self) -> tuple[float, int]: ...  # noqa: D102
-    def compare_steps(self) -> tuple[float, float, int]: ...  # noqa: D102
+    def compare_steps(  # noqa: D102
+        self, step_s: float
+    ) -> tuple[float, float, int]: ...
     def prepare(self, masks: Masks) -> Iterator[Any]: ...  # noqa: D102
     def cut(self, masks: Masks) -> None: ...  # noqa: D102
     def settle(self) -> None: ...  # noqa: D102
@@ -252,7 +254,7 @@ class Pruner:
         if section.min_saving and numbers["foreseen_saving_s"] <= asked:
             return numbers | {"decision": "does not pay"}
         numbers["compile_s"] = self._compile(masks)
-        step_s, smaller_s, flops = cutter.compare_steps()
+        step_s, smaller_s, flops = cutter.compare_steps(step_s)
         numbers |= {
             "step_s_before": step_s,
             "step_s_after": smaller_s,

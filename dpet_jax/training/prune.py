@@ -12,8 +12,8 @@ from dpet_jax.training.learner import DeviceLearner
 from dpet_jax.training.network import Compilation, DeviceNetwork
 from dpet_jax.training.scoring import EVALUATION
 
-#: Steps of one timing, and how often each of two networks is timed in turn.
-_STEPS, _TURNS = 8, 3
+#: Least steps of a timing, its least seconds, and how often two networks take turns.
+_STEPS, _TIMED_S, _TURNS = 4, 0.2, 3
 #: Batches that the first-order importance is a mean over.
 _TAYLOR_BATCHES = 4
 
@@ -96,21 +96,28 @@ class Shears:
 
     def time_step(self) -> tuple[float, int]:
         """Return the seconds of a step of the main network, and the FLOPs of timing."""
-        seconds, flops = self._time([self._learner.main], 1)
-        return seconds[0], flops
+        (seconds,), flops = self._time([self._learner.main], _STEPS, 1)
+        return seconds, flops
 
-    def compare_steps(self) -> tuple[float, float, int]:
+    def compare_steps(self, step_s: float) -> tuple[float, float, int]:
         """Return the seconds of a step before and after the cut, and the FLOPs of both.
 
         Medians of several timings in turn, so that the noise of a shared machine meets
         both.
+
+        Args:
+            step_s: What `time_step` gave.
         """
         assert self._smaller is not None, "it was prepared"
-        (before, after), flops = self._time([self._learner.main, self._smaller], _TURNS)
+        networks = [self._learner.main, self._smaller]
+        steps = max(_STEPS, round(_TIMED_S / step_s))
+        (before, after), flops = self._time(networks, steps, _TURNS)
         return before, after, flops
 
-    def _time(self, networks: list[DeviceNetwork], turns: int) -> tuple[Any, int]:
-        steps = min(_STEPS, self._learner.main.max_steps)
+    def _time(
+        self, networks: list[DeviceNetwork], steps: int, turns: int
+    ) -> tuple[list[float], int]:
+        steps = min(steps, self._learner.main.max_steps)
         took = [[one.time_steps(steps) for one in networks] for _ in range(turns)]
         flops = sum(one.train_flops for one in networks)
         count = turns * steps * self._learner.batch_size
