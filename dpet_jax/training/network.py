@@ -287,7 +287,8 @@ class DeviceNetwork:
         """Go on where another network is, with weights of this one's shapes.
 
         Args:
-            other: On the same data, with the same batches.
+            other: On the same data, with the same batches; it can train no more, for
+                its tables are this one's now.
             weights: As `weights` returns them.
         """
         self.plans, self.seed = other.plans, other.seed

@@ -141,7 +141,9 @@ class Shears:
         assert smaller is not None, "it was prepared"
         before = main.weights()
         groups = main.model.channel_groups
-        smaller.take_over(main, cut(jax.device_get(before), groups, masks))
+        # on CPUs what is read may be the memory that training is about to overwrite
+        read = jax.tree.map(np.array, jax.device_get(before))
+        smaller.take_over(main, cut(read, groups, masks))
         smaller.end_penalty()
         self._learner.main, self._learner.unpruned = smaller, before
         self._smaller = None
