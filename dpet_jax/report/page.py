@@ -19,6 +19,7 @@ from dpet_jax.report.formats import (
     to_text,
 )
 from dpet_jax.report.paired import paired_differences
+from dpet_jax.report.pruning_sheet import pruning_sheet
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES
 from dpet_jax.report.sheets import (
@@ -134,6 +135,7 @@ def _content(
         savings_sheet(table, crossing),
         paper_sheet(table),
         results_sheet(table),
+        pruning_sheet(comparison),
     )
     paired = paired_sheets(paired_differences(crossing, by), by)
     return _Content(
