@@ -187,7 +187,8 @@ class Pruner:
         section, cutter = self.section, self.cutter
         importances, flops = self._importances()
         masks = section.masks(importances, cutter.multiple)
-        found = next((e for e in self.past if _is_decision(e, visits)), None)
+        kept = list(widths_of(masks))
+        found = next((e for e in self.past if _decides(e, visits, kept)), None)
         if found is None:
             numbers = self._weigh(masks, steps_left)
             numbers["flops_spent"] += flops
@@ -313,8 +314,10 @@ _NUMBERS = (
 )
 
 
-def _is_decision(event: Event, visits: int) -> bool:
-    return event["step"] == "decision" and event["visits"] == visits
+def _decides(event: Event, visits: int, kept: list[int]) -> bool:
+    """Return whether an event is the decision about these widths at this place."""
+    here = event["step"] == "decision" and event["visits"] == visits
+    return here and event["widths_after"] == kept
 
 
 def _absolute(values: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:

@@ -232,6 +232,15 @@ def test_a_resume_repeats_what_was_decided_by_time(decision):
     assert cutter.widths == slow.widths
 
 
+def test_a_decision_about_other_channels_is_no_decision():
+    cutter, record, other = FakeCutter(), Record(), FakeCutter()
+    first, other.multiple = pruner(other, after=0.0, tolerance=None), 2
+    look(first, first.start(), record)
+    resumed = pruner(cutter, after=0.0, tolerance=None, past=record.events)
+    look(resumed, resumed.start(), Record())
+    assert "time_step" in cutter.asked
+
+
 # the verdict
 
 
