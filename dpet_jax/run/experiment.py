@@ -204,6 +204,7 @@ def _pruner(
         num_examples=data.num_train,
         num_validation=data.num_validation,
         batch_size=config.train.batch_size,
+        planned_visits=config.method.planned_visits(build.build_pool(data)),
         seed=config.seed,
         accuracy=lambda: learner.evaluate("validation").accuracy,
         compiled=lambda compilation: segment.compiled(compilation, meter),

@@ -9,7 +9,6 @@ import math
 import sys
 import time
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 from dpet_jax.errors import DivergedError, SelectionEndedError
@@ -231,16 +230,11 @@ class Loop:
 
     @property
     def _to_prune(self) -> bool:
-        """Whether it is time to look at the network, in a run that still goes on."""
+        """Whether it is time to look at the network."""
         pruner, state = self.parts.pruner, self.at.prune
         if pruner is None or state is None:
             return False
-        visits = self.counters.visits
-        return pruner.due(state, visits) and self._planned_visits > visits
-
-    @cached_property
-    def _planned_visits(self) -> int:
-        return self.parts.method.planned_visits(self.parts.pool)
+        return pruner.due(state, self.counters.visits)
 
     def _steps_to_look(self) -> int:
         pruner, state = self.parts.pruner, self.at.prune
@@ -255,7 +249,7 @@ class Loop:
         assert pruner is not None
         assert state is not None
         batch = parts.trainer.batch_size
-        planned = math.ceil((self._planned_visits - counters.visits) / batch)
+        planned = math.ceil((pruner.planned_visits - counters.visits) / batch)
         budget = parts.limits.steps_to_budget(counters, self._step_flops, batch)
 
         def spend(flops: int) -> None:

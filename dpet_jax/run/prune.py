@@ -84,6 +84,7 @@ class Pruner:
         num_examples: Training examples, n.
         num_validation: Validation examples.
         batch_size: Rows of a step.
+        planned_visits: Of the run, if nothing ends it earlier.
         seed: The run's.
         accuracy: Evaluates the network on validation.
         compiled: Records a program that was made ready.
@@ -96,6 +97,7 @@ class Pruner:
     num_examples: int
     num_validation: int
     batch_size: int
+    planned_visits: int
     seed: int
     accuracy: Callable[[], float]
     compiled: Callable[[Any], None]
@@ -112,13 +114,21 @@ class Pruner:
 
     def steps_to_look(self, state: PruneState, visits: int) -> int:
         """Count the steps until the next look, at least 1; many if there is none."""
-        if state.stage not in ("watching", "trial"):
+        if not self._goes_on(state, visits):
             return sys.maxsize
         return max(1, math.ceil((state.next_look - visits) / self.batch_size))
 
     def due(self, state: PruneState, visits: int) -> bool:
         """Return whether it is time to look."""
-        return state.stage in ("watching", "trial") and visits >= state.next_look
+        return self._goes_on(state, visits) and visits >= state.next_look
+
+    def _goes_on(self, state: PruneState, visits: int) -> bool:
+        """Return whether anything is to be decided yet, in a run that has not ended.
+
+        Methods that only estimate their visits may go on past them.
+        """
+        open_yet = state.stage in ("watching", "trial")
+        return open_yet and visits < self.planned_visits
 
     def look(
         self,

@@ -111,6 +111,7 @@ def pruner(cutter=None, *, accuracies=(), past=(), **keys):
         num_examples=N,
         num_validation=7,
         batch_size=BATCH,
+        planned_visits=1000,
         seed=0,
         accuracy=lambda: next(given),
         compiled=lambda _: None,
@@ -146,7 +147,16 @@ def test_masks_are_compared_on_a_grid_of_passes_until_they_agree():
     assert cutter.asked[-3:] == ["end_penalty", ("cut", (4, 8)), "settle"]
     assert (state.stage, state.model) == ("kept", {"inner": [4, 8]})
     assert one.steps_to_look(state, 200) == sys.maxsize
-    assert not one.due(state, 10**6)
+    assert not one.due(state, 900)
+
+
+def test_who_has_done_all_that_was_planned_looks_no_more():
+    one = pruner(every=0.5)
+    state = one.start()
+    assert one.due(state, 999)
+    assert not one.due(state, 1000)
+    # it may go on all the same, and not in chunks of one step
+    assert one.steps_to_look(state, 1000) == sys.maxsize
 
 
 def test_a_time_can_be_given_instead():
