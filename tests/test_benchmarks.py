@@ -35,6 +35,7 @@ TOY = {
         *("model.channels=[8]", "model.blocks=[1]", "--keep=0.2", "--passes=2"),
         *("--pretrain-passes=1", "--seeds=0", "--only", "herding", "infobatch"),
     ],
+    "bench_prune": [*_TINY, "--batch=4", "--steps=2", "--no-kill", "--fractions=0.5"],
     "bench_submodular": ["--toy"],
     "bench_conv": ["--batch=2", "--shapes", "4x8", "2x32", "--loops=2", "--repeats=1"],
 }
@@ -47,7 +48,7 @@ def test_every_benchmark_has_a_toy_size():
 #: Seconds of compilation each; what they time, the pieces of the GPU suite run too.
 _LONG = (
     *("bench_compile", "bench_coreset", "bench_epoch", "bench_gradient_norms"),
-    *("bench_export", "bench_overhead", "bench_pool", "bench_scores"),
+    *("bench_export", "bench_overhead", "bench_pool", "bench_prune", "bench_scores"),
     "bench_submodular",
 )
 

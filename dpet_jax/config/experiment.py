@@ -31,6 +31,7 @@ from dpet_jax.methods.selective_backprop import SelectiveBackprop
 from dpet_jax.methods.standard import Standard
 from dpet_jax.models.families import MODELS, ResNet18
 from dpet_jax.models.network import ModelSection
+from dpet_jax.models.pruning import PruneConfig
 from dpet_jax.pretrained.choice import PoolConfig
 from dpet_jax.section import (
     AtLeastOne,
@@ -216,6 +217,7 @@ class Config(Section):
     budget: BudgetConfig = BudgetConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     energy: EnergyConfig = EnergyConfig()
+    prune: PruneConfig | None = None
 
     @model_validator(mode="after")
     def _stop_has_its_split(self) -> "Config":
@@ -228,6 +230,21 @@ class Config(Section):
             raise ValueError(
                 "data.validation_fraction is 0 but targets are reached on validation; "
                 "give it a share such as 0.1, or set stop.on: test to repeat a paper"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pruning_is_judged(self) -> "Config":
+        prune = self.prune
+        if (
+            prune is not None
+            and prune.tolerance is not None
+            and self.data.validation_fraction == 0
+        ):
+            raise ValueError(
+                "data.validation_fraction is 0 but prune.tolerance judges a pruned "
+                "network on validation; give it a share such as 0.1, or set "
+                "prune.tolerance: null"
             )
         return self
 

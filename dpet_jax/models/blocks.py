@@ -32,16 +32,21 @@ class Block(NamedTuple):
         channels: Channels of its output.
         stride: 2 for the first block of every stage but the first, else 1.
         projection: Whether the shortcut needs a 1x1 convolution to match the output.
+        inner: Channels between its two convolutions.
     """
 
     name: str
     channels: int
     stride: int
     projection: bool
+    inner: int
 
 
 def residual_blocks(
-    stem: int, channels: tuple[int, ...], blocks: tuple[int, ...]
+    stem: int,
+    channels: tuple[int, ...],
+    blocks: tuple[int, ...],
+    inner: tuple[int, ...] = (),
 ) -> Iterator[Block]:
     """Yield the blocks of a network from its first to its last.
 
@@ -49,8 +54,9 @@ def residual_blocks(
         stem: Channels of the stem convolution.
         channels: Channels of each stage; all stages but the first halve the image.
         blocks: Blocks of each stage.
+        inner: Channels inside each block; empty where they are those of its output.
     """
-    incoming = stem
+    incoming, widths = stem, iter(inner)
     for stage, (outgoing, count) in enumerate(zip(channels, blocks, strict=True)):
         for block in range(count):
             stride = 2 if stage > 0 and block == 0 else 1
@@ -59,6 +65,7 @@ def residual_blocks(
                 outgoing,
                 stride,
                 stride != 1 or incoming != outgoing,
+                next(widths, outgoing),
             )
             incoming = outgoing
 

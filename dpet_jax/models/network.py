@@ -4,6 +4,7 @@ Nothing here imports JAX, so that reading a config does not wait for it.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -29,6 +30,28 @@ class Outputs(NamedTuple):
 
     logits: Float32[Any, "b k"]
     features: Float32[Any, "b d"] | None
+
+
+class ChannelGroup(NamedTuple):
+    """Channels that can be cut out of a network without another layer's noticing.
+
+    A batch normalisation scales each of them, a ReLU follows, and one layer reads them:
+    where scale and bias of a channel are 0, leaving it out changes nothing.
+
+    Attributes:
+        name: Of the group.
+        size: Its channels.
+        scale: Path of the scales in the parameters, float32[size].
+        bias: Path of the biases.
+        axes: For each layer whose arrays have the channels, by its path, the axis that
+            they lie on.
+    """
+
+    name: str
+    size: int
+    scale: tuple[str, ...]
+    bias: tuple[str, ...]
+    axes: Mapping[tuple[str, ...], int]
 
 
 class Network(ABC):
@@ -184,6 +207,15 @@ class Network(ABC):
         Gradients of parameters are not among them, nor those of the images.
         """
         return _flops(self, height, width).to_inputs
+
+    @property
+    def channel_groups(self) -> tuple[ChannelGroup, ...]:
+        """Channels that can be cut out, from the first layer to the last."""
+        return ()
+
+    def with_channels(self, widths: tuple[int, ...]) -> "Network":
+        """Return a network whose `channel_groups` have other sizes, one for each."""
+        raise ValueError(f"{self.label} has no channels that can be cut out: {widths}")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `network_from_json` turns into an equal network."""

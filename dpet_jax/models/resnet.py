@@ -19,7 +19,7 @@ from dpet_jax.models.blocks import (
 from dpet_jax.models.blocks import stem as wired_stem
 from dpet_jax.models.conv import convolution, native_convolution
 from dpet_jax.models.folded import apply_folded, fold
-from dpet_jax.models.network import Network, Outputs, Params
+from dpet_jax.models.network import ChannelGroup, Network, Outputs, Params
 
 Convolve = Callable[[Any, Any, int], Any]
 
@@ -36,6 +36,8 @@ class ResidualNetwork(Network):
         in_channels: Channels of the images.
         stem_kind: "cifar" begins with a 3x3 convolution; "imagenet" with a 7x7 one of
             stride 2 and a 3x3 maximum of stride 2.
+        inner: Channels between the two convolutions of each block, from the first block
+            to the last; empty where none was pruned, when they are the stage's.
     """
 
     stem: int
@@ -44,6 +46,7 @@ class ResidualNetwork(Network):
     num_classes: int
     in_channels: int
     stem_kind: StemKind = "cifar"
+    inner: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a shape that is no network."""
@@ -54,6 +57,11 @@ class ResidualNetwork(Network):
             )
         if min(self.stem, *self.channels, *self.blocks, self.in_channels) < 1:
             raise ValueError(f"every count must be at least 1: {self}")
+        if self.inner and (len(self.inner) != sum(self.blocks) or min(self.inner) < 1):
+            raise ValueError(
+                f"inner {self.inner} needs one count, at least 1, for each of "
+                f"{sum(self.blocks)} blocks"
+            )
         if self.num_classes < 2:
             raise ValueError(f"need at least 2 classes, got {self.num_classes}")
 
@@ -84,7 +92,32 @@ class ResidualNetwork(Network):
     @property
     def shape_of_blocks(self) -> tuple[Block, ...]:
         """Its blocks from the first to the last."""
-        return tuple(residual_blocks(self.stem, self.channels, self.blocks))
+        shape = (self.stem, self.channels, self.blocks, self.inner)
+        return tuple(residual_blocks(*shape))
+
+    @property
+    def channel_groups(self) -> tuple[ChannelGroup, ...]:
+        """The channels inside its blocks; the sums around them keep their shape."""
+        return tuple(
+            ChannelGroup(
+                block.name,
+                block.inner,
+                scale=(block.name, NORMS["conv1"], "norm", "scale"),
+                bias=(block.name, NORMS["conv1"], "norm", "bias"),
+                axes={
+                    (block.name, "conv1"): 3,
+                    (block.name, NORMS["conv1"]): 0,
+                    (block.name, "conv2"): 2,
+                },
+            )
+            for block in self.shape_of_blocks
+        )
+
+    def with_channels(self, widths: tuple[int, ...]) -> "ResidualNetwork":
+        """Return the network with other counts of channels inside its blocks."""
+        unpruned = replace(self, inner=())
+        full = tuple(block.channels for block in unpruned.shape_of_blocks)
+        return unpruned if widths == full else replace(self, inner=widths)
 
     def init(self, key: Key[Array, ""]) -> tuple[Params, Params]:
         """Draw parameters: He-normal kernels, unit normalisation, uniform last layer.
@@ -250,7 +283,8 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x):
         def layer(name, x, side, stride):
-            channels = self.block.channels
+            inside = name == "conv1"
+            channels = self.block.inner if inside else self.block.channels
             x = _Conv(channels, side, stride, self.dtype, self.convolve, name=name)(x)
             return _Norm(self.train, self.dtype, name=NORMS[name])(x)
 

@@ -19,6 +19,7 @@ from dpet_jax.report.formats import (
     to_text,
 )
 from dpet_jax.report.paired import paired_differences
+from dpet_jax.report.pruning_sheet import pruning_sheet
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES
 from dpet_jax.report.sheets import (
@@ -136,6 +137,7 @@ def _content(
         paper_sheet(table),
         results_sheet(table),
         start_sheet(crossing),
+        pruning_sheet(comparison),
     )
     paired = paired_sheets(paired_differences(crossing, by), by)
     return _Content(

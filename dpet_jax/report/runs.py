@@ -61,6 +61,20 @@ class _Compiled(_Part):
     cache_hits: int
 
 
+class _Pruning(_Part):
+    outcome: str
+    at_epochs: float | None
+    widths_before: list[int] | None
+    widths_after: list[int] | None
+    forward_flops_before: int | None
+    forward_flops_after: int | None
+    timed_step_s: list[float | None] | None
+    step_s: list[float | None] | None
+    step_wh: list[float | None] | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+
+
 class _Summary(_Part):
     name: str
     seed: int
@@ -78,6 +92,7 @@ class _Summary(_Part):
     lost: _Lost
     compilations: dict[str, _Compiled]
     label_noise: float = 0.0
+    pruning: _Pruning | None = None
 
 
 class _Device(_Part):

@@ -17,6 +17,7 @@ from dpet_jax.run.limits import Limits
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import LearnerSpec, data_mesh
 from dpet_jax.training.memory import check_memory
+from dpet_jax.training.prune import fast_multiple
 from dpet_jax.training.schedule import schedules_with, traced_schedule
 from dpet_jax.training.state import StepSpec
 from dpet_jax.training.steps import Hyper
@@ -161,6 +162,9 @@ def build_hyper(config: schema.Config) -> Hyper:
         ),
         ema=None if train.ema is None else _single(train.ema),
         quantize_from=None if quantize is None else _single(quantize.start),
+        scale_penalty=_single(config.prune.l1)
+        if config.prune is not None and config.prune.watches
+        else None,
     )
 
 
@@ -168,6 +172,34 @@ def dtype_of(config: schema.Config) -> str:
     """Return the precision; float32, the dearest, where it is still to be chosen."""
     dtype = config.model.compute_dtype
     return "float32" if dtype == "auto" else dtype
+
+
+def check_prune(config: schema.Config, model: Network) -> None:
+    """Refuse to prune a network that nothing can be cut out of.
+
+    Args:
+        config: The run's.
+        model: Its network.
+
+    Raises:
+        UserError: If there is nothing.
+    """
+    if config.prune is None:
+        return
+    sizes = [group.size for group in model.channel_groups]
+    if not sizes:
+        raise UserError(
+            f"prune: {model.label} says of no channels that they can be cut out; "
+            "leave prune at null, or choose a residual network"
+        )
+    asked = config.prune.multiple
+    multiple = fast_multiple() if asked == "auto" else asked
+    if max(sizes) <= multiple:
+        raise UserError(
+            f"prune.multiple: {multiple} is what every block keeps at least, but none "
+            f"of {model.label} has more than {max(sizes)} channels inside; choose a "
+            "smaller multiple or a wider model"
+        )
 
 
 # The records of traced values are annotated with JAX's arrays; before they go to the

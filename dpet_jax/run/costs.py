@@ -15,7 +15,7 @@ By = Literal["wh", "epochs", "visits", "seconds"]
 #: Phases whose seconds and energy buy accuracy. Evaluation is reported apart, since it
 #: is the same for every method; checkpoints, idling and set-up are part of the whole
 #: run only.
-COST_PHASES = ("compile", "data", "precision", "pool", "select", "train")
+COST_PHASES = (*("compile", "data", "precision", "pool", "select", "train", "prune"),)
 #: Programs are compiled, and data are read, once for all runs of a process, or come
 #: from a cache: whoever comes first would pay for all.
 WARM_PHASES = tuple(p for p in COST_PHASES if p not in ("compile", "data"))
@@ -178,5 +178,7 @@ def _compile_cached(events: Sequence[Event]) -> bool:
 
 
 def _sum(phases: dict[str, float] | None, names: Iterable[str]) -> float | None:
-    # only runs that start from a pool have a phase of that name
-    return None if phases is None else float(sum(phases.get(n, 0.0) for n in names))
+    if phases is None:
+        return None
+    # a phase of what only some runs do is not there in the others
+    return float(sum(phases.get(name, 0.0) for name in names))

@@ -35,10 +35,12 @@ from dpet_jax.run.machine import pinned
 from dpet_jax.run.precision import said, settled
 from dpet_jax.run.pretrained import begin, check_pool
 from dpet_jax.run.progress import Display
+from dpet_jax.run.prune import Pruner
 from dpet_jax.run.segment import Segment
 from dpet_jax.run.summary import finish
 from dpet_jax.run.trainer import Parts
 from dpet_jax.training.learner import DeviceLearner
+from dpet_jax.training.prune import Shears
 from dpet_jax.training.state import StepSpec
 
 
@@ -102,6 +104,7 @@ def run(
             # refuses what the method cannot run on, before anything on disk changes
             config.method.start(build.build_pool(data), config.seed)
             model = build.build_model(config, data)
+            build.check_prune(config, model)
             if config.pool is not None and not (resume and (path / POOL).exists()):
                 check_pool(config.pool, data, model)
         build.build_learner_spec(config, model)  # refuses what no device can divide
@@ -146,6 +149,11 @@ def _run_segment(
     with meter.window("data"):
         hyper = build.build_hyper(config)
         learner = DeviceLearner(begun.data, spec, hyper, config.seed, begun.start)
+    shears = Shears(learner)
+    pruned = segment.pruned_network()
+    if pruned is not None:
+        smaller, on_trial = pruned
+        shears.reopen(smaller, on_trial=on_trial)
     meter.accelerator = replace(meter.accelerator, barrier=learner.barrier)
     flops_per_step = learner.batch_size * learner.main.train_flops
     segment.start(config, data, flops_per_step, meter)
@@ -175,6 +183,7 @@ def _run_segment(
             interrupt=interrupt,
             seed=config.seed,
             untrained=begun.untrained,
+            pruner=_pruner(config, data, shears, learner, segment, meter),
         )
     )
     loop.at.counters.flops += begun.flops + int(precision.get("flops", 0))
@@ -194,6 +203,31 @@ def _run_segment(
         return _left(segment, meter)
     summary = finish(config, data, loop, segment, stopped_by)
     return Result(path, stopped_by, summary)
+
+
+def _pruner(
+    config: Config,
+    data: Data,
+    shears: Shears,
+    learner: DeviceLearner,
+    segment: Segment,
+    meter: EnergyMeter,
+) -> Pruner | None:
+    """Return what prunes the network; None where the config says nothing of it."""
+    if config.prune is None:
+        return None
+    return Pruner(
+        config.prune,
+        shears,
+        num_examples=data.num_train,
+        num_validation=data.num_validation,
+        batch_size=config.train.batch_size,
+        planned_visits=config.method.planned_visits(build.build_pool(data)),
+        seed=config.seed,
+        accuracy=lambda: learner.evaluate("validation").accuracy,
+        compiled=lambda compilation: segment.compiled(compilation, meter),
+        past=segment.prunings,
+    )
 
 
 def _left(segment: Segment, meter: EnergyMeter) -> Result:

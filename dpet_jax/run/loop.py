@@ -6,6 +6,7 @@ is what makes comparisons fair. It never imports JAX: the accelerator is behind
 """
 
 import math
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from dpet_jax.methods.proxy import ProxyLearner
 from dpet_jax.run.counters import Counters
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.position import Position
+from dpet_jax.run.prune import said
 from dpet_jax.run.selection_cost import SelectionWatch
 from dpet_jax.run.trainer import Parts
 from dpet_jax.training.chunks import Chunk, Chunks, Pace
@@ -37,10 +39,10 @@ class Loop:
         self.parts = parts
         trainer, pool = parts.trainer, parts.pool
         trainer.compiling = lambda: parts.meter.window("compile")
-        self._step_flops = trainer.batch_size * trainer.main.train_flops
         self.at = Position(
             parts.method.start(pool, parts.seed),
             Counters(pool.num_examples * trainer.main.train_flops),
+            prune=None if parts.pruner is None else parts.pruner.start(),
         )
         self._label = ""
         self._looked = False  # at the model, since its plan began
@@ -56,6 +58,11 @@ class Loop:
     def counters(self) -> Counters:
         """Work done so far."""
         return self.at.counters
+
+    @property
+    def _step_flops(self) -> int:
+        """FLOPs of a step, of the network that the run has now."""
+        return self.parts.trainer.batch_size * self.parts.trainer.main.train_flops
 
     @property
     def seconds_without_eval(self) -> float:
@@ -77,6 +84,8 @@ class Loop:
         self.at.restore(restored.host, restored.meta["position"])
         if self.at.plan is not None:
             trainer.main.set_up(self.at.plan)
+        if self.parts.pruner and self.at.prune:
+            self.parts.pruner.restored(self.at.prune)
 
     def run(self) -> StopReason:
         """Train until something ends the run, and save.
@@ -86,6 +95,8 @@ class Loop:
         """
         reason: StopReason | None = "finished" if self.parts.untrained else None
         while reason is None:
+            if self._to_prune:
+                self._prune()
             if self.at.plan is None:
                 reason = self._before_chunk() or self._next_plan()
             reason = reason or self._train_plan()
@@ -168,12 +179,15 @@ class Loop:
             parts.display.begin_plan(
                 plan.label, plan.visits, self._chunks.visits_started
             )
-            while self._chunks.left:
+            while self._chunks.left and not self._to_prune:
                 reason = self._advance(self._chunks)
                 if reason is not None:
                     return reason
             if not self._drain():
                 return "diverged"
+            if self._chunks.left:  # the plan goes on, on what pruning leaves
+                parts.display.end_plan()
+                return None
             result = parts.trainer.main.result(plan.index_set)
         if not self._looked:
             self._show(f"train {self._accuracy:.3f}", last=True)
@@ -195,6 +209,7 @@ class Loop:
                 limits.steps_to_evaluation(counters, self._step_flops),
                 limits.steps_to_budget(counters, self._step_flops, trainer.batch_size),
                 max(1, self._steps_to_wh()),
+                self._steps_to_look(),
             )
         )
         counters.visits += chunks.next_visits(num_steps)
@@ -210,6 +225,45 @@ class Loop:
             reason = self._evaluate(last=chunks.left < to_next)
         self._checkpoint(end=False)
         return reason
+
+    # pruning
+
+    @property
+    def _to_prune(self) -> bool:
+        """Whether it is time to look at the network."""
+        pruner, state = self.parts.pruner, self.at.prune
+        if pruner is None or state is None:
+            return False
+        return pruner.due(state, self.counters.visits)
+
+    def _steps_to_look(self) -> int:
+        pruner, state = self.parts.pruner, self.at.prune
+        if pruner is None or state is None:
+            return sys.maxsize
+        return pruner.steps_to_look(state, self.counters.visits)
+
+    def _prune(self) -> None:
+        """Look at the network, between two chunks, and prune it if it is time."""
+        parts, counters = self.parts, self.counters
+        pruner, state = parts.pruner, self.at.prune
+        assert pruner is not None
+        assert state is not None
+        batch = parts.trainer.batch_size
+        planned = math.ceil((pruner.planned_visits - counters.visits) / batch)
+        budget = parts.limits.steps_to_budget(counters, self._step_flops, batch)
+
+        def spend(flops: int) -> None:
+            counters.flops += flops
+
+        def write(step: str, **values: Any) -> dict[str, Any]:
+            event = self._event("prune", step=step, **values)
+            if (text := said(event)) is not None:
+                parts.display.line(f"  {text}")
+            return event
+
+        with parts.meter.window("prune"):
+            left = min(planned, budget)
+            pruner.look(state, counters.visits, left, write, spend)
 
     def _before_chunk(self) -> StopReason | None:
         """Look at everything that may end the run between two chunks."""
@@ -361,11 +415,16 @@ class Loop:
                 "energy": self.parts.meter.accounts().to_json(),
                 "journal_lines": self.parts.meter.journal_lines,
                 "last_event_id": self.parts.recorder.next_id - 1,
-                "facts": self.parts.facts,
+                "facts": self.parts.facts | self._network_facts(),
             }
             self.parts.saver.save(self.parts.trainer.snapshot(), host, meta)
         self._last_save = time.monotonic()
         self._event("checkpoint")
+
+    def _network_facts(self) -> dict[str, Any]:
+        """Return what a checkpoint says of a network that pruning has changed."""
+        prune = self.at.prune
+        return {} if prune is None or prune.model is None else {"model": prune.model}
 
     def _event(
         self, event: str, counters: dict[str, Any] | None = None, **values: Any

@@ -7,6 +7,7 @@ import numpy as np
 
 from dpet_jax.methods.base import Plan, Span
 from dpet_jax.run.counters import Counters
+from dpet_jax.run.prune import PruneState
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Position:
         evaluated_visits: Visits at the last evaluation, or None before the first.
         pending: Plans, trained on since the proxy was last asked, that it has yet to
             catch up on; none without a proxy.
+        prune: How far pruning has come; None where nobody prunes.
     """
 
     state: Any
@@ -33,6 +35,7 @@ class Position:
     targets: list[dict[str, Any]] = field(default_factory=list)
     evaluated_visits: int | None = None
     pending: list[Plan] = field(default_factory=list)
+    prune: PruneState | None = None
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and plain values from which `restore` rebuilds it."""
@@ -60,6 +63,7 @@ class Position:
             "counters": asdict(self.counters),
             "targets": self.targets,
             "evaluated_visits": self.evaluated_visits,
+            "prune": self.prune and asdict(self.prune),
         }
 
     def restore(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
@@ -75,6 +79,9 @@ class Position:
         self.cursor = plain["cursor"]
         self.targets = plain["targets"]
         self.evaluated_visits = plain["evaluated_visits"]
+        # checkpoints of earlier versions have none
+        prune = plain.get("prune")
+        self.prune = prune and PruneState(**prune)
         header = plain["plan"]
         self.plan = header and _plan("plan", arrays, header)
         self.pending = [

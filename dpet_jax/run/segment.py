@@ -49,12 +49,14 @@ class Segment:
         self.compilations: list[Compilation] = []
         self.counts_before = compile_counts()
         self.energy: Accounts | None = None
+        self.prunings: list[dict[str, Any]] = []
         self.warnings: list[str] = []
         self._content = content_hash(data)
         self._environment = environment()
         path = folder.path / EVENTS
         with ExitStack() as files, reading(folder.path):
             earlier = read_events(path, superseded=True) if path.exists() else []
+            self.prunings = [event for event in earlier if event["event"] == "prune"]
             begun = next((e for e in reversed(earlier) if e["event"] == "start"), None)
             if begun is not None:
                 self._compare(begun, data)
@@ -141,6 +143,19 @@ class Segment:
         return journal.read_until(
             path, "checkpoint", meta["journal_lines"]
         ) or Accounts.from_json(meta["energy"])
+
+    def pruned_network(self) -> tuple[dict[str, Any], bool] | None:
+        """Return the pruned network of the latest checkpoint, and if it is on trial.
+
+        None if it has all its channels.
+        """
+        if self.checkpoints.latest is None:
+            return None
+        with reading(self.folder.path):
+            found = self.checkpoints.read_meta()["position"].get("prune")
+            if not found or found["model"] is None:
+                return None
+            return found["model"], found["stage"] == "trial"
 
     def start(
         self, config: Config, data: Data, flops_per_step: int, meter: EnergyMeter

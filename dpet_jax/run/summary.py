@@ -15,16 +15,19 @@ from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import (
     CORESET,
     ENERGY_REPORT,
+    EVENTS,
     GALLERY,
     LABEL_NOISE,
     PRECISION,
     SUMMARY,
+    read_events,
 )
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.machine import environment
 from dpet_jax.run.precision import said
 from dpet_jax.run.pretrained import summarise
+from dpet_jax.run.prune import pruning, pruning_line
 from dpet_jax.run.segment import Segment
 
 _GALLERY_SIZE = 32
@@ -100,6 +103,7 @@ def finish(
         **segment.past(),
         "segments": segment.recorder.segment + 1,
         "compilations": segment.compile_summary(),
+        "pruning": _pruning(config, segment),
         "label_noise": config.data.label_noise,
         "compat": config.method.model_dump().get("compat", "none"),
         "stopped_by": stopped_by,
@@ -131,6 +135,14 @@ def _energy(data: dict[str, Any]) -> dict[str, Any]:
         "unavailable": energy["unavailable"],
         "headline": headline(data),
     }
+
+
+def _pruning(config: Config, segment: Segment) -> dict[str, Any] | None:
+    """Return what came of pruning; None where the config says nothing of it."""
+    if config.prune is None:
+        return None
+    events = read_events(segment.folder.path / EVENTS)
+    return pruning(events, config.train.batch_size)
 
 
 def _gallery(chosen: Coreset, data: Data) -> dict[str, np.ndarray]:
@@ -169,6 +181,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     if "precision" in summary:
         rows["precision"] = said(summary["precision"]).removeprefix("precision: ")
     rows |= _printed_pool(summary.get("pool"))
+    if summary["pruning"] is not None:
+        rows["pruning"] = pruning_line(summary["pruning"])
     rows["stopped by"] = summary["stopped_by"]
     for target in summary["targets"]:
         cost = "not reached"

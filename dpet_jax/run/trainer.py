@@ -13,6 +13,7 @@ from dpet_jax.run.folder import Recorder
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import Limits
 from dpet_jax.run.progress import Display
+from dpet_jax.run.prune import Pruner
 from dpet_jax.training.chunks import Trainable
 
 
@@ -74,6 +75,7 @@ class Parts:
         interrupt: Whether someone asked the run to stop.
         seed: The run's seed.
         untrained: Whether the network stays as it starts, and the method plans nothing.
+        pruner: Prunes the network; None where nobody does.
     """
 
     method: Method
@@ -90,3 +92,4 @@ class Parts:
     interrupt: Interrupt
     seed: int
     untrained: bool = False
+    pruner: Pruner | None = None

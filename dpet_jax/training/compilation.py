@@ -1,5 +1,6 @@
 """Compilation ahead of time, counted by the events that JAX itself reports."""
 
+import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,10 +45,13 @@ class Program(NamedTuple):
         run: The executable.
         flops: FLOPs by XLA's own count, before optimisation, in which the body of a
             loop counts once whatever the loop does; None if XLA does not say.
+        seconds: Time that tracing and compiling it took, or fetching it from the
+            persistent cache.
     """
 
     run: Compiled
     flops: float | None
+    seconds: float
 
 
 _counts = CompileCounts()
@@ -96,8 +100,10 @@ def compiled(
     key = (jitted, spec, structure, shapes)
     if key in _programs:
         return _programs[key], None
-    before = compile_counts()
+    before, began = compile_counts(), time.monotonic()
     lowered = jitted.lower(spec, *arguments)
     flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
-    _programs[key] = Program(lowered.compile(), flops if flops > 0 else None)
+    run = lowered.compile()
+    took = time.monotonic() - began
+    _programs[key] = Program(run, flops if flops > 0 else None, took)
     return _programs[key], compile_counts().since(before)

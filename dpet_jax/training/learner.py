@@ -86,6 +86,9 @@ class Start(NamedTuple):
     old_rate: Any
 
 
+#: Name of `DeviceLearner.unpruned` in a checkpoint.
+UNPRUNED = "unpruned"
+
 #: What this process has made the programs of, and called once.
 _rehearsed: set[Hashable] = set()
 
@@ -108,7 +111,8 @@ class DeviceLearner:
         start: What the main network starts from; drawn by default.
 
     Attributes:
-        main: The network that the run is about; the loop alone trains it.
+        unpruned: Weights of the main network before it was pruned, as long as it may be
+            put back; else None.
         scored_examples: Examples scored for selection.
         selection_visits: Visits of training other models than the main one.
         select_flops: FLOPs of both, fill rows included.
@@ -138,15 +142,15 @@ class DeviceLearner:
             "validation": data.validation_rows,
             "test": data.test_rows,
         }
-        main = hyper if start is None else hyper._replace(old_rate=start.old_rate)
-        self._models = {MAIN: self._network(spec.step, main, start)}
+        self._start = start
+        self._hyper = hyper
+        if start is not None:
+            self._hyper = hyper._replace(old_rate=start.old_rate)
+        self._models = {MAIN: self.network(spec.step.model)}
         if spec.auxiliary is not None:
             handle, auxiliary = spec.auxiliary
-            # nobody evaluates it
-            step = replace(spec.step, model=auxiliary, averaged=False, bits=None)
-            plain = hyper._replace(ema=None, quantize_from=None)
-            self._models[handle] = self._network(step, plain)
-        self.main = self._models[MAIN]
+            self._models[handle] = self.network(auxiliary, main=False)
+        self.unpruned: dict[str, Any] | None = None
         self._peak_learning_rate = float(hyper.schedule.peak)
         self.scored_examples = 0
         self.selection_visits = 0
@@ -154,13 +158,34 @@ class DeviceLearner:
         self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
         self.compiling: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def _network(
-        self, step: StepSpec, hyper: Hyper, start: Start | None = None
-    ) -> DeviceNetwork:
+    @property
+    def main(self) -> DeviceNetwork:
+        """The network that the run is about; the loop alone trains it."""
+        return self._models[MAIN]
+
+    @main.setter
+    def main(self, network: DeviceNetwork) -> None:
+        self._models[MAIN] = network
+
+    def network(self, model: Network, *, main: bool = True) -> DeviceNetwork:
+        """Put a network beside the data, its programs still to be compiled.
+
+        Args:
+            model: The network. One of another shape than the run's own is drawn at
+                random, whatever that one starts from.
+            main: Whether it is, or is to be, the main one. Nobody evaluates others, so
+                that they are neither averaged nor rounded nor pruned.
+        """
+        step, hyper, start = replace(self._spec.step, model=model), self._hyper, None
+        if not main:
+            step = replace(step, averaged=False, bits=None)
+            hyper = hyper._replace(
+                ema=None, quantize_from=None, old_rate=None, scale_penalty=None
+            )
+        elif self._start is not None and model == self._spec.step.model:
+            start = self._start.params, self._start.stats
         batch = self._spec.score_batch_size
-        score = ScoreSpec(
-            step.model, self._compiled_scores, batch, step.dtype, step.mesh
-        )
+        score = ScoreSpec(model, self._compiled_scores, batch, step.dtype, step.mesh)
         return DeviceNetwork(
             step,
             score,
@@ -168,8 +193,13 @@ class DeviceLearner:
             self._data.num_train,
             hyper,
             self._seed,
-            None if start is None else (start.params, start.stats),
+            start,
         )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self._data.image_shape
 
     @property
     def batch_size(self) -> int:
@@ -377,16 +407,20 @@ class DeviceLearner:
 
         A fresh network is not in it: a selection that is resumed draws it again.
         """
-        return {
+        models = {
             handle: model.snapshot()
             for handle, model in self._models.items()
             if handle != FRESH
         }
+        return models if self.unpruned is None else models | {UNPRUNED: self.unpruned}
 
     def restore(self, snapshot: dict[ModelHandle, Any]) -> None:
         """Restore a snapshot, on this learner's devices."""
         for handle, saved in snapshot.items():
-            self._models[handle].restore(saved)
+            if handle == UNPRUNED:
+                self.unpruned = self._put(saved)
+            else:
+                self._models[handle].restore(saved)
 
     def memory(self) -> dict[str, float | None]:
         """Return the peak memory of process and device in MiB; None where unknown."""

@@ -1,16 +1,23 @@
 """One network on the device: its training state and its compiled programs."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float32, Int32
 
+from dpet_jax.data.augment import normalise
 from dpet_jax.methods.base import Plan, Span, TrainResult
-from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD
+from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD, Network
+from dpet_jax.models.pruning import scales, with_scales
 from dpet_jax.models.quantize import quantized_params
+from dpet_jax.scores.error import cross_entropy
 from dpet_jax.scores.forgetting import forgetting
 from dpet_jax.training.compilation import CompileCounts, compile_counts, compiled
 from dpet_jax.training.scoring import (
@@ -20,7 +27,13 @@ from dpet_jax.training.scoring import (
     score_data,
     scoring_flops,
 )
-from dpet_jax.training.state import DeviceData, StepSpec, TrainState, init_state
+from dpet_jax.training.state import (
+    OF_ANY_NETWORK,
+    DeviceData,
+    StepSpec,
+    TrainState,
+    init_state,
+)
 from dpet_jax.training.steps import ChunkStats, Hyper, train_steps
 
 
@@ -64,6 +77,7 @@ class DeviceNetwork:
     Attributes:
         plans: Plans begun so far.
         seed: As given, or as last redrawn.
+        compile_s: Seconds that its programs took to compile, when they were.
     """
 
     def __init__(
@@ -77,6 +91,7 @@ class DeviceNetwork:
         start: tuple[Any, Any] | None = None,
     ) -> None:
         self.plans, self.seed = 0, seed
+        self.compile_s = 0.0
         self._step = step
         forward = tuple(name for name in score.names if name != GRAND)
         self._score_spec = replace(score, names=forward)
@@ -96,6 +111,11 @@ class DeviceNetwork:
         self._score_capacity = -(-rows // score.batch_size) * score.batch_size
         self._weights = self._put(np.ones(num_train, np.float32))
         self._state: Any = None  # drawn when the programs are compiled
+
+    @property
+    def model(self) -> Network:
+        """The network itself."""
+        return self._step.model
 
     @property
     def max_steps(self) -> int:
@@ -145,13 +165,14 @@ class DeviceNetwork:
         program, counts = compiled(
             train_steps, self._step, *self._train_arguments(rows, 0, 0)
         )
-        self._train = program.run
+        self._train, self.compile_s = program.run, program.seconds
         yield compilation("train_steps", counts, program.flops)
         rows = np.zeros(self._score_capacity, np.int32)
         program, counts = compiled(
             score_data, self._score_spec, *self._score_arguments(rows, 0)
         )
         self._score = program.run
+        self.compile_s += program.seconds
         yield compilation("score_pool", counts, program.flops)
         if self._grand_spec is not None:
             program, counts = compiled(
@@ -160,6 +181,7 @@ class DeviceNetwork:
                 *self._score_arguments(rows, 0),
             )
             self._grand = program.run
+            self.compile_s += program.seconds
             yield compilation("gradient_norms", counts, program.flops)
         before = compile_counts()
         step = np.zeros(self._step.batch_size, np.int32)
@@ -246,6 +268,67 @@ class DeviceNetwork:
             counts[distinct],
             None if margins is None else margins[distinct],
         )
+
+    def time_steps(self, num_steps: int) -> float:
+        """Return the seconds of one step of several, on parameters drawn for it."""
+        size = num_steps * self._step.batch_size
+        rows = np.zeros(self._row_capacity, np.int32)
+        rows[:size] = np.resize(np.arange(self._num_train), size)
+        _, *others = self._train_arguments(rows, num_steps, 0)
+        state = jax.block_until_ready(self._fresh(self._key))
+        began = time.perf_counter()
+        jax.block_until_ready(self._train(state, *others))
+        return (time.perf_counter() - began) / num_steps
+
+    # pruning
+
+    def weights(self) -> dict[str, Any]:
+        """Return the parts of the state whose shapes are the network's, by name."""
+        return {
+            name: part
+            for name, part in self._state._asdict().items()
+            if part is not None and name not in OF_ANY_NETWORK
+        }
+
+    def take_over(self, other: "DeviceNetwork", weights: dict[str, Any]) -> None:
+        """Go on where another network is, with weights of this one's shapes.
+
+        Args:
+            other: On the same data, with the same batches; it can train no more, for
+                its tables are this one's now.
+            weights: As `weights` returns them.
+        """
+        self.plans, self.seed = other.plans, other.seed
+        self._key, self._hyper, self._peak = other._key, other._hyper, other._peak
+        self._weights = other._weights
+        self._state = self._put(other._state._replace(**self._put(weights)))
+
+    def end_penalty(self) -> None:
+        """Penalise scales no longer."""
+        if self._hyper.scale_penalty is not None:
+            none: Any = np.float32(0)
+            self._hyper = self._hyper._replace(scale_penalty=none)
+
+    def scales(self) -> tuple[np.ndarray, ...]:
+        """Return the scales of each of the network's `channel_groups`."""
+        found = scales(self._state.params, self.model.channel_groups)
+        return jax.device_get(found)
+
+    def taylor(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return what each scale is worth on the batches of rows[batches, b].
+
+        The mean over batches of |scale * d loss / d scale|, in evaluation mode: how
+        much the loss would change, to first order, if the scale were 0.
+        """
+        state = self._state
+        fixed = (state.params, state.batch_stats, self._data)
+        of_each = jax.device_get(
+            [
+                taylor_importance(self.model, self._step.dtype, *fixed, batch)
+                for batch in self._put(list(rows))
+            ]
+        )
+        return tuple(np.mean(group, axis=0) for group in zip(*of_each, strict=True))
 
     # scoring
 
@@ -343,6 +426,43 @@ class DeviceNetwork:
             self._data,
             *self._put((rows, np.int32(count))),
         )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def taylor_importance(
+    model: Network,
+    dtype: str,
+    params: Any,
+    batch_stats: Any,
+    data: DeviceData,
+    rows: Int32[Array, " b"],
+) -> tuple[Float32[Array, " c"], ...]:
+    """Return |scale * d loss / d scale| of every channel that can be cut out.
+
+    Args:
+        model: The network.
+        dtype: Name of the dtype that it computes in.
+        params: Parameters.
+        batch_stats: Running statistics.
+        data: The data set.
+        rows: The batch that the loss is the mean over, without augmentation.
+
+    Source:
+        Molchanov et al. (2019), "Importance Estimation for Neural Network Pruning".
+    """
+    groups = model.channel_groups
+    images = normalise(data.images[rows], data.mean, data.std)
+
+    def loss(values):
+        weights = with_scales(params, groups, values)
+        outputs = model.apply(weights, batch_stats, images, dtype=dtype)
+        return jnp.mean(jax.vmap(cross_entropy)(outputs.logits, data.labels[rows]))
+
+    present = scales(params, groups)
+    slopes = jax.grad(loss)(present)
+    return tuple(
+        jnp.abs(scale * slope) for scale, slope in zip(present, slopes, strict=True)
+    )
 
 
 # one jitted function each for all networks of a process, so that they share programs

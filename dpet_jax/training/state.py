@@ -64,6 +64,10 @@ class TrainState(NamedTuple):
     average: Average | None = None
 
 
+#: What of a state has the same shape whatever network it is of.
+OF_ANY_NETWORK = ("step", "key", "losses", "correct", "forgetting", "margins")
+
+
 @dataclass(frozen=True)
 class StepSpec:
     """What a compiled training program is specialised to, beside the data's shape.

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
 from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
+from dpet_jax.models.pruning import scales
 from dpet_jax.models.quantize import straight_through
 from dpet_jax.scores.error import label_margin
 from dpet_jax.scores.forgetting import count_forgetting
@@ -32,6 +33,8 @@ class Hyper(NamedTuple):
             where they never are.
         old_rate: Learning rate of all layers but the last over that of the last; None,
             which costs nothing, where they are alike.
+        scale_penalty: Of the L1 norm of the scales of all channels that can be cut out;
+            None, which costs nothing, where nobody prunes.
     """
 
     schedule: Schedule
@@ -41,6 +44,7 @@ class Hyper(NamedTuple):
     ema: Float32[Array, ""] | None = None
     quantize_from: Float32[Array, ""] | None = None
     old_rate: Float32[Array, ""] | None = None
+    scale_penalty: Float32[Array, ""] | None = None
 
 
 class ChunkStats(NamedTuple):
@@ -158,7 +162,11 @@ def train_step(
         if spec.margins:
             margins = jax.vmap(label_margin)(outputs.logits, labels)
         visited = losses, correct, margins
-        return jnp.sum(coefficient * smoothed), (visited, batch_stats)
+        loss = jnp.sum(coefficient * smoothed)
+        if hyper.scale_penalty is not None:
+            prunable = scales(params, spec.model.channel_groups)
+            loss += hyper.scale_penalty * sum(jnp.sum(jnp.abs(s)) for s in prunable)
+        return loss, (visited, batch_stats)
 
     grads, (visited, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
     losses, correct, margins = visited
