@@ -4,16 +4,15 @@ A pool of networks of one shape, trained on other images at 16 x 16 pixels:
 
     objects       80 of the 100 classes of CIFAR-100
     few_objects   10 of those, for as many examples as there are few
-    short         the same 10, for one pass
     digits        the digits 0 to 4, in three equal channels
     wrong         the same 10 classes of CIFAR-100 with 9 of 10 labels wrong
 
 For each target task and seed every network of the pool and a random one ("scratch") are
 fine-tuned alike, and test accuracy gives the true order. Each measure of
 transferability gives another; Kendall's tau says how far they agree. Then the network
-that the default measure chooses is compared with scratch: the FLOPs to the first
-evaluation at or above targets, without and with pre-training, shared out over 1, 10
-and 100 uses.
+that the default measure chooses is compared with scratch: the epochs to the first look
+at validation at or above an accuracy, without and with pre-training, shared out over 1,
+10 and 100 uses.
 
     python benchmarks/bench_pool.py --cifar10=DIR --cifar100=DIR \\
         --out=benchmarks/results/bench_pool_cpu.json
@@ -38,6 +37,7 @@ from dpet_jax.pretrained.choice import SCRATCH, amortised
 from dpet_jax.pretrained.external import Told
 from dpet_jax.pretrained.pool import SUFFIX, ModelPool
 from dpet_jax.run import build, experiment, pool_commands
+from dpet_jax.run.folder import read_events
 from dpet_jax.run.pretrained import rank
 from dpet_jax.selection.transfer import MEASURES
 
@@ -54,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--cifar100", type=Path, help="likewise")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--width", type=float, default=0.125, help="of ResNet-10")
-    parser.add_argument("--passes", type=int, default=8, help="of each fine-tuning")
+    parser.add_argument("--passes", type=int, default=6, help="of each fine-tuning")
     parser.add_argument("--examples", type=int, default=1000, help="of each target")
+    parser.add_argument("--images", type=int, default=500, help="to choose by")
     parser.add_argument("--old-rate", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--start", default="finetune")
@@ -67,14 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(options, options.runs or Path(name))
         bench.fill_pool()
-        rows = [
-            bench.compared(target, seed)
-            for target in bench.targets
-            for seed in options.seeds
-        ]
+        rows: list[dict] = []
+        for target in bench.targets:
+            for seed in options.seeds:
+                rows.append(bench.compared(target, seed))
+                print(table([*rows, summary(rows)]), flush=True)
     rows.append(summary(rows))
     report(__doc__.partition("\n")[0], rows, options.out, quiet=True)
-    print(table(rows))
     return rows
 
 
@@ -93,7 +93,7 @@ class Bench:
         digits = _digits(folder)
         if options.toy:
             other = digits | {"train_examples": 100}
-            self._sources = {"digits": (digits, 1), "short": (other, 1)}
+            self._sources = {"digits": (digits, 1), "few": (other, 1)}
             self.targets = {"digits": other}
             return
         ten = {"kind": "parquet", "path": str(options.cifar10), "image_size": _SIDE}
@@ -105,7 +105,6 @@ class Bench:
         self._sources = {
             "objects": (hundred | {"classes": _names(objects)}, pretrain),
             "few_objects": (few, 2 * pretrain),
-            "short": (few, 1),
             "digits": (digits | {"classes": _names(range(5))}, 4 * pretrain),
             "wrong": (wrong, 2 * pretrain),
         }
@@ -151,7 +150,7 @@ class Bench:
             if name != SCRATCH:
                 config = self._with_pool(plain, network=name)
             done = self._run(config)
-            courses[name] = done.summary["targets"]
+            courses[name] = _course(done.folder)
             accuracies[name] = done.summary["test_accuracy"]
             print(f"{target} {seed} {name}: {accuracies[name]:.4f}", flush=True)
         names = list(accuracies)
@@ -188,15 +187,15 @@ class Bench:
         full_pass = summary["flops"] / summary["epochs"]
         rest = decision["flops"] * (1 - 2 / len(decision["ranked"])) / full_pass
         rows = []
-        for own, scratch in zip(courses[chosen], courses[SCRATCH], strict=True):
-            row = {"target": own["target"], "scratch_epochs": scratch["epochs"]}
-            if own["reached"]:
-                spent = own["epochs"] + rest
-                row["epochs"] = amortised(spent, training.flops / full_pass)
-                if scratch["reached"]:
-                    row["over_scratch"] = {
-                        k: v / scratch["epochs"] for k, v in row["epochs"].items()
-                    }
+        for level in [percent / 100 for percent in range(20, 100, 5)]:
+            own, scratch = (_cost(courses[name], level) for name in (chosen, SCRATCH))
+            if own is None:
+                break
+            spent = amortised(own + rest, training.flops / full_pass)
+            assert spent is not None
+            row = {"accuracy": level, "scratch_epochs": scratch, "epochs": spent}
+            if scratch is not None:
+                row["over_scratch"] = {k: v / scratch for k, v in spent.items()}
             rows.append(row)
         return rows
 
@@ -224,7 +223,6 @@ class Bench:
                 },
                 "method": {"kind": "standard", "passes": 1 if toy else passes},
                 "evaluate": {"every": 1 if name == "measured" else 100},
-                "targets": [k / 20 for k in range(4, 20)] if name == "measured" else [],
             },
             name,
         )
@@ -232,7 +230,7 @@ class Bench:
     def _with_pool(self, config: Config, **keys: Any) -> Config:
         options = self._options
         pool = {"path": str(self.pool.path), "start": options.start}
-        pool |= {"old_rate": options.old_rate}
+        pool |= {"old_rate": options.old_rate, "images": options.images}
         return validate(config.model_dump(mode="json") | {"pool": pool | keys}, "bench")
 
     def _data(self, config: Config) -> Data:
@@ -247,6 +245,17 @@ class Bench:
         if done.summary is None:
             raise UserError(f"{config.name}: a run was interrupted; start again")
         return done
+
+
+def _course(folder: Path) -> list[tuple[float, float]]:
+    """Return epochs and validation accuracy of a run's evaluations."""
+    events = read_events(folder / "events.jsonl")
+    looks = [event for event in events if event["event"] == "evaluate"]
+    return [(event["epochs"], event["accuracy"]) for event in looks]
+
+
+def _cost(course: list[tuple[float, float]], level: float) -> float | None:
+    return next((epochs for epochs, found in course if found >= level), None)
 
 
 def _digits(folder: Path) -> dict[str, Any]:

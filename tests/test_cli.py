@@ -386,6 +386,7 @@ def parsed(parser, text):
         ("predict a --data=b", "predict"),
         ("show", "show"),
         ("list", "list"),
+        ("pool list", "pool"),
         ("doctor", "doctor"),
     ],
 )

@@ -6,12 +6,19 @@ The rule alone: numbers in, a ranked table out. It never imports JAX.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from dpet_jax.errors import UserError
-from dpet_jax.section import Count, Fraction, NonNegative, Positive, Section, UserPath
+from dpet_jax.section import (
+    Fraction,
+    NonNegative,
+    Number,
+    Positive,
+    Section,
+    UserPath,
+)
 
 #: The network of the run's own section with random parameters, which is a candidate.
 SCRATCH = "scratch"
@@ -30,7 +37,8 @@ class PoolConfig(Section):
         None, description="name of the one to start from; null lets the data choose"
     )
     by: Measure = Field("knn", description="how well features fit is measured")
-    images: Count = Field(
+    # neighbours are looked for among all pairs
+    images: Annotated[int, Field(ge=1, le=20_000), Number] = Field(
         2000, description="of the training split, stratified, to measure it on"
     )
     min_gain: NonNegative = Field(

@@ -66,6 +66,10 @@ def read_external(source: str, name: str, told: Told) -> tuple[Card, Arrays]:
     arrays, plain = read_weights(path)
     if plain:
         card, _, arrays = load_network(path)
+        beside = told._replace(licence=None)._asdict()
+        given = [f"--{key}" for key, value in beside.items() if value is not None]
+        if given:
+            raise UserError(f"{given[0]}: the card in {path} says that itself; drop it")
         update = {"name": name}
         if told.licence is not None:
             update["licence"] = told.licence

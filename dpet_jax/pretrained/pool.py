@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from dpet_jax.errors import UserError
 from dpet_jax.models.network import Network, network_from_json
@@ -98,6 +98,15 @@ class Card(Section):
     origin: str
     fingerprint: str = ""
 
+    @model_validator(mode="after")
+    def _a_number_a_channel(self) -> "Card":
+        channels = self.image_shape[2]
+        if not len(self.mean) == len(self.std) == channels or min(self.std) <= 0:
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} do not fit {channels} channels"
+            )
+        return self
+
 
 class ModelPool:
     """A folder of pre-trained networks.
@@ -126,12 +135,13 @@ class ModelPool:
                 path, arrays, card.model_dump(mode="json"), exclusive=True
             )
         except FileExistsError as error:
-            taken = "holds" if self.path.is_dir() else "is no folder, so that it has no"
+            if not self.path.is_dir():
+                raise UserError(
+                    f"{self.path}: is no folder; choose another with --pool=DIR"
+                ) from error
             raise UserError(
-                f"{self.path}: {taken} {card.name!r} already; choose another --name, "
-                f"or take that one out with: dpet pool remove {card.name}"
-                if self.path.is_dir()
-                else f"{self.path}: is no folder; choose another with --pool=DIR"
+                f"{self.path}: holds {card.name!r} already; choose another --name, or "
+                f"take that one out with: dpet pool remove {card.name}"
             ) from error
         return _card(path, full)
 
@@ -212,7 +222,7 @@ def load_network(path: Path) -> tuple[Card, Network, Arrays]:
     card = _card(path, plain)
     try:
         network = network_from_json(card.network)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise WeightsError(
             f"{path}: its network cannot be rebuilt: {error}; install what it needs, "
             f"or take it out with: dpet pool remove {card.name}"

@@ -12,7 +12,7 @@ from dpet_jax.data.augment import Augmentation
 from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
 from dpet_jax.errors import UserError
 from dpet_jax.methods.base import ModelHandle, Pool
-from dpet_jax.models.network import Network
+from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD, Network
 from dpet_jax.run.limits import Limits
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import LearnerSpec, data_mesh
@@ -76,6 +76,12 @@ def build_model(config: schema.Config, data: Data) -> Network:
         copies=config.train.ema is not None,
     )
     return model
+
+
+def full_pass_flops(data: Data, model: Network) -> int:
+    """Count the FLOPs of training a network on every training example once."""
+    forward = model.forward_flops(*data.image_shape[:2])
+    return data.num_train * TRAIN_FLOPS_PER_FORWARD * forward
 
 
 def build_auxiliary(

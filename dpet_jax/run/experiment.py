@@ -190,6 +190,8 @@ def _run_segment(
     if segment.checkpoints.latest is not None:
         with meter.window("checkpoint"):
             loop.restore()
+    # epochs are those of the run's own network, so that runs compare
+    loop.at.counters.full_pass_flops = build.full_pass_flops(data, model)
     stopped_by = loop.run()
     segment.recorder.write(
         "stop",

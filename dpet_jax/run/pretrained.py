@@ -192,7 +192,8 @@ def check_pool(section: PoolConfig, data: Data, model: Network) -> None:
     except WeightsError:
         raise
     except UserError as error:
-        raise UserError(f"pool.path: {error}") from error
+        key = "path" if section.network is None else "network"
+        raise UserError(f"pool.{key}: {error}") from error
     least = _PER_CLASS * data.num_classes
     if section.images < least:
         raise UserError(

@@ -218,6 +218,7 @@ def test_a_network_of_other_channels_or_size_is_told(home):
 def test_what_cannot_be_chosen_by_is_refused_before_anything_is_made(home, tmp_path):
     cases = {
         "pool.path: .*holds no pre-trained network": {"path": str(tmp_path / "none")},
+        "pool.network: .*holds no 'x'; there is digits": {"network": "x"},
         "pool.images: 19 are less than 2 for each of the 10": {"images": 19},
     }
     for message, keys in cases.items():
@@ -263,6 +264,7 @@ def test_the_commands_answer_with_tables(home, tmp_path, capsys):
         ("add", source, "--name=a"): "holds 'a' already",
         ("add", source, "--name=z", "--size=8"): "is a run, which knows that itself",
         ("add", tmp_path, "--name=z"): "model.safetensors: no such file",
+        ("add", folder / "a.safetensors", "--name=z", "--size=8"): "says that itself",
         ("show", "z"): "holds no 'z'; there is a, b",
         ("remove", "z"): "holds no 'z'",
         ("list", "--pool.by=knn"): "unknown argument",
