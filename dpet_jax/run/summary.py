@@ -170,8 +170,9 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         "": f"{summary['wall_s']:.1f} in all, "
         f"{summary['wall_s_without_eval']:.1f} without evaluation",
     } | _printed_energy(summary)
-    if summary["pruning"] is not None:
-        rows["pruning"] = pruning_line(summary["pruning"])
+    # runs of an earlier version say nothing of it
+    if (pruned := summary.get("pruning")) is not None:
+        rows["pruning"] = pruning_line(pruned)
     rows["stopped by"] = summary["stopped_by"]
     for target in summary["targets"]:
         cost = "not reached"
