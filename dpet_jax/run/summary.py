@@ -181,8 +181,9 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     if "precision" in summary:
         rows["precision"] = said(summary["precision"]).removeprefix("precision: ")
     rows |= _printed_pool(summary.get("pool"))
-    if summary["pruning"] is not None:
-        rows["pruning"] = pruning_line(summary["pruning"])
+    # runs of an earlier version say nothing of it
+    if (pruned := summary.get("pruning")) is not None:
+        rows["pruning"] = pruning_line(pruned)
     rows["stopped by"] = summary["stopped_by"]
     for target in summary["targets"]:
         cost = "not reached"
