@@ -247,21 +247,21 @@ def score_rows(
         One array for each name, aligned with `rows`; minus infinity past `count`.
     """
 
-    def scored(batch):
+    def score(batch):
         outputs = forward(batch)
         return {each.name: each.of(outputs) for each in wanted}
 
-    def scored_with_spare(batch):
+    def score_with_spare(batch):
         # XLA:CPU sums the last pixels of a batch in another order than all others, so
         # the last row, on each device, is one whose result is not used
         spare = jnp.pad(batch.reshape(shards, -1), ((0, 0), (0, 1))).reshape(-1)
         return {
             name: _without_spare(values, shards)
-            for name, values in scored(spare).items()
+            for name, values in score(spare).items()
         }
 
     def score_batch(batch):
-        return lax.platform_dependent(batch, cpu=scored_with_spare, default=scored)
+        return lax.platform_dependent(batch, cpu=score_with_spare, default=score)
 
     shapes = jax.eval_shape(score_batch, rows[:batch_size])
     empty = {
