@@ -38,7 +38,7 @@ def chunked_train_steps(
     XLA:GPU asks the device before each turn of a loop whose count it does not know, and
     waits for the answer; inside a chunk it knows. The step is compiled twice. With one
     copy, surplus steps of a last chunk would have to be run and thrown away, and one of
-    them costs more than a hundred answers.
+    them costs more than fifty answers.
     """
 
     def step(index, carry):

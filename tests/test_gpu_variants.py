@@ -21,6 +21,7 @@ from dpet_jax.training.traced import numbers_of, without_numbers
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import gpu_variants
+from gpu_program import kernels_of_loop
 from gpu_variants import CHUNK, batch_norm, chunked_train_steps
 
 
@@ -139,3 +140,38 @@ def test_a_network_with_the_other_norm_has_the_same_parameters(monkeypatch):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), usual, got)
     after = str(jax.make_jaxpr(lambda given: trained(given))(variables))
     assert after.count("custom_vjp_call") == before + 3
+
+
+COMPILED = """HloModule jit_f, is_scheduled=true
+
+%add.1 (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body.2 (arg: (f32[2,3], bf16[4,8])) -> (f32[2,3], bf16[4,8]) {
+  %arg = (f32[2,3]{1,0}, bf16[4,8]{1,0}) parameter(0)
+  %wide = f32[2,3]{1,0} get-tuple-element(%arg), index=0
+  %x = bf16[4,8]{1,0} get-tuple-element(%arg), index=1
+  %c = (bf16[4,8]{1,0}, u8[0]{0}) custom-call(%x, %x), custom_call_target="CONV"
+  %maps = bf16[4,8]{1,0} get-tuple-element(%c), index=0
+  %two = (f32[2,3]{1,0}, /*index=1*/f32[2,3]{1,0}) fusion(%wide, %maps), calls=%add.1
+  %one = f32[2,3]{1,0} get-tuple-element(%two), index=0
+  ROOT %out = (f32[2,3]{1,0}, bf16[4,8]{1,0}) tuple(%one, %maps)
+}
+
+ENTRY %main.3 (p: (f32[2,3], bf16[4,8])) -> (f32[2,3], bf16[4,8]) {
+  %p = (f32[2,3]{1,0}, bf16[4,8]{1,0}) parameter(0)
+  ROOT %w = (f32[2,3]{1,0}, bf16[4,8]{1,0}) while(%p), condition=%a, body=%body.2
+}
+"""
+
+
+def test_the_kernels_of_a_compiled_loop_and_the_bytes_that_they_move():
+    convolution, fusion = kernels_of_loop(COMPILED)
+    assert convolution.operation == "CONV"
+    assert convolution.moved == 3 * 4 * 8 * 2
+    assert (fusion.name, fusion.operation) == ("two", "fusion")
+    # reads 2 x 3 wide values and the maps, writes wide ones twice
+    assert fusion.moved == 3 * 2 * 3 * 4 + 4 * 8 * 2
