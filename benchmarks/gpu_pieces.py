@@ -22,6 +22,8 @@ from bench_scores import ALL
 from bench_submodular import drawn
 from gpu_rows import CUT, LEFT_OUT, Rows, arguments, timed
 from gpu_torch import TOY_TRAIN, TRAIN
+from gpu_variants import use
+from scipy.stats import spearmanr
 from timing import matrix_peak
 
 from dpet_jax.config.experiment import Config
@@ -120,6 +122,8 @@ def train(rows: Rows, options: argparse.Namespace) -> None:
     if not rows.missing("train", 0 if options.toy else 20.0):
         return
     num_train = TOY_TRAIN if options.toy else TRAIN
+    if options.variant:
+        use(options.variant)
     before = compile_counts()
     with energy_meter() as meter:
         with meter.window("compile") as ready:
@@ -134,6 +138,7 @@ def train(rows: Rows, options: argparse.Namespace) -> None:
     leaves = jax.tree.leaves(learner.main.snapshot()["params"])
     rows.add(
         "train",
+        mode=options.variant or "ours",
         batch=learner.batch_size,
         dtype="bfloat16",
         parameters=sum(leaf.size for leaf in leaves),
@@ -392,6 +397,32 @@ def norms(rows: Rows, options: argparse.Namespace) -> None:
     measure_calls(rows, {"one pass, bfloat16": one_pass("bfloat16")}, count, options)
     native = {"vmap(grad), XLA's convolutions, float32": formed("vmap_grad_native")}
     measure_calls(rows, native, min(batch, some), options)
+    with jax.default_matmul_precision("highest"):
+        whole = {"one pass, float32, highest": one_pass("float32")}
+        measure_calls(rows, whole, count, options)
+        if not rows.missing("rounding", 0 if options.toy else 15.0):
+            return
+        exact = np.asarray(one_pass("float32")(), np.float64)
+    rows.add(
+        "rounding",
+        of={
+            dtype: differences(np.asarray(one_pass(dtype)(), np.float64), exact)
+            for dtype in ("float32", "bfloat16")
+        },
+    )
+
+
+def differences(found: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+    """Return how far norms are from exact ones, and how far their order is."""
+    apart = np.abs(found / exact - 1)
+    some = max(1, exact.size // 50)
+    best = np.intersect1d(np.argsort(found)[-some:], np.argsort(exact)[-some:])
+    return {
+        "largest": float(apart.max()),
+        "median": float(np.median(apart)),
+        "rank_correlation": float(spearmanr(found, exact).statistic),
+        "of_the_largest_2_percent": best.size / some,
+    }
 
 
 def subsets(rows: Rows, options: argparse.Namespace) -> None:

@@ -81,8 +81,10 @@ PIECES = {
     "command_buffers_128": Piece(
         (OURS, "train", "--batch=128"), 70, 30, COMMAND_BUFFERS
     ),
+    "norm_512": Piece((OURS, "train", "--batch=512", "--variant=norm"), 110, 35),
+    "steps_128": Piece((OURS, "train", "--batch=128", "--variant=steps"), 70, 30),
     "scores": Piece((OURS, "scores"), 75, 25),
-    "norms": Piece((OURS, "norms"), 75, 25),
+    "norms": Piece((OURS, "norms"), 110, 25),
     "subsets": Piece((OURS, "subsets"), 60, 20),
     "growth": Piece((OURS, "growth"), 60, 25),
     "train_1024": Piece((OURS, "train", "--batch=1024"), 70, 30),

@@ -38,7 +38,7 @@ def summary(rows: list[Row]) -> str:
     for title, cells in (
         ("Goals", goals(rows)),
         ("Training", training(rows)),
-        ("Ours over PyTorch, and with other XLA flags", comparisons(rows)),
+        ("Ours over PyTorch, and ours changed", comparisons(rows)),
         ("Energy to accuracy", energy(rows)),
         ("Scores", plain(rows, "scores")),
         ("Gradient norms", plain(rows, "norms")),

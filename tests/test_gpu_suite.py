@@ -319,7 +319,10 @@ def test_the_suite_runs_a_real_piece(tmp_path, monkeypatch):
         ("sensors", {"found", "meter"}),
         ("energy", {"dpet_random"}),
         ("growth", {"10%", "25%", "50%", "75%", "95%"}),
-        ("norms", {"one pass, float32", "vmap(grad), float32", "agreement"}),
+        (
+            "norms",
+            {"one pass, float32", "vmap(grad), float32", "agreement", "rounding"},
+        ),
         ("scores", {"one score, bfloat16", "all, bfloat16", "all, float32"}),
         ("subsets", {"facility location, exact", "graph cut"}),
     ],
@@ -343,6 +346,9 @@ def test_real_piece_measures_its_rows_once(piece, expected, tmp_path, monkeypatc
     if piece == "norms":
         (same,) = (row for row in first if row["row"] == "agreement")
         assert same["largest_relative_difference"] < 1e-4
+        (rounded,) = (row["of"] for row in first if row["row"] == "rounding")
+        assert rounded["float32"]["largest"] < 1e-4 < rounded["bfloat16"]["largest"]
+        assert rounded["float32"]["of_the_largest_2_percent"] == 1
     if piece == "subsets":
         exact, *_, lazy = first
         assert lazy["selected"] == exact["selected"] == 30

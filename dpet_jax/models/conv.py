@@ -8,7 +8,9 @@ which need no rewriting. Elsewhere everything stays native, for that is what cuD
 the TPU compiler recognise.
 """
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,27 +61,64 @@ def convolution(
     )
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Wanted:
+    """Which gradients of a convolution anybody reads.
+
+    Attributes:
+        by_images: Nobody differentiates by the images of a network's first layer.
+        by_kernel: Nobody does by kernels where the lengths of gradients are measured.
+    """
+
+    by_images: bool
+    by_kernel: bool
+
+
+BOTH = Wanted(by_images=True, by_kernel=True)
+
+
 def _forward(images, kernel, stride):
-    return convolution(images, kernel, stride), (images, kernel)
+    wanted = Wanted(images.perturbed, kernel.perturbed)
+    output = convolution(images.value, kernel.value, stride)
+    return output, (images.value, kernel.value, wanted)
 
 
 def _backward(stride, residuals, cotangent):
+    images, kernel, wanted = residuals
     return lax.platform_dependent(
-        *residuals,
+        images,
+        kernel,
         cotangent,
-        cpu=partial(canonical_gradients, stride),
-        default=partial(native_gradients, stride),
+        cpu=partial(canonical_gradients, stride, wanted=wanted),
+        default=partial(native_gradients, stride, wanted=wanted),
     )
 
 
-convolution.defvjp(_forward, _backward)
+convolution.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def native_gradients(stride, images, kernel, cotangent):
-    """Return the gradients that autodiff derives for `native_convolution`."""
-    return jax.vjp(partial(native_convolution, stride=stride), images, kernel)[1](
-        cotangent
-    )
+def native_gradients(
+    stride: int,
+    images: Any,
+    kernel: Any,
+    cotangent: Any,
+    wanted: Wanted = BOTH,
+) -> tuple[Any, Any]:
+    """Return the gradients that autodiff derives for `native_convolution`.
+
+    Transposing a linear function, unlike differentiating it, does not run it.
+    """
+    by_images = by_kernel = None
+    if wanted.by_images:
+        by_images = jax.linear_transpose(
+            lambda images: native_convolution(images, kernel, stride), images
+        )(cotangent)[0]
+    if wanted.by_kernel:
+        by_kernel = jax.linear_transpose(
+            lambda kernel: native_convolution(images, kernel, stride), kernel
+        )(cotangent)[0]
+    return by_images, by_kernel
 
 
 def canonical_convolution(images, kernel, stride):
@@ -104,11 +143,22 @@ def product_convolution(images, kernel, stride):
     return _sum_of_blocks(_taps(products, 2, side, stride), channels)
 
 
-def canonical_gradients(stride, images, kernel, cotangent):
-    """Return both gradients in forms that XLA:CPU runs fast anywhere."""
+def canonical_gradients(
+    stride: int,
+    images: Any,
+    kernel: Any,
+    cotangent: Any,
+    wanted: Wanted = BOTH,
+) -> tuple[Any, Any]:
+    """Return the gradients in forms that XLA:CPU runs fast anywhere."""
     if stride == 1:
-        return _product_gradients(images, kernel, cotangent)
-    return _strided_gradients(images, kernel, cotangent, stride)
+        by_images, by_kernel = _product_gradients(images, kernel, cotangent)
+    else:
+        by_images, by_kernel = _strided_gradients(images, kernel, cotangent, stride)
+    # the two share work, of which XLA drops what only the unwanted one needs
+    return by_images if wanted.by_images else None, (
+        by_kernel if wanted.by_kernel else None
+    )
 
 
 def _product_gradients(images, kernel, cotangent):

@@ -265,6 +265,11 @@ class ModelSection(Kind):
 
     A model of your own is a subclass with keys and `build`; a config names it by its
     import path, `model: {kind: my_package.my_module:MyModel}`.
+
+    Attributes:
+        compute_dtype: What the network computes in. Products of float32 are as exact as
+            `jax_default_matmul_precision` says; by default a GPU rounds their operands
+            to TF32.
     """
 
     compute_dtype: Literal["float32", "bfloat16", "auto"] = Field(

@@ -234,8 +234,8 @@ def score_rows(
     `count` may be traced: one executable then serves every set size.
 
     Args:
-        forward: Maps rows of a batch, of which there are `shards` more than
-            `batch_size`, to their logits, labels and, if known, features.
+        forward: Maps rows of a batch to their logits, labels and, if known, features.
+            Besides `batch_size` rows it is traced with `shards` more, for CPUs.
         rows: Positions to score, padded with any valid position to a multiple of the
             batch size.
         count: How many of them to score.
@@ -247,12 +247,21 @@ def score_rows(
         One array for each name, aligned with `rows`; minus infinity past `count`.
     """
 
-    def score_batch(batch):
+    def score(batch):
+        outputs = forward(batch)
+        return {each.name: each.of(outputs) for each in wanted}
+
+    def score_with_spare(batch):
         # XLA:CPU sums the last pixels of a batch in another order than all others, so
         # the last row, on each device, is one whose result is not used
         spare = jnp.pad(batch.reshape(shards, -1), ((0, 0), (0, 1))).reshape(-1)
-        outputs = forward(spare)
-        return {each.name: _without_spare(each.of(outputs), shards) for each in wanted}
+        return {
+            name: _without_spare(values, shards)
+            for name, values in score(spare).items()
+        }
+
+    def score_batch(batch):
+        return lax.platform_dependent(batch, cpu=score_with_spare, default=score)
 
     shapes = jax.eval_shape(score_batch, rows[:batch_size])
     empty = {

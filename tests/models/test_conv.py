@@ -149,6 +149,21 @@ def test_accelerators_get_convolutions_alone(platform, size):
     assert sorted(results_of(text)) == ["0, 1, b, f", "b, 0, 1, f", "b, 0, 1, f"]
 
 
+@pytest.mark.parametrize(("by", "layout"), [(0, "b, 0, 1, f"), (1, "0, 1, b, f")])
+def test_only_the_gradient_that_is_asked_for_is_formed(by, layout):
+    images, kernel, cotangent = draw(3, 1, (5, 4), (3, 5))
+
+    def loss(images, kernel):
+        return jnp.sum(convolution(images, kernel, 1) * cotangent)
+
+    gradient = jax.jit(jax.grad(loss, by))
+    expected = loop(images, kernel, 1, cotangent)[by]
+    assert_close(gradient(images, kernel), expected)
+    traced = gradient.trace(images, kernel)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert results_of(text) == [layout]
+
+
 def lowered(platform, size):
     images, kernel, cotangent = draw(3, 2, size, (3, 5))
 

@@ -17,7 +17,7 @@ from dpet_jax.models.families import ResNet18
 from dpet_jax.run import build as parts
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.optimizer import OPTIMIZERS, Sgd
-from dpet_jax.training.scoring import ScoreSpec, score_data
+from dpet_jax.training.scoring import ScoreSpec, gradient_norms_of_data, score_data
 from dpet_jax.training.state import DeviceData, StepSpec, init_state
 from dpet_jax.training.steps import train_steps
 from dpet_jax.training.traced import numbers_of, without_numbers
@@ -76,7 +76,8 @@ def in_bfloat16():
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_training_convolves_in_bfloat16_on_accelerators(in_bfloat16, platform):
     convolutions = convolutions_in(in_bfloat16[platform])
-    assert len(convolutions) == 4 * CONVOLUTIONS
+    # none is run twice, and the stem sends nothing to the images
+    assert len(convolutions) == 3 * CONVOLUTIONS - 1
     assert all(line.endswith("xbf16>") for line in convolutions)
 
 
@@ -91,26 +92,67 @@ def test_training_lowers_for_accelerators_in_float32_by_every_optimizer(optimize
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_score_pool_lowers_for_accelerators(platform):
-    spec = ScoreSpec(TINY, ("margin", "entropy"), BATCH, "bfloat16", data_mesh())
-    network = jax.eval_shape(TINY.init, jax.random.key(0))
-    rows, count = np.zeros(NUM, np.int32), np.int32(9)
-    arguments = (*network, device_data(), rows, count)
-    text = lowered(score_data.trace(spec, *shaped(arguments)), platform)
+    text = lowered(traced_scores(score_data, "bfloat16"), platform)
     assert "stablehlo.while" in text
     assert all(line.endswith("xbf16>") for line in convolutions_in(text))
+    # the CPU's spare row is the CPU's alone
+    assert all(f"tensor<{BATCH}x" in line for line in convolutions_in(text))
+
+
+def traced_scores(program, dtype):
+    """Trace one of the two scoring programs for the tiny network."""
+    names = ("margin", "entropy") if program is score_data else ()
+    spec = ScoreSpec(TINY, names, BATCH, dtype, data_mesh())
+    network = jax.eval_shape(TINY.init, jax.random.key(0))
+    rows, count = np.zeros(NUM, np.int32), np.int32(9)
+    return program.trace(spec, *shaped((*network, device_data(), rows, count)))
+
+
+def test_the_cpu_scores_a_spare_row():
+    text = lowered(traced_scores(score_data, "float32"), "cpu")
+    assert f"tensor<{BATCH + 1}x8x8x1xf32>" in text
+    assert f"tensor<{BATCH}x8x8x1xf32>" not in text
+
+
+def test_gradient_norms_run_no_convolution_twice_and_send_nothing_to_the_images():
+    text = lowered(traced_scores(gradient_norms_of_data, "float32"), "cuda")
+    # TINY has a stem and one block: three forward, two back
+    assert len(convolutions_in(text)) == 3 + 2
+
+
+MULTIPLIED = r"stablehlo\.(?:convolution|dot_general)"
+
+
+@pytest.mark.parametrize("program", [score_data, gradient_norms_of_data])
+def test_float32_is_as_exact_as_the_accelerator_likes_unless_jax_is_told(program):
+    text = lowered(traced_scores(program, "float32"), "cuda")
+    assert re.search(MULTIPLIED, text)
+    assert "HIGH" not in text
+    with jax.default_matmul_precision("highest"):
+        text = lowered(traced_scores(program, "float32"), "cuda")
+    products = [line for line in text.splitlines() if re.search(MULTIPLIED, line)]
+    assert products
+    assert all(line.count("HIGHEST") == 2 for line in products)
+
+
+def test_training_in_float32_is_exact_where_jax_is_told():
+    with jax.default_matmul_precision("highest"):
+        traced = traced_training(TINY, Sgd(), "float32", device_data())
+        text = lowered(traced, "cuda")
+    products = [line for line in text.splitlines() if re.search(MULTIPLIED, line)]
+    assert len(products) == 3 * 3 - 1 + 3  # of the last layer: one product each way
+    assert all(line.count("HIGHEST") == 2 for line in products)
 
 
 def test_convolutions_keep_channels_last(in_bfloat16):
     layouts = Counter(
         re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", in_bfloat16["cuda"])
     )
-    # forward and to the images; the forward pass is there once more beside its
-    # gradients, unused, for XLA to drop
     into_maps = layouts.pop("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]")
     back = layouts.pop("[b, 0, 1, f]x[0, 1, o, i]->[b, 0, 1, f]", 0)
     into_kernels = layouts.pop("[f, 0, 1, b]x[i, 0, 1, o]->[0, 1, b, f]")
     assert not layouts
-    assert (into_maps, back) == (2 * CONVOLUTIONS, CONVOLUTIONS)
+    assert (into_maps, back) == (CONVOLUTIONS, CONVOLUTIONS - 1)
     assert into_kernels == CONVOLUTIONS
 
 

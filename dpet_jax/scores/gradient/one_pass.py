@@ -173,16 +173,25 @@ def _probed(rule: Rule) -> Callable[[list[Any], list[Any], Any], Any]:
         return rule.forward(others, parameters)
 
     def forward(others, parameters, probe):
-        return run(others, parameters, probe), (others, parameters)
+        del probe
+        # what does not depend on the probe, as the image, gets nothing sent back
+        moving = [leaf.value if leaf.perturbed else None for leaf in others]
+        others, parameters = ([leaf.value for leaf in x] for x in (others, parameters))
+
+        def of_moving(moving):
+            pairs = zip(moving, others, strict=True)
+            values = [still if moved is None else moved for moved, still in pairs]
+            return rule.forward(values, parameters)
+
+        result, pull = jax.vjp(of_moving, moving)
+        return result, (others, parameters, pull)
 
     def backward(residuals, cotangent):
-        others, parameters = residuals
-        _, pull = jax.vjp(lambda moving: rule.forward(moving, parameters), others)
-        (back,) = pull(cotangent)
-        nothing = [jnp.zeros_like(parameter) for parameter in parameters]
-        return back, nothing, rule.squared_norm(others, parameters, cotangent)
+        others, parameters, pull = residuals
+        length = rule.squared_norm(others, parameters, cotangent)
+        return pull(cotangent)[0], [None] * len(parameters), length
 
-    run.defvjp(forward, backward)
+    run.defvjp(forward, backward, symbolic_zeros=True)
     return run
 
 
