@@ -6,7 +6,7 @@ Nothing here imports JAX, so that reading a config does not wait for it.
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from jaxtyping import Float, Float32, Key
 
@@ -232,7 +232,13 @@ class ModelSection(Kind):
 
     A model of your own is a subclass with keys and `build`; a config names it by its
     import path, `model: {kind: my_package.my_module:MyModel}`.
+
+    Attributes:
+        scales: The sizes that a planner chooses from, ascending; none for a network
+            that is no family.
     """
+
+    scales: ClassVar[tuple[float, ...]] = ()
 
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -259,6 +265,21 @@ class ModelSection(Kind):
         raise ValueError(
             f"cannot make {network.label} narrower; give {type(self).__name__} a "
             "method narrower(self, network, share)"
+        )
+
+    def scaled(self, scale: float) -> "ModelSection":
+        """Return the section of one of the family's sizes, other keys as they are.
+
+        Args:
+            scale: One of `scales`.
+
+        Raises:
+            ValueError: If the network is no family.
+        """
+        del scale
+        raise ValueError(
+            f"{self.label} has one size; give {type(self).__name__} `scales` and a "
+            "method scaled(self, scale)"
         )
 
     def describe(self, network: Network) -> str:

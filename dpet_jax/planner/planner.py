@@ -27,7 +27,8 @@ class BudgetTooSmallError(UserError):
     """A budget in which no network could be trained.
 
     Attributes:
-        least: The smallest one in which one could, in the budget's unit.
+        least: The smallest one in which one could, in the budget's unit, where its
+            costs are known beforehand.
     """
 
     def __init__(self, message: str, least: float) -> None:
@@ -119,6 +120,7 @@ class StepCost:
         joules: Of a step, gross; None where not measured.
         compiling: Until its programs are ready to run.
         evaluating: The evaluations that a run ends with.
+        measuring: What it took to find that out.
         train_flops: FLOPs of one example's training visit.
         measured: False for a guess, which is shown and never chosen, but where the
             budget does not depend on it.
@@ -130,6 +132,7 @@ class StepCost:
     joules: int | float | None = None
     compiling: Spend = NOTHING
     evaluating: Spend = NOTHING
+    measuring: Spend = NOTHING
     train_flops: int = 0
     measured: bool = True
     note: str = ""
@@ -291,7 +294,7 @@ class _Offer:
     visits: int
     score: float
     spend: Spend
-    least: float  # of the budget, for one step
+    least: float  # of the budget, for one step, once its costs are known
     free: bool  # whether its visits do not depend on what a step costs
 
     @classmethod
@@ -325,7 +328,8 @@ class _Offer:
             else:
                 left = PLANNED * budget.amount * scaled - before
                 steps = max(0, math.floor(left / each))
-                least = (before + each) / PLANNED / scaled
+                known = spent.seconds if budget.unit == "seconds" else spent.joules
+                least = (before - (known or 0.0) + each) / PLANNED / scaled
             visits = steps * batch
         elif budget.unit == "epochs":
             visits = max(1, round(budget.amount * num_train))
@@ -392,17 +396,22 @@ def _too_small(budget: Budget, offers: Sequence[_Offer], spent: Spend) -> UserEr
             f"budget: no network of the family is expected to reach {budget}; give a "
             "lower one"
         )
-    cheapest = min(
-        (one for one in offers if one.cost.measured), key=lambda one: one.least
-    )
+    known = [one for one in offers if one.cost.measured] or offers
+    cheapest = min(known, key=lambda one: one.least)
+    least = cheapest.least
+    if least <= budget.amount:
+        return BudgetTooSmallError(
+            f"budget: measuring took {spent.seconds:.3g} s, and {budget} leaves no "
+            "time to train; the costs are known now, so plan again",
+            least,
+        )
     unit = "s" if budget.unit == "seconds" else "Wh"
     parts = cheapest.cost.compiling.seconds, cheapest.cost.evaluating.seconds
     return BudgetTooSmallError(
-        f"budget: {budget} is too little for any network: the least is "
-        f"{_up(cheapest.least)} {unit}, of which at scale {cheapest.scale:g} measuring "
-        f"took {spent.seconds:.3g} s, compiling takes {parts[0]:.3g} s and evaluating "
-        f"{parts[1]:.3g} s; give more",
-        cheapest.least,
+        f"budget: {budget} is too little for any network; scale {cheapest.scale:g} "
+        f"takes the least, {_up(least)} {unit}: compiling takes {parts[0]:.3g} s and "
+        f"evaluating {parts[1]:.3g} s before and after the first step; give more",
+        least,
     )
 
 

@@ -102,7 +102,7 @@ def test_one_warm_and_measured_network_pays_for_its_own_compilation_alone():
 
 
 def test_a_budget_below_every_compilation_is_refused_with_the_least_one():
-    with pytest.raises(BudgetTooSmallError, match="the least is 21") as refused:
+    with pytest.raises(BudgetTooSmallError, match="takes the least, 21") as refused:
         planned(seconds=20)
     # scale 1 compiles fastest
     assert refused.value.least == pytest.approx((19 + 2 + 0.0206) / PLANNED)
@@ -115,8 +115,15 @@ def test_a_budget_below_every_compilation_is_refused_with_the_least_one():
 def test_the_least_budget_in_the_message_is_enough():
     with pytest.raises(BudgetTooSmallError) as refused:
         planned(seconds=1)
-    told = float(str(refused.value).partition("the least is ")[2].split()[0])
+    told = float(str(refused.value).partition("takes the least, ")[2].split()[0])
     assert planned(seconds=told).steps >= 1
+
+
+def test_a_budget_that_measuring_used_up_is_enough_the_next_time():
+    with pytest.raises(BudgetTooSmallError, match="plan again") as refused:
+        planned(seconds=40, spent=Spend(38.0))
+    assert refused.value.least == pytest.approx((19 + 2 + 0.0206) / PLANNED)
+    assert planned(seconds=40).steps > 0
 
 
 def test_few_steps_are_warned_of():
