@@ -127,7 +127,10 @@ class Law(Section):
         """
         found = []
         if family not in self.families:
-            found.append(f"{family}, whose runs it was not calibrated on")
+            found.append(
+                f"no coefficients were fitted to {family}; those of "
+                f"{', '.join(self.families)} are used"
+            )
         for value, (low, high), what in (
             (visits, self.visits, "examples"),
             (parameters, self.parameters, "parameters"),
@@ -209,7 +212,7 @@ def refit(
     prior: Law = SHIPPED,
     *,
     strength: int | float = 1.0,
-    origin: str | None = None,
+    family: str | None = None,
 ) -> Law:
     """Fit the coefficients to runs, held to those of a prior law by a ridge.
 
@@ -221,7 +224,7 @@ def refit(
         observations: Groups of at least three runs.
         prior: The law that a few runs should hardly move.
         strength: Of the ridge; 0 for none.
-        origin: What to write into the law.
+        family: Kind of the networks; by default one that the prior was calibrated on.
 
     Raises:
         ValueError: If no group says anything.
@@ -272,24 +275,29 @@ def refit(
         )
     a, b, c, d = (float(value) for value in fitted.x[:4])
     wrong = fitted.fun[: len(errors)] * SEED_NOISE
-    columns = {
+    seen = {
         "visits": [one.visits for one in observations],
         "parameters": [one.parameters for one in observations],
     }
+    same = family is None or family in prior.families
     ranges = {
-        name: (min(prior_low, *values), max(prior_high, *values))
-        for name, values in columns.items()
-        for prior_low, prior_high in [getattr(prior, name)]
+        name: _range([*values, *getattr(prior, name)] if same else values)
+        for name, values in seen.items()
     }
     return prior.model_copy(
         update={
             **dict(zip("abcd", (a, b, c, d), strict=True)),
             **ranges,
+            "families": prior.families if same else (family,),
             "residual": float(np.sqrt(np.mean(wrong**2))),
-            "origin": origin
-            or f"refitted to {len(observations)} runs of {len(groups)} data sets",
+            "origin": f"refitted to {len(observations)} runs in {len(groups)} groups",
         }
     )
+
+
+def _range(values: Sequence[int | float]) -> tuple[float, float]:
+    # runs of one network leave a range of no width
+    return min(values) / 1.01, max(values) * 1.01
 
 
 def _terms(length: "float | np.ndarray", size: "float | np.ndarray") -> np.ndarray:

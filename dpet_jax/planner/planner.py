@@ -260,8 +260,7 @@ def plan(
     if not able:
         raise _too_small(budget, chosen, spent)
     if budget.unit == "target":
-        by_joules = all(one.spend.joules is not None for one in able)
-        best = min(able, key=lambda one: one.spend[1 if by_joules else 0])
+        best = _cheapest(able)
     else:
         best = max(able, key=lambda one: (one.score, -one.cost.parameters))
     table = tuple(_candidate(one, best, chosen, budget) for one in offers)
@@ -373,6 +372,14 @@ def _sum(parts: Sequence[int | float | None]) -> int | float | None:
 
 def _wh(spend: Spend) -> float | None:
     return None if spend.joules is None else spend.joules / _J_PER_WH
+
+
+def _cheapest(offers: Sequence[_Offer]) -> _Offer:
+    """Return the offer that takes the least energy, or time where that is not known."""
+    joules = [one.spend.joules for one in offers]
+    known = [each for each in joules if each is not None]
+    costs = known if len(known) == len(joules) else [o.spend.seconds for o in offers]
+    return offers[costs.index(min(costs))]
 
 
 def _batches(offers: Sequence[_Offer]) -> list[_Offer]:
