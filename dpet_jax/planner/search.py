@@ -62,7 +62,8 @@ def with_guesses(
     """Return the cost of every network, guessed from FLOPs where it is not measured.
 
     Between two measured networks the time of a visit is a power of FLOPs; beyond them,
-    and where there is one or none, it is theirs with the exponent of the family.
+    and where there is one or none, it is theirs with the exponent of the family. A
+    guess also pays for its measurement, which takes as long as the longest so far.
 
     Args:
         sizes: Every network.
@@ -89,7 +90,12 @@ def with_guesses(
         at = [math.log(anchor.train_flops)]
         seconds = [math.log(anchor.seconds)]
         joules = [math.log(anchor.watts * anchor.seconds)]
-    some = next(iter(measured.values()), StepCost(1.0, 1))
+    some = max(
+        measured.values(),
+        key=lambda cost: cost.measuring.seconds,
+        default=StepCost(1.0, 1),
+    )
+    before = _both(some.measuring, some.compiling)
     found = {}
     for key, size in sizes.items():
         if key in measured:
@@ -101,12 +107,18 @@ def with_guesses(
             key[1] * _along(flops, at, seconds),
             size.parameters,
             joules=key[1] * _along(flops, at, each) if len(each) == len(at) else None,
-            compiling=some.compiling,
+            compiling=before,
             evaluating=some.evaluating,
             train_flops=size.train_flops,
             measured=False,
         )
     return found
+
+
+def _both(one: Spend, other: Spend) -> Spend:
+    known = one.joules is not None and other.joules is not None
+    joules = (one.joules or 0.0) + (other.joules or 0.0)
+    return Spend(one.seconds + other.seconds, joules if known else None)
 
 
 def _along(flops: float, at: list[float], logs: list[float]) -> float:
@@ -118,7 +130,7 @@ def _along(flops: float, at: list[float], logs: list[float]) -> float:
 def explore(
     sizes: Mapping[Key, Size],
     measure: Callable[[Key], StepCost],
-    choose: Callable[[Mapping[Key, StepCost]], Plan],
+    choose: Callable[[Mapping[Key, StepCost], Spend], Plan],
     *,
     known: Mapping[Key, StepCost],
     anchor: Anchor,
@@ -127,13 +139,13 @@ def explore(
 ) -> dict[Key, StepCost]:
     """Measure the best network and its neighbours, until the best is measured.
 
-    At most four are compiled, and after the first none that would take more than a
-    tenth of what is left of the budget.
+    At most four are compiled, and of neighbours none that would take more than a tenth
+    of what is left of the budget.
 
     Args:
         sizes: Every network.
         measure: Measures one, which compiles it.
-        choose: Plans with costs, all of which count as measured.
+        choose: Plans with costs and what was spent.
         known: What was measured before.
         anchor: Speed, where nothing was.
         budget: Of the plan.
@@ -144,14 +156,15 @@ def explore(
     """
     costs, compiled, note = dict(known), 0, "its guess lies behind what was measured"
     while True:
-        full = with_guesses(sizes, costs, anchor)
-        key = _next(full, costs, choose, budget)
+        full, so_far = with_guesses(sizes, costs, anchor), spent()
+        best, key = _next(full, costs, lambda each, s=so_far: choose(each, s), budget)
         if key is None:
             break
         if compiled >= MOST:
             note = f"{MOST} networks were compiled for this plan already"
             break
-        if compiled and not _worth(costs, budget, spent()):
+        # the best has to be compiled anyway, and its guess has paid for that
+        if key != best and not _worth(costs, budget, so_far):
             note = "measuring it would take too much of the budget"
             break
         costs[key] = measure(key)
@@ -167,22 +180,25 @@ def _next(
     costs: Mapping[Key, StepCost],
     choose: Callable[[Mapping[Key, StepCost]], Plan],
     budget: Budget,
-) -> Key | None:
-    """Return what to measure next; None where the best and its neighbours are."""
+) -> tuple[Key | None, Key | None]:
+    """Return the best so far, guesses included, and what to measure next, if anything.
+
+    That is the best itself, or else the most promising of its neighbours.
+    """
     guesses = {key: replace(cost, measured=True) for key, cost in full.items()}
     try:
         plan = choose(guesses)
     except BudgetTooSmallError:
         # of what is too dear by a guess, the cheapest tells what the least budget is
         cheapest = min(guesses, key=lambda key: guesses[key].seconds)
-        return None if costs else cheapest
+        return cheapest, None if costs else cheapest
     except UserError:
-        return None  # no measurement would change it
+        return None, None  # no measurement would change it
     best = plan.scale, plan.batch_size
     if best not in costs:
-        return best
+        return best, best
     if budget.unit == "epochs":
-        return None  # its examples are given, whatever they cost
+        return best, None  # its examples are given, whatever they cost
     scales, batches = (sorted({key[i] for key in full}) for i in (0, 1))
     place = scales.index(best[0])
     near = [
@@ -194,7 +210,7 @@ def _next(
         for one in plan.table
     }
     near = [key for key in near if key in full and key not in costs]
-    return max(near, key=lambda key: scores[key], default=None)
+    return best, max(near, key=lambda key: scores[key], default=None)
 
 
 def _worth(costs: Mapping[Key, StepCost], budget: Budget, spent: Spend) -> bool:

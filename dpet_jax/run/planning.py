@@ -115,7 +115,7 @@ def plan_config(
             spent.append(Spend(found.measuring_s, found.measuring_j))
             return family.cost(key, found)
 
-        def choose(costs: Mapping[Key, StepCost], so_far: Spend = NOTHING) -> Plan:
+        def choose(costs: Mapping[Key, StepCost], so_far: Spend) -> Plan:
             return plan(
                 budget,
                 costs,

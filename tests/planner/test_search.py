@@ -1,11 +1,11 @@
 """What is measured for a plan: the best by a guess, then what could be better."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 
 from dpet_jax.planner.planner import (
-    NOTHING,
     Budget,
     BudgetTooSmallError,
     Spend,
@@ -50,7 +50,7 @@ class Machine:
         return Spend(seconds, self.watts and self.watts * seconds)
 
     def plan(self, budget, known=None):
-        def choose(costs, spent=NOTHING):
+        def choose(costs, spent):
             return plan(budget, costs, num_train=10_000, spent=spent)
 
         costs = explore(
@@ -88,6 +88,16 @@ def test_a_tight_budget_pays_for_one_compilation_alone():
     others = [one.why for one in found.table if one.scale != found.scale]
     why = "not measured: measuring it would take too much of the budget"
     assert others == [why] * 4
+
+
+def test_a_guess_pays_for_its_measurement_where_something_is_known():
+    known = {(0.75, 64): Machine(CPU).measure((0.75, 64))}
+    cheap = {key: replace(cost, compiling=Spend(1.0)) for key, cost in known.items()}
+    tight, loose = Machine(CPU), Machine(CPU)
+    found, _ = tight.plan(Budget(seconds=20), cheap)
+    assert (found.scale, tight.asked) == (0.75, [])
+    loose.plan(Budget(seconds=4000), cheap)
+    assert len(loose.asked) == 2
 
 
 def test_what_is_known_is_not_measured_again():
