@@ -248,6 +248,9 @@ def _add_plan(parser: Any) -> None:
         "--batches", metavar="A,B,...", help="sizes to choose from, not the config's"
     )
     parser.add_argument(
+        "--anew", action="store_true", help="measure again what is known of the costs"
+    )
+    parser.add_argument(
         "--level",
         type=_path,
         nargs="+",
@@ -364,7 +367,9 @@ def _plan_lines(
         level=level,
         batches=batches,
         data=data,
-        profiles=Profiles(say=lambda line: console.out(line, highlight=False)),
+        profiles=Profiles(
+            say=lambda line: console.out(line, highlight=False), anew=options.anew
+        ),
     )
     lines = [*plan_lines(planned)]
     if options.out is not None:

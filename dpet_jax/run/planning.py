@@ -36,6 +36,8 @@ from dpet_jax.training.schedule import Triangular
 _RATE, _BATCH = 0.2, 64
 #: Time of a visit of 1.57 MFLOP on one CPU core, and by a rough guess on a GPU.
 _VISIT_FLOPS, _CPU_CORE_S, _ACCELERATOR_S = 1.57e6, 8e-5, 1e-6
+#: Quartiles of steady timings lie no further apart, as a factor.
+_STEADY = 1.3
 #: Batches to choose from on an accelerator, as multiples of the config's.
 _LARGER = (1, 2, 4)
 
@@ -102,17 +104,17 @@ def plan_config(
         family = _Family(base, data, _batch_sizes(base, batches, data))
         known: dict[Key, Profile] = {}
         for key in family.sizes:
-            kept = profiles.find(profile_key(family.config(key), data))
+            kept = profiles.find(profile_key(family.config(key), data, meter))
             if kept is not None:
                 known[key] = kept
         spent = [NOTHING]
 
         def measured(key: Key) -> StepCost:
             at = family.config(key)
-            found = measure(at, data, meter, profile_key(at, data))
+            found = measure(at, data, meter, profile_key(at, data, meter))
             profiles.keep(found, f"scale {key[0]:g}, batches of {key[1]}")
             known[key] = found
-            spent.append(Spend(found.measuring_s, found.measuring_j))
+            spent.append(found.measuring)
             return family.cost(key, found)
 
         def choose(costs: Mapping[Key, StepCost], so_far: Spend) -> Plan:
@@ -137,7 +139,12 @@ def plan_config(
         )
         found = choose(costs, _total(spent))
         key = found.scale, found.batch_size
-        notes = (*profiles.problems, *family.left_out, *_other_recipe(base, law))
+        notes = (
+            *profiles.problems,
+            *family.left_out,
+            *_unsteady(known.get(key)),
+            *_other_recipe(base, law),
+        )
         return Planned(
             found,
             _resolved(family.config(key), found, costs[key], _total(spent)),
@@ -322,6 +329,16 @@ def _total(parts: Sequence[Spend]) -> Spend:
     return Spend(sum(one.seconds for one in parts), sum(joules) if known else None)
 
 
+def _unsteady(profile: Profile | None) -> tuple[str, ...]:
+    if profile is None or profile.step_range_s[1] <= _STEADY * profile.step_range_s[0]:
+        return ()
+    low, high = (1e3 * each for each in profile.step_range_s)
+    return (
+        f"the machine did other work while a step was timed, {low:.3g} to {high:.3g} "
+        "ms; measure it anew when it is quiet, with --anew",
+    )
+
+
 def _other_recipe(config: Config, law: Law) -> tuple[str, ...]:
     """Say where the config trains otherwise than the runs behind the shipped law."""
     optimizer, batch = config.train.optimizer, config.train.batch_size
@@ -390,13 +407,18 @@ def _row(one: Candidate, profiles: Mapping[Key, Profile]) -> tuple[str, ...]:
         f"{one.scale:g}",
         f"{one.batch_size}",
         f"{one.parameters:,}",
-        "-" if kept is None else f"{1e3 * kept.step_s:.3g}",
-        f"{one.visits:,}",
+        "-" if kept is None else _step_ms(kept),
+        f"{one.visits:,}" if one.visits else "-",
         "-" if one.score is None else f"{one.score:.3f}",
         f"{one.seconds:.4g}",
         "-" if one.wh is None else f"{one.wh:.3g}",
         one.why,
     )
+
+
+def _step_ms(kept: Profile) -> str:
+    low, high = kept.step_range_s
+    return f"{1e3 * kept.step_s:.3g} ({1e3 * low:.3g} to {1e3 * high:.3g})"
 
 
 def write_config(planned: Planned, path: Path) -> None:

@@ -33,9 +33,9 @@ from dpet_jax.training.learner import DeviceLearner
 from dpet_jax.training.scoring import EVALUATION
 
 _WARM_UP, _TIMINGS = 5, 20
-#: One timing lasts so long, with a meter longer, so that neither the call of a program
-#: nor the resolution of a sensor matters.
-_TIMING_S, _METERED_S = 0.05, 0.15
+#: One timing lasts so long that the call of a program does not matter, and all of them
+#: so long that a meter can tell what they took.
+_TIMING_S, _METERED_S = 0.05, 3.0
 #: Of steps so slow that not all timings fit in, fewer are made.
 _LONGEST_S, _FEWEST = 5.0, 5
 #: Batches of the evaluation that is timed.
@@ -49,16 +49,15 @@ class Profile(Section):
         key: All that it depends on.
         step_s: Seconds of a training step, the median.
         step_range_s: Its quartiles.
-        step_j: Gross joules of a step, on average; None where not measured.
+        step_j: Gross joules of a step, from the watts drawn; None where not measured.
         num_train: Examples that the programs were compiled for.
         compile_s: Seconds until the programs were ready.
         trace_s: Those of them that the compiler did not take, which is about what a
             process spends whose compilation cache holds the programs.
-        compile_j: Gross joules of the first.
-        score_s: Seconds of an example's evaluation.
-        score_j: Its joules.
+        compile_j: Gross joules of the first; None where not measured.
+        score_s: Seconds of an example's evaluation, which draws as many watts as
+            training.
         measuring_s: Seconds that the whole measurement took.
-        measuring_j: Its joules.
     """
 
     key: dict[str, Any]
@@ -70,9 +69,7 @@ class Profile(Section):
     trace_s: NonNegative
     compile_j: NonNegative | None
     score_s: NonNegative
-    score_j: NonNegative | None
     measuring_s: NonNegative
-    measuring_j: NonNegative | None
 
     def __str__(self) -> str:
         """Return the figures that a plan hangs on."""
@@ -92,24 +89,38 @@ class Profile(Section):
             train_flops: Of one example's training visit.
         """
         cached = bool(jax.config.values.get("jax_compilation_cache_dir"))
-        compiling = Spend(self.compile_s, self.compile_j)
+        ready_s = self.compile_s
         if cached and self.num_train == data.num_train:
-            share = self.trace_s / self.compile_s if self.compile_s else 0.0
-            joules = None if self.compile_j is None else share * self.compile_j
-            compiling = Spend(self.trace_s, joules)
+            ready_s = self.trace_s
         judged = data.num_validation + data.num_test
         return StepCost(
             self.step_s,
             parameters,
             joules=self.step_j,
-            compiling=compiling,
-            evaluating=Spend(
-                judged * self.score_s,
-                None if self.score_j is None else judged * self.score_j,
-            ),
-            measuring=Spend(self.measuring_s, self.measuring_j),
+            compiling=Spend(ready_s, self._compiling_j(ready_s)),
+            evaluating=self._as_training(judged * self.score_s),
+            measuring=self.measuring,
             train_flops=train_flops,
         )
+
+    @property
+    def measuring(self) -> Spend:
+        """What the whole measurement took."""
+        compiling = self._compiling_j(self.compile_s)
+        rest = self._as_training(self.measuring_s - self.compile_s)
+        known = compiling is not None and rest.joules is not None
+        joules = (compiling or 0.0) + (rest.joules or 0.0)
+        return Spend(self.measuring_s, joules if known else None)
+
+    def _compiling_j(self, seconds: float) -> float | None:
+        if self.compile_j is None or not self.compile_s:
+            return self._as_training(seconds).joules
+        return self.compile_j * seconds / self.compile_s
+
+    def _as_training(self, seconds: float) -> Spend:
+        if self.step_j is None:
+            return Spend(seconds)
+        return Spend(seconds, self.step_j * seconds / self.step_s)
 
 
 def default_folder() -> Path:
@@ -118,7 +129,7 @@ def default_folder() -> Path:
     return Path(base) / "dpet_jax" / "profiles"
 
 
-def profile_key(config: Config, data: Data) -> dict[str, Any]:
+def profile_key(config: Config, data: Data, meter: EnergyMeter) -> dict[str, Any]:
     """Return all that the cost of a step depends on, as plain data."""
     step = build.build_learner_spec(config, build.build_model(config, data), ()).step
     facts = {
@@ -130,7 +141,7 @@ def profile_key(config: Config, data: Data) -> dict[str, Any]:
         "image_shape": data.image_shape,
         "compute_dtype": step.dtype,
         "extras": [step.margins, step.averaged, step.bits, len(step.schedules)],
-        "energy": config.energy.model_dump(mode="json"),
+        "meters": sorted(meter.sensors.channels),
     }
     plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return plain
@@ -142,20 +153,27 @@ class Profiles:
     Args:
         folder: Made when the first is kept; by default in the user's cache.
         say: Gets a line for each that is kept.
+        anew: Find none, so that all are measured again and replaced.
 
     Attributes:
         problems: What could not be read or kept, a sentence each.
     """
 
     def __init__(
-        self, folder: Path | None = None, say: Callable[[str], None] = lambda _: None
+        self,
+        folder: Path | None = None,
+        say: Callable[[str], None] = lambda _: None,
+        *,
+        anew: bool = False,
     ) -> None:
         self.folder = default_folder() if folder is None else folder
-        self._say = say
+        self._say, self._anew = say, anew
         self.problems: list[str] = []
 
     def find(self, key: dict[str, Any]) -> Profile | None:
         """Return the profile of a key; None if there is none that can be read."""
+        if self._anew:
+            return None
         path = self._path(key)
         try:
             kept = validate_as(Profile, read_json(path), str(path))
@@ -217,36 +235,32 @@ def measure(
     steps = _Steps(learner, data)
     warm = steps.timed(min(_WARM_UP, learner.main.max_steps))
     metered = compiling.energy is not None and compiling.energy.wh is not None
-    wanted = _METERED_S if metered else _TIMING_S
-    each = max(1, min(round(wanted / warm), learner.main.max_steps))
+    least_s = _METERED_S if metered else 0.0
+    each = max(1, min(round(_TIMING_S / warm), learner.main.max_steps))
     timings: list[float] = []
     with meter.window("train") as training:
-        began = time.monotonic()
-        while len(timings) < _TIMINGS:
+        began, passed = time.monotonic(), 0.0
+        while len(timings) < _FEWEST or (
+            passed < _LONGEST_S and (len(timings) < _TIMINGS or passed < least_s)
+        ):
             timings.append(steps.timed(each))
-            late = time.monotonic() - began > _LONGEST_S
-            if late and len(timings) >= _FEWEST:
-                break
+            passed = time.monotonic() - began
     rows = data.test_rows[: _EVALUATED * config.evaluate.batch_size]
     with meter.window("eval") as evaluating:
         jax.device_get(learner.main.score(rows, EVALUATION, evaluated=True))
     low, median, high = statistics.quantiles(timings, n=4)
-    parts = [_joules(window) for window in (compiling, training, evaluating)]
-    compile_j, training_j, score_j = parts
-    known = [part for part in parts if part is not None]
+    training_j = _joules(training)
     return Profile(
         key=key,
         step_s=median,
         step_range_s=(low, high),
-        step_j=None if training_j is None else training_j / (each * len(timings)),
+        step_j=None if training_j is None else median * training_j / training.s,
         num_train=data.num_train,
         compile_s=compiling.s,
         trace_s=max(0.0, compiling.s - counts.seconds),
-        compile_j=compile_j,
+        compile_j=_joules(compiling),
         score_s=evaluating.s / rows.size,
-        score_j=None if score_j is None else score_j / rows.size,
         measuring_s=compiling.s + training.s + evaluating.s,
-        measuring_j=sum(known) if len(known) == len(parts) else None,
     )
 
 
