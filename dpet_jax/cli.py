@@ -1,4 +1,4 @@
-"""The command line: run, compare, report, energy, predict, export, pool and more."""
+"""The command line: run, plan, compare, report, energy, predict, export and more."""
 
 import argparse
 import json
@@ -116,6 +116,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace the run in the folder"
     )
 
+    _add_plan(
+        add(
+            "plan",
+            "Choose the network of a config's family that a budget buys on this "
+            "machine.",
+            takes_overrides=True,
+            epilog="Any key of the config can be given as --section.key=value. What a "
+            "step takes is\nmeasured, once a machine; that and compiling count.",
+        )
+    )
+
     compare = add(
         "compare",
         "Run what a suite lacks, and write its report; start it again to go on.",
@@ -222,6 +233,45 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_plan(parser: Any) -> None:
+    """Add what `dpet plan` takes."""
+    parser.add_argument("config", type=_path, nargs="?", help="a YAML file")
+    budget = parser.add_mutually_exclusive_group()
+    for name, what in (
+        ("seconds", "of everything: measuring, compiling, training, evaluating"),
+        ("wh", "gross energy of everything"),
+        ("epochs", "passes over the training split"),
+        ("target", "accuracy to reach at the least cost; needs --level"),
+    ):
+        budget.add_argument(f"--{name}", type=float, metavar="X", help=what)
+    parser.add_argument(
+        "--batches", metavar="A,B,...", help="sizes to choose from, not the config's"
+    )
+    parser.add_argument(
+        "--anew", action="store_true", help="measure again what is known of the costs"
+    )
+    parser.add_argument(
+        "--level",
+        type=_path,
+        nargs="+",
+        metavar="RUN",
+        help="finished runs on the same data, by which accuracy is predicted",
+    )
+    parser.add_argument(
+        "--law", type=_path, metavar="FILE", help="ranks by this law, not that shipped"
+    )
+    parser.add_argument(
+        "--out", type=_path, metavar="FILE", help="write the config, or the law, here"
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=_path,
+        nargs="+",
+        metavar="RUNS",
+        help="instead of planning, refit the law to finished runs of one family",
+    )
+
+
 def _add_pool(parser: Any) -> None:
     """Add what `dpet pool` can do."""
     actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
@@ -258,6 +308,76 @@ def _add_pool(parser: Any) -> None:
     )
     ranking.add_argument("config", type=_path, help="a YAML file")
     add("remove", "Take a network out.").add_argument("name")
+
+
+def _plan(options: Any, overrides: list[str], console: Console) -> int:
+    from dpet_jax.planner.law import SHIPPED
+    from dpet_jax.planner.planner import Budget
+
+    if options.calibrate is None:
+        if options.config is None:
+            raise UserError("command line: give a config file, or --calibrate RUNS")
+        names = ("seconds", "wh", "epochs", "target")
+        budget = Budget(**{name: getattr(options, name) for name in names})
+    elif options.config is not None or options.out is None or overrides:
+        raise UserError(
+            "command line: --calibrate goes with RUNS and --out=FILE alone, which gets "
+            "the law"
+        )
+    from dpet_jax.run.planning import read_law
+
+    law = SHIPPED if options.law is None else read_law(options.law)
+    if options.calibrate is not None:
+        from dpet_jax.run.calibration import calibration_lines
+
+        lines = [*calibration_lines(options.calibrate, law, options.out)]
+    else:
+        lines = _plan_lines(options, overrides, console, budget, law)
+    for line in lines:
+        console.out(line, highlight=False)
+    return 0
+
+
+def _plan_lines(
+    options: Any, overrides: list[str], console: Console, budget: Any, law: Any
+) -> list[str]:
+    from dpet_jax.config.load import load
+
+    config = load(options.config, overrides)
+    use_compilation_cache()
+    from dpet_jax.run.build import build_data
+    from dpet_jax.run.calibration import level_of
+    from dpet_jax.run.planning import (
+        check_plannable,
+        plan_config,
+        plan_lines,
+        write_config,
+    )
+    from dpet_jax.run.profiling import Profiles
+
+    check_plannable(config, budget, leveled=options.level is not None)
+    data, level = build_data(config), None
+    if options.level is not None:
+        level = level_of(options.level, law, data.fingerprint)
+    batches = _whole_numbers("--batches", options.batches)
+    planned = plan_config(
+        config,
+        budget,
+        law=law,
+        level=level,
+        batches=batches,
+        data=data,
+        profiles=Profiles(
+            say=lambda line: console.out(line, highlight=False), anew=options.anew
+        ),
+    )
+    lines = [*plan_lines(planned)]
+    if options.out is not None:
+        write_config(planned, options.out)
+        lines.append(
+            f"config      {options.out}; train it with: dpet run {options.out}"
+        )
+    return lines
 
 
 def _pool(options: Any, overrides: list[str], console: Console) -> int:
@@ -354,18 +474,18 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
     return 0
 
 
-def _seeds(text: str) -> list[int]:
+def _whole_numbers(option: str, text: str | None) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [] if text is None else [int(part) for part in text.split(",")]
     except ValueError as error:
         raise UserError(
-            f"command line: --seeds: {text!r} is no list of numbers; write it like "
+            f"command line: {option}: {text!r} is no list of numbers; write it like "
             "0,1,2"
         ) from error
 
 
 def _compare(options: Any, overrides: list[str], console: Console) -> int:
-    seeds = None if options.seeds is None else _seeds(options.seeds)
+    seeds = _whole_numbers("--seeds", options.seeds) or None
     from dpet_jax.suite.variants import load_suite
 
     suite = load_suite(options.suite, overrides, seeds)
@@ -529,6 +649,7 @@ def use_compilation_cache() -> Path | None:
 
 COMMANDS: dict[str, Command] = {
     "run": _run,
+    "plan": _plan,
     "compare": _compare,
     "report": _report,
     "energy": _energy,

@@ -24,7 +24,7 @@ FLOORS = (
     ("selection",),
     ("scores",),
     ("models", "data", "methods"),
-    ("energy", "models.conv", "scores.registry"),
+    ("energy", "planner", "models.conv", "scores.registry"),
     ("section", "errors", "files", "arrays", "quotas"),
 )
 #: What a floor alone does not say: these import nothing of ours but what is named.
@@ -34,6 +34,7 @@ ALONE = {
     "scores.registry": {"section"},
     "selection": {"scores", "methods.base", *_GROUND},
     "energy": {"errors", "files"},
+    "planner": _GROUND,
     "methods": {"scores.registry", *_GROUND},
     "models": {"models.conv", *_GROUND},
     "data": _GROUND,
@@ -43,7 +44,7 @@ ALONE = {
 }
 #: Wings and modules that never bring JAX into a process.
 WITHOUT_JAX = (
-    *("methods", "energy", "report", "section", "errors", "files"),
+    *("methods", "energy", "planner", "report", "section", "errors", "files"),
     *("pretrained.choice", "pretrained.pool"),
     *("run.loop", "run.folder", "run.limits", "run.energy_report"),
     *("suite.schema", "suite.variants", "suite.folder", "config.load"),

@@ -30,6 +30,7 @@ TOY = {
         *("--selectors", "k_center", "grad_match"),
     ],
     "bench_meter": ["--tiny", "--pairs=1", "--seconds=0.01", "--periods", "0.05"],
+    "bench_planner": [],
     "bench_methods": [
         *(str(QUICKSTART), "--set", "model.kind=resnet", "model.stem=8"),
         *("model.channels=[8]", "model.blocks=[1]", "--keep=0.2", "--passes=2"),

@@ -1,7 +1,7 @@
 """The residual networks that a config can name, from their keys to their shape."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -79,6 +79,8 @@ class ResNet18(_Residual):
         with a 3x3 stem that CIFAR experiments use.
     """
 
+    scales: ClassVar[tuple[float, ...]] = (0.125, 0.25, 0.5, 0.75, 1.0)
+
     kind: Literal["resnet18"] = "resnet18"
     width_multiplier: Multiplier = 1.0
     depth_multiplier: Multiplier = 1.0
@@ -93,6 +95,10 @@ class ResNet18(_Residual):
         blocks = (scaled_blocks(2, self.depth_multiplier),) * 4
         return self._network(channels[0], channels, blocks, num_classes, image_shape)
 
+    def scaled(self, scale: float) -> "ResNet18":
+        """Return the section of another width, as deep."""
+        return self.model_copy(update={"width_multiplier": scale})
+
 
 class ResNet20(_Residual):
     """ResNet-20 family of the tight-budget paper: stem 16, 16-32-64, three blocks.
@@ -105,6 +111,8 @@ class ResNet20(_Residual):
         He et al. (2016), section 4.2, with 1x1 projection shortcuts; scaling as in the
         code of "tight-budget pruning and scaling".
     """
+
+    scales: ClassVar[tuple[float, ...]] = (0.25, 0.5, 0.75, 1.0, 1.4)
 
     kind: Literal["resnet20"] = "resnet20"
     width_multiplier: Multiplier = 1.0
@@ -130,6 +138,12 @@ class ResNet20(_Residual):
         )
         blocks = (scaled_blocks(3, self.scale or self.depth_multiplier),) * 3
         return self._network(16, channels, blocks, num_classes, image_shape)
+
+    def scaled(self, scale: float) -> "ResNet20":
+        """Return the section of another scale, width and depth in tandem."""
+        return self.model_copy(
+            update={"scale": scale, "width_multiplier": 1.0, "depth_multiplier": 1.0}
+        )
 
 
 class ResNet(_Residual):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from jaxtyping import Float, Float32, Key
 from pydantic import Field
@@ -270,7 +270,11 @@ class ModelSection(Kind):
         compute_dtype: What the network computes in. Products of float32 are as exact as
             `jax_default_matmul_precision` says; by default a GPU rounds their operands
             to TF32.
+        scales: The sizes that a planner chooses from, ascending; none for a network
+            that is no family.
     """
+
+    scales: ClassVar[tuple[float, ...]] = ()
 
     compute_dtype: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
@@ -300,6 +304,21 @@ class ModelSection(Kind):
         raise ValueError(
             f"cannot make {network.label} narrower; give {type(self).__name__} a "
             "method narrower(self, network, share)"
+        )
+
+    def scaled(self, scale: float) -> "ModelSection":
+        """Return the section of one of the family's sizes, other keys as they are.
+
+        Args:
+            scale: One of `scales`.
+
+        Raises:
+            ValueError: If the network is no family.
+        """
+        del scale
+        raise ValueError(
+            f"{self.label} has one size; give {type(self).__name__} `scales` and a "
+            "method scaled(self, scale)"
         )
 
     def describe(self, network: Network) -> str:

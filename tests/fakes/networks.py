@@ -1,6 +1,6 @@
 """Networks and data so small that a test compiles them in a moment."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -51,6 +51,15 @@ class MlpModel(ModelSection):
     def narrower(self, network: Any, share: float) -> Network:
         slim = self.model_copy(update={"width": max(1, int(share * self.width))})
         return slim.build(network.num_classes, network.image_shape)
+
+
+class MlpFamily(MlpModel):
+    """A user's own family: perceptrons of three widths."""
+
+    scales: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0)
+
+    def scaled(self, scale: float) -> "MlpFamily":
+        return self.model_copy(update={"width": round(16 * scale)})
 
 
 class Vit(nn.Module):

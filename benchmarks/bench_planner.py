@@ -1,0 +1,312 @@
+"""What does planning by the ranking law lose against the best scale in hindsight?
+
+Nothing is trained: the table holds how 130 runs of the ResNet-20 family ended. On each
+of its data sets, for 8 budgets in each of 4 time models, planners choose the scale; the
+accuracy of their choice, from the smoothed table, is compared with that of the best
+scale. The law is fitted on the other data set each time. Times are those measured on a
+CPU, and three that reorder the scales: by FLOPs, by layers, and the same for all.
+
+    g            the law with measured step times; half a percent of the budget to
+                 measure them
+    g by FLOPs   the same with step times guessed from FLOPs
+    fixed        the best single scale over all budgets, in hindsight
+    default      scale 1
+    random       the mean over all scales
+    ridge        the tight-budget paper's: a quadratic ridge regression of accuracy on
+                 scale and time, fitted to 8 short runs, for 15 % of the budget
+
+    python benchmarks/bench_planner.py --out=benchmarks/results/bench_planner.json
+"""
+
+import argparse
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from dpet_jax.planner.law import LEAST_STEPS, SEED_NOISE, Law, Observation, refit
+from dpet_jax.planner.planner import Budget, Plan, Spend, StepCost, plan
+
+TABLE = Path(__file__).parent.parent / "tests" / "data" / "planner_oracle.csv"
+SETS = ("cifar100_10super", "cifar10_4class")
+BATCH = 64
+#: Microseconds of a visit on one CPU core, and layers of a network, by scale.
+_CPU_US = {0.25: 62.0, 0.5: 80.0, 0.75: 179.0, 1.0: 322.0, 1.4: 935.0}
+_LAYERS = {0.25: 8, 0.5: 8, 0.75: 14, 1.0: 20, 1.4: 26}
+_NUM_TRAIN = 10_000
+#: Of the kernel that smooths each scale's error over ln examples.
+_BANDWIDTH = 0.5
+#: Examples may lie so far from those of a run, as a factor, to count as measured.
+_NEAR = 1.26
+_OVERHEAD, _RIDGE_OVERHEAD = 0.005, 0.15
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs of one data set on all of its data, in batches of 64, seeds averaged.
+
+    Attributes:
+        name: Of the data set.
+        cells: Examples seen and accuracy of each run, by scale.
+        parameters: By scale.
+        train_flops: Of one example, by scale.
+    """
+
+    name: str
+    cells: Mapping[float, Mapping[int, float]]
+    parameters: Mapping[float, int]
+    train_flops: Mapping[float, float]
+
+    @classmethod
+    def read(cls, path: Path, name: str) -> "Table":
+        """Read the runs of one data set."""
+        found: dict[float, dict[int, list[float]]] = {}
+        parameters, flops = {}, {}
+        with path.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                kept = float(row["drop"]) == 0 and int(row["batch"]) == BATCH
+                if row["dataset"] != name or not kept:
+                    continue
+                scale, visits = float(row["scale"]), int(row["visits"])
+                by_visits = found.setdefault(scale, {})
+                by_visits.setdefault(visits, []).append(float(row["accuracy"]))
+                parameters[scale] = int(row["parameters"])
+                flops[scale] = int(row["train_flops"]) / visits
+        cells = {
+            scale: {visits: float(np.mean(all_)) for visits, all_ in sorted(of.items())}
+            for scale, of in sorted(found.items())
+        }
+        return cls(name, cells, parameters, flops)
+
+    def observations(self) -> list[Observation]:
+        """Return what a law is fitted to: runs of enough steps."""
+        return [
+            Observation(self.name, visits, self.parameters[scale], accuracy)
+            for scale, of in self.cells.items()
+            for visits, accuracy in of.items()
+            if visits >= LEAST_STEPS * BATCH
+        ]
+
+    def accuracy(self, scale: float, visits: float) -> float:
+        """Return the accuracy of a scale after some examples, smoothed.
+
+        A straight line in ln error over ln examples, fitted to the runs near by; beyond
+        the first and the last run it goes straight on.
+        """
+        return _smoothed(tuple(self.cells[scale].items()), visits)
+
+    def measured(self, scale: float, visits: float) -> bool:
+        """Return whether runs of a scale saw about so many examples, or both sides."""
+        known = list(self.cells[scale])
+        return known[0] / _NEAR <= visits <= known[-1] * _NEAR
+
+
+@cache
+def _smoothed(cells: tuple[tuple[int, float], ...], visits: float) -> float:
+    lengths, errors = np.log([[seen, 1 - accuracy] for seen, accuracy in cells]).T
+    at = math.log(visits)
+    near = float(np.clip(at, lengths[0], lengths[-1]))
+    weights = np.exp(-0.25 * ((lengths - near) / _BANDWIDTH) ** 2)  # of residuals
+    slope, there = np.polyfit(lengths - near, errors, 1, w=weights)
+    return 1 - math.exp(min(0.0, there + slope * (at - near)))
+
+
+@dataclass(frozen=True)
+class Column:
+    """Budgets on one data set, with what a visit takes.
+
+    Attributes:
+        times: Name of the time model.
+        table: Of the data set.
+        seconds: Of a visit, by scale.
+        budgets: Seconds.
+    """
+
+    times: str
+    table: Table
+    seconds: Mapping[float, float]
+    budgets: tuple[float, ...]
+
+    def costs(self, seconds: Mapping[float, float]) -> dict:
+        """Return what the planner is told, with some seconds of a visit."""
+        return {
+            (scale, BATCH): StepCost(BATCH * each, self.table.parameters[scale])
+            for scale, each in seconds.items()
+        }
+
+    def plan(
+        self, budget: float, law: Law, seconds: Mapping[float, float] | None = None
+    ) -> Plan:
+        """Plan with the law."""
+        costs = self.costs(seconds or self.seconds)
+        spent = Spend(_OVERHEAD * budget)
+        return plan(
+            Budget(seconds=budget), costs, law, num_train=_NUM_TRAIN, spent=spent
+        )
+
+    def points(self, budget: float, scale: float) -> float:
+        """Return the accuracy of a scale at a budget, in points."""
+        return 100 * self.table.accuracy(scale, budget / self.seconds[scale])
+
+    def regret(self, budget: float, scale: float) -> float:
+        """Return the points that a scale lacks to the best one."""
+        return self.best(budget) - self.points(budget, scale)
+
+    def best(self, budget: float) -> float:
+        """Return the points of the best scale at a budget."""
+        return max(self.points(budget, scale) for scale in self.seconds)
+
+    def judged(self, budget: float, scale: float) -> bool:
+        """Return whether neither a scale nor the best one is extrapolated there."""
+        best = max(self.seconds, key=lambda one: self.points(budget, one))
+        return all(
+            self.table.measured(one, budget / self.seconds[one])
+            for one in (scale, best)
+        )
+
+
+def columns(tables: Sequence[Table]) -> list[Column]:
+    """Return every data set with every time model."""
+    flops = tables[0].train_flops
+
+    def like(other: Mapping[float, float]) -> dict[float, float]:
+        # the scale 0.5 takes as long in each
+        return {s: 1e-6 * _CPU_US[0.5] * other[s] / other[0.5] for s in _CPU_US}
+
+    long = tuple(float(one) for one in np.geomspace(1, 56, 8))
+    short = tuple(float(one) for one in np.geomspace(0.5, 9, 8))
+    models = {
+        "cpu": (like(_CPU_US), long),
+        "flops": (like(flops), long),
+        "layers": (like(_LAYERS), long),
+        "flat": (dict.fromkeys(_CPU_US, 1e-4), short),
+    }
+    return [
+        Column(name, table, seconds, budgets)
+        for name, (seconds, budgets) in models.items()
+        for table in tables
+    ]
+
+
+def ridge_regret(column: Column, budget: float, draw: np.random.Generator) -> float:
+    """Return the regret of the quadratic ridge regression on 8 short runs."""
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
+    rest = (1 - _RIDGE_OVERHEAD) * budget
+    points, seen = [], []
+    for scale in (0.25, 0.5, 1.0, 1.4):
+        for share in (1 / 80, 1 / 40):  # together 15 %
+            points.append((scale, share * budget))
+            exact = column.points(share * budget, scale)
+            seen.append(exact + 100 * SEED_NOISE * draw.standard_normal())
+    form = PolynomialFeatures(2, include_bias=False)
+    scaler = StandardScaler()
+    model = Ridge(alpha=1.0).fit(scaler.fit_transform(form.fit_transform(points)), seen)
+    asked = [(scale, rest) for scale in column.seconds]
+    expected = model.predict(scaler.transform(form.transform(asked)))
+    chosen = asked[int(np.argmax(expected))][0]
+    return column.best(budget) - column.points(rest, chosen)
+
+
+def regrets(
+    column: Column, law: Law, fixed: float, draws: int
+) -> dict[str, list[float]]:
+    """Return the regret of every planner at every budget.
+
+    Args:
+        column: Of one data set and time model.
+        law: Fitted elsewhere.
+        fixed: The scale of the one that never changes it.
+        draws: Of the noise that the ridge regression sees, to average over.
+    """
+    draw = np.random.default_rng(0)
+    flops = {
+        scale: column.seconds[0.5] * each / column.table.train_flops[0.5]
+        for scale, each in column.table.train_flops.items()
+    }
+    found: dict[str, list[float]] = {}
+    for budget in column.budgets:
+        rest = (1 - _OVERHEAD) * budget
+        chosen = {
+            "g": column.plan(budget, law).scale,
+            "g by FLOPs": column.plan(budget, law, flops).scale,
+        }
+        for name, scale in chosen.items():
+            lost = column.best(budget) - column.points(rest, scale)
+            found.setdefault(name, []).append(lost)
+        each = [column.regret(budget, scale) for scale in column.seconds]
+        found.setdefault("default", []).append(column.regret(budget, 1.0))
+        found.setdefault("random", []).append(float(np.mean(each)))
+        found.setdefault(f"fixed {fixed:g}", []).append(column.regret(budget, fixed))
+        drawn = [ridge_regret(column, budget, draw) for _ in range(draws)]
+        found.setdefault("ridge", []).append(float(np.mean(drawn)))
+    return found
+
+
+def best_fixed(all_columns: Sequence[Column]) -> float:
+    """Return the one scale that loses least over all budgets."""
+    return min(
+        _CPU_US,
+        key=lambda scale: sum(
+            column.regret(budget, scale)
+            for column in all_columns
+            for budget in column.budgets
+        ),
+    )
+
+
+def cross_fitted(tables: Sequence[Table]) -> dict[str, Law]:
+    """Return for each data set the law fitted on the other one alone."""
+    one, other = tables
+    return {
+        one.name: refit(other.observations(), strength=0),
+        other.name: refit(one.observations(), strength=0),
+    }
+
+
+def evaluate(path: Path = TABLE, draws: int = 5) -> list[dict]:
+    """Return a row for each planner: mean and worst regret, and means by column."""
+    tables = [Table.read(path, name) for name in SETS]
+    every, laws = columns(tables), cross_fitted(tables)
+    fixed = best_fixed(every)
+    found: dict[str, dict[str, list[float]]] = {}
+    for column in every:
+        name = f"{column.times} {column.table.name}"
+        lost = regrets(column, laws[column.table.name], fixed, draws)
+        for planner, each in lost.items():
+            found.setdefault(planner, {})[name] = each
+    return [
+        {
+            "planner": planner,
+            "mean": round(float(np.mean([*by.values()])), 3),
+            "worst": round(float(np.max([*by.values()])), 2),
+            **{name: round(float(np.mean(each)), 2) for name, each in by.items()},
+        }
+        for planner, by in found.items()
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict]:
+    """Print regrets in points, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    rows = evaluate(options.table)
+    for row in rows:
+        name, mean, worst, *means = row.values()
+        each = "".join(f"{value:7.2f}" for value in means)
+        print(f"{name:<12}mean {mean:5.2f}  worst {worst:5.1f}   by column{each}")
+    from timing import report  # brings JAX, which planning does without
+
+    report(__doc__.partition("\n")[0], rows, options.out, quiet=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
