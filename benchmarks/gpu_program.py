@@ -92,7 +92,7 @@ def kernels_of_loop(text: str) -> list[Kernel]:
     computations: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():
-        if head := re.match(r"%?([\w.-]+) \(.*\{$", line):
+        if head := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
             lines = computations.setdefault(head[1], [])
         elif line.startswith("  "):
             lines.append(line)
