@@ -1,7 +1,6 @@
 """What is saved by cutting channels out of a network, and is it the same function?
 
-For each fraction the network loses that share of the channels inside its blocks, the
-same of every block or, by random scales, more of some. Then:
+For each fraction the network loses that share of the channels inside its blocks. Then:
 
 - FLOPs of a training step: counted from the layers' shapes by hand, by `forward_flops`,
   and by XLA for the compiled step;
@@ -57,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--multiple", type=int, default=8)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument(
+        "--by",
+        nargs="+",
+        default=["uniform"],
+        choices=("uniform", "batch_norm"),
+        help="the same share of every block, or by scales drawn at random",
+    )
+    parser.add_argument(
         "--kill",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -68,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     rows = [
         measure(by, fraction, options)
         for fraction in options.fractions
-        for by in (("uniform",) if options.toy else ("uniform", "batch_norm"))
+        for by in options.by
     ]
     if options.kill:
         rows.append(killed_run())
