@@ -76,9 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         for fraction in options.fractions
         for by in options.by
     ]
+    report(__doc__.partition("\n")[0], rows, options.out, quiet=options.kill)
     if options.kill:
         rows.append(killed_run())
-    report(__doc__.partition("\n")[0], rows, options.out)
+        report(__doc__.partition("\n")[0], rows, options.out)
     return rows
 
 
@@ -217,10 +218,10 @@ def differences(whole: Any, less: Any, masks: Any, side: int) -> dict[str, float
 CONFIG = """
 name: killed
 model: {kind: resnet, stem: 8, channels: [16], blocks: [1]}
-train.batch_size: 32
+train: {batch_size: 32}
 method: {kind: standard, passes: 2}
-evaluate.every: 0.5
-checkpoint.every_s: 0
+evaluate: {every: 0.5}
+checkpoint: {every_s: 0}
 prune: {every: 0.25, looks: 2, distance: 1.0, fraction: 0.5, trial: 0.5, tolerance: 0.9,
         min_saving: 0, min_speedup: 0}
 """
@@ -257,6 +258,8 @@ def killed_run() -> dict[str, Any]:
             done = subprocess.run(
                 [sys.executable, "-c", code, *command], capture_output=True, text=True
             )
+            if done.returncode not in (0, -signal.SIGKILL):
+                raise RuntimeError(done.stderr)
             return done.returncode
 
         plain = "import sys; from dpet_jax.cli import main; main(sys.argv[1:])"
