@@ -1,7 +1,6 @@
 """What is saved by cutting channels out of a network, and is it the same function?
 
-For each fraction the network loses that share of the channels inside its blocks, the
-same of every block or, by random scales, more of some. Then:
+For each fraction the network loses that share of the channels inside its blocks. Then:
 
 - FLOPs of a training step: counted from the layers' shapes by hand, by `forward_flops`,
   and by XLA for the compiled step;
@@ -57,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--multiple", type=int, default=8)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument(
+        "--by",
+        nargs="+",
+        default=["uniform"],
+        choices=("uniform", "batch_norm"),
+        help="the same share of every block, or by scales drawn at random",
+    )
+    parser.add_argument(
         "--kill",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -68,11 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     rows = [
         measure(by, fraction, options)
         for fraction in options.fractions
-        for by in (("uniform",) if options.toy else ("uniform", "batch_norm"))
+        for by in options.by
     ]
+    report(__doc__.partition("\n")[0], rows, options.out, quiet=options.kill)
     if options.kill:
         rows.append(killed_run())
-    report(__doc__.partition("\n")[0], rows, options.out)
+        report(__doc__.partition("\n")[0], rows, options.out)
     return rows
 
 
@@ -211,10 +218,10 @@ def differences(whole: Any, less: Any, masks: Any, side: int) -> dict[str, float
 CONFIG = """
 name: killed
 model: {kind: resnet, stem: 8, channels: [16], blocks: [1]}
-train.batch_size: 32
+train: {batch_size: 32}
 method: {kind: standard, passes: 2}
-evaluate.every: 0.5
-checkpoint.every_s: 0
+evaluate: {every: 0.5}
+checkpoint: {every_s: 0}
 prune: {every: 0.25, looks: 2, distance: 1.0, fraction: 0.5, trial: 0.5, tolerance: 0.9,
         min_saving: 0, min_speedup: 0}
 """
@@ -251,6 +258,8 @@ def killed_run() -> dict[str, Any]:
             done = subprocess.run(
                 [sys.executable, "-c", code, *command], capture_output=True, text=True
             )
+            if done.returncode not in (0, -signal.SIGKILL):
+                raise RuntimeError(done.stderr)
             return done.returncode
 
         plain = "import sys; from dpet_jax.cli import main; main(sys.argv[1:])"
