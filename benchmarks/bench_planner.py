@@ -305,6 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     from timing import report  # brings JAX, which planning does without
 
     report(__doc__.partition("\n")[0], rows, options.out, quiet=True)
+    print(f"written to {options.out}" if options.out else "")
     return rows
 
 

@@ -235,12 +235,15 @@ class _Family:
         return profile.cost(self._data, *self.sizes[key])
 
 
+def _on_cpu() -> bool:
+    return bool(jax.devices()[0].platform == "cpu")
+
+
 def _recipe(config: Config) -> Config:
     """Return the config with the plan's method, schedule and precision."""
     model, train = config.model, config.train
     set_ = model.model_fields_set
-    on_cpu = jax.devices()[0].platform == "cpu"
-    if not on_cpu:
+    if not _on_cpu():
         faster = {"compute_dtype": "bfloat16", "channel_multiple": 8}
         model = model.model_copy(
             update={
@@ -293,8 +296,7 @@ def _resolved(config: Config, found: Plan, cost: StepCost, spent: Spend) -> Conf
 def _batch_sizes(config: Config, batches: Sequence[int], data: Data) -> tuple[int, ...]:
     own = config.train.batch_size
     if not batches:
-        on_cpu = jax.devices()[0].platform == "cpu"
-        batches = [own * factor for factor in (_LARGER[:1] if on_cpu else _LARGER)]
+        batches = [own * factor for factor in (_LARGER[:1] if _on_cpu() else _LARGER)]
     if min(batches) < 1:
         raise UserError(f"batches: {min(batches)} is no batch size; give 1 or more")
     fitting = sorted({one for one in batches if one <= data.num_train})

@@ -1,5 +1,7 @@
 """From the keys of a config to the shape of a residual network."""
 
+from itertools import pairwise
+
 import jax
 import pytest
 from pydantic import ValidationError
@@ -120,6 +122,35 @@ def test_channels_that_cannot_be_fewer_are_refused():
     section = ResNet(stem=8, channels=(8, 8), blocks=(1, 1))
     with pytest.raises(ValueError, match=r"\[8, 8\] .*multiples of 8; .*wider model"):
         section.narrower(section.build(10, CIFAR), 0.5)
+
+
+@pytest.mark.parametrize("section", [ResNet18(), ResNet20(channel_multiple=4)])
+def test_the_scales_of_a_family_are_ever_larger_networks_and_1_is_itself(section):
+    networks = [section.scaled(scale).build(10, CIFAR) for scale in section.scales]
+    for small, large in pairwise(networks):
+        assert small.channels < large.channels
+        assert small.blocks <= large.blocks
+    at_one = networks[section.scales.index(1.0)]
+    assert at_one == section.build(10, CIFAR)
+
+
+def test_a_scale_keeps_the_other_keys():
+    section = ResNet20(
+        channel_multiple=8, compute_dtype="bfloat16", stem_kind="imagenet"
+    )
+    changed = section.scaled(1.4)
+    assert (changed.scale, changed.channel_multiple) == (1.4, 8)
+    assert (changed.compute_dtype, changed.stem_kind) == ("bfloat16", "imagenet")
+    assert ResNet18(depth_multiplier=0.5).scaled(0.25) == ResNet18(
+        width_multiplier=0.25, depth_multiplier=0.5
+    )
+
+
+def test_one_network_is_no_family():
+    section = ResNet(stem=8, channels=(8,), blocks=(1,))
+    assert section.scales == ()
+    with pytest.raises(ValueError, match="resnet has one size"):
+        section.scaled(0.5)
 
 
 def test_scale_excludes_the_multipliers_that_it_stands_for():

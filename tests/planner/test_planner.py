@@ -136,7 +136,8 @@ def test_few_steps_are_warned_of():
 def test_what_is_extrapolated_is_said():
     other = planned(seconds=60, family="resnet18")
     assert [text for text in other.warnings if text.startswith("extrapolated")] == [
-        "extrapolated: resnet18, whose runs it was not calibrated on"
+        "extrapolated: no coefficients were fitted to resnet18; those of resnet20 are "
+        "used"
     ]
     long = planned(seconds=6_000)
     assert any("examples, not 5,000 to 640,000" in text for text in long.warnings)

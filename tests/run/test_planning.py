@@ -9,7 +9,7 @@ import pytest
 from fakes.networks import MlpFamily
 
 from dpet_jax.cli import main
-from dpet_jax.config.load import load
+from dpet_jax.config.load import load, validate
 from dpet_jax.energy import CallableProbe
 from dpet_jax.errors import UserError
 from dpet_jax.planner.law import SHIPPED, Law, Level
@@ -201,6 +201,28 @@ def test_energy_is_measured_by_a_meter_of_the_users_own(
     assert found.plan.wh == pytest.approx(0.98, abs=0.005)
     assert found.plan.seconds == pytest.approx(98, rel=0.1)
     assert found.config.budget.wh < 1
+
+
+def test_an_accelerator_gets_its_precision_channels_and_batches_unless_told(
+    data, monkeypatch
+):
+    monkeypatch.setattr(planning, "_on_cpu", lambda: False)
+    free = validate({"model": {"kind": "resnet20"}}, "test")
+    told = validate({"model": {"kind": "resnet20", "compute_dtype": "float32"}}, "test")
+    model = planning._recipe(free).model
+    assert (model.compute_dtype, model.channel_multiple) == ("bfloat16", 8)
+    model = planning._recipe(told).model
+    assert (model.compute_dtype, model.channel_multiple) == ("float32", 8)
+    assert planning._batch_sizes(free, [], data) == (128, 256, 512)
+    assert planning._batch_sizes(free, [64, 2_000], data) == (64,)
+
+
+def test_the_rate_grows_with_the_root_of_the_batch(config, data):
+    family = planning._Family(planning._recipe(config), data, (32, 128))
+    rates = [
+        family.config((1.0, batch)).train.optimizer.learning_rate for batch in (32, 128)
+    ]
+    assert rates == pytest.approx([0.05, 0.1])
 
 
 # calibration
