@@ -380,6 +380,8 @@ def parsed(parser, text):
     ("text", "command"),
     [
         ("run a.yaml", "run"),
+        ("plan a.yaml --seconds=5", "plan"),
+        ("plan --calibrate a b --out=c", "plan"),
         ("compare a.yaml", "compare"),
         ("report a b", "report"),
         ("energy a", "energy"),
@@ -396,7 +398,9 @@ def test_each_command_is_carried_out_by_its_own(parser, text, command):
     assert rest == []
 
 
-@pytest.mark.parametrize("text", ["run a.yaml", "compare a.yaml", "show a.yaml"])
+@pytest.mark.parametrize(
+    "text", ["run a.yaml", "plan a.yaml", "compare a.yaml", "show a.yaml"]
+)
 def test_keys_of_a_config_are_left_over(parser, text):
     options, rest = parsed(parser, f"{text} --train.batch_size=3 --seed=4")
     assert options.takes_overrides
