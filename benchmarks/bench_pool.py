@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cifar10", type=Path, help="a folder of parquet files")
     parser.add_argument("--cifar100", type=Path, help="likewise")
+    parser.add_argument("--targets", nargs="+", help="by default all three")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--width", type=float, default=0.125, help="of ResNet-10")
     parser.add_argument("--passes", type=int, default=6, help="of each fine-tuning")
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         bench = Bench(options, options.runs or Path(name))
         bench.fill_pool()
         rows: list[dict] = []
-        for target in bench.targets:
+        for target in options.targets or bench.targets:
             for seed in options.seeds:
                 rows.append(bench.compared(target, seed))
                 print(table([*rows, summary(rows)]), flush=True)

@@ -20,7 +20,7 @@ SEED_NOISE = 0.0066
 #: deviation: twice what two data sets differed by.
 _LEEWAY = (0.02, 0.02, 0.01, 0.02)
 
-Coefficient = Annotated[float, Field(ge=-1, le=1), Number]
+Coefficient = Annotated[float, Field(gt=-1, lt=1), Number]
 
 
 class Law(Section):

@@ -6,7 +6,7 @@ never imports JAX.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -22,9 +22,22 @@ from dpet_jax.models.weights import (
     read_weights,
     write_weights,
 )
-from dpet_jax.section import Section, check_file_name, shown
+from dpet_jax.section import (
+    LARGEST_COUNT,
+    Count,
+    NonNegative,
+    Number,
+    Positive,
+    Section,
+    Side,
+    UpToOne,
+    check_file_name,
+    shown,
+)
 
 SUFFIX = ".safetensors"
+
+_Large = Annotated[int, Field(ge=1, le=2**53), Number]
 
 Quality = Literal["measured", "modelled", "unavailable"]
 
@@ -40,11 +53,11 @@ class Training(Section):
         epochs: Full-pass equivalents; None where nobody knows.
     """
 
-    wh: float | None = None
+    wh: NonNegative | None = None
     quality: Quality = "unavailable"
-    seconds: float | None = None
-    flops: float | None = None
-    epochs: float | None = None
+    seconds: NonNegative | None = None
+    flops: NonNegative | None = None
+    epochs: NonNegative | None = None
 
 
 class Card(Section):
@@ -82,16 +95,16 @@ class Card(Section):
     network: dict[str, Any]
     model: dict[str, Any] | None = None
     task: str
-    num_classes: int = Field(ge=2)
+    num_classes: Annotated[int, Field(ge=2, le=LARGEST_COUNT), Number]
     class_names: tuple[str, ...] | None = None
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    image_shape: tuple[Side, Side, Count]
+    mean: tuple[NonNegative, ...]
+    std: tuple[Positive, ...]
     compute_dtype: str = "float32"
-    num_parameters: int
-    flops_per_image: int
-    joules_per_image: float | None = None
-    accuracy: float | None = None
+    num_parameters: _Large
+    flops_per_image: _Large
+    joules_per_image: NonNegative | None = None
+    accuracy: UpToOne | None = None
     training: Training = Training()
     form: Form = "f32"
     licence: str | None = None

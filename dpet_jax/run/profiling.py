@@ -26,7 +26,7 @@ from dpet_jax.methods.base import Plan, Span
 from dpet_jax.planner.planner import Spend, StepCost
 from dpet_jax.run import build
 from dpet_jax.run.machine import environment
-from dpet_jax.section import NonNegative, Positive, Section
+from dpet_jax.section import Count, NonNegative, Positive, Section
 from dpet_jax.training.chunks import Batches
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import DeviceLearner
@@ -64,7 +64,7 @@ class Profile(Section):
     step_s: Positive
     step_range_s: tuple[Positive, Positive]
     step_j: NonNegative | None
-    num_train: int
+    num_train: Count
     compile_s: NonNegative
     trace_s: NonNegative
     compile_j: NonNegative | None
