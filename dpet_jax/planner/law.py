@@ -11,6 +11,8 @@ from dpet_jax.section import NonNegative, Number, Positive, Section
 
 #: Where the logarithms of the law are 0.
 _VISITS, _PARAMETERS = 1e4, 1e5
+#: ln of examples over those that nobody will ever see.
+_LONGEST = 40.0
 #: Steps below which a run says nothing about its network: the largest of the grid were
 #: at chance after 78 of them.
 LEAST_STEPS = 150
@@ -102,7 +104,8 @@ class Law(Section):
         if slope <= 0 or discriminant < 0:
             return None
         # the root at which g still rises, in the form that c = 0 does not break
-        return _VISITS * math.exp(-2 * rest / (slope + math.sqrt(discriminant)))
+        length = -2 * rest / (slope + math.sqrt(discriminant))
+        return _VISITS * math.exp(length) if length < _LONGEST else None
 
     def in_effect(self, visits: int | float, batch_size: int) -> float:
         """Return the examples that as good a run in batches of `batch_size` sees.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from dpet_jax.config.experiment import BudgetConfig, Config
-from dpet_jax.config.load import validate_as
+from dpet_jax.config.load import validate, validate_as
 from dpet_jax.data import Data
 from dpet_jax.energy import Probe
 from dpet_jax.errors import UserError
@@ -36,6 +36,8 @@ from dpet_jax.training.schedule import Triangular
 _RATE, _BATCH = 0.2, 64
 #: Time of a visit of 1.57 MFLOP on one CPU core, and by a rough guess on a GPU.
 _VISIT_FLOPS, _CPU_CORE_S, _ACCELERATOR_S = 1.57e6, 8e-5, 1e-6
+#: A run counts its examples in int32.
+_MOST_VISITS = 2**31 - 1
 #: Quartiles of steady timings lie no further apart, as a factor.
 _STEADY = 1.3
 #: Batches to choose from on an accelerator, as multiples of the config's.
@@ -272,6 +274,11 @@ def _recipe(config: Config) -> Config:
 def _resolved(config: Config, found: Plan, cost: StepCost, spent: Spend) -> Config:
     """Return the config that carries a plan out."""
     epochs = found.epochs
+    if found.visits > _MOST_VISITS:
+        raise UserError(
+            f"budget: {found.budget} is {found.visits:,} examples; a run counts "
+            f"{_MOST_VISITS:,} at most; give less"
+        )
     # what the run's own budget counts: neither measuring nor evaluating
     left: dict[str, float] = {}
     if found.budget.seconds is not None:
@@ -290,7 +297,7 @@ def _resolved(config: Config, found: Plan, cost: StepCost, spent: Spend) -> Conf
         }
     )
     # copies are not checked; a file that is written has to load
-    return Config.model_validate(planned.model_dump(mode="json"))
+    return validate(planned.model_dump(mode="json"), "the plan")
 
 
 def _batch_sizes(config: Config, batches: Sequence[int], data: Data) -> tuple[int, ...]:
@@ -412,7 +419,7 @@ def _row(one: Candidate, profiles: Mapping[Key, Profile]) -> tuple[str, ...]:
         "-" if kept is None else _step_ms(kept),
         f"{one.visits:,}" if one.visits else "-",
         "-" if one.score is None else f"{one.score:.3f}",
-        f"{one.seconds:.4g}",
+        ("" if one.measured else "~") + f"{one.seconds:.4g}",
         "-" if one.wh is None else f"{one.wh:.3g}",
         one.why,
     )

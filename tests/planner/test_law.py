@@ -58,6 +58,7 @@ def test_no_number_of_examples_reaches_a_score_above_its_largest():
     largest = max(law.score(math.exp(x) * 1e4, 1e5) for x in np.linspace(-5, 5, 1001))
     assert law.visits_to(largest + 0.01, 1e5) is None
     assert law.visits_to(largest - 0.01, 1e5) is not None
+    assert Law(c=0.0).visits_to(1e4, 1e5) is None
 
 
 def test_larger_batches_see_fewer_examples_in_effect():

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from dpet_jax.errors import UserError
+from dpet_jax.planner.law import SHIPPED, Level
 from dpet_jax.planner.planner import (
     Budget,
     BudgetTooSmallError,
@@ -49,9 +51,9 @@ class Machine:
         seconds = self.compile_s * len(self.asked)
         return Spend(seconds, self.watts and self.watts * seconds)
 
-    def plan(self, budget, known=None):
+    def plan(self, budget, known=None, level=None):
         def choose(costs, spent):
-            return plan(budget, costs, num_train=10_000, spent=spent)
+            return plan(budget, costs, num_train=10_000, spent=spent, level=level)
 
         costs = explore(
             SIZES,
@@ -115,6 +117,27 @@ def test_a_budget_of_epochs_needs_one_measurement_for_its_cost():
     found, _ = machine.plan(Budget(epochs=8))
     assert machine.asked == [(found.scale, 64)]
     assert found.seconds == pytest.approx(20 + 20 + found.steps * CPU[found.scale, 64])
+
+
+def test_a_target_is_explored_by_what_it_costs():
+    machine, level = Machine(CPU, compile_s=0.5), Level(-0.573, -0.158)
+    found, costs = machine.plan(Budget(target=0.6), level=level)
+    seconds = {
+        key: SHIPPED.visits_to(level.score(0.6), SIZES[key].parameters) / 64 * each
+        for key, each in CPU.items()
+    }
+    best = min(seconds, key=lambda key: seconds[key])
+    assert (found.scale, found.batch_size) == best
+    assert costs[best].measured
+    assert len(machine.asked) <= 4
+
+
+def test_a_target_out_of_reach_is_refused_before_anything_is_measured():
+    machine = Machine(CPU)
+    # error falls by e^-0.001 for a unit of g
+    with pytest.raises(UserError, match="no network of the family"):
+        machine.plan(Budget(target=0.999), level=Level(-0.5, -0.001))
+    assert machine.asked == []
 
 
 def test_energy_is_explored_as_time_is():

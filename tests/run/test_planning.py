@@ -181,6 +181,15 @@ def test_seconds_leave_what_measuring_took_out_of_the_run(
     assert found.config.budget.wh is None
 
 
+def test_more_examples_than_a_run_can_count_are_refused(
+    config, data, planned, tmp_path, monkeypatch
+):
+    profile = next(iter(planned.profiles.values()))
+    monkeypatch.setattr(planning, "measure", lambda *_: profile)
+    with pytest.raises(UserError, match="a run counts 2,147,483,647 at most"):
+        plan_config(config, Budget(epochs=2e6), data=data, profiles=Profiles(tmp_path))
+
+
 def test_energy_is_measured_by_a_meter_of_the_users_own(
     config, data, planned, tmp_path, monkeypatch
 ):
