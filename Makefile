@@ -16,8 +16,11 @@ TESTABLE := $(VENV)/.testable
 demo: $(INSTALLED)
 	$(BIN)/dpet run configs/quickstart.yaml --overwrite
 
+# tests compile more than they run, so that less optimised programs are ready sooner;
+# pytest by hand takes XLA as it is
 test: check
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+	XLA_FLAGS="--xla_backend_optimization_level=1 $$XLA_FLAGS" \
+	  $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
 
 slow: $(TESTABLE)
 	$(BIN)/python -m pytest -m slow
