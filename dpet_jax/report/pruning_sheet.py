@@ -69,6 +69,6 @@ def _row(label: str, run: Run, found: dict[str, Any]) -> tuple[Entry, ...]:
 _WHEN = ("before", "after")
 
 
-def _change(pair: Sequence[float | None]) -> str:
+def _change(pair: Sequence[int | float | None]) -> str:
     known = [significant(value) for value in pair if value is not None]
     return " to ".join(known) or NONE
