@@ -70,5 +70,9 @@ _WHEN = ("before", "after")
 
 
 def _change(pair: Sequence[int | float | None]) -> str:
-    known = [significant(value) for value in pair if value is not None]
+    known = [
+        f"{value:,}" if isinstance(value, int) else significant(value)
+        for value in pair
+        if value is not None
+    ]
     return " to ".join(known) or NONE

@@ -37,12 +37,19 @@ def test_widths_flops_and_times_stand_before_and_after(tmp_path):
     sheet = pruning_sheet(comparison)
     rows = {row[2].main: [entry.main for entry in row[3:]] for row in sheet.rows}
     assert rows["kept"] == [
-        *("1.25", "48 to 24", "4,000,000 to 2,000,000", "12 to 7", NONE, "70.0 to 71.0")
+        *(
+            "1.25",
+            "48 to 24",
+            "4,000,000 to 2,000,000",
+            "12.0 to 7.00",
+            NONE,
+            "70.0 % to 71.0 %",
+        )
     ]
     assert rows["not decided"] == [*[NONE] * 5, f"{NONE} to {NONE}"]
     (kept,) = (row for row in sheet.rows if row[2].main == "kept")
     assert kept[4].small == ("16, 32", "8, 16")
-    assert kept[6].small == ("timed 10 to 6",)
+    assert kept[6].small == ("timed 10.0 to 6.00",)
     written = write_report(comparison, "epochs", tmp_path / "report")
     text = next(path for path in written if path.name == "report.md").read_text()
     assert "Networks before and after pruning" in text
