@@ -16,11 +16,8 @@ TESTABLE := $(VENV)/.testable
 demo: $(INSTALLED)
 	$(BIN)/dpet run configs/quickstart.yaml --overwrite
 
-# tests compile more than they run, so that less optimised programs are ready sooner;
-# pytest by hand takes XLA as it is
 test: check
-	XLA_FLAGS="--xla_backend_optimization_level=1 $$XLA_FLAGS" \
-	  $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
 
 slow: $(TESTABLE)
 	$(BIN)/python -m pytest -m slow

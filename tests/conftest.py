@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jax
+import jaxlib
 import numpy as np
 import pytest
 from beartype import BeartypeConf
@@ -15,6 +16,13 @@ from beartype.claw import beartype_package
 beartype_package(
     "dpet_jax", conf=BeartypeConf(violation_type=TypeError, claw_is_pep526=False)
 )
+
+# Tests compile more than they run, so that less optimised programs are ready sooner; an
+# empty XLA_FLAGS takes XLA as it is. It is read when the first program is compiled.
+_FLAGS = ["--xla_backend_optimization_level=1"]
+if jaxlib.version.__version_info__ < (0, 11):  # later ones do not know it
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

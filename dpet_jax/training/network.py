@@ -128,6 +128,11 @@ class DeviceNetwork:
         return self._score_capacity
 
     @property
+    def transforms_weights(self) -> bool:
+        """Whether other weights are evaluated than those after the last step."""
+        return self._step.transforms_weights
+
+    @property
     def forward_flops(self) -> int:
         """FLOPs of one example's forward pass."""
         height, width = self._data.images.shape[1:3]
@@ -364,7 +369,7 @@ class DeviceNetwork:
         """
         fields = self._state._asdict()
         state = {name: part for name, part in fields.items() if part is not None}
-        if self._step.transforms_weights:
+        if self.transforms_weights:
             state["evaluated"] = self._evaluated()
         key = jax.random.key_data(self._state.key)
         return state | {"key": key, "plans": self._put(np.int32(self.plans))}

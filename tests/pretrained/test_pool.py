@@ -135,7 +135,7 @@ def test_a_file_that_was_renamed_goes_by_its_new_name(pool):
     [
         ({"num_classes": "many"}, "damaged: its card has num_classes"),
         ({"surprise": 1}, "damaged: its card has surprise"),
-        ({"std": [0.0]}, "damaged: .*do not fit 1 channels"),
+        ({"std": [0.0]}, "damaged: its card has std.0"),
         ({"mean": [0.5, 0.5]}, "damaged: .*do not fit 1 channels"),
         ({"network": {"network": "no.such:Thing"}}, "cannot be rebuilt: cannot import"),
         ({"network": {"stem": 8}}, "cannot be rebuilt: .*missing"),
