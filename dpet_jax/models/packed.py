@@ -27,14 +27,14 @@ def packed(
     """
     import jax.numpy as jnp
 
-    from dpet_jax.models.quantize import quantize
+    from dpet_jax.models.quantize import is_kernel, quantize
 
     stored: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         stored[name] = array
         if form == "bf16" and name.startswith("params/"):
             stored[name] = array.astype(jnp.bfloat16)
-        elif form == "int8" and _is_kernel(name, array):
+        elif form == "int8" and is_kernel(name.rpartition("/")[2], array):
             quantized = quantize(jnp.asarray(array), bits)
             stored[name] = np.asarray(quantized.values)
             stored[name + _SCALE] = np.asarray(quantized.scale)
@@ -49,7 +49,3 @@ def unpacked(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return array * stored[name + _SCALE] if name + _SCALE in stored else array
 
     return {name: plain(name) for name in stored if not name.endswith(_SCALE)}
-
-
-def _is_kernel(name: str, array: np.ndarray) -> bool:
-    return name.endswith("/kernel") and array.ndim >= 2

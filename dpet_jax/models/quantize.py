@@ -56,14 +56,13 @@ def _beside(scale: Any, kernel: Any) -> Any:
     return scale.reshape(*[1] * (kernel.ndim - 1), -1)
 
 
-def is_kernel(path: tuple[Any, ...], leaf: Any) -> bool:
-    """Return whether a leaf of a tree of parameters is quantized.
+def is_kernel(name: str | None, leaf: Any) -> bool:
+    """Return whether an array is quantized.
 
     Args:
-        path: Its keys, as `jax.tree_util.tree_map_with_path` gives them.
-        leaf: It, or its shape.
+        name: Its own, without those of the layers that it is in; None if it has none.
+        leaf: It, or anything with its shape.
     """
-    name = getattr(path[-1], "key", None) if path else None
     return name == "kernel" and len(leaf.shape) >= 2
 
 
@@ -76,10 +75,14 @@ def quantized_params(params: Any, bits: int) -> Any:
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
-            dequantize(quantize(leaf, bits)) if is_kernel(path, leaf) else leaf
+            dequantize(quantize(leaf, bits)) if is_kernel(_name(path), leaf) else leaf
         ),
         params,
     )
+
+
+def _name(path: tuple[Any, ...]) -> str | None:
+    return getattr(path[-1], "key", None) if path else None
 
 
 def straight_through(params: Any, bits: int, on: Bool[Array, ""]) -> Any:

@@ -141,7 +141,7 @@ def _run_segment(
     meter.keep_journal(path / ENERGY)
     config, precision = settled(config, data, model, segment.folder, meter)
     if precision:
-        display.line(f"  {said(precision)}")
+        display.line(f"  precision: {said(precision)}")
     begun = begin(config, data, model, segment.folder, meter)
     for line in table_lines(begun.decision):
         display.line(f"  {line}")

@@ -88,7 +88,7 @@ def said(decision: dict[str, Any]) -> str:
         f"{rung['dtype']} {1000 * rung['step_s']:.3g} ms (cosine {rung['cosine']:.4f})"
         for rung in decision["rungs"]
     )
-    return f"precision: {decision['chosen']}, of {rungs} a step"
+    return f"{decision['chosen']}, of {rungs} a step"
 
 
 def chosen(rungs: Sequence[Rung]) -> Rung:

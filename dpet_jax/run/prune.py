@@ -150,8 +150,8 @@ class Pruner:
         if state.stage == "trial":
             self._judge(state, write, spend)
             return
-        after = self.section.starts_after
-        ready = after is not None and visits >= round(after * self.num_examples)
+        at = self._forced_at
+        ready = at is not None and visits >= at
         if self.section.watches:
             ready |= self._settled(state, write)
         if ready:
@@ -159,11 +159,15 @@ class Pruner:
         else:
             state.next_look = self._next_look(visits)
 
+    @property
+    def _forced_at(self) -> int | None:
+        """Visits after which it is decided whatever masks say; None waits for them."""
+        after = self.section.starts_after
+        return None if after is None else round(after * self.num_examples)
+
     def _next_look(self, visits: int) -> int:
         """Return the visits of the next look after so many."""
-        section, n = self.section, self.num_examples
-        after = section.starts_after
-        at = None if after is None else round(after * n)
+        section, n, at = self.section, self.num_examples, self._forced_at
         if not section.watches:
             assert at is not None, "it says when to prune"
             return at

@@ -179,7 +179,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"{summary['wall_s_without_eval']:.1f} without evaluation",
     } | _printed_energy(summary)
     if "precision" in summary:
-        rows["precision"] = said(summary["precision"]).removeprefix("precision: ")
+        rows["precision"] = said(summary["precision"])
     rows |= _printed_pool(summary.get("pool"))
     # runs of an earlier version say nothing of it
     if (pruned := summary.get("pruning")) is not None:
