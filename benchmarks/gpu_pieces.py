@@ -7,6 +7,7 @@
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -151,6 +152,64 @@ def train(rows: Rows, options: argparse.Namespace) -> None:
         mfu=tflops / peak,
         memory=learner.memory(),
     )
+
+
+def profile(rows: Rows, options: argparse.Namespace) -> None:
+    """Say where the device's time goes in a step of the training program."""
+    if not rows.missing("kernels", 0 if options.toy else 15.0):
+        return
+    if options.variant:
+        use(options.variant)
+    learner = learner_of(options)
+    steps = 2 if options.toy else 40
+    images = np.arange(steps * learner.batch_size, dtype=np.int32)
+    epoch = epoch_of(learner, images, 0)
+    epoch()
+    bare_s = min(once(epoch) for _ in range(3))
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            traced_s = once(epoch)
+        kernels = kernels_of(Path(folder))
+    busy_s = sum(kernel["s"] for kernel in kernels)
+    for kernel in kernels:
+        kernel["us_a_step"] = 1e6 * kernel.pop("s") / steps
+        kernel["launches_a_step"] = kernel.pop("launches") / steps
+    rows.add(
+        "kernels",
+        mode=options.variant or "ours",
+        batch=learner.batch_size,
+        steps=steps,
+        ms_a_step=1e3 * bare_s / steps,
+        ms_a_step_traced=1e3 * traced_s / steps,
+        ms_busy_a_step=1e3 * busy_s / steps,
+        launches_a_step=sum(kernel["launches_a_step"] for kernel in kernels),
+        kernels=kernels,
+    )
+
+
+def kernels_of(folder: Path) -> list[dict[str, Any]]:
+    """Return what a trace holds of a device's kernels, the longest first.
+
+    Kernels count as one where they do the same operation of the program. On a CPU its
+    threads' operations take the place of kernels.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in folder.rglob("*.xplane.pb"):
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+            on_gpu = plane.name.startswith("/device:GPU")
+            for line in plane.lines:
+                if not line.name.startswith("Stream" if on_gpu else "tf_XLA"):
+                    continue
+                for event in line.events:
+                    operation = str(dict(event.stats).get("hlo_op", ""))
+                    if not on_gpu and not operation:
+                        continue
+                    key = event.name, operation
+                    empty = {"kernel": event.name[:160], "operation": operation}
+                    kernel = found.setdefault(key, empty | {"s": 0.0, "launches": 0})
+                    kernel["s"] += event.duration_ns / 1e9
+                    kernel["launches"] += 1
+    return sorted(found.values(), key=lambda kernel: -kernel["s"])
 
 
 def growth(rows: Rows, options: argparse.Namespace) -> None:
@@ -527,7 +586,9 @@ def energy_meter() -> EnergyMeter:
 
 PIECES = {
     function.__name__: function
-    for function in (sensors, train, energy, scores, norms, subsets, growth)
+    for function in (
+        *(sensors, train, profile, energy, scores, norms, subsets, growth),
+    )
 }
 
 if __name__ == "__main__":

@@ -74,9 +74,11 @@ COMMAND_BUFFERS = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL,+CONVOLUT
 PIECES = {
     "sensors": Piece((OURS, "sensors"), 50, 15),
     "train_512": Piece((OURS, "train", "--batch=512"), 110, 35),
+    "energy": Piece((OURS, "energy"), 200, 45),
+    "profile_512": Piece((OURS, "profile", "--batch=512"), 60, 30),
     "torch_512": Piece((TORCH, "torch", "--batch=512"), 130, 25),
-    "energy": Piece((OURS, "energy"), 150, 45),
     "train_128": Piece((OURS, "train", "--batch=128"), 70, 30),
+    "profile_128": Piece((OURS, "profile", "--batch=128"), 60, 30),
     "torch_128": Piece((TORCH, "torch", "--batch=128"), 80, 25),
     "command_buffers_128": Piece(
         (OURS, "train", "--batch=128"), 70, 30, COMMAND_BUFFERS

@@ -39,6 +39,7 @@ def summary(rows: list[Row]) -> str:
         ("Goals", goals(rows)),
         ("Training", training(rows)),
         ("Ours over PyTorch, and ours changed", comparisons(rows)),
+        ("Where a step's time goes", kernels(rows)),
         ("Energy to accuracy", energy(rows)),
         ("Scores", plain(rows, "scores")),
         ("Gradient norms", plain(rows, "norms")),
@@ -125,6 +126,17 @@ def energy(rows: list[Row]) -> list[Cells]:
             found.append(common | {key: target[key] for key in keys})
         if not reached:
             found.append(common | {"target": "none", "epochs": row["epochs"]})
+    return found
+
+
+def kernels(rows: list[Row]) -> list[Cells]:
+    """Return each profiled step, and the kernels that take most of it."""
+    keys = "ms_a_step", "ms_busy_a_step", "launches_a_step"
+    found: list[Cells] = []
+    for row in rows:
+        if row["row"] == "kernels":
+            found.append({"piece": row["piece"], **{key: row[key] for key in keys}})
+            found += row["kernels"][:12]
     return found
 
 

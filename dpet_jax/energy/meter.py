@@ -36,6 +36,9 @@ from dpet_jax.energy.sensing.sensors import Sensors
 from dpet_jax.energy.window import Accelerator, Window
 
 _ADMISSION_S = 0.6
+#: Looks of so long, at most: the last begins when power that is averaged over a second
+#: has forgotten what was before the first.
+_LOOKS = 3
 _JOURNAL_S = 1.0
 _FACTS_S = 30.0
 
@@ -134,11 +137,13 @@ class EnergyMeter:
         self.sensors.ask_facts()
         self.sensors.read()
         if self.sensors.any_to_admit:
-            end = self._clock() + _ADMISSION_S
-            while self._clock() < end:
-                self._clock.wait(self.period_s)
-                self.sensors.read()
-            self.sensors.admit()
+            for look in range(1, _LOOKS + 1):
+                end = self._clock() + _ADMISSION_S
+                while self._clock() < end:
+                    self._clock.wait(self.period_s)
+                    self.sensors.read()
+                if self.sensors.admit(last=look == _LOOKS):
+                    break
         self.sensors.read()
         self.sensors.begin()
         self._check_source()

@@ -260,7 +260,9 @@ class DeviceNetwork:
 
     def result(self, index_set: np.ndarray) -> TrainResult:
         """Return last losses and predictions of a plan's examples, and forgetting."""
-        distinct = np.unique(index_set)
+        trained = np.zeros(self._num_train, bool)
+        trained[index_set] = True
+        distinct = np.flatnonzero(trained)  # np.unique takes 20 times as long
         state = self._state
         counts = _forgetting(state.forgetting)
         losses, correct, counts, margins = jax.device_get(

@@ -446,3 +446,28 @@ def test_slow_load_of_a_coarse_counter_is_not_taken_for_a_stop():
     plug = counter(lambda t: STEP_J * math.floor(used(t) / STEP_J), max_w=2e4)
     meter, _, _ = run_plug(plug, 200.0)
     assert meter.report().data["reason_codes"] == []
+
+
+# the look before the start
+
+
+def after_a_load(t):
+    """Power averaged over the last second, where 690 W ended as the meter began."""
+    return 120.0 + 570.0 * max(0.0, 1.0 - t)
+
+
+def test_averaged_power_that_still_holds_a_load_does_not_contradict_the_counter():
+    # seen on an H100: the counter was given up for a power that looks back a second
+    counted = counter(lambda t: 5e6 + 120.0 * t, **NVML)
+    meter, window = run(counted, power(after_a_load, **MEAN))
+    assert source_of(meter)["method"] == "counter"
+    assert meter.report().data["energy"]["by_source"][0]["events"] == {}
+    assert window.energy.wh * 3600 == pytest.approx(120.0 * RUN_S)
+
+
+def test_counter_that_is_wrong_after_a_load_is_given_up_all_the_same():
+    counted = counter(lambda t: 5e6 + 12.0 * t, **NVML)
+    meter, window = run(counted, power(after_a_load, **MEAN))
+    source = source_of(meter)
+    assert (source["method"], source["events"]) == ("power", {"counter_suspect": 1})
+    assert window.energy.wh * 3600 == pytest.approx(120.0 * RUN_S, rel=1e-3)

@@ -223,6 +223,7 @@ class Channel:
         self._begun_j = [0.0] * len(self.curves)
         self._answered_t = -math.inf
         self._begun_t = -math.inf
+        self._looked_j = [0.0 for _ in self.curves]
         self._spans = [Span(self.source.method)]
         # a counter that was given up for its rate: nobody knows which one is right
         self._rejected: int | None = None
@@ -293,45 +294,63 @@ class Channel:
             total = replace(total, unmeasured_s=silent)
         return total
 
-    def admit(self) -> str | None:
+    def admit(self, *, last: bool = True) -> str | None:
         """Compare the counter with power once both were read for a while.
 
         Call it before anything relies on the energy. A counter that does not move, is
         off by more than a factor of two from every power, or shows more than the device
         can draw is not used; nor is power that is 0 W where another is not.
 
+        Args:
+            last: Whether the source is given up if the others contradict it. If not,
+                the next call compares what is read from now on: power that is averaged
+                over a second still holds a load that ended before the first reading.
+
         Returns:
-            Why the first source is not used, or None.
+            Why the first source is not to be used, or None.
         """
+        reason = self._objection()
+        if reason is None:
+            return None
+        if not last:
+            self._looked_j = [curve.totals.energy_j for curve in self.curves]
+            return reason
+        check = self._checks(0)[0]
+        self._dead.add(0)
+        self._active = self.curves.index(check)
+        if reason.startswith("counter_suspect"):
+            self.events["counter_suspect"] += 1
+        return reason
+
+    def _objection(self) -> str | None:
+        """Return what speaks against the first source in the look at hand, or None."""
         counter, checks = self.curves[0], self._checks(0)
         if 0 in self._dead or not checks or counter.source.quality != "measured":
             return None
         if counter.source.kind != "counter":
             if counter.moved:
                 return None
-            self._dead.add(0)
-            self._active = self.curves.index(checks[0])
             return "power_suspect: it gave 0 W, another source more"
 
+        def seen_j(curve: Curve) -> float:
+            return curve.totals.energy_j - self._looked_j[self.curves.index(curve)]
+
         def agrees(check: Curve) -> bool:
-            checked = check.totals.energy_j
+            checked = seen_j(check)
             if checked < _CHECK_MIN_J and counted < _CHECK_MIN_J:
                 return True
             if _sees_a_part(check.source):
                 return counted > 0
             return checked / _SUSPECT_RATIO <= counted <= checked * _SUSPECT_RATIO
 
-        counted, check = counter.totals.energy_j, checks[0]
+        counted = seen_j(counter)
         # where it jumped, what it seems to have counted was filled in from power
-        jumps = self.events["counter_reset"]
-        if any(agrees(check) for check in checks) and not jumps:
-            return None
-        self._dead.add(0)
-        self._active = self.curves.index(check)
-        self.events["counter_suspect"] += 1
-        reason = f"it counted {counted:.1f} J, power gives {check.totals.energy_j:.1f}"
-        if jumps:
+        if jumps := self.events["counter_reset"]:
             reason = f"it jumped {jumps} times by more than the device can draw"
+        elif any(agrees(check) for check in checks):
+            return None
+        else:
+            reason = f"it counted {counted:.1f} J, power gives {seen_j(checks[0]):.1f}"
         return f"counter_suspect: {reason}"
 
     def begin(self) -> None:

@@ -121,14 +121,26 @@ class Sensors:
                 for event in self.channels[name].add(sample):
                     self._note({"channel": name, **event})
 
-    def admit(self) -> None:
-        """Stop using what other sources contradict; once, after a first moment."""
+    def admit(self, *, last: bool = True) -> bool:
+        """Stop using what other sources contradict, after a look at all.
+
+        Args:
+            last: Whether this look decides. If not, nothing is given up yet.
+
+        Returns:
+            Whether nothing was contradicted.
+        """
+        agreed = True
         for name, channel in self.channels.items():
-            reason = channel.admit()
-            if reason is not None:
+            reason = channel.admit(last=last)
+            if reason is None:
+                continue
+            agreed = False
+            if last:
                 with self._lock:
                     what = reason.partition(":")[0]
                     self._note({"channel": name, "what": what, "reason": reason})
+        return agreed
 
     def begin(self) -> None:
         """Count from here on; probes that have not answered yet become unavailable."""
