@@ -183,8 +183,12 @@ def profile(rows: Rows, options: argparse.Namespace) -> None:
         ms_a_step_traced=1e3 * traced_s / steps,
         ms_busy_a_step=1e3 * busy_s / steps,
         launches_a_step=sum(kernel["launches_a_step"] for kernel in kernels),
-        kernels=kernels,
+        kernels=kernels[:_SHOWN],
     )
+
+
+#: Kernels of a step that a row holds, the longest.
+_SHOWN = 100
 
 
 def kernels_of(folder: Path) -> list[dict[str, Any]]:

@@ -83,7 +83,6 @@ PIECES = {
     "command_buffers_128": Piece(
         (OURS, "train", "--batch=128"), 70, 30, COMMAND_BUFFERS
     ),
-    "norm_512": Piece((OURS, "train", "--batch=512", "--variant=norm"), 110, 35),
     "steps_128": Piece((OURS, "train", "--batch=128", "--variant=steps"), 70, 30),
     "scores": Piece((OURS, "scores"), 75, 25),
     "norms": Piece((OURS, "norms"), 110, 25),
@@ -169,7 +168,7 @@ def step(name: str, kind: str, ends: float, options: argparse.Namespace) -> None
     else:
         limit_s = min(left, piece.limit_s)
         print(f"{name}: at most {limit_s:.0f} s", flush=True)
-        environment = environment_of(piece, kind, options)
+        environment = environment_of(piece, options)
         state, why = run(command, limit_s, environment, options.out / "log.txt")
         at_its_limit = state == "cut" and limit_s == piece.limit_s
     seconds = time.monotonic() - began
@@ -193,16 +192,13 @@ def command_of(name: str, options: argparse.Namespace) -> list[str]:
     ]
 
 
-def environment_of(
-    piece: Piece, kind: str, options: argparse.Namespace
-) -> dict[str, str]:
-    """Return the environment of a piece: its flags, and the caches that all share."""
+def environment_of(piece: Piece, options: argparse.Namespace) -> dict[str, str]:
+    """Return the environment of a piece: its flags, and the caches that all share.
+
+    JAX keeps XLA's searches for the fastest kernels beside its compiled programs.
+    """
     cache = (options.cache or options.out / "cache").absolute()
-    flags = [os.environ.get("XLA_FLAGS", ""), piece.xla_flags]
-    if kind != "cpu":
-        found = cache / "autotune"
-        found.mkdir(parents=True, exist_ok=True)
-        flags.append(f"--xla_gpu_per_fusion_autotune_cache_dir={found}")
+    flags = os.environ.get("XLA_FLAGS", ""), piece.xla_flags
     paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     # the network's FLOPs are counted by JAX, which would take the GPU's memory
     apart = {"JAX_PLATFORMS": "cpu"} if TORCH in piece.arguments else {}

@@ -8,18 +8,15 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dpet_jax.models import resnet
 from dpet_jax.training import network, steps
 from dpet_jax.training.state import DeviceData, StepSpec, TrainState
 
 #: Steps of the inner loop, whose count the compiler knows.
 CHUNK = 8
-_MOMENTUM, _EPSILON = 0.9, 1e-5
 
 
 @partial(jax.jit, static_argnames="spec", donate_argnames="state")
@@ -57,76 +54,8 @@ def chunked_train_steps(
     return lax.fori_loop(chunks * CHUNK, num_steps, step, carry)
 
 
-@jax.custom_vjp
-def batch_norm(x: Any, scale: Any, bias: Any) -> tuple[Any, Any, Any]:
-    """Normalise by the batch in one multiplication and addition a value.
-
-    Autodiff of the usual form leaves three sums over the activations in the backward
-    pass, and XLA a copy of the cotangent in memory; two sums in one reading are enough.
-
-    Returns:
-        What `flax.linen.BatchNorm` gives; mean and variance, float32, which are not
-        differentiated.
-    """
-    wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-    mean = jnp.mean(wide, axes)
-    variance = jnp.mean(lax.square(wide), axes) - lax.square(mean)
-    variance = jnp.maximum(variance, 0.0)
-    slope = scale * lax.rsqrt(variance + _EPSILON)
-    shape = (1,) * len(axes) + slope.shape
-    y = wide * slope.reshape(shape) + (bias - mean * slope).reshape(shape)
-    return y.astype(x.dtype), mean, variance
-
-
-def _forward(x, scale, bias):
-    y, mean, variance = batch_norm(x, scale, bias)
-    return (y, mean, variance), (x, scale, mean, variance)
-
-
-def _backward(residuals, cotangents):
-    x, scale, mean, variance = residuals
-    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-    wide, back = x.astype(jnp.float32), cotangents[0].astype(jnp.float32)
-    inverse = lax.rsqrt(variance + _EPSILON)
-    shape = (1,) * len(axes) + mean.shape
-    of_bias = jnp.sum(back, axes)
-    of_scale = jnp.sum(back * (wide - mean.reshape(shape)), axes) * inverse
-    # d x = slope (d y - mean of d y - x^ mean of d y x^), sorted by what is an array
-    slope = scale * inverse
-    by_x = slope * of_scale * inverse / count
-    constant = by_x * mean - slope * of_bias / count
-    of_x = slope.reshape(shape) * back - by_x.reshape(shape) * wide
-    return (of_x + constant.reshape(shape)).astype(x.dtype), of_scale, of_bias
-
-
-batch_norm.defvjp(_forward, _backward)
-
-
-class _BatchNorm(nn.Module):
-    """`flax.linen.BatchNorm` in training, with its parameters and statistics."""
-
-    @nn.compact
-    def __call__(self, x):
-        shape = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        y, *found = batch_norm(x, scale, bias)
-        for name, value in zip(("mean", "var"), found, strict=True):
-            running = self.variable("batch_stats", name, jnp.zeros, shape)
-            value = lax.stop_gradient(value)
-            running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * value
-        return y
-
-
-class _Norm(resnet._Norm):
-    @nn.compact
-    def __call__(self, x):
-        return _BatchNorm(name="norm")(x) if self.train else super().__call__(x)
-
-
 #: What each puts in the place of which part of the package.
 VARIANTS: dict[str, tuple[ModuleType, str, Any]] = {
-    "norm": (resnet, "_Norm", _Norm),
     "steps": (network, "train_steps", chunked_train_steps),
 }
 

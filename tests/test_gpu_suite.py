@@ -256,26 +256,21 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
     assert f"{tmp_path / 'file'}: File exists" in capsys.readouterr().err
 
 
-def test_all_pieces_share_caches_and_only_a_gpu_gets_the_autotuning_one(
-    tmp_path, monkeypatch
-):
+def test_all_pieces_share_caches_and_have_their_own_flags(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--users=1")
     options = argparse.Namespace(out=tmp_path, cache=None)
-
-    def environment(kind, flags=""):
-        return gpu_suite.environment_of(Piece((), 0, 0, flags), kind, options)
-
-    plain, other = environment("card"), environment("card", "--ours=2")
+    plain, other = (
+        gpu_suite.environment_of(Piece((), 0, 0, flags), options)
+        for flags in ("", "--ours=2")
+    )
     name = "JAX_COMPILATION_CACHE_DIR"
     assert plain[name] == other[name] == str(tmp_path / "cache" / "jax")
-    cache = f"--xla_gpu_per_fusion_autotune_cache_dir={tmp_path / 'cache' / 'autotune'}"
-    assert plain["XLA_FLAGS"] == f"--users=1 {cache}"
-    assert other["XLA_FLAGS"] == f"--users=1 --ours=2 {cache}"
-    assert environment("cpu")["XLA_FLAGS"] == "--users=1"
+    assert plain["XLA_FLAGS"] == "--users=1"
+    assert other["XLA_FLAGS"] == "--users=1 --ours=2"
     # PyTorch has the GPU's memory to itself
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     for name, piece in REAL.items():
-        found = gpu_suite.environment_of(piece, "card", options).get("JAX_PLATFORMS")
+        found = gpu_suite.environment_of(piece, options).get("JAX_PLATFORMS")
         assert found == ("cpu" if name.startswith("torch") else None)
 
 

@@ -1,14 +1,10 @@
 """What the GPU suite compares with the package's own program trains alike."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 from fakes.networks import BATCH, NUM_TRAIN, TINY, device_data
 
 from dpet_jax.config.load import validate
@@ -20,9 +16,8 @@ from dpet_jax.training.steps import train_steps
 from dpet_jax.training.traced import numbers_of, without_numbers
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-import gpu_variants
 from gpu_program import kernels_of_loop
-from gpu_variants import CHUNK, batch_norm, chunked_train_steps
+from gpu_variants import CHUNK, chunked_train_steps
 
 
 def arguments(capacity):
@@ -75,71 +70,6 @@ def test_a_gpu_is_told_the_length_of_a_chunk():
     # chunks, the steps of one, and single steps
     assert text.count("stablehlo.while") == 3
     assert f"stablehlo.constant dense<{CHUNK}> : tensor<i32>" in text
-
-
-def exact(x, scale, bias, back):
-    """Normalise and send back in float64."""
-    x, scale, bias, back = (np.asarray(a, np.float64) for a in (x, scale, bias, back))
-    axes = (0, 1, 2)
-    mean, var = x.mean(axes), x.var(axes)
-    unit = (x - mean) / np.sqrt(var + 1e-5)
-    of_bias, of_scale = back.sum(axes), (back * unit).sum(axes)
-    count = x.size // x.shape[-1]
-    of_x = back - (of_bias + unit * of_scale) / count
-    of_x *= scale / np.sqrt(var + 1e-5)
-    return (unit * scale + bias, mean, var), (of_x, of_scale, of_bias)
-
-
-@pytest.mark.parametrize(("dtype", "apart"), [("float32", 2e-5), ("bfloat16", 0.02)])
-def test_norm_and_gradients_are_those_of_float64_and_of_flax(dtype, apart):
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(0.5, 2.0, (8, 5, 6, 7)), dtype)
-    back = jnp.asarray(rng.normal(size=x.shape), dtype)
-    scale, bias = (jnp.asarray(rng.uniform(0.5, 2.0, 7), jnp.float32) for _ in "ab")
-    flax = nn.BatchNorm(False, momentum=0.9, epsilon=1e-5, dtype=jnp.dtype(dtype))
-    zeros = {"mean": jnp.zeros(7), "var": jnp.zeros(7)}
-
-    @jax.jit
-    def both(x, scale, bias):
-        def usual(x, scale, bias):
-            variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": zeros}
-            with jax.numpy_dtype_promotion("standard"):
-                y, found = flax.apply(variables, x, mutable=["batch_stats"])
-            running = found["batch_stats"]
-            return y, *(running[key] / 0.1 for key in ("mean", "var"))
-
-        results = []
-        for function in (usual, batch_norm):
-            outputs, pull = jax.vjp(function, x, scale, bias)
-            nothing = [jnp.zeros_like(value) for value in outputs[1:]]
-            results.append((outputs, pull((back, *nothing))))
-        return results
-
-    expected = jax.tree.leaves(exact(x, scale, bias, back))
-    usual, ours = (jax.tree.leaves(each) for each in both(x, scale, bias))
-    for want, flaxs, got in zip(expected, usual, ours, strict=True):
-        assert got.dtype == flaxs.dtype
-        size = np.abs(want).max()
-        assert np.abs(np.asarray(got, np.float64) - want).max() <= apart * size
-        assert np.abs(np.asarray(flaxs, np.float64) - want).max() <= apart * size
-
-
-def test_a_network_with_the_other_norm_has_the_same_parameters(monkeypatch):
-    variables = jax.jit(TINY.init)(jax.random.key(0))
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 8, 1)), "f4")
-
-    def trained(variables):  # anew each time, or JAX would not trace it again
-        return TINY.apply_train(jax.random.key(0), *variables, images)
-
-    usual = jax.jit(trained)(variables)
-    before = str(jax.make_jaxpr(trained)(variables)).count("custom_vjp_call")
-    monkeypatch.setattr(*gpu_variants.VARIANTS["norm"])
-    again = jax.jit(lambda key: TINY.init(key))(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, variables, again)
-    got = jax.jit(lambda given: trained(given))(variables)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), usual, got)
-    after = str(jax.make_jaxpr(lambda given: trained(given))(variables))
-    assert after.count("custom_vjp_call") == before + 3
 
 
 COMPILED = """HloModule jit_f, is_scheduled=true

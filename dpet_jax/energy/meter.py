@@ -407,10 +407,10 @@ class EnergyMeter:
         return Edge(self._clock(), self.sensors.totals(), self.accelerator.compile_s())
 
     def _edge(self) -> Edge:
-        """Read every sensor now; the time is taken last."""
+        """Read every sensor now, unless it was just read; the time is taken last."""
         if self._end is not None:
             return self._end  # for a window that was open when the meter stopped
-        self.sensors.read()
+        self.sensors.read(unless_fresh=True)
         return self._now()
 
     def _sample(self) -> None:

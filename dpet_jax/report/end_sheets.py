@@ -57,6 +57,9 @@ def ratio_sheet(table: EndTable, comparison: Comparison) -> Sheet:
             "An epoch is one full pass of the baseline's network, so that passes of a "
             "narrower one count for less."
         )
+    absent = [row.label for row in comparison.at_end.rows if not row.all_runs]
+    if absent:
+        notes.append(f"Not run yet: {'; '.join(absent)}.")
     worst = max((r.misfit for r in table.rows if r.misfit is not None), default=None)
     if worst is not None:
         notes.append(
@@ -196,7 +199,7 @@ def _gain_row(label: str, gain: Gain) -> tuple[Entry, ...]:
 
 def end_tuning_sheet(comparison: Comparison, by: By) -> Sheet | None:
     """Return what tuning at one length took and chose; None where nothing was tuned."""
-    rows = [row for row in comparison.at_end.rows if row.tuning is not None]
+    rows = [row for row in comparison.at_end.rows if row.tuning and row.all_runs]
     if not rows:
         return None
     return Sheet(

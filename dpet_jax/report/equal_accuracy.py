@@ -9,6 +9,7 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -167,8 +168,12 @@ def end_table(comparison: Comparison, by: By) -> EndTable | None:
         comparison: Which runs belong to which method.
         by: What costs are compared in. Epochs are full passes of the baseline's
             network, so that a narrower network's count for less.
+
+    A row without any run, such as one that was left out for want of time, is no part of
+    it: it would leave no seed in common.
     """
-    comparison = comparison.at_end
+    begun = tuple(row for row in comparison.at_end.rows if row.all_runs)
+    comparison = replace(comparison, rows=begun)
     if not comparison.rows:
         return None
     baseline, random = comparison.row("tuned"), comparison.row("random")

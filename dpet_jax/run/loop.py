@@ -97,9 +97,10 @@ class Loop:
         while reason is None:
             if self._to_prune:
                 self._prune()
-            if self.at.plan is None:
+            begins = self.at.plan is None
+            if begins:
                 reason = self._before_chunk() or self._next_plan()
-            reason = reason or self._train_plan()
+            reason = reason or self._train_plan(begins=begins)
             self._checkpoint(end=False)
         if reason not in ("interrupted", "diverged"):
             reason = self._last_evaluation(reason)
@@ -137,8 +138,6 @@ class Loop:
             if ended is not None:
                 return ended
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
-        with parts.meter.window("train"):
-            trainer.main.begin(at.plan, at.plan_index)
         self._event(
             "plan",
             label=plan.label,
@@ -158,7 +157,7 @@ class Loop:
             return Span(visits, self.parts.method.planned_visits(self.parts.pool))
         return Span(visits, round(horizon * self.parts.pool.num_examples))
 
-    def _train_plan(self) -> StopReason | None:
+    def _train_plan(self, *, begins: bool) -> StopReason | None:
         parts, at, plan = self.parts, self.at, self.at.plan
         assert plan is not None
         self._label = f"{plan.label:<10} {plan.size:>7,} x {plan.passes:<3}"
@@ -166,6 +165,8 @@ class Loop:
         # one window for all chunks: closing it waits for the device, which between two
         # chunks would leave it idle
         with parts.meter.window("train", plan.label):
+            if begins:
+                parts.trainer.main.begin(plan, at.plan_index)
             self._chunks = Chunks(
                 parts.trainer.main,
                 plan,
@@ -295,9 +296,8 @@ class Loop:
 
     def _drain(self) -> bool:
         """Wait for all chunks; False if training diverged."""
-        with self.parts.meter.window("train"):
-            for chunk in self._chunks.drain() if self._chunks else ():
-                self._record(chunk)
+        for chunk in self._chunks.drain() if self._chunks else ():
+            self._record(chunk)
         return not self._diverged
 
     def _record(self, chunk: Chunk) -> None:

@@ -16,7 +16,13 @@ from dpet_jax.scores.factors import (
     without,
 )
 from dpet_jax.selection.coverage import similarity_matrix
-from dpet_jax.selection.greedy import Greedy, check_greedy, cover, exact_cover
+from dpet_jax.selection.greedy import (
+    Greedy,
+    check_greedy,
+    cover,
+    exact_cover,
+    settled,
+)
 from dpet_jax.selection.per_class import class_quotas, interleaved
 from dpet_jax.selection.per_class import per_class as of_each_class
 from dpet_jax.selection.picks import (
@@ -45,7 +51,7 @@ def craig(
     num_select: int,
     *,
     per_class: bool = True,
-    greedy: Greedy = "lazy",
+    greedy: Greedy = "auto",
     epsilon: float = 0.01,
     key: Key[Array, ""] | None = None,
     memory_limit: int = 2**30,
@@ -67,8 +73,8 @@ def craig(
         per_class: Run inside each class, with places in proportion to class sizes and
             prefixes near these proportions; otherwise over all examples at once, and
             the labels are not looked at.
-        greedy: As in `facility_location`. "exact" runs all classes side by side, as
-            suits accelerators; the others go class by class.
+        greedy: As in `facility_location`. "exact" runs all classes side by side; the
+            others go class by class.
         epsilon: As in `facility_location`.
         key: As in `facility_location`; each class draws on its own.
         memory_limit: Bytes that the similarities held at one time may take. Where a
@@ -99,8 +105,15 @@ def craig(
     quotas = class_quotas(labels, num_classes, num_select)
     largest = int(np.bincount(labels, minlength=1).max())
     capacity = -(-largest // _CAPACITY_STEP) * _CAPACITY_STEP
+    needed = 4 * len(quotas) * capacity**2
+    greedy = settled(greedy, fits=needed <= memory_limit)
     if greedy == "exact":
-        chosen = _side_by_side(own, labels, quotas, capacity, memory_limit)
+        if needed > memory_limit:
+            raise ValueError(
+                f"exact greedy needs {needed} bytes of similarities for all classes, "
+                f"more than the limit of {memory_limit}; lazy greedy picks the same"
+            )
+        chosen = _side_by_side(own, labels, quotas, capacity)
         return chosen._replace(gains=times_two_to_on_host(chosen.gains, power))
 
     def select(positions: np.ndarray, quota: int) -> Selection:
@@ -150,14 +163,8 @@ def _filled(positions, capacity):
     return filled
 
 
-def _side_by_side(gradients, labels, quotas, capacity, memory_limit):
+def _side_by_side(gradients, labels, quotas, capacity):
     """Run exact greedy over all classes at once."""
-    needed = 4 * len(quotas) * capacity**2
-    if needed > memory_limit:
-        raise ValueError(
-            f"exact greedy needs {needed} bytes of similarities for all classes, more "
-            f"than the limit of {memory_limit}; lazy greedy picks the same"
-        )
     members = [
         np.flatnonzero(labels == one).astype(np.int32) for one in range(len(quotas))
     ]

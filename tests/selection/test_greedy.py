@@ -11,6 +11,7 @@ from dpet_jax.selection.greedy import (
     cover,
     exact_cover,
     sample_size,
+    settled,
     stochastic_cover,
 )
 
@@ -67,7 +68,7 @@ def test_exact_greedy_is_naive_greedy_in_float64(similarity, count):
 
 def test_every_way_to_look_that_sees_all_picks_the_same(similarity):
     picks, _ = naive(similarity, 20, np.ones(N, np.bool_))
-    for greedy in ("exact", "lazy"):
+    for greedy in ("auto", "exact", "lazy"):
         got = cover(rows_of_matrix, similarity, everyone(), 20, greedy=greedy)
         assert got.picks.indices.tolist()[:20] == picks
     assert stochastic(similarity, 20, N)[0].tolist() == picks
@@ -137,6 +138,16 @@ def test_one_program_serves_every_budget(similarity):
 def test_options_that_mean_nothing_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         check_greedy(*options)
+
+
+@pytest.mark.parametrize(
+    ("backend", "fits", "way"),
+    [("cpu", True, "lazy"), ("gpu", True, "exact"), ("gpu", False, "lazy")],
+)
+def test_accelerators_look_at_everything_where_it_fits(backend, fits, way, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert settled("auto", fits=fits) == way
+    assert settled("stochastic", fits=fits) == "stochastic"
 
 
 def test_exact_greedy_says_when_its_matrix_is_too_large(similarity):

@@ -18,6 +18,7 @@ from dpet_jax.errors import UserError
 from dpet_jax.files import read_json
 from dpet_jax.methods.base import Learner
 from dpet_jax.report.comparison import read_comparison
+from dpet_jax.report.end_sheets import ratio_sheet
 from dpet_jax.report.equal_accuracy import end_table
 from dpet_jax.report.formats import to_csv
 from dpet_jax.report.table import cost_table
@@ -432,3 +433,17 @@ def test_runs_of_several_lengths_are_tuned_run_and_read_at_their_end(tmp_path):
     again, shown = make(tmp_path, AT_END)
     assert again.run().finished
     assert shown.getvalue() == ""
+
+
+def test_rows_that_were_left_out_are_named_and_take_no_range_from_the_others(tmp_path):
+    comparing, _ = make(tmp_path, AT_END, only=["full"])
+    outcome = comparing.run()
+    record = read_json(outcome.folder / "suite.json")
+    anneal = record["variants"][1]
+    assert anneal["by_horizon"] == {"1": [], "3": []}
+    comparison = read_comparison([outcome.folder], "epochs")
+    table = end_table(comparison, "epochs")
+    assert [row.row.key for row in table.rows] == ["full"]
+    assert table.seeds == (0, 1, 2)
+    assert "Not run yet: anneal." in ratio_sheet(table, comparison).notes
+    assert comparison.crossing.rows == ()

@@ -1,6 +1,7 @@
 """All probes of a meter together; no lock is held while a probe is asked."""
 
 import contextlib
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -84,6 +85,7 @@ class Sensors:
         self._clock = clock
         self._lock = threading.Lock()
         self._events: list[dict[str, Any]] = []
+        self._answered, self._answering_s = -math.inf, 0.0
         self._latencies_s: deque[float] = deque(maxlen=256)
         self._facts: dict[str, Facts] = {}
         self._errors: dict[str, str] = {}
@@ -104,13 +106,24 @@ class Sensors:
             for channel in self.channels.values()
         )
 
-    def read(self) -> None:
-        """Ask every probe and add what it answered; errors are recorded, not raised."""
+    def read(self, *, unless_fresh: bool = False) -> None:
+        """Ask every probe and add what it answered; errors are recorded, not raised.
+
+        Args:
+            unless_fresh: Do nothing if the last answers are younger than the time that
+                answering took, for new ones would be no closer to the moment at hand.
+                NVML's counters take some milliseconds, at each end of a short window.
+        """
+        began = self._clock()
+        if unless_fresh and began - self._answered < self._answering_s:
+            return
         # the driver is asked without a lock, so that nobody waits for it
         samples = {
             name: ask(channel.probe, self._clock)
             for name, channel in self.channels.items()
         }
+        self._answered = self._clock()
+        self._answering_s = self._answered - began
         with self._lock:
             for name, sample in samples.items():
                 self._latencies_s.append(sample.took_s)
