@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import shlex
 import sys
@@ -23,6 +24,9 @@ from dpet_jax.section import check_path
 EXIT_MISTAKE = 2
 EXIT_DIVERGED = 1
 EXIT_FAILED = 1
+
+#: Ways to search for settings; their module would bring JAX in.
+SEARCHES = ("tpe", "random", "grid", "gp")
 
 #: Options, what else stood on the line, and where to print; returns the exit code.
 Command: TypeAlias = Callable[[Any, list[str], Console], int]
@@ -157,6 +161,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--only", metavar="A,B,...", help="run these variants of the suite alone"
     )
 
+    _add_tune(
+        add(
+            "tune",
+            "Search for settings of a config by validation accuracy; start it again to "
+            "go on.",
+            takes_overrides=True,
+            epilog="  dpet tune CONFIG --vary train.optimizer.learning_rate='0.01..1 "
+            "log' \\\n"
+            "    --vary train.batch_size=32,64,128 --trials=20\n\n"
+            "Any key of the config can be given as --section.key=value for all trials. "
+            "Each trial\nis a run of its own. Any number of processes may work on one "
+            "folder at once.",
+        )
+    )
+
     report = add(
         "report",
         "Write page, tables and plots about the runs in some folders.",
@@ -231,6 +250,34 @@ def build_parser() -> argparse.ArgumentParser:
     add("doctor", "Show devices, versions, caches and what can be measured.")
 
     return parser
+
+
+def _add_tune(parser: Any) -> None:
+    """Add what `dpet tune` takes."""
+    parser.add_argument("config", type=_path, help="a YAML file")
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=VALUES",
+        help="A,B,C or LOW..HIGH or 'LOW..HIGH log'; once for each key",
+    )
+    parser.add_argument(
+        "--search",
+        choices=SEARCHES,
+        default="tpe",
+        help="how the next trial is chosen; gp needs PyTorch",
+    )
+    parser.add_argument("--trials", type=int, help="to finish, by all processes")
+    parser.add_argument(
+        "--epochs", type=float, help="full-pass equivalents to spend, likewise"
+    )
+    parser.add_argument("--wh", type=float, help="Wh to spend, likewise")
+    parser.add_argument(
+        "--minutes", type=float, help="stop after so long; start again to go on"
+    )
+    parser.add_argument("--search-seed", type=int, default=0, help="of the choice")
+    parser.add_argument("--out", type=_path, metavar="DIR", help="by default tune/NAME")
 
 
 def _add_plan(parser: Any) -> None:
@@ -521,6 +568,48 @@ def _compare(options: Any, overrides: list[str], console: Console) -> int:
     return 0 if outcome.finished else EXIT_FAILED
 
 
+def _tune(options: Any, overrides: list[str], console: Console) -> int:
+    from dpet_jax.config.load import load
+
+    config = load(options.config, overrides)
+    for name in ("trials", "epochs", "wh", "minutes"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name}: {value} is no number above 0")
+    limits = (options.trials, options.epochs, options.wh)
+    endless = (*limits, options.minutes) == (None,) * 4
+    if endless and options.search != "grid":
+        raise UserError(
+            "command line: nothing says when to stop; give --trials, --epochs, --wh or "
+            "--minutes"
+        )
+    use_compilation_cache()
+    from dpet_jax.suite.tuning import Axis, Limits, Tuning, lines
+
+    out = options.out or Path("tune") / config.name
+    tuning = Tuning(
+        options.config,
+        overrides,
+        [Axis.of(text) for text in options.vary],
+        out,
+        options.search,
+        options.search_seed,
+        lambda line: console.out(line, highlight=False),
+    )
+    kept = ("search", "trials", "epochs", "wh", "search_seed", "out")
+    given = [f"--{k.replace('_', '-')}={getattr(options, k)}" for k in kept]
+    given = [option for option in given if not option.endswith("=None")]
+    given = [*(f"--vary={text}" for text in options.vary), *given]
+    again = shlex.join(["dpet", "tune", str(options.config), *overrides, *given])
+    try:
+        outcome = tuning.run(Limits(*limits), minutes=options.minutes)
+    except OSError as error:
+        return _failed(error, out, again)
+    for line in lines(outcome, again):
+        console.out(line, highlight=False)
+    return EXIT_RESUMABLE if outcome.interrupted else 0
+
+
 def _report(options: Any, rest: list[str], console: Console) -> int:
     del rest
     _write_report(options.runs, options.by, options.out or options.runs[0], console)
@@ -651,6 +740,7 @@ COMMANDS: dict[str, Command] = {
     "run": _run,
     "plan": _plan,
     "compare": _compare,
+    "tune": _tune,
     "report": _report,
     "energy": _energy,
     "predict": _predict,

@@ -45,3 +45,20 @@ class Interrupt:
             yield
         finally:
             give_back()
+
+    @contextmanager
+    def after(self, minutes: int | float | None) -> Iterator[None]:
+        """Raise the flag after some minutes, unless that is left before; None never."""
+        if minutes is None:
+            yield
+            return
+
+        def stop() -> None:
+            self.requested = True
+
+        timer = threading.Timer(60 * minutes, stop)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()

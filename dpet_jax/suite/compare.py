@@ -5,7 +5,6 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from threading import Timer
 from typing import NamedTuple
 
 from rich.console import Console
@@ -205,7 +204,7 @@ class Comparing:
             minutes: Stop after so long; started again, the suite goes on.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        with self._interrupt.listening(), self._stopping_after(minutes):
+        with self._interrupt.listening(), self._interrupt.after(minutes):
             ended = self._run_all(self.trials) and self._run_all(self.reported)
         any_finished = self.folder.write(self.problems)
         states = [self.folder.state(job) for job in (*self.trials(), *self.reported())]
@@ -216,22 +215,6 @@ class Comparing:
             not ended,
             tuple(dict.fromkeys(self.problems)),
         )
-
-    @contextlib.contextmanager
-    def _stopping_after(self, minutes: float | None) -> Iterator[None]:
-        if minutes is None:
-            yield
-            return
-
-        def stop() -> None:
-            self._interrupt.requested = True
-
-        timer = Timer(60 * minutes, stop)
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
 
     def _run_all(self, wanted: Callable[[], Sequence[Job]]) -> bool:
         """Run some jobs; return False if that was interrupted."""
