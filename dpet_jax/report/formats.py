@@ -81,7 +81,8 @@ def to_csv(comparison: Comparison, out: Path) -> str:
     """Return the numbers of every method, target and seed, not rounded.
 
     Runs that are read at their end have a line each, with what they cost in all, and
-    no target. Rows of a grid have their factors in the last columns.
+    no target; so have those of a grid, beside the lines of their targets. The values of
+    a grid's keys are in the last columns.
 
     Args:
         comparison: Which runs belong to which method.
@@ -102,6 +103,8 @@ def to_csv(comparison: Comparison, out: Path) -> str:
         for target in comparison.targets:
             for run in row.by_target.get(target, ()):
                 write(row, {"target": target} | _numbers(run, target, out))
+        for run in row.runs if row.cell is not None else ():
+            write(row, _numbers_at_end(run, out))
         for horizon, runs in sorted(row.by_horizon.items()):
             for run in runs:
                 write(row, {"horizon": horizon} | _numbers_at_end(run, out))
