@@ -105,7 +105,7 @@ def _of_grids(comparison: Comparison) -> list[Picture]:
         over_both = f"Medians over seeds, then means over {' and '.join(others[1:])}; "
         over_both = over_both if others[1:] else "Medians over seeds; "
         over_both += "empty where nothing has run."
-        too_few = "the grid has one key with several values"
+        too_few = "fewer than two keys of the grid have several values"
         both = f"{first} and {others[0] if others else 'another key'}"
         found += [
             Picture(
