@@ -131,7 +131,14 @@ def measure(by: Any, fraction: float, options: argparse.Namespace) -> dict[str, 
 
 
 class Step:
-    """The training program of a network, compiled alone."""
+    """The training program of a network, compiled alone.
+
+    Attributes:
+        compile_s: Seconds of compiling it.
+        cost: What XLA counts in it.
+        text: The compiled program, as XLA prints it.
+        run: Goes over all images once.
+    """
 
     def __init__(self, model: Any, options: argparse.Namespace) -> None:
         rng = np.random.default_rng(0)
@@ -155,6 +162,7 @@ class Step:
         program = train_steps.lower(spec, self.state, *arguments).compile()
         self.compile_s = compile_counts().since(began).seconds
         self.cost = program.cost_analysis()
+        self.text = program.as_text()
         # the program takes its state's buffers, so each run needs a copy
         self.run = lambda: program(jax.tree.map(jnp.copy, self.state), *arguments)
 

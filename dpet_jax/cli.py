@@ -158,7 +158,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --dry-run: train for some seconds to say how long that takes",
     )
     compare.add_argument(
-        "--only", metavar="A,B,...", help="run these variants of the suite alone"
+        "--only",
+        metavar="A,B,...",
+        help="run these variants of the suite alone, or rows of a grid",
     )
 
     _add_tune(

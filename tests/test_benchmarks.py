@@ -38,6 +38,9 @@ TOY = {
     ],
     "bench_prune": [*_TINY, "--batch=4", "--steps=2", "--no-kill", "--fractions=0.5"],
     "bench_submodular": ["--toy"],
+    "bench_widths": [
+        *(*_TINY, "--widths", "1", "1.1", "1.5", "--batch=4", "--steps=2"),
+    ],
     "bench_conv": ["--batch=2", "--shapes", "4x8", "2x32", "--loops=2", "--repeats=1"],
 }
 
@@ -50,7 +53,7 @@ def test_every_benchmark_has_a_toy_size():
 _LONG = (
     *("bench_compile", "bench_coreset", "bench_epoch", "bench_gradient_norms"),
     *("bench_export", "bench_overhead", "bench_pool", "bench_prune", "bench_scores"),
-    "bench_submodular",
+    *("bench_submodular", "bench_widths"),
 )
 
 
@@ -64,6 +67,31 @@ def test_benchmark_writes_its_rows(name, tmp_path):
     saved = json.loads(out.read_text())
     assert saved["rows"] == rows
     assert saved["device"]["platform"] == "cpu"
+
+
+def test_a_width_is_slow_where_a_wider_network_is_faster():
+    bench = importlib.import_module("bench_widths")
+
+    def row(width, ms, multiple=1, **operations):
+        kernels = {"kernels": sum(operations.values()), "operations": operations}
+        step = {"step_ms": {"median": ms}, "step_flops": 100 * width}
+        return {"width": width, "multiple": multiple} | kernels | step
+
+    rows = [
+        row(1.0, 10.0, fusion=3),
+        row(1.1, 14.0, fusion=3, dot=2),
+        row(1.2, 12.0, fusion=3, dot=1),
+        row(1.3, 15.0, fusion=4),
+        row(1.0, 1.0, multiple=8, fusion=1),
+    ]
+    (slow,) = bench.slower_than_wider(rows, margin=0.05)
+    assert (slow["width"], slow["than"], slow["multiple"]) == (1.1, 1.2, 1)
+    assert slow["times_its_time"] == pytest.approx(14 / 12)
+    assert slow["more_kernels"] == {"dot": 1}
+    assert bench.slower_than_wider(rows, margin=0.2) == []
+    assert bench.time_over_flops(rows) == pytest.approx(
+        [1.0, 14 / 11, 1.0, 15 / 13, 1.0]
+    )
 
 
 def test_a_coreset_passes_unless_chance_is_better_by_more_than_noise():

@@ -12,6 +12,7 @@ from dpet_jax.report.paper import PAPER_WH
 from dpet_jax.report.rows import (
     ROLES,
     Comparison,
+    GridCell,
     Row,
     Tuning,
     comparable,
@@ -135,7 +136,7 @@ def _suite_row(folder: Path, variant: dict[str, Any], problems: list[str]) -> Ro
         for group in groups
     )
     held = [runs for _, runs in sorted((by_target | by_horizon).items()) if runs]
-    paper = variant["paper"]
+    paper, cell = variant["paper"], variant.get("cell")
     return Row(
         key=str(variant["key"]),
         label=str(variant["label"]),
@@ -145,6 +146,7 @@ def _suite_row(folder: Path, variant: dict[str, Any], problems: list[str]) -> Ro
         paper=paper if paper in PAPER_WH else None,
         by_horizon=by_horizon,
         arm=str(variant.get("arm", variant["key"])),
+        cell=None if cell is None else GridCell(str(cell["of"]), dict(cell["factors"])),
     )
 
 

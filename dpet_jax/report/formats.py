@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dpet_jax.files import csv_cell
 from dpet_jax.report.printed import NONE, TIMES
-from dpet_jax.report.rows import Comparison
+from dpet_jax.report.rows import Comparison, Row
 from dpet_jax.report.runs import COMPARED, Run, compared
 from dpet_jax.report.sheets import Entry, Sheet, relative
 
@@ -81,26 +81,33 @@ def to_csv(comparison: Comparison, out: Path) -> str:
     """Return the numbers of every method, target and seed, not rounded.
 
     Runs that are read at their end have a line each, with what they cost in all, and
-    no target.
+    no target; so have those of a grid, beside the lines of their targets. The values of
+    a grid's keys are in the last columns.
 
     Args:
         comparison: Which runs belong to which method.
         out: The folder of the file, which the paths of run folders start from.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    cells = [row.cell for row in comparison.rows if row.cell is not None]
+    factors = dict.fromkeys(key for cell in cells for key in cell.factors)
+    writer = csv.DictWriter(text, (*COLUMNS, *factors), lineterminator="\n")
     writer.writeheader()
+
+    def write(row: Row, numbers: dict[str, object]) -> None:
+        named = {"key": row.key, "method": row.label} | numbers
+        named |= {} if row.cell is None else row.cell.factors
+        writer.writerow({name: csv_cell(cell) for name, cell in named.items()})
+
     for row in comparison.rows:
         for target in comparison.targets:
             for run in row.by_target.get(target, ()):
-                common = {"key": row.key, "method": row.label, "target": target}
-                cells = common | _numbers(run, target, out)
-                writer.writerow({name: csv_cell(c) for name, c in cells.items()})
+                write(row, {"target": target} | _numbers(run, target, out))
+        for run in row.runs if row.cell is not None else ():
+            write(row, _numbers_at_end(run, out))
         for horizon, runs in sorted(row.by_horizon.items()):
             for run in runs:
-                common = {"key": row.key, "method": row.label, "horizon": horizon}
-                cells = common | _numbers_at_end(run, out)
-                writer.writerow({name: csv_cell(c) for name, c in cells.items()})
+                write(row, {"horizon": horizon} | _numbers_at_end(run, out))
     return text.getvalue()
 
 

@@ -18,6 +18,7 @@ from dpet_jax.report.formats import (
     to_markdown,
     to_text,
 )
+from dpet_jax.report.grid import front_sheet, grids
 from dpet_jax.report.paired import paired_differences
 from dpet_jax.report.pruning_sheet import pruning_sheet
 from dpet_jax.report.rows import Comparison
@@ -105,7 +106,9 @@ def answer(comparison: Comparison, by: By) -> str:
         by: What costs are compared in.
     """
     ends = end_sheets(end_table(comparison, by), comparison)
-    return to_text([*ends, cost_sheet(cost_table(comparison.crossing, by))][0])
+    front = front_sheet(grids(comparison))
+    costs = cost_sheet(cost_table(comparison.crossing, by))
+    return to_text(_present([*ends, front, costs])[0])
 
 
 def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
@@ -132,6 +135,7 @@ def _content(
     by, crossing = table.by, comparison.crossing
     results = (
         *end_sheets(ends, comparison),
+        front_sheet(grids(comparison)),
         cost_sheet(table),
         savings_sheet(table, crossing),
         paper_sheet(table),

@@ -34,6 +34,18 @@ class Tuning(NamedTuple):
     chosen: dict[float, str | None]
 
 
+class GridCell(NamedTuple):
+    """Where a row lies in a grid.
+
+    Attributes:
+        of: Name of the grid's variant, for people.
+        factors: By dotted key of the config, the value of this row.
+    """
+
+    of: str
+    factors: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Row:
     """A method of a comparison.
@@ -49,7 +61,9 @@ class Row:
         paper: Name of the row of `PAPER_WH` that it repeats, or None.
         by_horizon: The runs of each length that are read once, at their end, one a
             seed; then `by_target` is empty.
-        arm: What rows that differ in their network alone have in common.
+        arm: What rows of one grid have in common, or rows that differ in their network
+            alone.
+        cell: None for a row of no grid.
     """
 
     key: str
@@ -60,6 +74,7 @@ class Row:
     paper: str | None = None
     by_horizon: dict[float, tuple[Run, ...]] = field(default_factory=dict)
     arm: str = ""
+    cell: GridCell | None = None
 
     @property
     def all_runs(self) -> tuple[Run, ...]:
@@ -121,6 +136,11 @@ class Comparison:
     def at_end(self) -> "Comparison":
         """Its rows whose runs are read once, at their end."""
         return replace(self, rows=tuple(r for r in self.rows if r.by_horizon))
+
+    @property
+    def gridless(self) -> "Comparison":
+        """Its rows that are of no grid."""
+        return replace(self, rows=tuple(r for r in self.rows if r.cell is None))
 
     def natural_cost(self) -> By:
         """Return Wh if all runs measured the same parts of one kind of device.

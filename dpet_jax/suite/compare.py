@@ -70,7 +70,8 @@ class Comparing:
         suite: What to run.
         out: Parent of the suite's folder.
         console: Where to show progress.
-        only: Names of the variants to plan and run; by default all.
+        only: Names of the variants to plan and run, or of rows of a grid; by default
+            all.
 
     Attributes:
         folder: The suite's.
@@ -335,14 +336,20 @@ class Comparing:
 
 
 def _chosen(suite: Suite, only: Sequence[str]) -> tuple[Variant, ...]:
-    known = [variant.key for variant in suite.variants]
-    unknown = [name for name in only if name not in known]
-    if unknown:
-        raise UserError(
-            f"command line: --only: {unknown[0]!r} is no variant of "
-            f"{suite.section.name}; choose from {', '.join(known)}"
-        )
-    return tuple(v for v in suite.variants if not only or v.key in only)
+    for name in only:
+        names = [variant.name for variant in suite.variants]
+        rows = [variant.key for variant in suite.variants]
+        if name not in (*names, *rows):
+            # of a grid, whose rows may be many, those of the variant that was meant
+            meant = name.partition("/")[0]
+            inside = [row for row in rows if row.startswith(f"{meant}/")]
+            known = inside if "/" in name and inside else dict.fromkeys(names)
+            raise UserError(
+                f"command line: --only: {name!r} is no variant of "
+                f"{suite.section.name}; choose from {', '.join(known)}"
+            )
+    wanted = {*only}
+    return tuple(v for v in suite.variants if not only or wanted & {v.name, v.key})
 
 
 def _name(job: Job) -> str:

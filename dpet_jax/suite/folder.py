@@ -173,7 +173,10 @@ class SuiteFolder:
             "key": variant.key,
             "label": variant.label,
             "paper": variant.section.paper,
-            "arm": variant.section.arm or variant.key,
+            "arm": variant.section.arm or variant.name,
+            "cell": {"of": variant.family, "factors": {**variant.factors}}
+            if variant.factors
+            else None,
             "by_target": {} if variant.horizons else runs,
             # where there are none yet, it is still a row that is read at its end
             "by_horizon": {str(h): [] for h in variant.horizons} | runs

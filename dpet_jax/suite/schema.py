@@ -131,10 +131,16 @@ class TuneConfig(Section):
 
 
 class VariantConfig(Section):
-    """One row of the table."""
+    """One row of the table, or with a grid one for each combination of its values."""
 
     label: str | None = Field(None, description="for people; by default its name")
     set: dict[str, Any] = Field({}, description="keys of the config, dotted or nested")
+    grid: dict[str, Values] = Field(
+        {},
+        description="dotted keys of the config, and the values of each: every "
+        "combination is a row; pictures give the first key markers and panels, the "
+        "second colours, the third sizes",
+    )
     tune: TuneConfig | None = None
     horizons: dict[str, Annotated[tuple[Horizon, ...], Field(min_length=2)]] | None = (
         Field(
@@ -153,6 +159,38 @@ class VariantConfig(Section):
         "the random control: what the others are compared with",
     )
     paper: str | None = Field(None, description="the paper's row that it repeats")
+
+    @model_validator(mode="after")
+    def _grid_is_of_rows(self) -> "VariantConfig":
+        for key, values in self.grid.items():
+            if len({repr(value) for value in values}) < len(values):
+                raise ValueError(f"grid.{key}: {[*values]} holds one twice")
+            if self.tune is not None and key in self.tune.grid:
+                raise ValueError(
+                    f"tune.grid.{key}: grid reports a row for each of its values; take "
+                    "it out of one of the two"
+                )
+        if not self.grid:
+            return self
+        if self.horizons is not None:
+            raise ValueError(
+                "grid: each of its rows has one length, and horizons gives several; "
+                "drop one of the two, and read: end with the horizons"
+            )
+        if self.role is not None:
+            raise ValueError(
+                f"role: {self.role} is one row, but grid makes many; give it to a "
+                "variant without a grid"
+            )
+        tried = self.tune.axes.values() if self.tune else ()
+        rows = math.prod(map(len, self.grid.values()))
+        settings = rows * math.prod(len(axis.values) for axis in tried)
+        if settings > _MAX_SETTINGS:
+            raise ValueError(
+                f"grid: {settings:,} combinations, of which nobody runs more than "
+                f"{_MAX_SETTINGS:,}; give fewer values"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_key_says_how_long(self) -> "VariantConfig":

@@ -6,7 +6,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,19 +75,33 @@ class Variant:
     """A row of the table, resolved.
 
     Attributes:
-        key: Its name.
+        name: Of its section; the rows of a grid have it in common.
         section: As the suite has it.
         settings: By name, every setting that may come to be run.
+        cell: Name of its combination in the grid of the section; empty without a grid.
+        factors: Values of the grid's keys.
     """
 
-    key: str
+    name: str
     section: VariantConfig
     settings: dict[str, Setting]
+    cell: str = ""
+    factors: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Its name among the rows, and its folder in the suite's."""
+        return "/".join(filter(None, (self.name, self.cell)))
+
+    @property
+    def family(self) -> str:
+        """Name of its section for people."""
+        return self.section.label or self.name.replace("_", " ")
 
     @property
     def label(self) -> str:
         """Its name for people."""
-        return self.section.label or self.key.replace("_", " ")
+        return ", ".join(filter(None, (self.family, _in_words(self.factors))))
 
     @property
     def tuned(self) -> bool:
@@ -190,7 +204,7 @@ def load_suite(
     """Read a suite and resolve the config of every setting of every variant.
 
     Layers, the later above the earlier: the base config, the suite's `set`, the
-    variant's, a setting of its grid, the command line.
+    variant's, a combination of its grid, a setting that is tried, the command line.
 
     Args:
         path: A YAML file.
@@ -212,7 +226,7 @@ def load_suite(
     variants, problems = [], []
     for key, variant in section.variants.items():
         try:
-            variants.append(_resolved(path, base, section, key, variant, changes))
+            variants += _resolved(path, base, section, key, variant, changes)
         except UserError as error:
             problems.append(str(error))
     if not variants:
@@ -224,29 +238,64 @@ def _resolved(
     path: Path,
     base: Path,
     suite: SuiteConfig,
-    key: str,
-    variant: VariantConfig,
+    name: str,
+    section: VariantConfig,
     changes: Sequence[tuple[str, Any]],
-) -> Variant:
-    where = f"{path}: variants.{key}"
-    if variant.paper is not None and variant.paper not in PAPER_WH:
+) -> list[Variant]:
+    """Return the row of a variant, or those of its grid."""
+    where = f"{path}: variants.{name}"
+    if section.paper is not None and section.paper not in PAPER_WH:
         raise UserError(
-            f"{where}.paper: unknown {variant.paper!r}; one of {', '.join(PAPER_WH)}"
+            f"{where}.paper: unknown {section.paper!r}; one of {', '.join(PAPER_WH)}"
         )
-    axes = variant.tune.axes if variant.tune else {}
-    grid = {key: axis.values for key, axis in axes.items()} | (variant.horizons or {})
-    names, settings = setting_names(grid), {}
-    for name, values in names.items():
+    variants = []
+    for cell, values in setting_names(section.grid).items():
+        factors = dict(zip(section.grid, values, strict=True))
         layers = [
             (f"{path}: set", [*flat(suite.set)]),
-            (f"{where}.set", [*flat(variant.set)]),
-            (f"{where}.tune.grid", [*zip(axes, values, strict=False)]),
-            (f"{where}.horizons", [*zip(grid, values, strict=True)][len(axes) :]),
-            (COMMAND_LINE, [*changes]),
+            (f"{where}.set", [*flat(section.set)]),
+            (f"{where}.grid", [*factors.items()]),
         ]
+        variant = Variant(name, section, {}, cell, factors)
+        variant.settings.update(_settings(where, base, suite, variant, layers, changes))
+        variants.append(variant)
+    return variants
+
+
+#: Where some keys and values come from, for messages.
+_Layer = tuple[str, Sequence[tuple[str, Any]]]
+
+
+def _settings(
+    where: str,
+    base: Path,
+    suite: SuiteConfig,
+    variant: Variant,
+    layers: Sequence[_Layer],
+    changes: Sequence[tuple[str, Any]],
+) -> Iterator[tuple[str, Setting]]:
+    """Yield every setting of a row, by its name.
+
+    Args:
+        where: What messages call the variant.
+        base: The config that all settings start from.
+        suite: The whole suite.
+        variant: The row.
+        layers: Above the base, the later above the earlier.
+        changes: Those of the command line.
+    """
+    section = variant.section
+    axes = section.tune.axes if section.tune else {}
+    grid = {key: axis.values for key, axis in axes.items()} | (section.horizons or {})
+    for name, values in setting_names(grid).items():
         tree = read_tree(base)
         origins: dict[str, str] = {}
-        for origin, layer in layers:
+        for origin, layer in (
+            *layers,
+            (f"{where}.tune.grid", [*zip(axes, values, strict=False)]),
+            (f"{where}.horizons", [*zip(grid, values, strict=True)][len(axes) :]),
+            (COMMAND_LINE, changes),
+        ):
             for dotted, _ in layer:
                 if dotted in ("name", "seed", "targets"):
                     raise UserError(
@@ -256,20 +305,26 @@ def _resolved(
                 origins[dotted] = origin
             change(tree, layer, origin)
         tree |= {
-            "name": "/".join(part for part in (suite.name, key, name) if part),
+            "name": "/".join(filter(None, (suite.name, variant.key, name))),
             "targets": [*suite.targets],
         }
-        text = ", ".join(
-            f"{dotted.rpartition('.')[2].replace('_', ' ')} {value}"
-            for dotted, value in zip(axes, values, strict=False)
+        yield (
+            name,
+            Setting(
+                config=validate(tree, f"{where} (with {base})", origins),
+                values=values[: len(axes)],
+                horizon=values[-1] if section.horizons else None,
+                text=_in_words(dict(zip(axes, values, strict=False))),
+            ),
         )
-        settings[name] = Setting(
-            config=validate(tree, f"{where} (with {base})", origins),
-            values=values[: len(axes)],
-            horizon=values[-1] if variant.horizons else None,
-            text=text,
-        )
-    return Variant(key, variant, settings)
+
+
+def _in_words(values: Mapping[str, Any]) -> str:
+    """Return some keys and their values for people."""
+    return ", ".join(
+        f"{dotted.rpartition('.')[2].replace('_', ' ')} {value}"
+        for dotted, value in values.items()
+    )
 
 
 def setting_names(grid: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:

@@ -82,12 +82,13 @@ def events_of(folder):
 
 
 def variant(key, by_target, *, label=None, paper=None, tuning=None, **at_end):
-    """Return a variant as suite.json holds it; at_end: by_horizon and arm."""
+    """Return a variant as suite.json holds it; at_end: by_horizon, arm and cell."""
     return {
         "key": key,
         "label": label or key,
         "paper": paper,
         "arm": at_end.get("arm", key),
+        "cell": at_end.get("cell"),
         "by_target": by_target,
         "by_horizon": at_end.get("by_horizon", {}),
         "tuning": tuning,
@@ -199,6 +200,49 @@ def end_suite(folder, *, seeds=(0, 1, 2), by_horizon=None):
     }
     roles = {"tuned": "standard", "random": "chance"}
     return fake_suite(folder, variants, roles)
+
+
+def grid_suite(folder, grids=("adam",), batches=(64, 128)):
+    """Write a suite whose rows are grids of scale, pruning and batch size.
+
+    A run takes 10 s an epoch and ten times its scale, less what is pruned and less in
+    large batches; its accuracy grows with both, so that some rows are on the front.
+
+    Args:
+        folder: Where.
+        grids: Names of the variants.
+        batches: Values of the third key.
+    """
+    folder = Path(folder)
+    cells = [
+        (scale, prune, batch)
+        for scale in (0.5, 1.0, 1.4)
+        for prune in (0, 0.3)
+        for batch in batches
+    ]
+    keys = ("model.scale", "method.prune_fraction", "train.batch_size")
+    variants = []
+    for shift, name in enumerate(grids):
+        for scale, prune, batch in cells:
+            key = f"{name}/scale_{scale}-prune_fraction_{prune}-batch_size_{batch}"
+            epochs = 10 * scale * (1 - 0.8 * prune) * (1 if batch == 64 else 0.8)
+            end = 0.4 + 0.1 * scale - 0.06 * prune**2 + 0.02 * shift
+            end -= 0.0 if batch == 64 else 0.02 * scale
+            for seed in (0, 1):
+                fake_run(
+                    folder / key / f"seed{seed}",
+                    [(epochs * (1 + 0.02 * seed), end)],
+                    seed=seed,
+                    targets=(0.4,),
+                    test_accuracy=end + 0.004 * seed,
+                )
+            runs = [f"{key}/seed{seed}" for seed in (0, 1)]
+            factors = dict(zip(keys, (scale, prune, batch), strict=True))
+            cell = {"of": name, "factors": factors}
+            label = f"{name}, {scale:g}, {prune:g}, {batch}"
+            row = variant(key, {"0.4": runs}, label=label, arm=name, cell=cell)
+            variants.append(row)
+    return fake_suite(folder, variants)
 
 
 class _Writer:

@@ -447,3 +447,45 @@ def test_rows_that_were_left_out_are_named_and_take_no_range_from_the_others(tmp
     assert table.seeds == (0, 1, 2)
     assert "Not run yet: anneal." in ratio_sheet(table, comparison).notes
     assert comparison.crossing.rows == ()
+
+
+GRID = """
+name: some
+base: base.yaml
+seeds: [0]
+targets: [0.2]
+variants:
+  full: {set: {method.passes: 1}}
+  cells:
+    set: {method: {kind: loss_threshold, passes: 2, refresh_every: 2}}
+    grid: {method.prune_fraction: [0, 0.5], train.augment.flip: [true, false]}
+"""
+
+
+def test_rows_of_a_grid_are_run_resumed_and_chosen_like_any_other(tmp_path, ran):
+    first = "cells/prune_fraction_0-flip_true"
+    assert make(tmp_path, GRID, only=[first])[0].run().finished
+    assert ran == [f"some/{first}/seed0"]
+    lines = [*make(tmp_path, GRID, only=["cells"])[0].plan_lines()]
+    assert re.match(rf"{first} seed 0 +finished ", lines[0])
+    assert "4 runs, 3 of them to do" in lines[-1]
+    comparing, _ = make(tmp_path, GRID)
+    outcome = comparing.run()
+    assert outcome.finished
+    assert len(ran) == 5
+    comparison = read_comparison([outcome.folder])
+    rows = [*csv.DictReader(io.StringIO(to_csv(comparison, outcome.folder)))]
+    # at the end, beside those of targets
+    ends = {
+        (row["method.prune_fraction"], row["train.augment.flip"]): float(row["epochs"])
+        for row in rows
+        if not row["target"]
+    }
+    assert [*ends] == [(p, flip) for p in ("0", "0.5") for flip in ("True", "False")]
+    assert ends["0.5", "True"] < 0.8 * ends["0", "True"]
+    assert {row["key"] for row in rows if not row["method.prune_fraction"]} <= {"full"}
+    inside = "'cells/x' is no variant of some; choose from cells/prune_fraction_0-flip"
+    with pytest.raises(UserError, match=inside):
+        make(tmp_path, GRID, only=["cells/x"])
+    with pytest.raises(UserError, match=r"choose from full, cells$"):
+        make(tmp_path, GRID, only=["sells"])

@@ -1,5 +1,6 @@
 """From the file of a suite to its runs, and from trials to the chosen settings."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -308,3 +309,96 @@ def test_trials_are_of_one_horizon_and_of_the_values_grown_to(load):
     assert [*full.edges("learning_rate_0.1-passes_2", {key: (1, 0)})] == []
     # nothing more is given below
     assert [*full.edges("learning_rate_0.05-passes_2", {key: (1, 0)})] == []
+
+
+GRID = """
+name: some
+base: base.yaml
+seeds: [3, 4]
+targets: [0.5]
+variants:
+  plain: {}
+  cells:
+    label: by loss
+    set: {method: {kind: loss_threshold, passes: 2}, train.batch_size: 9}
+    grid: {method.prune_fraction: [0, 0.3], train.batch_size: [8, 16]}
+"""
+
+
+def test_each_combination_of_a_grid_is_a_row_of_one_arm(load):
+    plain, *cells = load(GRID, ["--train.optimizer.learning_rate=0.5"]).variants
+    assert (plain.key, plain.factors) == ("plain", {})
+    found = {
+        (one.config.method.prune_fraction, one.config.train.batch_size)
+        for cell in cells
+        for one in cell.settings.values()
+    }
+    assert found == {(0, 8), (0, 16), (0.3, 8), (0.3, 16)}
+    assert [cell.name for cell in cells] == ["cells"] * 4
+    last = cells[-1]
+    assert last.key == "cells/prune_fraction_0.3-batch_size_16"
+    assert last.label == "by loss, prune fraction 0.3, batch size 16"
+    assert last.factors == {"method.prune_fraction": 0.3, "train.batch_size": 16}
+    assert last.settings[""].config.train.optimizer.learning_rate == 0.5
+    (job,) = last.jobs([""], 4)
+    assert job.folder == f"some/{last.key}/seed4"
+
+
+def test_each_row_of_a_grid_can_be_tuned(load):
+    text = f"{GRID}    tune: {{seeds: [90], grid: {{method.passes: [1, 2]}}}}\n"
+    _, first, *others = load(text).variants
+    assert len(others) == 3
+    (trial, _) = first.trials({})
+    folder = "some/tuning/cells/prune_fraction_0-batch_size_8/passes_1/seed90"
+    assert trial.folder == folder
+    assert trial.config.method.passes == 1
+    assert trial.config.train.batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("[0, 0.3]", "[0, none]", r"cells\.grid: method\.prune_fraction: .*'none'"),
+        ("{method.prune_fraction", "{seed", r"cells\.grid: seed: the suite says it"),
+    ],
+)
+def test_a_wrong_value_in_a_grid_of_rows_names_the_grid(load, old, new, problem):
+    suite = load(GRID.replace(old, new))
+    assert [variant.key for variant in suite.variants] == ["plain"]
+    with pytest.raises(UserError, match=problem):
+        raise UserError(suite.problems[0])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"grid": {"x": [1, 1]}}, r"variants\.a: .*grid\.x: \[1, 1\] holds one twice"),
+        ({"grid": {"x": []}}, "at least 1"),
+        ({"grid": {"x": [1, 2]}, "role": "random"}, "role: random is one row"),
+        (
+            {"grid": {"x": [1]}, "tune": {"grid": {"x": [1, 2]}, "seeds": [9]}},
+            r"tune\.grid\.x: grid reports a row for each",
+        ),
+        (
+            {"grid": {"x": [1]}, "horizons": {"y": [1, 2]}},
+            "grid: each of its rows has one length",
+        ),
+        (
+            {"grid": {"x": [*range(40)], "y": [*range(26)]}},
+            "grid: 1,040 combinations, of which nobody runs",
+        ),
+        (
+            {
+                "grid": {"x": [*range(40)]},
+                "tune": {"grid": {"y": [*range(26)]}, "seeds": [9]},
+            },
+            "grid: 1,040 combinations",
+        ),
+    ],
+)
+def test_a_grid_of_rows_that_contradicts_itself_is_refused(keys, message):
+    with pytest.raises(ValidationError) as caught:
+        SuiteConfig.model_validate(SMALLEST | {"variants": {"a": keys}})
+    (error,) = caught.value.errors()
+    place = ".".join(map(str, error["loc"]))
+    assert re.search(message, f"{place}: {error['msg']}")

@@ -7,10 +7,12 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from dpet_jax.report.equal_accuracy import EndTable
+from dpet_jax.report.grid import grids, name_of
 from dpet_jax.report.plots.coreset import class_balance, coreset_growth, gallery
 from dpet_jax.report.plots.cost import cost_by_part, cost_to_accuracy, pareto
 from dpet_jax.report.plots.course import accuracy_over_cost
 from dpet_jax.report.plots.end import error_over_cost, gains_by_horizon
+from dpet_jax.report.plots.grid import accuracy_over_seconds, heat_map, panels
 from dpet_jax.report.plots.power import power_trace
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.table import CostTable
@@ -56,10 +58,17 @@ def pictures(
     comparison: Comparison, table: CostTable, ends: EndTable | None
 ) -> list[Picture]:
     """Draw everything that the runs hold something for."""
+    found = _of_grids(comparison) + ([] if ends is None else _of_ends(ends))
+    plain = comparison.gridless
+    return found + (_of_methods(plain, table) if plain.rows else [])
+
+
+def _of_methods(comparison: Comparison, table: CostTable) -> list[Picture]:
+    """Draw what tells methods apart; the rows of grids are too many for that."""
     by = table.by
+    table = table._replace(rows=tuple(r for r in table.rows if r.row.cell is None))
     crossing = [] if not table.rows else _of_crossings(comparison.crossing, table)
     return [
-        *([] if ends is None else _of_ends(ends)),
         *crossing,
         Picture(
             "parts",
@@ -87,6 +96,54 @@ def pictures(
         ),
         *_of_rows(comparison),
     ]
+
+
+def _of_grids(comparison: Comparison) -> list[Picture]:
+    found = []
+    for number, grid in enumerate(grids(comparison), 1):
+        first, *others = map(name_of, grid.axes)
+        over_both = f"Medians over seeds, then means over {' and '.join(others[1:])}; "
+        over_both = over_both if others[1:] else "Medians over seeds; "
+        over_both += "empty where nothing has run."
+        too_few = "fewer than two keys of the grid have several values"
+        both = f"{first} and {others[0] if others else 'another key'}"
+        found += [
+            Picture(
+                f"grid{number}_front",
+                f"Accuracy over seconds of training: {grid.label}",
+                "",
+                "Medians over seeds, evaluation and compilation excluded. On the "
+                "dashed front are the rows that no other of this grid beats in both. "
+                "Rows of a grid are in no picture of single methods.",
+                accuracy_over_seconds(grid),
+                "",
+            ),
+            Picture(
+                f"grid{number}_panels",
+                f"The same, by {first}: {grid.label}",
+                "",
+                "Medians and ranges over seeds; the dashed front is that of all.",
+                panels(grid),
+                f"the grid has one {first}",
+            ),
+            Picture(
+                f"grid{number}_seconds",
+                f"Seconds of training, by {both}: {grid.label}",
+                "",
+                over_both,
+                heat_map(grid, "seconds"),
+                too_few,
+            ),
+            Picture(
+                f"grid{number}_accuracy",
+                f"Test accuracy, by {both}: {grid.label}",
+                "",
+                over_both,
+                heat_map(grid, "accuracy"),
+                too_few,
+            ),
+        ]
+    return found
 
 
 def _of_ends(ends: EndTable) -> list[Picture]:
