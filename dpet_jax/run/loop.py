@@ -14,6 +14,8 @@ from typing import Any
 from dpet_jax.errors import DivergedError, SelectionEndedError
 from dpet_jax.methods.base import Learner, Plan, Span
 from dpet_jax.methods.proxy import ProxyLearner
+from dpet_jax.planner.pacing import Pacing
+from dpet_jax.planner.planner import PLANNED
 from dpet_jax.run.counters import Counters
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.position import Position
@@ -44,6 +46,7 @@ class Loop:
             Counters(pool.num_examples * trainer.main.train_flops),
             prune=None if parts.pruner is None else parts.pruner.start(),
         )
+        self._lost = parts.meter.accounts().lost  # no more is lost in this process
         self._label = ""
         self._looked = False  # at the model, since its plan began
         self._accuracy = math.nan  # of the last chunk that has ended
@@ -82,6 +85,10 @@ class Loop:
         restored = self.parts.saver.restore(trainer.snapshot())
         trainer.restore(restored.models)
         self.at.restore(restored.host, restored.meta["position"])
+        pacing, spent = self.at.pacing, self._spent
+        if pacing is not None and spent is not None:
+            since = spent - restored.meta["spent"]
+            self.at.pacing = pacing.delayed(since)
         if self.at.plan is not None:
             trainer.main.set_up(self.at.plan)
         if self.parts.pruner and self.at.prune:
@@ -112,13 +119,25 @@ class Loop:
 
     def _next_plan(self) -> StopReason | None:
         parts, at, trainer = self.parts, self.at, self.parts.trainer
+        method = parts.method
+        if parts.limits.pace:
+            if at.pacing is None or self._to_pace:
+                self._pace_anew()
+            assert at.pacing is not None
+            if at.pacing.left(at.counters.visits) == 0:
+                unit = "budget.seconds" if parts.limits.wh is None else "budget.wh"
+                return "finished" if at.counters.visits else unit
+            horizon = at.pacing.last.horizon
+            lasting = method.lasting(horizon, parts.pool.num_examples)
+            assert lasting is not None, "a config paces only methods that last"
+            method = lasting
         learner: Learner = (
             ProxyLearner(trainer, at.pending) if parts.method.proxied else trainer
         )
         watch = SelectionWatch(parts, at.counters, self._exhausted)
         try:
             with parts.meter.window("select"), watch.watching():
-                at.state, plan = parts.method.plan(at.state, learner)
+                at.state, plan = method.plan(at.state, learner)
         except SelectionEndedError as ended:
             # a network may be half-trained, so the last checkpoint has to do
             self._cut_short = ended.reason == "interrupted"
@@ -138,6 +157,9 @@ class Loop:
             if ended is not None:
                 return ended
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
+        if at.pacing is not None:
+            span = Span(*at.pacing.span(at.counters.visits))
+            at.plan = replace(plan, schedule=span)
         self._event(
             "plan",
             label=plan.label,
@@ -180,13 +202,16 @@ class Loop:
             parts.display.begin_plan(
                 plan.label, plan.visits, self._chunks.visits_started
             )
-            while self._chunks.left and not self._to_prune:
+            while self._chunks.left and not (self._to_prune or self._to_pace):
                 reason = self._advance(self._chunks)
                 if reason is not None:
                     return reason
             if not self._drain():
                 return "diverged"
-            if self._chunks.left:  # the plan goes on, on what pruning leaves
+            if self._chunks.left and self._to_pace:
+                self._pace_anew()
+            if self._chunks.left and not self._budget_over:
+                # the plan goes on, on what pruning leaves, or at another pace
                 parts.display.end_plan()
                 return None
             result = parts.trainer.main.result(plan.index_set)
@@ -211,6 +236,7 @@ class Loop:
                 limits.steps_to_budget(counters, self._step_flops, trainer.batch_size),
                 max(1, self._steps_to_wh()),
                 self._steps_to_look(),
+                self._steps_to_pace(),
             )
         )
         counters.visits += chunks.next_visits(num_steps)
@@ -226,6 +252,68 @@ class Loop:
             reason = self._evaluate(last=chunks.left < to_next)
         self._checkpoint(end=False)
         return reason
+
+    # pacing
+
+    @property
+    def _spent(self) -> float | None:
+        """Spent of the budget that paces the run, what crashes lost included.
+
+        None if nothing paces it, or the energy is not known.
+        """
+        limits = self.parts.limits
+        if not limits.pace:
+            return None
+        if limits.wh is None:
+            return self.seconds_without_eval + self._lost.s
+        wh = self.wh_without_eval
+        return None if wh is None else wh + (self._lost.wh or 0.0)
+
+    @property
+    def _to_pace(self) -> bool:
+        """Whether it is time to count anew what is left of the schedule."""
+        pacing, spent = self.at.pacing, self._spent
+        if pacing is None or spent is None:
+            return False
+        return pacing.due(self.counters.visits, spent)
+
+    @property
+    def _budget_over(self) -> bool:
+        pacing = self.at.pacing
+        return pacing is not None and pacing.left(self.counters.visits) == 0
+
+    def _steps_to_pace(self) -> int:
+        if self.at.pacing is None:
+            return sys.maxsize
+        visits = self.counters.visits
+        # past a boundary where the energy is not known
+        visits = self.at.pacing.to_boundary(visits) or self.at.pacing.left(visits)
+        return max(1, math.ceil(visits / self.parts.trainer.batch_size))
+
+    def _pace_anew(self) -> None:
+        """Count what is left of the schedule by the budget, all chunks having ended."""
+        at, parts, spent = self.at, self.parts, self._spent
+        visits, limits = at.counters.visits, parts.limits
+        if at.pacing is None:
+            planned = parts.method.planned_visits(parts.pool)
+            budget = limits.seconds if limits.wh is None else limits.wh
+            assert budget is not None, "a config paces by one of the two"
+            begun = spent or 0.0
+            foreseen = max(0.0, PLANNED * budget - begun) / planned
+            at.pacing = Pacing.begin(budget, planned, foreseen, spent=begun)
+        elif (
+            spent is None
+            or visits == at.pacing.last.visits
+            or at.pacing.left(visits) == 0
+        ):
+            return
+        else:
+            at.pacing = at.pacing.reset(visits, spent)
+            if at.plan is not None and self._chunks is not None:
+                start, horizon = at.pacing.span(visits)
+                span = Span(start - self._chunks.visits_started, horizon)
+                at.plan = replace(at.plan, schedule=span)
+        self._event("pace", **at.pacing.last._asdict())
 
     # pruning
 
@@ -412,6 +500,7 @@ class Loop:
             host, position = self.at.saved()
             meta = {
                 "position": position,
+                "spent": self._spent,
                 "energy": self.parts.meter.accounts().to_json(),
                 "journal_lines": self.parts.meter.journal_lines,
                 "last_event_id": self.parts.recorder.next_id - 1,
