@@ -276,8 +276,8 @@ class Config(Section):
             )
         if self.method.lasting(1, 1) is None:
             raise ValueError(
-                f"budget.pace is set, but the plans of {self.method.kind} do not follow "
-                "a number of examples; choose method.kind: dpet_anneal"
+                f"budget.pace is set, but the plans of {self.method.kind} do not "
+                "follow a number of examples; choose method.kind: dpet_anneal"
             )
         if self.prune is not None:
             raise ValueError(

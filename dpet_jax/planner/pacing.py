@@ -124,8 +124,8 @@ class Pacing:
         """Take out of an example's cost what was spent on something else.
 
         Args:
-            spent: Of the budget since the last reset, as on a crash and compiling again;
-                it is gone, but the next examples will not cost it.
+            spent: Of the budget since the last reset, as on compiling again; it is
+                gone, but the next examples will not cost it.
         """
         last = self.last._replace(spent=self.last.spent + spent)
         return replace(self, resets=(*self.resets[:-1], last))

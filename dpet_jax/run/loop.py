@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from dpet_jax.errors import DivergedError, SelectionEndedError
-from dpet_jax.methods.base import Learner, Plan, Span
+from dpet_jax.methods.base import Learner, Method, Plan, Span
 from dpet_jax.methods.proxy import ProxyLearner
 from dpet_jax.planner.pacing import Pacing
 from dpet_jax.planner.planner import PLANNED
@@ -85,6 +85,7 @@ class Loop:
         restored = self.parts.saver.restore(trainer.snapshot())
         trainer.restore(restored.models)
         self.at.restore(restored.host, restored.meta["position"])
+        self._lost = self.parts.meter.accounts().lost
         pacing, spent = self.at.pacing, self._spent
         if pacing is not None and spent is not None:
             since = spent - restored.meta["spent"]
@@ -119,18 +120,12 @@ class Loop:
 
     def _next_plan(self) -> StopReason | None:
         parts, at, trainer = self.parts, self.at, self.parts.trainer
-        method = parts.method
-        if parts.limits.pace:
-            if at.pacing is None or self._to_pace:
-                self._pace_anew()
-            assert at.pacing is not None
-            if at.pacing.left(at.counters.visits) == 0:
-                unit = "budget.seconds" if parts.limits.wh is None else "budget.wh"
-                return "finished" if at.counters.visits else unit
-            horizon = at.pacing.last.horizon
-            lasting = method.lasting(horizon, parts.pool.num_examples)
-            assert lasting is not None, "a config paces only methods that last"
-            method = lasting
+        if parts.limits.pace and (at.pacing is None or self._to_pace):
+            self._pace_anew()
+        if self._budget_over:
+            unit = "budget.seconds" if parts.limits.wh is None else "budget.wh"
+            return "finished" if at.counters.visits else unit
+        method = self._lasting()
         learner: Learner = (
             ProxyLearner(trainer, at.pending) if parts.method.proxied else trainer
         )
@@ -282,6 +277,16 @@ class Loop:
         pacing = self.at.pacing
         return pacing is not None and pacing.left(self.counters.visits) == 0
 
+    def _lasting(self) -> Method:
+        """Return the method, over the examples that the budget has room for."""
+        method, pacing = self.parts.method, self.at.pacing
+        if pacing is None:
+            return method
+        num_examples = self.parts.pool.num_examples
+        lasting = method.lasting(pacing.last.horizon, num_examples)
+        assert lasting is not None, "a config paces only methods that last"
+        return lasting
+
     def _steps_to_pace(self) -> int:
         if self.at.pacing is None:
             return sys.maxsize
@@ -300,7 +305,8 @@ class Loop:
             assert budget is not None, "a config paces by one of the two"
             begun = spent or 0.0
             foreseen = max(0.0, PLANNED * budget - begun) / planned
-            at.pacing = Pacing.begin(budget, planned, foreseen, spent=begun)
+            visits = planned if foreseen else 0
+            at.pacing = Pacing.begin(budget, visits, foreseen, spent=begun)
         elif (
             spent is None
             or visits == at.pacing.last.visits
