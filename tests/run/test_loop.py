@@ -1115,12 +1115,13 @@ def test_plans_are_the_labels_of_the_energy(build):
 
 # a schedule that ends with the clock
 
-SECONDS, PACED_N = 20.0, 100 * N
+#: Of two's powers, so that sums of seconds are exact however they are split.
+SECONDS, STEP_S, PACED_N = 16.0, 1 / 128, 100 * N
 
 
 @pytest.fixture
 def paced(build):
-    """Wire a loop whose schedule ends after 20 s, on a machine that changes speed."""
+    """Wire a loop whose schedule ends after 16 s, on a machine that changes speed."""
 
     def make(change=(1e9, 1.0), *, planned=1.0, drop=0.5, **options):
         """Make one.
@@ -1131,7 +1132,7 @@ def paced(build):
             drop: Share left out.
             options: Of `build`.
         """
-        epochs = 0.98 * SECONDS / 0.01 * BATCH / PACED_N / planned
+        epochs = 0.98 * SECONDS / STEP_S * BATCH / PACED_N / planned
         run = build(
             [],
             method=DpetAnneal(epochs=epochs, drop=drop),
@@ -1143,7 +1144,7 @@ def paced(build):
         machine.progress = []
 
         def watched(rows, num_steps, span, visits):
-            machine.step_s = 0.01 * (change[1] if machine.steps >= change[0] else 1.0)
+            machine.step_s = STEP_S * (change[1] if machine.steps >= change[0] else 1.0)
             for step in range(num_steps):
                 passed = (span.start + visits + step * BATCH) / span.horizon
                 machine.progress.append(passed)
@@ -1176,7 +1177,7 @@ def test_a_paced_run_ends_with_the_clock_and_its_schedule(change, drop, paced):
     assert 0.99 <= run.machine.progress[-1] <= 1
     steps = [after - before for before, after in pairwise(run.machine.progress)]
     assert min(steps) > 0
-    assert max(steps) < 4 * 0.01 / SECONDS
+    assert max(steps) < 4 * STEP_S / SECONDS
 
 
 @pytest.mark.parametrize("planned", [0.02, 50.0])
