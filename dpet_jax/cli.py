@@ -371,15 +371,19 @@ def _fit(options: Any, rest: list[str], console: Console) -> int:
     use_compilation_cache()
     from dpet_jax.run.fitting import fit
 
-    found = fit(
-        data,
-        budget,
-        options.out,
-        image_size=size,
-        seed=options.seed,
-        console=console,
-        began=began,
-    )
+    try:
+        found = fit(
+            data,
+            budget,
+            options.out,
+            image_size=size,
+            seed=options.seed,
+            console=console,
+            began=began,
+        )
+    except KeyboardInterrupt:  # a run itself listens to it
+        console.out("interrupted; the same command begins again", highlight=False)
+        return EXIT_RESUMABLE
     if found.result.summary is None:
         console.out("interrupted; the same command goes on", highlight=False)
         return EXIT_RESUMABLE
@@ -390,8 +394,11 @@ def _fit(options: Any, rest: list[str], console: Console) -> int:
             file=sys.stderr,
         )
         return EXIT_DIVERGED
-    page = _fit_report(found)
-    last = [f"{'look':<12}{page}", f"{'use':<12}{found.commands[0]}"]
+    try:
+        look = str(_fit_report(found))
+    except UserError as error:
+        look = f"no report: {error}"
+    last = [f"{'look':<12}{look}", f"{'use':<12}{found.commands[0]}"]
     last += [f"{'':<12}{command}" for command in found.commands[1:]]
     for line in (*found.answer, *last):
         console.out(line, highlight=False)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import time
 from collections import Counter
@@ -31,7 +32,7 @@ from dpet_jax.run.experiment import Result
 from dpet_jax.run.export import export
 from dpet_jax.run.folder import CONFIG, CORESET
 from dpet_jax.run.load import load_run
-from dpet_jax.run.planning import Planned, check_plannable, plan_config, plan_lines
+from dpet_jax.run.planning import Planned, plan_config, plan_lines
 from dpet_jax.run.profiling import Profiles
 
 FIT = "fit.json"
@@ -141,7 +142,7 @@ def fit(
         }
         try:
             out.mkdir(parents=True, exist_ok=True)
-            write_whole(out / FIT, _json(kept))
+            write_whole(out / FIT, json.dumps(kept, indent=1) + "\n")
         except OSError as error:
             raise UserError(
                 f"{out}: cannot write ({error.strerror}); choose another with --out=DIR"
@@ -162,12 +163,6 @@ def fit(
     if result.summary is None or result.stopped_by == "diverged":
         return Fit(out, result)
     return _finished(kept, budget, result, config)
-
-
-def _json(kept: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(kept, indent=1) + "\n"
 
 
 def _kept(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -311,7 +306,6 @@ class _Fitting:
     def _plan(
         self, config: Config, data: Data, budget: Budget, level: Level | None = None
     ) -> Planned:
-        check_plannable(config, budget, leveled=level is not None)
         return plan_config(
             config, budget, level=level, data=data, profiles=self.profiles
         )

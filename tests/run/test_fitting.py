@@ -1,6 +1,7 @@
 """Fits: data are recognised, one command trains, and the same one again goes on."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from dpet_jax.cli import main
 from dpet_jax.errors import UserError
+from dpet_jax.planner.law import Level
 from dpet_jax.planner.planner import Budget
 from dpet_jax.run import experiment, fitting
 from dpet_jax.run.fitting import FIT, fit, recognised
@@ -177,3 +179,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_impossible_target_is_refused_with_what_can_be_reached(
+    tmp_path, monkeypatch
+):
+    level = Level(-1.0, -0.3)
+    monkeypatch.setattr(fitting._Fitting, "_level", lambda *_: level)
+    with pytest.raises(UserError) as caught:
+        fit(None, Budget(target=0.999999), tmp_path / "out")
+    told = re.search(r"end at (0\.\d+), a day at (0\.\d+)", str(caught.value))
+    hour, day = map(float, told.groups())
+    assert 0.6 < hour <= day < 0.999999
+    assert not (tmp_path / "out").exists()
