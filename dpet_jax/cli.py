@@ -341,16 +341,15 @@ def _add_pool(parser: Any) -> None:
     add("remove", "Take a network out.").add_argument("name")
 
 
-def _fit(options: Any, rest: list[str], console: Console) -> int:
-    began = time.monotonic()
-    del rest
+def _fit_budget(options: Any) -> Any:
+    """Return the budget of a fit; that of the digits where neither is given."""
     from dpet_jax.planner.planner import Budget
 
     names = ("seconds", "wh", "target")
     given = {name: getattr(options, name) for name in names}
     if options.minutes is not None:
         given["seconds"] = 60 * options.minutes
-    data: Path | None = options.data
+    data = options.data
     if all(value is None for value in given.values()):
         if data is not None:
             raise UserError(
@@ -360,7 +359,13 @@ def _fit(options: Any, rest: list[str], console: Console) -> int:
         from dpet_jax.run.fitting import DIGITS_S
 
         given["seconds"] = DIGITS_S
-    budget = Budget(**given)
+    return Budget(**given)
+
+
+def _fit(options: Any, rest: list[str], console: Console) -> int:
+    began = time.monotonic()
+    del rest
+    budget, data = _fit_budget(options), options.data
     size = options.image_size
     if size is not None and not 8 <= size <= 2**10:
         raise UserError(f"command line: --image-size: {size} is not from 8 to 1024")
