@@ -313,6 +313,12 @@ class _Fitting:
     def _say_plan(self, planned: Planned) -> None:
         """Say what will be trained, what it is expected to take, and why."""
         first, train, expected, *_ = plan_lines(planned)
+        if self.budget.unit != "target":
+            paced = "clock" if self.budget.unit == "seconds" else "meter"
+            accuracy = expected.rpartition("; ")[2]
+            expected = (
+                f"  expected  to end with {self.budget}, by the {paced}; {accuracy}"
+            )
         network = first.partition(": ")[2]
         self.say(
             f"  plan      {network}; {train.strip().removeprefix('train').strip()}"

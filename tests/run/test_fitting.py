@@ -111,7 +111,7 @@ def test_one_command_leaves_model_coreset_and_answer_and_goes_on(tmp_path, quick
     assert (out / "model_int8.safetensors").stat().st_size < (
         out / "model.safetensors"
     ).stat().st_size
-    rows = list(csv.DictReader((out / "coreset.csv").open()))
+    rows = list(csv.DictReader((out / "coreset.csv").read_text().splitlines()))
     assert len(rows) == found.result.summary["coreset_size"]
     assert all(f"/{row['label']}/" in row["file"] for row in rows)
     again = fit(folder, HOUR, out)
