@@ -211,7 +211,8 @@ class Loop:
                 return None
             result = parts.trainer.main.result(plan.index_set)
         if not self._looked:
-            self._show(f"train {self._accuracy:.3f}", last=True)
+            # plans of a paced run are short; on a screen they are too many
+            self._show(f"train {self._accuracy:.3f}", last=self.at.pacing is None)
         at.state = parts.method.observe(at.state, result)
         if parts.method.proxied:
             at.pending.append(plan)
