@@ -124,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
             "Train a classifier on pictures within a budget; start it again to go on.",
             epilog="DATA is a folder of class folders or of parquet files, an .npz "
             "file, or CIFAR as it is\npublished. Without DATA it is scikit-learn's "
-            "digits, for half a minute.",
+            "digits, for 20 seconds.",
         )
     )
     _add_plan(
@@ -341,6 +341,10 @@ def _add_pool(parser: Any) -> None:
     add("remove", "Take a network out.").add_argument("name")
 
 
+#: Options of dpet fit, one of which is given, but for the digits.
+_BUDGETS = ("minutes", "seconds", "wh", "target")
+
+
 def _fit_budget(options: Any) -> Any:
     """Return the budget of a fit; that of the digits where neither is given."""
     from dpet_jax.planner.planner import Budget
@@ -385,6 +389,7 @@ def _fit(options: Any, rest: list[str], console: Console) -> int:
             seed=options.seed,
             console=console,
             began=began,
+            measuring_counts=any(getattr(options, name) for name in _BUDGETS),
         )
     except KeyboardInterrupt:  # a run itself listens to it
         console.out("interrupted; the same command begins again", highlight=False)

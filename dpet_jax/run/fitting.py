@@ -25,7 +25,7 @@ from dpet_jax.data.sources.cifar import holds_cifar
 from dpet_jax.errors import UserError
 from dpet_jax.files import csv_cell, read_json, write_whole
 from dpet_jax.planner.law import SHIPPED, Level
-from dpet_jax.planner.planner import Budget
+from dpet_jax.planner.planner import Budget, BudgetTooSmallError
 from dpet_jax.run import build, experiment
 from dpet_jax.run.calibration import level_of
 from dpet_jax.run.experiment import Result
@@ -39,7 +39,7 @@ FIT = "fit.json"
 MODEL, MODEL_INT8 = "model.safetensors", "model_int8.safetensors"
 CORESET_TABLE = "coreset.csv"
 #: Budget of the digits, which need none.
-DIGITS_S = 30.0
+DIGITS_S = 20.0
 #: The side that larger pictures are brought to, on a CPU and on an accelerator.
 _CPU_SIDE, _SIDE = 32, 64
 #: Pictures whose size is looked at.
@@ -80,7 +80,7 @@ class _Found(NamedTuple):
     usual: tuple[int, int] | None  # height and width, if they had to be looked at
 
 
-def fit(
+def fit(  # noqa: PLR0913
     data: Path | None,
     budget: Budget,
     out: Path,
@@ -90,6 +90,7 @@ def fit(
     console: Console | None = None,
     profiles: Profiles | None = None,
     began: float | None = None,
+    measuring_counts: bool = True,
 ) -> Fit:
     """Train a classifier on pictures within a budget, or go on with it.
 
@@ -111,6 +112,8 @@ def fit(
         console: Where to show what happens; nowhere by default.
         profiles: What was measured here before; by default the user's cache.
         began: When the budget began to count, by `time.monotonic`; by default now.
+        measuring_counts: Whether a budget that is over once this machine is measured is
+            refused; else it begins to count only then.
 
     Raises:
         UserError: If there is nothing that can be trained on, the budget is too small,
@@ -132,11 +135,21 @@ def fit(
     }
     kept = _kept(out, asked)
     if kept is None:
-        prepared = _Fitting(data, budget, out, image_size, seed, say, profiles, began)
+        prepared = _Fitting(
+            data,
+            budget,
+            out,
+            image_size,
+            seed,
+            say,
+            profiles,
+            began,
+            measuring_counts=measuring_counts,
+        )
         config, read = prepared.planned()
         kept = {
             "asked": asked,
-            "before_s": time.monotonic() - began,
+            "before_s": time.monotonic() - prepared.began,
             "found": prepared.said,
             "config": config.model_dump(mode="json"),
         }
@@ -190,7 +203,7 @@ def _kept(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
 class _Fitting:
     """Everything before the run that counts."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         data: Path | None,
         budget: Budget,
@@ -200,9 +213,12 @@ class _Fitting:
         say: Callable[[str], None],
         profiles: Profiles | None,
         began: float,
+        *,
+        measuring_counts: bool,
     ) -> None:
         self.path, self.budget, self.out, self.seed = data, budget, out, seed
         self.image_size, self.began = image_size, began
+        self.measuring_counts = measuring_counts
         self.profiles = Profiles(say=say) if profiles is None else profiles
         self.said: list[str] = []
         self._say = say
@@ -237,7 +253,15 @@ class _Fitting:
                     f"budget: {budget} were over before there was a plan, after "
                     f"{self._elapsed:.1f} s; give more"
                 )
-        planned = self._plan(config, data, Budget(**{unit: left}))
+        try:
+            planned = self._plan(config, data, Budget(**{unit: round(left, 1)}))
+        except BudgetTooSmallError as error:
+            took = f"{self._elapsed:.1f} s of {budget} are over"
+            if self.measuring_counts:
+                raise UserError(f"{error}; {took}") from error
+            self.say(f"  measured  {took}, which count on top this first time")
+            self.began = time.monotonic()
+            planned = self._plan(config, data, budget)
         self._say_plan(planned)
         chosen = planned.plan.scale, planned.plan.batch_size
         looks = 2 * data.num_validation + data.num_test
