@@ -296,15 +296,12 @@ class _Fitting:
                 self._say_plan(planned)
                 return planned.config
             reason = f"{wanted} is expected after {planned.plan.seconds / 3600:,.0f} h"
-        reached = [
-            self._plan(config, data, Budget(seconds=seconds), level).plan.accuracy
-            for seconds in (_HOUR_S, _LONGEST_S)
-        ]
-        hour, day = (f"{accuracy or 0.0:.3f}" for accuracy in reached)
+        hour = self._plan(config, data, Budget(seconds=_HOUR_S), level).plan.accuracy
+        assert hour is not None, "the level is known"
         raise UserError(
             f"--target: {wanted.amount:g} is not within a day's reach here ({reason}); "
-            f"an hour is expected to end at {hour}, a day at {day}. Give a lower "
-            "target, or --minutes"
+            f"{_HOUR_S / 60:.0f} minutes are expected to end at {hour:.3f}. Give a "
+            "lower target, or --minutes"
         )
 
     def _level(self, config: Config, data: Data) -> Level:

@@ -168,7 +168,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
         ("fit --target=1.5", "a share below 1"),
         ("fit nowhere --seconds=60", "nowhere: no such file"),
         ("fit --seconds=60 --image-size=2", "2 is not from 8"),
-        ("fit --wh=1", "no meter measures energy here"),
+        ("fit --wh=1", "needs a source of energy"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -186,10 +186,10 @@ def test_an_impossible_target_is_refused_with_what_can_be_reached(
     tmp_path, monkeypatch
 ):
     level = Level(-1.0, -0.3)
+    monkeypatch.setattr(fitting, "_HOUR_S", 60.0)
     monkeypatch.setattr(fitting._Fitting, "_level", lambda *_: level)
     with pytest.raises(UserError) as caught:
         fit(None, Budget(target=0.999999), tmp_path / "out")
-    told = re.search(r"end at (0\.\d+), a day at (0\.\d+)", str(caught.value))
-    hour, day = map(float, told.groups())
-    assert 0.6 < hour <= day < 0.999999
+    told = re.search(r"1 minutes are expected to end at (0\.\d+)", str(caught.value))
+    assert 0.6 < float(told[1]) < 0.999999
     assert not (tmp_path / "out").exists()
