@@ -123,8 +123,9 @@ class Loop:
         if parts.limits.pace and (at.pacing is None or self._to_pace):
             self._pace_anew()
         if self._budget_over:
-            unit = "budget.seconds" if parts.limits.wh is None else "budget.wh"
-            return "finished" if at.counters.visits else unit
+            if at.counters.visits:
+                return "finished"
+            return "budget.seconds" if parts.limits.wh is None else "budget.wh"
         method = self._lasting()
         learner: Learner = (
             ProxyLearner(trainer, at.pending) if parts.method.proxied else trainer
