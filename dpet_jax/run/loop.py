@@ -123,9 +123,7 @@ class Loop:
         if parts.limits.pace and (at.pacing is None or self._to_pace):
             self._pace_anew()
         if self._budget_over:
-            if at.counters.visits:
-                return "finished"
-            return "budget.seconds" if parts.limits.wh is None else "budget.wh"
+            return "finished" if at.counters.visits else self._nothing_left
         method = self._lasting()
         learner: Learner = (
             ProxyLearner(trainer, at.pending) if parts.method.proxied else trainer
@@ -288,6 +286,11 @@ class Loop:
         lasting = method.lasting(pacing.last.horizon, num_examples)
         assert lasting is not None, "a config paces only methods that last"
         return lasting
+
+    @property
+    def _nothing_left(self) -> StopReason:
+        """What ends a run whose budget is over before its first step."""
+        return "budget.seconds" if self.parts.limits.wh is None else "budget.wh"
 
     def _steps_to_pace(self) -> int:
         if self.at.pacing is None:
