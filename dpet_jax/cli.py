@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
@@ -37,6 +38,7 @@ Train image classifiers on the fewest joules: choose the data, measure the cost.
   dpet run configs/quickstart.yaml                       a first run, under 90 seconds
   dpet run configs/quickstart.yaml --method.kind=rs2     any key can be overridden
   dpet show configs/quickstart.yaml                      every key there is
+  dpet fit photos/ --minutes=10                          a classifier of your pictures
 """
 
 
@@ -120,6 +122,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace the run in the folder"
     )
 
+    _add_fit(
+        add(
+            "fit",
+            "Train a classifier on pictures within a budget; start it again to go on.",
+            epilog="DATA is a folder of class folders or of parquet files, an .npz "
+            "file, or CIFAR as it is\npublished. Without DATA it is scikit-learn's "
+            "digits, for 20 seconds.",
+        )
+    )
     _add_plan(
         add(
             "plan",
@@ -282,6 +293,26 @@ def _add_tune(parser: Any) -> None:
     parser.add_argument("--out", type=_path, metavar="DIR", help="by default tune/NAME")
 
 
+def _add_fit(parser: Any) -> None:
+    """Add what `dpet fit` takes."""
+    parser.add_argument("data", type=_path, nargs="?", metavar="DATA")
+    budget = parser.add_mutually_exclusive_group()
+    for name, what in (
+        ("minutes", "of everything: looking, measuring, compiling, training, judging"),
+        ("seconds", "likewise"),
+        ("wh", "gross energy of everything"),
+        ("target", "accuracy to reach at the least cost"),
+    ):
+        budget.add_argument(f"--{name}", type=float, metavar="X", help=what)
+    parser.add_argument(
+        "--out", type=_path, metavar="DIR", help="by default fits/<name of the data>"
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="side to bring pictures to"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+
+
 def _add_plan(parser: Any) -> None:
     """Add what `dpet plan` takes."""
     parser.add_argument("config", type=_path, nargs="?", help="a YAML file")
@@ -357,6 +388,90 @@ def _add_pool(parser: Any) -> None:
     )
     ranking.add_argument("config", type=_path, help="a YAML file")
     add("remove", "Take a network out.").add_argument("name")
+
+
+#: Options of dpet fit, one of which is given, but for the digits.
+_BUDGETS = ("minutes", "seconds", "wh", "target")
+
+
+def _fit_budget(options: Any) -> Any:
+    """Return the budget of a fit; that of the digits where neither is given."""
+    from dpet_jax.planner.planner import Budget
+
+    names = ("seconds", "wh", "target")
+    given = {name: getattr(options, name) for name in names}
+    if options.minutes is not None:
+        given["seconds"] = 60 * options.minutes
+    data = options.data
+    if all(value is None for value in given.values()):
+        if data is not None:
+            raise UserError(
+                f"command line: {data}: give a budget, such as: dpet fit {data} "
+                "--minutes=10"
+            )
+        from dpet_jax.run.fitting import DIGITS_S
+
+        given["seconds"] = DIGITS_S
+    return Budget(**given)
+
+
+def _fit(options: Any, rest: list[str], console: Console) -> int:
+    began = time.monotonic()
+    del rest
+    budget, data = _fit_budget(options), options.data
+    size = options.image_size
+    if size is not None and not 8 <= size <= 2**10:
+        raise UserError(f"command line: --image-size: {size} is not from 8 to 1024")
+    if options.seed < 0:
+        raise UserError(f"command line: --seed: {options.seed} is below 0")
+    name = "digits" if data is None else data.resolve().stem
+    options.out = options.out or Path("fits") / name
+    use_compilation_cache()
+    from dpet_jax.run.fitting import fit
+
+    try:
+        found = fit(
+            data,
+            budget,
+            options.out,
+            image_size=size,
+            seed=options.seed,
+            console=console,
+            began=began,
+            measuring_counts=any(getattr(options, name) for name in _BUDGETS),
+        )
+    except KeyboardInterrupt:  # a run itself listens to it
+        console.out("interrupted; the same command begins again", highlight=False)
+        return EXIT_RESUMABLE
+    if found.result.summary is None:
+        console.out("interrupted; the same command goes on", highlight=False)
+        return EXIT_RESUMABLE
+    if not found.answer:
+        print(  # noqa: T201
+            f"{found.folder}: training diverged (the loss is not finite); give another "
+            "--seed and --out",
+            file=sys.stderr,
+        )
+        return EXIT_DIVERGED
+    try:
+        look = str(_fit_report(found))
+    except UserError as error:
+        look = f"no report: {error}"
+    last = [f"{'look':<12}{look}", f"{'use':<12}{found.commands[0]}"]
+    last += [f"{'':<12}{command}" for command in found.commands[1:]]
+    for line in (*found.answer, *last):
+        console.out(line, highlight=False)
+    return 0
+
+
+def _fit_report(found: Any) -> Path:
+    from dpet_jax.report.comparison import read_comparison
+    from dpet_jax.report.page import write_report
+
+    comparison = read_comparison([found.folder])
+    lead = (*found.answer, *found.commands)
+    by = comparison.natural_cost()
+    return write_report(comparison, by, found.folder, lead)[0]
 
 
 def _plan(options: Any, overrides: list[str], console: Console) -> int:
@@ -740,6 +855,7 @@ def use_compilation_cache() -> Path | None:
 
 COMMANDS: dict[str, Command] = {
     "run": _run,
+    "fit": _fit,
     "plan": _plan,
     "compare": _compare,
     "tune": _tune,

@@ -125,6 +125,11 @@ class BudgetConfig(Section):
     visits: Annotated[int, Field(ge=1, le=2**53), Number] | None = None
     seconds: Positive | None = Field(None, description="evaluation excluded")
     wh: Positive | None = Field(None, description="gross, evaluation excluded")
+    pace: bool = Field(
+        False,
+        description="let the one schedule of dpet_anneal end with seconds, or wh: how "
+        "many examples are left is counted anew as training goes on",
+    )
 
 
 class CheckpointConfig(Section):
@@ -256,6 +261,28 @@ class Config(Section):
                 f"train.schedule.horizon is {horizon:g} epochs, but {self.method.kind} "
                 "puts its passes on one schedule itself, however many examples they "
                 "visit; leave it at plan"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pace_has_its_end(self) -> "Config":
+        budget = self.budget
+        if not budget.pace:
+            return self
+        if (budget.seconds is None) == (budget.wh is None):
+            raise ValueError(
+                "budget.pace ends the schedule with the clock or with the energy; give "
+                "one of budget.seconds and budget.wh"
+            )
+        if self.method.lasting(1, 1) is None:
+            raise ValueError(
+                f"budget.pace is set, but the plans of {self.method.kind} do not "
+                "follow a number of examples; choose method.kind: dpet_anneal"
+            )
+        if self.prune is not None:
+            raise ValueError(
+                "budget.pace is set, but pruning counts on a number of examples that "
+                "is fixed; leave one of them away"
             )
         return self
 

@@ -156,6 +156,26 @@ def is_picture(path: Path) -> bool:
         return False
 
 
+def picture_size(picture: bytes | Path) -> tuple[int, int]:
+    """Return height and width of a picture file, by its header alone.
+
+    Raises:
+        UserError: If Pillow cannot read it.
+    """
+    from PIL import Image
+
+    try:
+        file = io.BytesIO(picture) if isinstance(picture, bytes) else _checked(picture)
+        with Image.open(file) as opened:
+            return opened.height, opened.width
+    except Exception as error:  # whatever Pillow raises about a damaged header
+        place = "a picture" if isinstance(picture, bytes) else picture
+        raise UserError(
+            f"{place}: cannot be read as a picture ({error}); correct it or move it "
+            "away."
+        ) from error
+
+
 def some(lines: Sequence[str]) -> str:
     """Return the first few of many lines, and the number of the others."""
     more = len(lines) - _SHOWN

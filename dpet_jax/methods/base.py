@@ -284,6 +284,19 @@ class Method(Kind, ABC):
     ) -> tuple[MethodState, Plan | None]:
         """Score, select and return what to train on next; None when finished."""
 
+    def lasting(self, visits: int, num_examples: int) -> "Method | None":
+        """Return the same method over another number of visits, from any state of it.
+
+        Args:
+            visits: Of all its plans together.
+            num_examples: n.
+
+        Returns:
+            None, as by default, where its plans do not follow such a number.
+        """
+        del visits, num_examples
+        return None
+
     def observe(self, state: MethodState, result: TrainResult) -> MethodState:
         """Return the state after a plan was trained; by default it is the same."""
         del result

@@ -93,6 +93,11 @@ class DpetAnneal(LossDriven):
         """Return the budget, in examples."""
         return max(1, round(self.epochs * pool.num_examples))
 
+    def lasting(self, visits: int, num_examples: int) -> "DpetAnneal":
+        """Return the same method over another budget; what `auto` chose stays."""
+        update = {"epochs": visits / num_examples, "drop": self.dropped}
+        return self.model_copy(update=update)
+
     def plan(
         self, state: DynamicState, learner: Learner
     ) -> tuple[DynamicState, Plan | None]:

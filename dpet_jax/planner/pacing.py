@@ -6,6 +6,7 @@ over, and reaches its end with the last of them. Each such reset is a record, an
 records alone decide, so that a resumed run that has read them goes on as it would have.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from dpet_jax.planner.planner import PLANNED
 
 #: Weight of the newest stretch in the average cost of an example.
 _NEWEST = 0.5
+#: Share of the budget, and of the examples, after which they are counted anew.
+_STRETCH = 1 / 32
 
 
 class Reset(NamedTuple):
@@ -56,6 +59,7 @@ class Pacing:
         per_visit: int | float,
         *,
         reserved: int | float = 0.0,
+        spent: int | float = 0.0,
     ) -> "Pacing":
         """Begin with a plan.
 
@@ -64,8 +68,9 @@ class Pacing:
             visits: Examples that the plan wants it to see.
             per_visit: What an example is expected to cost.
             reserved: Of the budget, for what comes after training.
+            spent: Of the budget before the first example.
         """
-        return cls(budget, reserved, (Reset(0, 0.0, per_visit, 0.0, visits),))
+        return cls(budget, reserved, (Reset(0, spent, per_visit, 0.0, visits),))
 
     @property
     def last(self) -> Reset:
@@ -92,6 +97,38 @@ class Pacing:
             return 1.0
         passed = (visits - reset.visits) / stretch
         return min(1.0, reset.progress + (1 - reset.progress) * passed)
+
+    def to_boundary(self, visits: int) -> int:
+        """Return how many examples to see before they are to be counted anew.
+
+        Args:
+            visits: Examples seen so far.
+        """
+        stretch = max(1, math.ceil(_STRETCH * self.last.horizon))
+        return min(self.left(visits), max(0, self.last.visits + stretch - visits))
+
+    def due(self, visits: int, spent: int | float) -> bool:
+        """Return whether it is time to count anew.
+
+        Args:
+            visits: Examples seen so far.
+            spent: Of the budget so far.
+        """
+        if self.left(visits) == 0 or visits == self.last.visits:
+            return self.left(visits) == 0
+        if self.to_boundary(visits) == 0:
+            return True
+        return spent - self.last.spent >= _STRETCH * self.budget
+
+    def delayed(self, spent: int | float) -> "Pacing":
+        """Take out of an example's cost what was spent on something else.
+
+        Args:
+            spent: Of the budget since the last reset, as on compiling again; it is
+                gone, but the next examples will not cost it.
+        """
+        last = self.last._replace(spent=self.last.spent + spent)
+        return replace(self, resets=(*self.resets[:-1], last))
 
     def span(self, visits: int) -> tuple[int, int]:
         """Return start and horizon of the schedule as a `Span` has them.

@@ -53,13 +53,16 @@ class _Content(NamedTuple):
     missing: list[str]
 
 
-def write_report(comparison: Comparison, by: By, out: Path) -> list[Path]:
+def write_report(
+    comparison: Comparison, by: By, out: Path, lead: Sequence[str] = ()
+) -> list[Path]:
     """Write a report: page, Markdown, CSV, LaTeX and plots, each whole or not at all.
 
     Args:
         comparison: Which runs belong to which method.
         by: What costs are compared in.
         out: The folder, made if missing; files of an earlier report are replaced.
+        lead: What the page begins with, a line each.
 
     Returns:
         The files: the page first.
@@ -82,7 +85,7 @@ def write_report(comparison: Comparison, by: By, out: Path) -> list[Path]:
         for picture in shown
     }
     files: dict[str, str | bytes] = {
-        "report.html": _page(jinja2, content, shown, inline),
+        "report.html": _page(jinja2, content, shown, inline, lead),
         "report.md": _markdown(content, shown),
         "table.csv": to_csv(comparison, out),
         "table.tex": to_latex(content.results[0]),
@@ -167,6 +170,7 @@ def _page(
     content: _Content,
     pictures: Sequence[Any],
     inline: dict[str, str],
+    lead: Sequence[str],
 ) -> str:
     environment = jinja2.Environment(
         autoescape=True,
@@ -182,6 +186,7 @@ def _page(
             cost_name=COST_NAMES[content.by],
             pictures=pictures,
             inline=inline,
+            lead=lead,
         )
     )
 

@@ -274,4 +274,5 @@ def build_limits(config: schema.Config) -> Limits:
         visits=config.budget.visits,
         seconds=config.budget.seconds,
         wh=config.budget.wh,
+        pace=config.budget.pace,
     )

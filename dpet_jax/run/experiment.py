@@ -63,7 +63,7 @@ def run_folder(config: Config, out: Path) -> Path:
     return out / config.name / f"seed{config.seed}"
 
 
-def run(
+def run(  # noqa: PLR0913
     config: Config,
     out: Path,
     *,
@@ -73,6 +73,7 @@ def run(
     meters: Sequence[Probe] = (),
     data: Data | None = None,
     interrupt: Interrupt | None = None,
+    folder: Path | None = None,
 ) -> Result:
     """Run an experiment from its first or its latest checkpoint to its end.
 
@@ -87,12 +88,13 @@ def run(
             one data set; by default it is read.
         interrupt: A flag of the caller's that ends the run so that it can be resumed;
             by default the run listens to signals itself.
+        folder: The run folder itself, wherever `out` is.
 
     Raises:
         UserError: For every mistake in config, data or folder, before training starts
             and before anything on disk changes.
     """
-    path = run_folder(config, out)
+    path = run_folder(config, out) if folder is None else folder
     _check_folder(config, path, resume=resume, overwrite=overwrite)
     for library in config.data.libraries:
         with suppress(ImportError):  # `read` says what is missing
@@ -108,17 +110,17 @@ def run(
             if config.pool is not None and not (resume and (path / POOL).exists()):
                 check_pool(config.pool, data, model)
         build.build_learner_spec(config, model)  # refuses what no device can divide
-        with closing(RunFolder(path)) as folder:
-            if resume and folder.finished:
+        with closing(RunFolder(path)) as held:
+            if resume and held.finished:
                 summary = read_json(path / SUMMARY)
                 return Result(path, summary["stopped_by"], summary)
             if overwrite:
-                folder.clear()
+                held.clear()
             display = Display(console or Console(quiet=True))
             display.line(_headline(config, data, model))
             asked = interrupt or Interrupt()
             listening = nullcontext() if interrupt else asked.listening()
-            with closing(Segment(config, data, folder)) as segment, listening:
+            with closing(Segment(config, data, held)) as segment, listening:
                 for warning in segment.warnings:
                     display.line(f"  warning: {warning}")
                 return _run_segment(config, data, model, segment, meter, display, asked)

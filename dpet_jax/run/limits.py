@@ -36,6 +36,7 @@ class Limits:
         visits: Budget of visits, or None.
         seconds: Budget of seconds without evaluation, or None.
         wh: Budget of gross Wh without evaluation, or None.
+        pace: Whether the schedule ends with the seconds, or the Wh.
     """
 
     targets: tuple[float, ...] = ()
@@ -46,6 +47,7 @@ class Limits:
     visits: int | None = None
     seconds: float | None = None
     wh: float | None = None
+    pace: bool = False
 
     @property
     def all_targets(self) -> tuple[float, ...]:

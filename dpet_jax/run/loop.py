@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from dpet_jax.errors import DivergedError, SelectionEndedError
-from dpet_jax.methods.base import Learner, Plan, Span
+from dpet_jax.methods.base import Learner, Method, Plan, Span
 from dpet_jax.methods.proxy import ProxyLearner
+from dpet_jax.planner.pacing import Pacing
+from dpet_jax.planner.planner import PLANNED
 from dpet_jax.run.counters import Counters
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.position import Position
@@ -44,6 +46,7 @@ class Loop:
             Counters(pool.num_examples * trainer.main.train_flops),
             prune=None if parts.pruner is None else parts.pruner.start(),
         )
+        self._lost = parts.meter.accounts().lost  # no more is lost in this process
         self._label = ""
         self._looked = False  # at the model, since its plan began
         self._accuracy = math.nan  # of the last chunk that has ended
@@ -82,6 +85,11 @@ class Loop:
         restored = self.parts.saver.restore(trainer.snapshot())
         trainer.restore(restored.models)
         self.at.restore(restored.host, restored.meta["position"])
+        self._lost = self.parts.meter.accounts().lost
+        pacing, spent = self.at.pacing, self._spent
+        if pacing is not None and spent is not None:
+            since = spent - restored.meta["spent"]
+            self.at.pacing = pacing.delayed(since)
         if self.at.plan is not None:
             trainer.main.set_up(self.at.plan)
         if self.parts.pruner and self.at.prune:
@@ -112,13 +120,18 @@ class Loop:
 
     def _next_plan(self) -> StopReason | None:
         parts, at, trainer = self.parts, self.at, self.parts.trainer
+        if parts.limits.pace and (at.pacing is None or self._to_pace):
+            self._pace_anew()
+        if self._budget_over:
+            return "finished" if at.counters.visits else self._nothing_left
+        method = self._lasting()
         learner: Learner = (
             ProxyLearner(trainer, at.pending) if parts.method.proxied else trainer
         )
         watch = SelectionWatch(parts, at.counters, self._exhausted)
         try:
             with parts.meter.window("select"), watch.watching():
-                at.state, plan = parts.method.plan(at.state, learner)
+                at.state, plan = method.plan(at.state, learner)
         except SelectionEndedError as ended:
             # a network may be half-trained, so the last checkpoint has to do
             self._cut_short = ended.reason == "interrupted"
@@ -138,6 +151,9 @@ class Loop:
             if ended is not None:
                 return ended
         at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
+        if at.pacing is not None:
+            span = Span(*at.pacing.span(at.counters.visits))
+            at.plan = replace(plan, schedule=span)
         self._event(
             "plan",
             label=plan.label,
@@ -180,18 +196,22 @@ class Loop:
             parts.display.begin_plan(
                 plan.label, plan.visits, self._chunks.visits_started
             )
-            while self._chunks.left and not self._to_prune:
+            while self._chunks.left and not (self._to_prune or self._to_pace):
                 reason = self._advance(self._chunks)
                 if reason is not None:
                     return reason
             if not self._drain():
                 return "diverged"
-            if self._chunks.left:  # the plan goes on, on what pruning leaves
+            if self._chunks.left and self._to_pace:
+                self._pace_anew()
+            if self._chunks.left and not self._budget_over:
+                # the plan goes on, on what pruning leaves, or at another pace
                 parts.display.end_plan()
                 return None
             result = parts.trainer.main.result(plan.index_set)
         if not self._looked:
-            self._show(f"train {self._accuracy:.3f}", last=True)
+            # plans of a paced run are short; on a screen they are too many
+            self._show(f"train {self._accuracy:.3f}", last=self.at.pacing is None)
         at.state = parts.method.observe(at.state, result)
         if parts.method.proxied:
             at.pending.append(plan)
@@ -211,6 +231,7 @@ class Loop:
                 limits.steps_to_budget(counters, self._step_flops, trainer.batch_size),
                 max(1, self._steps_to_wh()),
                 self._steps_to_look(),
+                self._steps_to_pace(),
             )
         )
         counters.visits += chunks.next_visits(num_steps)
@@ -226,6 +247,84 @@ class Loop:
             reason = self._evaluate(last=chunks.left < to_next)
         self._checkpoint(end=False)
         return reason
+
+    # pacing
+
+    @property
+    def _spent(self) -> float | None:
+        """Spent of the budget that paces the run, what crashes lost included.
+
+        None if nothing paces it, or the energy is not known.
+        """
+        limits = self.parts.limits
+        if not limits.pace:
+            return None
+        if limits.wh is None:
+            return self.seconds_without_eval + self._lost.s
+        wh = self.wh_without_eval
+        return None if wh is None else wh + (self._lost.wh or 0.0)
+
+    @property
+    def _to_pace(self) -> bool:
+        """Whether it is time to count anew what is left of the schedule."""
+        pacing, spent = self.at.pacing, self._spent
+        if pacing is None or spent is None:
+            return False
+        return pacing.due(self.counters.visits, spent)
+
+    @property
+    def _budget_over(self) -> bool:
+        pacing = self.at.pacing
+        return pacing is not None and pacing.left(self.counters.visits) == 0
+
+    def _lasting(self) -> Method:
+        """Return the method, over the examples that the budget has room for."""
+        method, pacing = self.parts.method, self.at.pacing
+        if pacing is None:
+            return method
+        num_examples = self.parts.pool.num_examples
+        lasting = method.lasting(pacing.last.horizon, num_examples)
+        assert lasting is not None, "a config paces only methods that last"
+        return lasting
+
+    @property
+    def _nothing_left(self) -> StopReason:
+        """What ends a run whose budget is over before its first step."""
+        return "budget.seconds" if self.parts.limits.wh is None else "budget.wh"
+
+    def _steps_to_pace(self) -> int:
+        if self.at.pacing is None:
+            return sys.maxsize
+        visits = self.counters.visits
+        # past a boundary where the energy is not known
+        visits = self.at.pacing.to_boundary(visits) or self.at.pacing.left(visits)
+        return max(1, math.ceil(visits / self.parts.trainer.batch_size))
+
+    def _pace_anew(self) -> None:
+        """Count what is left of the schedule by the budget, all chunks having ended."""
+        at, parts, spent = self.at, self.parts, self._spent
+        visits, limits = at.counters.visits, parts.limits
+        if at.pacing is None:
+            planned = parts.method.planned_visits(parts.pool)
+            budget = limits.seconds if limits.wh is None else limits.wh
+            assert budget is not None, "a config paces by one of the two"
+            begun = spent or 0.0
+            foreseen = max(0.0, PLANNED * budget - begun) / planned
+            visits = planned if foreseen else 0
+            at.pacing = Pacing.begin(budget, visits, foreseen, spent=begun)
+        elif (
+            spent is None
+            or visits == at.pacing.last.visits
+            or at.pacing.left(visits) == 0
+        ):
+            return
+        else:
+            at.pacing = at.pacing.reset(visits, spent)
+            if at.plan is not None and self._chunks is not None:
+                start, horizon = at.pacing.span(visits)
+                span = Span(start - self._chunks.visits_started, horizon)
+                at.plan = replace(at.plan, schedule=span)
+        self._event("pace", **at.pacing.last._asdict())
 
     # pruning
 
@@ -412,6 +511,7 @@ class Loop:
             host, position = self.at.saved()
             meta = {
                 "position": position,
+                "spent": self._spent,
                 "energy": self.parts.meter.accounts().to_json(),
                 "journal_lines": self.parts.meter.journal_lines,
                 "last_event_id": self.parts.recorder.next_id - 1,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from dpet_jax.methods.base import Plan, Span
+from dpet_jax.planner.pacing import Pacing
 from dpet_jax.run.counters import Counters
 from dpet_jax.run.prune import PruneState
 
@@ -25,6 +26,8 @@ class Position:
         pending: Plans, trained on since the proxy was last asked, that it has yet to
             catch up on; none without a proxy.
         prune: How far pruning has come; None where nobody prunes.
+        pacing: How the schedule is to end with a budget; None where it does not, and
+            before the first plan.
     """
 
     state: Any
@@ -36,6 +39,7 @@ class Position:
     evaluated_visits: int | None = None
     pending: list[Plan] = field(default_factory=list)
     prune: PruneState | None = None
+    pacing: Pacing | None = None
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and plain values from which `restore` rebuilds it."""
@@ -64,6 +68,7 @@ class Position:
             "targets": self.targets,
             "evaluated_visits": self.evaluated_visits,
             "prune": self.prune and asdict(self.prune),
+            "pacing": self.pacing and self.pacing.to_json(),
         }
 
     def restore(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
@@ -82,6 +87,8 @@ class Position:
         # checkpoints of earlier versions have none
         prune = plain.get("prune")
         self.prune = prune and PruneState(**prune)
+        pacing = plain.get("pacing")
+        self.pacing = pacing and Pacing.from_json(pacing)
         header = plain["plan"]
         self.plan = header and _plan("plan", arrays, header)
         self.pending = [

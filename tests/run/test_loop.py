@@ -5,6 +5,8 @@ import math
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from fakes.probe import FakeProbe, power
 from rich.console import Console
 
 from dpet_jax.energy import Accelerator, EnergyMeter, Found
+from dpet_jax.energy.accounts.state import Accounts, Lost
 from dpet_jax.errors import DivergedError
 from dpet_jax.methods.active_learning import ActiveLearning
 from dpet_jax.methods.base import (
@@ -30,6 +33,7 @@ from dpet_jax.methods.base import (
     TrainResult,
 )
 from dpet_jax.methods.dpet import Dpet
+from dpet_jax.methods.dpet_anneal import DpetAnneal
 from dpet_jax.methods.dynamic import (
     EpsilonGreedy,
     InfoBatch,
@@ -1107,3 +1111,145 @@ def test_plans_are_the_labels_of_the_energy(build):
     run()
     labels = run.loop.parts.meter.accounts().labels
     assert set(labels) == {"warm-up", "round 1", "round 2"}
+
+
+# a schedule that ends with the clock
+
+#: Of two's powers, so that sums of seconds are exact however they are split.
+SECONDS, STEP_S, PACED_N = 16.0, 1 / 128, 100 * N
+
+
+@pytest.fixture
+def paced(build):
+    """Wire a loop whose schedule ends after 16 s, on a machine that changes speed."""
+
+    def make(change=(1e9, 1.0), *, planned=1.0, drop=0.5, **options):
+        """Make one.
+
+        Args:
+            change: After how many steps, and the factor of a step's time from then on.
+            planned: What the plan believes that a step takes, over what it does.
+            drop: Share left out.
+            options: Of `build`.
+        """
+        epochs = 0.98 * SECONDS / STEP_S * BATCH / PACED_N / planned
+        run = build(
+            [],
+            method=DpetAnneal(epochs=epochs, drop=drop),
+            pool=Pool(PACED_N, np.zeros(PACED_N, np.int32), 2),
+            limits=Limits(every=1e9, seconds=SECONDS, pace=True),
+            **options,
+        )
+        machine, train = run.machine, run.machine.main.train
+        machine.progress = []
+
+        def watched(rows, num_steps, span, visits):
+            machine.step_s = STEP_S * (change[1] if machine.steps >= change[0] else 1.0)
+            for step in range(num_steps):
+                passed = (span.start + visits + step * BATCH) / span.horizon
+                machine.progress.append(passed)
+            return train(rows, num_steps, span, visits)
+
+        machine.main.train = watched
+        return run
+
+    return make
+
+
+class Free(Shelf):
+    """Keeps checkpoints in no time."""
+
+    def save(self, models, host, meta):
+        before = self.time.now
+        super().save(models, host, meta)
+        self.time.now = before
+
+
+@pytest.mark.parametrize(
+    ("change", "drop"), [((1_000, 1.5), 0.5), ((1_000, 0.5), 0.0), ((1_000, 0.5), 0.5)]
+)
+def test_a_paced_run_ends_with_the_clock_and_its_schedule(change, drop, paced):
+    run = paced(change, drop=drop)
+    assert run() == "finished"
+    spent = run.loop.parts.meter.seconds()["train"]
+    assert 0.95 * SECONDS <= spent <= SECONDS
+    assert run.machine.progress[0] == 0
+    assert 0.99 <= run.machine.progress[-1] <= 1
+    steps = [after - before for before, after in pairwise(run.machine.progress)]
+    assert min(steps) > 0
+    assert max(steps) < 4 * STEP_S / SECONDS
+
+
+@pytest.mark.parametrize("planned", [0.02, 50.0])
+def test_a_plan_that_was_far_off_is_put_right(planned, paced):
+    run = paced(planned=planned, drop=0.0)
+    assert run() == "finished"
+    assert 0.95 * SECONDS <= run.loop.parts.meter.seconds()["train"] <= SECONDS
+    assert run.machine.progress[-1] >= 0.99
+
+
+def test_the_method_counts_on_the_examples_that_the_clock_leaves(paced):
+    run = paced((1_000, 0.5))
+    run()
+    state, last = run.loop.at.state, run.loop.at.pacing.last
+    assert state.visits == run.counters.visits == last.horizon
+    assert last.horizon > 1.3 * run.loop.parts.method.planned_visits(
+        run.loop.parts.pool
+    )
+    boundaries = run.events("pace")
+    assert len(boundaries) == len(run.loop.at.pacing.resets)
+    spent = [event["spent"] for event in boundaries]
+    assert max(after - before for before, after in pairwise(spent)) <= 0.1 * SECONDS
+
+
+def test_a_paced_run_that_is_killed_and_resumed_goes_on_as_it_would_have(paced):
+    shelf = Free(None)
+    whole = paced((1_000, 1.5), shelf=shelf, checkpoint_every_s=0.0)
+    whole()
+    middle = len(shelf.saved) // 3
+    again = paced((1_000, 1.5), shelf=Free(None), checkpoint_every_s=0.0)
+    again.shelf.saved.append(shelf.saved[middle])
+    accounts = Accounts.from_json(json.loads(shelf.saved[middle][2])["energy"])
+    again.loop.parts.meter.resume(accounts)
+    again.loop.restore()
+    again()
+    assert again.loop.at.pacing.resets == whole.loop.at.pacing.resets
+    assert again.machine.model == whole.machine.model
+    assert again.counters == whole.counters
+
+
+def test_what_a_crash_lost_is_gone_and_no_examples_pay_for_it(paced):
+    run = paced(shelf=Free(None), interrupt_at=800)
+    assert run() == "interrupted"
+    lost_s = 4.0
+    again = paced(shelf=Free(None))
+    again.shelf.saved.append(run.shelf.saved[-1])
+    accounts = Accounts.from_json(json.loads(run.shelf.saved[-1][2])["energy"])
+    crashed = replace(accounts, lost=Lost(lost_s, None))
+    again.loop.parts.meter.resume(crashed)
+    again.time.now += 2  # as compiling again takes
+    again.loop.restore()
+    assert again() == "finished"
+    ours = again.loop.parts.meter.seconds()["train"]
+    assert 0.95 * SECONDS - 6 <= ours <= SECONDS - 6
+    each = [reset.per_visit for reset in again.loop.at.pacing.resets]
+    assert max(each) < 1.02 * min(each)
+
+
+def test_a_budget_that_is_spent_before_the_first_step_ends_the_run(paced):
+    run = paced()
+    run.time.now += 0.99 * SECONDS
+    assert run() == "budget.seconds"
+    assert run.counters.visits == 0
+
+
+def test_a_schedule_ends_with_the_energy_too(build):
+    run = build(
+        [],
+        method=DpetAnneal(epochs=2.0, drop=0.5),
+        pool=Pool(PACED_N, np.zeros(PACED_N, np.int32), 2),
+        limits=Limits(every=1e9, wh=4.0, pace=True),
+        probes=[card(lambda t: 720.0 if t < 10 else 1440.0)],
+    )
+    assert run() == "finished"
+    assert 0.95 * 4 <= train_wh(run) <= 4

@@ -263,6 +263,12 @@ def _folder_of_members(path: Path) -> Path:
     )
 
 
+def holds_cifar(folder: Path) -> bool:
+    """Return whether a folder, or one inside it, has files of CIFAR."""
+    inside = [entry for entry in entries(folder) if entry.is_dir()]
+    return any(_known_files(one) for one in (folder, *inside))
+
+
 def _known_files(folder: Path) -> list[str]:
     return [name for name in _VERSION_OF if os.path.isfile(folder / name)]
 

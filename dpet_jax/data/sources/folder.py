@@ -86,6 +86,23 @@ class Folder(DataSection):
         own = [sets[split] for split in order[2:]]
         return make_source(self.label, sets["train"], sets["test"], names, places, *own)
 
+    def training_files(self, *, drawn: bool = True) -> list[Path]:
+        """Return the files of the training split, in the order of its rows.
+
+        Args:
+            drawn: Leave out those that `test_fraction` draws.
+        """
+        classes = class_folders(_splits(self.path)["train"]).classes
+        files = [file for in_class in classes.values() for file in in_class]
+        if self.test_fraction is None or not drawn:
+            return files
+        counts = [len(in_class) for in_class in classes.values()]
+        labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+        rows, _ = stratified_split(
+            labels, self.test_fraction, self.split_seed, "test_fraction"
+        )
+        return [files[row] for row in rows]
+
     def _problems(
         self, found: dict[str, ClassFolders], strays: list[Path]
     ) -> list[str]:

@@ -90,6 +90,36 @@ class Parquet(DataSection):
         places = [f"{self.path} {name} split" for name in names]
         return make_source(self.label, train, test, class_names, places, *own)
 
+    def some(self, count: int) -> list[bytes]:
+        """Return the files of the first training pictures, without reading the rest.
+
+        Args:
+            count: At most so many.
+
+        Raises:
+            UserError: If there is no such file, or it cannot be read.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        file = _files(self.path, self.train_split)[0]
+        try:
+            with pq.ParquetFile(file) as opened:
+                name = self.image_column or _find_image(opened.schema_arrow, file)
+                batch = next(opened.iter_batches(count, columns=[name]), None)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"{file}: cannot be read as parquet ({error}); copy or download it "
+                "again."
+            ) from error
+        if batch is None:
+            return []
+        pictures = batch.column(0)
+        if pa.types.is_struct(pictures.type):
+            pictures = pc.struct_field(pictures, "bytes")
+        return [blob for blob in pictures.to_pylist() if blob is not None]
+
     def _report_left_out(self, read: Sequence[Path]) -> None:
         others = sorted({*self.path.glob("*.parquet")} - {*read})
         if others:
