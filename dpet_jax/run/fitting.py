@@ -39,7 +39,7 @@ FIT = "fit.json"
 MODEL, MODEL_INT8 = "model.safetensors", "model_int8.safetensors"
 CORESET_TABLE = "coreset.csv"
 #: Budget of the digits, which need none.
-DIGITS_S = 20.0
+DIGITS_S = 40.0
 #: The side that larger pictures are brought to, on a CPU and on an accelerator.
 _CPU_SIDE, _SIDE = 32, 64
 #: Pictures whose size is looked at.
