@@ -128,7 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
             "Train a classifier on pictures within a budget; start it again to go on.",
             epilog="DATA is a folder of class folders or of parquet files, an .npz "
             "file, or CIFAR as it is\npublished. Without DATA it is scikit-learn's "
-            "digits, for 20 seconds.",
+            "digits, for 25 seconds.",
         )
     )
     _add_plan(

@@ -165,12 +165,12 @@ def _read_run(folder: Path, law: Law) -> _Run:
     summary = read_json(folder / SUMMARY)
     config = validate(read_yaml(folder / CONFIG), str(folder / CONFIG))
     batch, visits = config.train.batch_size, int(summary["visits"])
-    accuracy = summary["test_accuracy"]
+    accuracy = summary["validation_accuracy"]  # test is for judging the plan
     reason = _unfit(config, summary)
     if reason is None and visits < LEAST_STEPS * batch:
         reason = f"saw {visits:,} examples, fewer than {LEAST_STEPS} steps have"
     if reason is None and not (accuracy is not None and 0 < accuracy < 1):
-        reason = "its error is 0, or was not measured"
+        reason = "its error on validation is 0, or was not measured"
     if reason is not None:
         raise UserError(f"{folder}: {reason}")
     with closing(Checkpoints(folder / CHECKPOINTS, read_only=True)) as checkpoints:

@@ -58,14 +58,14 @@ class Result(NamedTuple):
     summary: dict[str, Any] | None
 
 
-def run_folder(config: Config, out: Path) -> Path:
+def run_folder(config: Config, out: Path | str) -> Path:
     """Return where a config's run goes."""
-    return out / config.name / f"seed{config.seed}"
+    return Path(out) / config.name / f"seed{config.seed}"
 
 
 def run(  # noqa: PLR0913
     config: Config,
-    out: Path,
+    out: Path | str,
     *,
     resume: bool = False,
     overwrite: bool = False,

@@ -39,7 +39,7 @@ FIT = "fit.json"
 MODEL, MODEL_INT8 = "model.safetensors", "model_int8.safetensors"
 CORESET_TABLE = "coreset.csv"
 #: Budget of the digits, which need none.
-DIGITS_S = 40.0
+DIGITS_S = 25.0
 #: The side that larger pictures are brought to, on a CPU and on an accelerator.
 _CPU_SIDE, _SIDE = 32, 64
 #: Pictures whose size is looked at.
@@ -320,8 +320,10 @@ class _Fitting:
             )
             if result.summary is None:
                 raise UserError("interrupted; the same command goes on")
-            accuracy = result.summary["test_accuracy"]
-            self.say(f"  tried     {epochs:.3g} epochs end at {accuracy:.3f}")
+            accuracy = result.summary["validation_accuracy"]
+            self.say(
+                f"  tried     {epochs:.3g} epochs end at {accuracy:.3f} of validation"
+            )
         return level_of([place], SHIPPED, data.fingerprint)
 
     def _plan(

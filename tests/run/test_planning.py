@@ -248,7 +248,7 @@ def grid(run, tmp_path_factory):
         shutil.copytree(run.folder, copy)
         summary = json.loads((copy / "summary.json").read_text())
         score = law.score(visits, parameters.parameters)
-        summary |= {"visits": visits, "test_accuracy": level.accuracy(score)}
+        summary |= {"visits": visits, "validation_accuracy": level.accuracy(score)}
         (copy / "summary.json").write_text(json.dumps(summary))
     return folder
 
