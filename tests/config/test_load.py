@@ -68,6 +68,7 @@ def test_config_of_a_run_made_before_kinds_were_classes_loads_unchanged(path):
         "method.replay.kind": "all",
         "method.replay.anchor": 0.0,
         "method.restart": True,
+        "budget.pace": False,
         "model.stem_kind": "cifar",
     }
     for key, value in later.items():
