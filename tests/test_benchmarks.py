@@ -49,18 +49,8 @@ def test_every_benchmark_has_a_toy_size():
     assert set(TOY) == {path.stem for path in FOLDER.glob("bench_*.py")}
 
 
-#: Seconds of compilation each; what they time, the pieces of the GPU suite run too.
-_LONG = (
-    *("bench_compile", "bench_coreset", "bench_epoch", "bench_gradient_norms"),
-    *("bench_export", "bench_overhead", "bench_pool", "bench_prune", "bench_scores"),
-    *("bench_submodular", "bench_widths"),
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n in _LONG else n for n in TOY],
-)
+@pytest.mark.slow  # what they time, the pieces of the GPU suite run too
+@pytest.mark.parametrize("name", TOY)
 def test_benchmark_writes_its_rows(name, tmp_path):
     out = tmp_path / "result.json"
     rows = importlib.import_module(name).main([*TOY[name], f"--out={out}"])

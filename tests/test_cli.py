@@ -73,11 +73,7 @@ def test_kills_and_signals_at_random_moments_change_nothing(
     folder = out / "tiny" / "seed0"
     process = dpet("run", tiny, f"--out={out}")
     rng = random.Random(0)
-    for number, code in (
-        (signal.SIGKILL, -9),
-        (signal.SIGTERM, 75),
-        (signal.SIGKILL, -9),
-    ):
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 75)):
         seen = folder / "events.jsonl"
         before = seen.read_text().count('"train"') if seen.exists() else 0
         wait_for(process, seen, '"event": "train"')
@@ -263,6 +259,7 @@ variants:
 """
 
 
+@pytest.mark.slow  # tests/suite cuts comparisons in many places, without a kill
 @pytest.mark.usefixtures("tiny")
 def test_a_comparison_survives_a_kill_and_ends_with_the_same_table(tmp_path, capsys):
     suite = tmp_path / "pair.yaml"

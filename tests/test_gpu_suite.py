@@ -313,13 +313,18 @@ def test_the_suite_runs_a_real_piece(tmp_path, monkeypatch):
     [
         ("sensors", {"found", "meter"}),
         ("energy", {"dpet_random"}),
-        ("growth", {"10%", "25%", "50%", "75%", "95%"}),
+        pytest.param(
+            *("growth", {"10%", "25%", "50%", "75%", "95%"}), marks=pytest.mark.slow
+        ),
         (
             "norms",
             {"one pass, float32", "vmap(grad), float32", "agreement", "rounding"},
         ),
         ("scores", {"one score, bfloat16", "all, bfloat16", "all, float32"}),
-        ("subsets", {"facility location, exact", "graph cut"}),
+        pytest.param(
+            *("subsets", {"facility location, exact", "graph cut"}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_real_piece_measures_its_rows_once(piece, expected, tmp_path, monkeypatch):

@@ -92,6 +92,7 @@ def test_a_run_of_kinds_from_outside_learns_and_is_called_by_their_labels(whole)
     assert summary["test_accuracy"] > 0.6
 
 
+@pytest.mark.slow  # tests/test_cli.py kills kinds of ours
 def test_killed_it_resumes_to_the_same_bits(whole, place, importable):
     del importable
     process = dpet(place, "run", "mine.yaml", "--out=killed", "--checkpoint.every_s=0")

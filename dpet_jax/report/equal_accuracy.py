@@ -162,15 +162,14 @@ def end_table(comparison: Comparison, by: By) -> EndTable | None:
 
     Ranges are those of a paired bootstrap: seeds are drawn with replacement, the same
     ones for all methods, one fewer than there are (so that the variance of a mean is
-    not underestimated), and all curves are fitted anew.
+    not underestimated), and all curves are fitted anew. A row without any run, such as
+    one that was left out for want of time, is no part of it: it would leave no seed in
+    common.
 
     Args:
         comparison: Which runs belong to which method.
         by: What costs are compared in. Epochs are full passes of the baseline's
             network, so that a narrower network's count for less.
-
-    A row without any run, such as one that was left out for want of time, is no part of
-    it: it would leave no seed in common.
     """
     begun = tuple(row for row in comparison.at_end.rows if row.all_runs)
     comparison = replace(comparison, rows=begun)

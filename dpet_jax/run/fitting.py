@@ -32,7 +32,13 @@ from dpet_jax.run.experiment import Result
 from dpet_jax.run.export import export
 from dpet_jax.run.folder import CONFIG, CORESET
 from dpet_jax.run.load import load_run
-from dpet_jax.run.planning import Planned, plan_config, plan_lines
+from dpet_jax.run.planning import (
+    BATCH,
+    Planned,
+    plan_config,
+    plan_lines,
+    recipe_rate,
+)
 from dpet_jax.run.profiling import Profiles
 
 FIT = "fit.json"
@@ -47,7 +53,6 @@ _LOOKED_AT = 200
 #: Of a class, so that some are left to train on beside one to validate and to test on.
 _FEWEST = 5
 _TEST_FRACTION = 0.15
-_BATCH, _RATE = 64, 0.2
 #: The family that the ranking law was calibrated on.
 _FAMILY = "resnet20"
 #: Lengths of the two runs that fix the level of a data set, in steps.
@@ -235,7 +240,7 @@ class _Fitting:
         config = _config(_file_name(name), found.section, self.seed)
         data = build.build_data(_with_batch(config, 1))
         smallest = _check_classes(data)
-        config = _with_batch(config, min(_BATCH, data.num_train))
+        config = _with_batch(config, min(BATCH, data.num_train))
         config = _augmented(config, data)
         for line in _found_lines(self.path, data, found.usual, smallest):
             self.say(line)
@@ -486,8 +491,9 @@ def _changed(config: Config, parts: dict[str, dict[str, Any]]) -> Config:
 
 
 def _with_batch(config: Config, batch: int) -> Config:
-    rate = _RATE * (batch / _BATCH) ** 0.5
-    optimizer = config.train.optimizer.model_copy(update={"learning_rate": rate})
+    optimizer = config.train.optimizer.model_copy(
+        update={"learning_rate": recipe_rate(batch)}
+    )
     return _changed(
         config,
         {

@@ -32,8 +32,8 @@ from dpet_jax.run.profiling import Profile, Profiles, measure, profile_key
 from dpet_jax.training.optimizer import Sgd
 from dpet_jax.training.schedule import Triangular
 
-#: The recipe of the runs that the shipped law was calibrated on, in batches of 64.
-_RATE, _BATCH = 0.2, 64
+#: The recipe of the runs that the shipped law was calibrated on.
+RATE, BATCH = 0.2, 64
 #: Time of a visit of 1.57 MFLOP on one CPU core, and by a rough guess on a GPU.
 _VISIT_FLOPS, _CPU_CORE_S, _ACCELERATOR_S = 1.57e6, 8e-5, 1e-6
 #: A run counts its examples in int32.
@@ -348,18 +348,26 @@ def _unsteady(profile: Profile | None) -> tuple[str, ...]:
     )
 
 
+def recipe_rate(batch: int) -> float:
+    """Return the peak rate of the recipe for batches of another size.
+
+    The rate that is best for a batch grows with its root.
+    """
+    return RATE * math.sqrt(batch / BATCH)
+
+
 def _other_recipe(config: Config, law: Law) -> tuple[str, ...]:
     """Say where the config trains otherwise than the runs behind the shipped law."""
     optimizer, batch = config.train.optimizer, config.train.batch_size
     if law.origin != SHIPPED.origin:
         return ()
-    wanted = _RATE * math.sqrt(batch / _BATCH)
+    wanted = recipe_rate(batch)
     plain = isinstance(optimizer, Sgd) and optimizer.nesterov
     if plain and wanted / 2 <= optimizer.learning_rate <= 2 * wanted:
         return ()
     return (
-        f"extrapolated: the law's runs were trained by Nesterov SGD at rate {_RATE:g} "
-        f"in batches of {_BATCH}, which is {wanted:.3g} in batches of {batch}; here it "
+        f"extrapolated: the law's runs were trained by Nesterov SGD at rate {RATE:g} "
+        f"in batches of {BATCH}, which is {wanted:.3g} in batches of {batch}; here it "
         f"is {optimizer.kind} at {optimizer.learning_rate:g}",
     )
 

@@ -106,13 +106,8 @@ def craig(
     largest = int(np.bincount(labels, minlength=1).max())
     capacity = -(-largest // _CAPACITY_STEP) * _CAPACITY_STEP
     needed = 4 * len(quotas) * capacity**2
-    greedy = settled(greedy, fits=needed <= memory_limit)
+    greedy = settled(greedy, needed, memory_limit)
     if greedy == "exact":
-        if needed > memory_limit:
-            raise ValueError(
-                f"exact greedy needs {needed} bytes of similarities for all classes, "
-                f"more than the limit of {memory_limit}; lazy greedy picks the same"
-            )
         chosen = _side_by_side(own, labels, quotas, capacity)
         return chosen._replace(gains=times_two_to_on_host(chosen.gains, power))
 

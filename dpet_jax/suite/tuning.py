@@ -28,7 +28,7 @@ from dpet_jax.data import Data
 from dpet_jax.errors import UserError
 from dpet_jax.files import csv_cell, read_json, write_whole
 from dpet_jax.run import build, experiment
-from dpet_jax.run.folder import SUMMARY
+from dpet_jax.run.folder import CONFIG, SUMMARY
 from dpet_jax.run.interrupt import Interrupt
 
 #: How the next setting is chosen: tree-structured Parzen estimators, by chance, every
@@ -206,6 +206,7 @@ class Tuning:
     seed: int = 0
     say: Callable[[str], None] = print
     _data: Data | None = field(default=None, init=False)
+    _read: dict[int, Trial] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._optuna = _optuna(self.search)
@@ -293,7 +294,7 @@ class Tuning:
         result = experiment.run(
             config,
             self.out / _TRIALS,
-            resume=folder.exists(),
+            resume=(folder / CONFIG).exists(),
             data=self._data_of(config),
             interrupt=interrupt,
         )
@@ -405,29 +406,30 @@ class Tuning:
 
     def _ended(self) -> list[Trial]:
         """Return the trials that have ended, the best first."""
-        found = []
         for trial in self._study().get_trials(deepcopy=False):
-            if not trial.state.is_finished():
-                continue
-            values = self._values(trial.params)
-            config = self._config(values, _name(trial.number))
-            folder = experiment.run_folder(config, self.out / _TRIALS)
-            summary = read_json(folder / SUMMARY)
-            busy = [summary["phases"][name] for name in ("select", "train")]
-            wh = [phase["wh"] for phase in busy]
-            found.append(
-                Trial(
-                    trial.number,
-                    values,
-                    _accuracy(summary),
-                    summary["epochs"],
-                    sum(phase["s"] for phase in busy),
-                    None if None in wh else sum(wh),
-                    folder,
-                )
-            )
+            # one that has ended stays as it is, so that each is read once
+            if trial.state.is_finished() and trial.number not in self._read:
+                self._read[trial.number] = self._trial(trial)
         return sorted(
-            found, key=lambda t: (t.accuracy is None, -(t.accuracy or 0.0), t.number)
+            self._read.values(),
+            key=lambda t: (t.accuracy is None, -(t.accuracy or 0.0), t.number),
+        )
+
+    def _trial(self, ended: Any) -> Trial:
+        values = self._values(ended.params)
+        config = self._config(values, _name(ended.number))
+        folder = experiment.run_folder(config, self.out / _TRIALS)
+        summary = read_json(folder / SUMMARY)
+        busy = [summary["phases"][name] for name in ("select", "train")]
+        wh = [phase["wh"] for phase in busy]
+        return Trial(
+            ended.number,
+            values,
+            _accuracy(summary),
+            summary["epochs"],
+            sum(phase["s"] for phase in busy),
+            None if None in wh else sum(wh),
+            folder,
         )
 
     def _outcome(self, *, interrupted: bool) -> Outcome:

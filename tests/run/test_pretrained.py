@@ -164,9 +164,8 @@ def test_a_run_goes_on_to_the_same_bits_after_the_pool_has_gone(
 ):
     pool = tmp_path / "pool"
     shutil.copytree(home / "pool", pool)
-    often = {"every_s": 0}
     keys = started(home) | {"path": str(pool)}
-    again = config("tuned", pool=keys, checkpoint=often)
+    again = config("tuned", pool=keys)
     left = experiment.run(again, tmp_path, interrupt=At(chunks))
     assert left.stopped_by == "interrupted"
     checkpoints = [*(left.folder / "checkpoints").glob("[0-9]*")]

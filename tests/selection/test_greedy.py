@@ -146,8 +146,8 @@ def test_options_that_mean_nothing_are_refused(options, message):
 )
 def test_accelerators_look_at_everything_where_it_fits(backend, fits, way, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert settled("auto", fits=fits) == way
-    assert settled("stochastic", fits=fits) == "stochastic"
+    assert settled("auto", 8, 8 if fits else 7) == way
+    assert settled("stochastic", 8, 8 if fits else 7) == "stochastic"
 
 
 def test_exact_greedy_says_when_its_matrix_is_too_large(similarity):

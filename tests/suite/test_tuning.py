@@ -40,6 +40,7 @@ class Runs:
         self.begun.append((config.name, rate, resume))
         folder = experiment.run_folder(config, out)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(config.to_yaml())
         time.sleep(self.took_s)
         if self.interrupts:
             self.interrupts -= 1
