@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dpet_jax.config.experiment import Config
+from dpet_jax.methods.base import Pool
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 QUICKSTART = FOLDER.parent / "configs" / "quickstart.yaml"
@@ -22,6 +25,7 @@ TOY = {
         *(*_TINY, "--shapes", "1.0x4", "--steps=2", "--jacrev-batch=2"),
     ],
     "bench_export": ["--toy", "--predictions=600", "--repeats=1"],
+    "bench_fit": ["--minutes=0.4", "--scales", "0.5", "--seeds=0"],
     "bench_overhead": ["--toy"],
     "bench_pool": ["--toy", "--seeds=0"],
     "bench_scores": [*_TINY, "--widths=1", "--examples=10", "--batch=4", "--select=3"],
@@ -122,6 +126,42 @@ def test_most_kept_takes_the_share_of_each_class():
     labels = np.array([0, 0, 0, 0, 1, 1])
     kept, loss = np.array([1, 3, 3, 0, 0, 2]), np.array([9, 1, 2, 9, 9, 0.1])
     assert bench.most_kept(labels, 3, kept, loss).tolist() == [2, 1, 5]
+
+
+def test_a_fit_is_held_against_the_default_and_the_best_fixed_scale():
+    bench = importlib.import_module("bench_fit")
+    rows = [
+        {"minutes": minutes, "arm": arm, "test_accuracy": accuracy}
+        for minutes, arms in {
+            1: {"fit": (0.5, 0.6), "scale 0.5": (0.5, 0.7), "scale 1": (0.2, 0.4)},
+            3: {"fit": (0.7,), "scale 0.5": (0.6,), "scale 1": (0.65,)},
+        }.items()
+        for arm, accuracies in arms.items()
+        for accuracy in accuracies
+    ]
+    short, long = bench.compared(rows)
+    assert (short["best_fixed"], long["best_fixed"]) == ("scale 0.5", "scale 1")
+    assert short["over_best"] == pytest.approx(-0.05)
+    assert short["over_default"] == pytest.approx(0.25)
+    assert long["over_best"] == long["over_default"] == pytest.approx(0.05)
+    assert bench.table([*rows, short, long]).splitlines()[1].split() == [
+        *("1", "55.00", "60.00", "30.00")
+    ]
+
+
+def test_what_a_fit_is_held_against_is_standard_training_by_its_recipe():
+    bench = importlib.import_module("bench_fit")
+    keys = {"kind": "dpet_anneal", "epochs": 7, "drop": "auto"}
+    budget = {"seconds": 50.0, "pace": True}
+    tree = {"model": {"kind": "resnet20", "scale": 0.5}, "method": keys}
+    fitted = Config.model_validate(tree | {"name": "photos", "budget": budget})
+    standard = bench.fixed(fitted, 1.4, 60.0)
+    assert standard.model.scale == 1.4
+    assert (standard.budget.seconds, standard.budget.pace) == (60.0, True)
+    pool = Pool(100, np.zeros(100, np.int32), 2)
+    assert standard.method.planned_visits(pool) == 700
+    assert standard.method.drop == 0
+    assert standard.train == fitted.train
 
 
 def test_pytorch_trains_the_same_network_on_what_it_is_given():
