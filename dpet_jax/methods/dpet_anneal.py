@@ -86,17 +86,19 @@ class DpetAnneal(LossDriven):
 
     @property
     def asks_margins(self) -> bool:
-        """Whether it ranks by them; where nothing is dropped nothing is ranked."""
-        return self.by == "margin" and self.dropped > 0
+        """Whether it may rank by them; where nothing is dropped nothing is ranked."""
+        return self.by == "margin" and self.drop != 0
 
     def planned_visits(self, pool: Pool) -> int:
         """Return the budget, in examples."""
         return max(1, round(self.epochs * pool.num_examples))
 
     def lasting(self, visits: int, num_examples: int) -> "DpetAnneal":
-        """Return the same method over another budget; what `auto` chose stays."""
-        update = {"epochs": visits / num_examples, "drop": self.dropped}
-        return self.model_copy(update=update)
+        """Return the same method over another budget, by which `auto` decides anew.
+
+        A clock that leaves less time than was planned leaves none for dropping.
+        """
+        return self.model_copy(update={"epochs": visits / num_examples})
 
     def plan(
         self, state: DynamicState, learner: Learner

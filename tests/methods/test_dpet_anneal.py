@@ -118,7 +118,8 @@ def test_one_minus_p_chooses_as_the_loss():
 def test_margins_are_asked_for_only_where_they_rank():
     assert DpetAnneal(by="margin").asks_margins
     assert not DpetAnneal(by="margin", drop=0.0).asks_margins
-    assert not DpetAnneal(by="margin", epochs=2).asks_margins
+    # a clock may leave more than the planned passes, and then auto drops
+    assert DpetAnneal(by="margin", epochs=2).asks_margins
     assert not DpetAnneal(by="one_minus_p").asks_margins
     assert not InfoBatch().asks_margins
     method = DpetAnneal(epochs=8, by="margin")
@@ -158,6 +159,14 @@ def test_auto_drops_half_where_there_is_time_for_it():
     assert DpetAnneal(epochs=3.9).dropped == 0.0
     assert DpetAnneal(epochs=4.0).dropped == 0.5
     assert DpetAnneal(epochs=2.0, drop=0.3).dropped == 0.3
+
+
+@pytest.mark.parametrize(("visits", "dropped"), [(3 * N, 0.0), (5 * N, 0.5)])
+def test_auto_goes_by_the_time_that_a_clock_leaves(visits, dropped):
+    for planned in (2.0, 6.0):
+        assert DpetAnneal(epochs=planned).lasting(visits, N).dropped == dropped
+        fixed = DpetAnneal(epochs=planned, drop=0.2).lasting(visits, N)
+        assert (fixed.epochs, fixed.dropped) == (visits / N, 0.2)
 
 
 def test_full_passes_come_first():
