@@ -48,7 +48,7 @@ def quick(monkeypatch, tmp_path_factory):
         config = config.model_copy(update={"method": method, "budget": budget})
         return run(config, out, **options)
 
-    monkeypatch.setattr(fitting, "_FAMILY", "fakes.networks:MlpFamily")
+    monkeypatch.setattr(fitting, "_FAMILY", {"kind": "fakes.networks:MlpFamily"})
     monkeypatch.setattr(fitting.experiment, "run", short)
     folder = tmp_path_factory.getbasetemp() / "profiles"
     monkeypatch.setattr(fitting, "Profiles", lambda **_: Profiles(folder), raising=True)
