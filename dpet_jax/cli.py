@@ -126,9 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
         add(
             "fit",
             "Train a classifier on pictures within a budget; start it again to go on.",
-            epilog="DATA is a folder of class folders or of parquet files, an .npz "
-            "file, or CIFAR as it is\npublished. Without DATA it is scikit-learn's "
-            "digits, for 25 seconds.",
+            epilog="DATA is a folder of class folders, of parquet files or of MNIST's "
+            "idx files, an .npz file,\nor CIFAR as it is published. Without DATA it is "
+            "scikit-learn's digits, for 25 seconds.",
         )
     )
     _add_plan(
@@ -225,7 +225,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=_path,
         required=True,
         help="an .npz with images, and labels if known, or a folder of "
-        "images, whose class sub-folders, if any, are the labels",
+        "images, whose class sub-folders, if any, are the labels; of idx files, those "
+        "of the test split",
     )
     predict.add_argument(
         "--csv", type=_path, help="write the table here instead of printing it"
