@@ -142,6 +142,27 @@ def build_parser() -> argparse.ArgumentParser:
         )
     )
 
+    layers = add(
+        "layers",
+        "Time each layer of a config's network, alone and as a part of the training "
+        "step; joules where they are measured.",
+        takes_overrides=True,
+        epilog="Any key of the config can be given as --section.key=value.",
+    )
+    layers.add_argument("config", type=_path, help="a YAML file")
+    layers.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="length of a timing; by default 2 where energy is measured, else 0.2",
+    )
+    layers.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="timings of each program"
+    )
+    layers.add_argument(
+        "--out", type=_path, metavar="DIR", help="by default layers/NAME"
+    )
+
     compare = add(
         "compare",
         "Run what a suite lacks, and write its report; start it again to go on.",
@@ -545,6 +566,32 @@ def _plan_lines(
     return lines
 
 
+def _layers(options: Any, overrides: list[str], console: Console) -> int:
+    from dpet_jax.config.load import load
+
+    config = load(options.config, overrides)
+    seconds, repeats = options.seconds, options.repeats
+    if seconds is not None and not 0 < seconds <= 3600:
+        raise UserError(f"--seconds: {seconds:g} is no length from 0 to 3600")
+    if not 1 <= repeats <= 1000:
+        raise UserError(f"--repeats: {repeats} is no number from 1 to 1000")
+    use_compilation_cache()
+    from dpet_jax.run.layers import layer_lines, measure_layers, write_layers
+
+    found = measure_layers(
+        config,
+        seconds=seconds,
+        repeats=repeats,
+        say=lambda line: console.out(line, highlight=False),
+    )
+    out = options.out or Path("layers") / config.name
+    for line in ("", *layer_lines(found)):
+        console.out(line, highlight=False)
+    files = write_layers(found, out)
+    console.out(f"all numbers  {files[0]}, {files[1]}", highlight=False)
+    return 0
+
+
 def _pool(options: Any, overrides: list[str], console: Console) -> int:
     from dpet_jax.pretrained.pool import ModelPool
 
@@ -858,6 +905,7 @@ COMMANDS: dict[str, Command] = {
     "run": _run,
     "fit": _fit,
     "plan": _plan,
+    "layers": _layers,
     "compare": _compare,
     "tune": _tune,
     "report": _report,

@@ -285,9 +285,9 @@ def halved(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     CPU.
     """
     batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
     with jax.named_scope("max_pool"):
-        blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+        even = x[:, : height // 2 * 2, : width // 2 * 2]
+        blocks = even.reshape(batch, height // 2, 2, width // 2, 2, channels)
         return jnp.max(blocks, axis=(2, 4))
 
 
