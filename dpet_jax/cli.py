@@ -576,7 +576,12 @@ def _layers(options: Any, overrides: list[str], console: Console) -> int:
     if not 1 <= repeats <= 1000:
         raise UserError(f"--repeats: {repeats} is no number from 1 to 1000")
     use_compilation_cache()
-    from dpet_jax.run.layers import layer_lines, measure_layers, write_layers
+    from dpet_jax.run.layers import (
+        answer_lines,
+        layer_lines,
+        measure_layers,
+        write_layers,
+    )
 
     found = measure_layers(
         config,
@@ -584,11 +589,12 @@ def _layers(options: Any, overrides: list[str], console: Console) -> int:
         repeats=repeats,
         say=lambda line: console.out(line, highlight=False),
     )
-    out = options.out or Path("layers") / config.name
-    for line in ("", *layer_lines(found)):
+    # the tables first, in case the files cannot be written
+    for line in layer_lines(found):
         console.out(line, highlight=False)
-    files = write_layers(found, out)
-    console.out(f"all numbers  {files[0]}, {files[1]}", highlight=False)
+    files = write_layers(found, options.out or Path("layers") / config.name)
+    for line in ("", f"all numbers  {files[0]}, {files[1]}", *answer_lines(found)):
+        console.out(line, highlight=False)
     return 0
 
 

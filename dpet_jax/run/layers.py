@@ -262,9 +262,8 @@ def measure_layers(
         timer = _Timer(meter, seconds)
         kinds = [kind for kind in KINDS if any(one.kind == kind for one in found)]
         say(
-            f"{network.label}: {len(alike)} distinct layers of {len(found)} are timed "
-            f"alone, and {len(kinds) + 1} networks in training; {repeats} windows of "
-            f"{seconds:g} s each"
+            f"{network.label}: timing {len(alike)} distinct layers of {len(found)}, "
+            f"and {len(kinds) + 1} networks in training"
         )
         steps = _Steps(bare, data)
         programs = [steps.program(network)]
@@ -520,7 +519,7 @@ def _loop(function: Callable[..., Any], shapes: Sequence[Any]) -> _Program:
 
 
 def layer_lines(found: Layers) -> Iterator[str]:
-    """Yield what `dpet layers` prints, at most 80 columns wide; the answer last."""
+    """Yield the tables of `dpet layers`, at most 80 columns wide."""
     shape = " x ".join(map(str, found.image_shape))
     device = found.environment["device"]
     yield (
@@ -537,8 +536,26 @@ def layer_lines(found: Layers) -> Iterator[str]:
     yield from _table(_kind_rows(found))
     yield "ms of all layers of a kind; alone: each by itself, forward and backward; in"
     yield "the step: what a step takes less without them, those above left out as well"
-    yield ""
-    yield from _answer(found)
+
+
+def answer_lines(found: Layers) -> Iterator[str]:
+    """Yield what most of a step goes to, and whether the parts add up to it."""
+    most = max(found.kinds, key=lambda one: one.within_s)
+    step_s, gap = found.step.median_s, 100 * (1 - found.share)
+    yield (
+        f"Of a step of {_short(1e3 * step_s)} ms, {most.kind} takes most, "
+        f"{100 * most.within_s / step_s:.0f} %. The parts of all layers"
+    )
+    yield (
+        f"add up to {_short(1e3 * found.layers_s)} ms, {abs(gap):.0f} % "
+        f"{'less' if gap >= 0 else 'more'} than the step, which was timed apart;"
+    )
+    yield (
+        f"the images, the loss and the tables take {_short(1e3 * found.rest.median_s)} "
+        "ms."
+    )
+    if found.no_energy:
+        yield "No joules, for no energy was measured here (see dpet doctor)."
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -617,25 +634,6 @@ def _kind_rows(found: Layers) -> list[tuple[str, ...]]:
         spent = timing.median_s, timing.median_j
         row(name, "", None, spent, timing.range_s)
     return rows
-
-
-def _answer(found: Layers) -> Iterator[str]:
-    most = max(found.kinds, key=lambda one: one.within_s)
-    step_s, gap = found.step.median_s, 100 * (1 - found.share)
-    yield (
-        f"Of a step of {_short(1e3 * step_s)} ms, {most.kind} takes most, "
-        f"{100 * most.within_s / step_s:.0f} %. The parts of all layers"
-    )
-    yield (
-        f"add up to {_short(1e3 * found.layers_s)} ms, {abs(gap):.0f} % "
-        f"{'less' if gap >= 0 else 'more'} than the step, which was timed apart;"
-    )
-    yield (
-        f"the images, the loss and the tables take {_short(1e3 * found.rest.median_s)} "
-        "ms."
-    )
-    if found.no_energy:
-        yield "No joules, for no energy was measured here (see dpet doctor)."
 
 
 def _sides(shape: tuple[int, ...]) -> str:

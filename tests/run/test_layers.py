@@ -20,6 +20,7 @@ from dpet_jax.run.layers import (
     _Program,
     _Timer,
     _why_not,
+    answer_lines,
     layer_lines,
     plain,
     write_layers,
@@ -98,9 +99,9 @@ def test_parts_are_differences_of_medians_and_add_up_to_what_the_rest_leaves():
     assert relu.within_j is None
 
 
-def test_the_table_ends_with_its_answer_and_fits_80_columns():
+def test_tables_and_answer_fit_80_columns():
     for watts in (None, 100.0):
-        lines = [*layer_lines(found(watts))]
+        lines = [*layer_lines(found(watts)), *answer_lines(found(watts))]
         assert max(map(len, lines)) <= 80
         text = "\n".join(lines)
         assert "Of a step of 10 ms, convolution takes most, 70 %." in text
