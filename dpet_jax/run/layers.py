@@ -55,6 +55,8 @@ from dpet_jax.training.steps import train_steps
 JSON_FILE, CSV_FILE = "layers.json", "layers.csv"
 #: Length of a window: as long as a sensor needs, or as short as a clock allows.
 _MEASURED_S, _TIMED_S = 2.0, 0.2
+#: Windows of one program on a quiet machine differ by no more than this factor.
+_STEADY = 1.3
 #: Calls of a compiled loop in a window, so that none of them runs far past its end.
 _CALLS = 4
 #: Steps that one call can take.
@@ -554,6 +556,13 @@ def answer_lines(found: Layers) -> Iterator[str]:
         f"the images, the loss and the tables take {_short(1e3 * found.rest.median_s)} "
         "ms."
     )
+    low, high = found.step.range_s
+    if high > _STEADY * low:
+        yield (
+            "Warning: the machine did other work, for the step took "
+            f"{_short(1e3 * low)} to {_short(1e3 * high)} ms;"
+        )
+        yield "measure again when it is quiet, or with more --repeats."
     if found.no_energy:
         yield "No joules, for no energy was measured here (see dpet doctor)."
 

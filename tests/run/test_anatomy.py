@@ -13,6 +13,7 @@ from dpet_jax.run.anatomy import KINDS, Without, alone, layers_of
 BATCH = 4
 CHAIN = ChainNetwork((3,), (5,), 3, (5, 4, 1))
 RESIDUAL = ResidualNetwork(4, (4, 6), (1, 1), num_classes=3, in_channels=1)
+NETWORKS = [CHAIN, pytest.param(RESIDUAL, marks=pytest.mark.slow)]
 KEY = jax.random.key(0)
 
 
@@ -75,7 +76,7 @@ def test_layers_of_a_users_own_module_are_found(section, kinds):
     assert [one.kind for one in found] == kinds
 
 
-@pytest.mark.parametrize("network", [CHAIN, RESIDUAL], ids=["chain", "residual"])
+@pytest.mark.parametrize("network", NETWORKS, ids=["chain", "residual"])
 def test_a_network_that_lacks_no_layer_is_the_network(network):
     same = Without(network, (), *at(network)[1:])
     params, stats = jax.jit(network.init)(KEY)
@@ -117,7 +118,7 @@ def test_layers_that_are_left_out_take_their_parameters_with_them():
     np.testing.assert_allclose(outputs.logits, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("network", [CHAIN, RESIDUAL], ids=["chain", "residual"])
+@pytest.mark.parametrize("network", NETWORKS, ids=["chain", "residual"])
 def test_each_kind_can_be_left_out_after_the_others(network):
     found, left_out, operations = layers_of(*at(network)), (), []
     for kind in KINDS:

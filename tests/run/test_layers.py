@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 from fakes.clock import FakeClock
@@ -111,6 +112,14 @@ def test_tables_and_answer_fit_80_columns():
     assert lines[4].split()[-2:] == ["600", "150,000"]
     (conv,) = [line for line in lines if line.startswith("convolution   ")][-1:]
     assert conv.split()[-1] == "700"
+
+
+def test_a_machine_that_did_other_work_is_said_to_have():
+    layers = found()
+    assert "Warning" not in "".join(answer_lines(layers))
+    busy = replace(layers, step=timing(0.010, 0.0131))
+    text = "\n".join(answer_lines(busy))
+    assert "the step took 10 to 13.1 ms" in text
 
 
 def test_files_hold_every_number_and_no_joules_that_were_not_measured(tmp_path):

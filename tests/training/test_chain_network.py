@@ -19,6 +19,9 @@ from dpet_jax.scores import gradient_norms
 from dpet_jax.training.chunks import Batches
 from dpet_jax.training.optimizer import Adam
 
+# compiling its programs takes long
+pytestmark = pytest.mark.slow
+
 IMAGES, LABELS = bright_images(NUM)
 NETWORK = ChainNetwork((3,), (4,), 3, SHAPE)
 
