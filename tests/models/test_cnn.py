@@ -166,6 +166,7 @@ def test_logits_are_those_of_a_float64_reference_folded_or_not(network):
         np.testing.assert_allclose(outputs.features, features, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_about_the_same_logits_folded_or_not():
     network = SMALL
     params, stats, images = draw(network)
