@@ -126,9 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
         add(
             "fit",
             "Train a classifier on pictures within a budget; start it again to go on.",
-            epilog="DATA is a folder of class folders or of parquet files, an .npz "
-            "file, or CIFAR as it is\npublished. Without DATA it is scikit-learn's "
-            "digits, for 25 seconds.",
+            epilog="DATA is a folder of class folders, of parquet files or of MNIST's "
+            "idx files, an .npz file,\nor CIFAR as it is published. Without DATA it is "
+            "scikit-learn's digits, for 25 seconds.",
         )
     )
     _add_plan(
@@ -140,6 +140,27 @@ def build_parser() -> argparse.ArgumentParser:
             epilog="Any key of the config can be given as --section.key=value. What a "
             "step takes is\nmeasured, once a machine; that and compiling count.",
         )
+    )
+
+    layers = add(
+        "layers",
+        "Time each layer of a config's network, alone and as a part of the training "
+        "step; joules where they are measured.",
+        takes_overrides=True,
+        epilog="Any key of the config can be given as --section.key=value.",
+    )
+    layers.add_argument("config", type=_path, help="a YAML file")
+    layers.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="length of a timing; by default 2 where energy is measured, else 0.2",
+    )
+    layers.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="timings of each program"
+    )
+    layers.add_argument(
+        "--out", type=_path, metavar="DIR", help="by default layers/NAME"
     )
 
     compare = add(
@@ -225,7 +246,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=_path,
         required=True,
         help="an .npz with images, and labels if known, or a folder of "
-        "images, whose class sub-folders, if any, are the labels",
+        "images, whose class sub-folders, if any, are the labels; of idx files, those "
+        "of the test split",
     )
     predict.add_argument(
         "--csv", type=_path, help="write the table here instead of printing it"
@@ -544,6 +566,38 @@ def _plan_lines(
     return lines
 
 
+def _layers(options: Any, overrides: list[str], console: Console) -> int:
+    from dpet_jax.config.load import load
+
+    config = load(options.config, overrides)
+    seconds, repeats = options.seconds, options.repeats
+    if seconds is not None and not 0 < seconds <= 3600:
+        raise UserError(f"--seconds: {seconds:g} is no length from 0 to 3600")
+    if not 1 <= repeats <= 1000:
+        raise UserError(f"--repeats: {repeats} is no number from 1 to 1000")
+    use_compilation_cache()
+    from dpet_jax.run.layers import (
+        answer_lines,
+        layer_lines,
+        measure_layers,
+        write_layers,
+    )
+
+    found = measure_layers(
+        config,
+        seconds=seconds,
+        repeats=repeats,
+        say=lambda line: console.out(line, highlight=False),
+    )
+    # the tables first, in case the files cannot be written
+    for line in layer_lines(found):
+        console.out(line, highlight=False)
+    files = write_layers(found, options.out or Path("layers") / config.name)
+    for line in ("", f"all numbers  {files[0]}, {files[1]}", *answer_lines(found)):
+        console.out(line, highlight=False)
+    return 0
+
+
 def _pool(options: Any, overrides: list[str], console: Console) -> int:
     from dpet_jax.pretrained.pool import ModelPool
 
@@ -857,6 +911,7 @@ COMMANDS: dict[str, Command] = {
     "run": _run,
     "fit": _fit,
     "plan": _plan,
+    "layers": _layers,
     "compare": _compare,
     "tune": _tune,
     "report": _report,

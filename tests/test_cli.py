@@ -379,6 +379,7 @@ def parsed(parser, text):
         ("run a.yaml", "run"),
         ("plan a.yaml --seconds=5", "plan"),
         ("plan --calibrate a b --out=c", "plan"),
+        ("layers a.yaml --seconds=2 --repeats=3", "layers"),
         ("compare a.yaml", "compare"),
         ("report a b", "report"),
         ("energy a", "energy"),

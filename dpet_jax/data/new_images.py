@@ -1,4 +1,4 @@
-"""Images that a finished model has not seen: an .npz file or a folder of pictures."""
+"""Images that a finished model has not seen: an .npz file, or a folder of them."""
 
 import logging
 import os
@@ -13,6 +13,7 @@ from dpet_jax.arrays import read_arrays
 from dpet_jax.data.class_folders import class_folders, names_of
 from dpet_jax.data.decode import decode_images, resize_images
 from dpet_jax.data.source import check_images, check_labels
+from dpet_jax.data.sources.idx import holds_idx, read_split
 from dpet_jax.errors import UserError
 
 
@@ -37,14 +38,18 @@ def read_new_images(
 
     Args:
         path: An .npz with `images` and, if known, `labels`; or a folder of pictures,
-            directly or in folders that are called like classes, which are the labels.
+            directly or in folders that are called like classes, which are the labels;
+            or one of idx files, of which the test split is read.
         image_shape: Height, width and channels that the model takes.
         class_names: Names of the model's classes.
 
     Raises:
         UserError: If there is nothing to read or it does not fit the model.
     """
-    if os.path.isdir(path):
+    if os.path.isdir(path) and holds_idx(path):
+        images, labels = read_split(path, "test")
+        new = NewImages([str(row) for row in range(len(images))], images, labels)
+    elif os.path.isdir(path):
         new = _read_folder(path, image_shape[:2], class_names)
     elif path.suffix == ".npz" and os.path.isfile(path):
         new = _read_npz(path)

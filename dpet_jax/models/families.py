@@ -1,12 +1,15 @@
-"""The residual networks that a config can name, from their keys to their shape."""
+"""The networks that a config can name, from their keys to their shape."""
 
+import math
+from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
 
+from dpet_jax.errors import UserError
 from dpet_jax.models.network import ModelSection, Network
-from dpet_jax.section import Count, Depth, Multiplier
+from dpet_jax.section import LARGEST_COUNT, Count, Depth, Multiplier, Number
 
 
 class _Residual(ModelSection):
@@ -169,8 +172,176 @@ class ResNet(_Residual):
         return self._network(*shape, num_classes, image_shape)
 
 
+class _Chain(ModelSection):
+    """What the networks of the energy-practices study share."""
+
+    scales: ClassVar[tuple[float, ...]] = (0.25, 0.5, 1.0, 2.0)
+
+    n_linear: Depth = Field(3, description="dense layers, the last one included")
+    width_multiplier: Multiplier = Field(
+        1.0, description="of all channels and widths, rounded, at least 1"
+    )
+
+    def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
+        """Shape the network for a data set."""
+        # brings Flax, for which reading a config need not wait
+        from dpet_jax.models.cnn import ChainNetwork
+
+        return ChainNetwork(
+            tuple(map(self._scaled, self._channels(image_shape))),
+            tuple(map(self._scaled, self._widths(image_shape))),
+            num_classes,
+            image_shape,
+            **self._activations(),
+        )
+
+    def _channels(self, image_shape: tuple[int, int, int]) -> list[int]:
+        """Return the channels of each convolution at multiplier 1."""
+        del image_shape
+        return []
+
+    def _widths(self, image_shape: tuple[int, int, int]) -> list[int]:
+        """Return the widths of the dense layers but the last at multiplier 1."""
+        return halving_widths(image_shape, self.n_linear)
+
+    @abstractmethod
+    def _activations(self) -> dict[str, bool]:
+        """Return after which layers of a `ChainNetwork` a ReLU follows."""
+
+    def _scaled(self, width: int) -> int:
+        return max(1, round(width * self.width_multiplier))
+
+    def scaled(self, scale: float) -> "_Chain":
+        """Return the section of another width, as deep."""
+        return self.model_copy(update={"width_multiplier": scale})
+
+    def narrower(self, network: Any, share: float) -> Network:
+        """Return a network with a share of another's channels and widths, as deep.
+
+        Args:
+            network: One that this section built.
+            share: Of its width, in (0, 1].
+
+        Raises:
+            ValueError: If so few cannot be made fewer.
+        """
+        shapes = network.convolutions, network.dense
+        slim = [tuple(max(1, round(share * one)) for one in each) for each in shapes]
+        narrow = replace(network, convolutions=slim[0], dense=slim[1])
+        if share < 1 and narrow == network:
+            raise ValueError(
+                f"leaves the model's widths {[*shapes[0], *shapes[1]]} as they are; "
+                "choose a smaller one or a wider model"
+            )
+        return cast(Network, narrow)
+
+    def describe(self, network: Network) -> str:
+        """Return its kind and size, and its width where that is not 1."""
+        width = self.width_multiplier
+        return self._named(network) + (f" width {width:g}" if width != 1 else "")
+
+    def _named(self, network: Any) -> str:
+        relu = ", ReLU" if network.dense_relu else ""
+        return f"{self.kind} of {self.n_linear} dense layers{relu}"
+
+
+class Cnn(_Chain):
+    """CNN of the energy-practices study: convolutions, then dense layers that halve.
+
+    SimpleCNN of that study; without ReLU its SimpleCNN2. Each 3x3 convolution has three
+    times the channels of what it reads, and is followed by batch normalisation, ReLU
+    and a maximum over 2x2 pixels. Widths of the dense layers follow the image: half of
+    its values, a quarter, and so on; there is no activation between them. Convolutions
+    have no biases, for the normalisation takes them out.
+
+    Source:
+        Yarally et al. (2023), "Uncovering Energy-Efficient Practices in Deep Learning
+        Training: Preliminary Steps Towards Green AI", and its replication package.
+    """
+
+    kind: Literal["cnn"] = "cnn"
+    n_conv: Annotated[int, Field(ge=1, le=16), Number] = 2
+    relu: bool = Field(True, description="after each normalisation")
+    dense_relu: bool = Field(False, description="after each dense layer but the last")
+    base: Count | None = Field(
+        None,
+        description="channels of the first convolution; null: three times the image's",
+    )
+
+    def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
+        """Shape the network for a data set.
+
+        Raises:
+            UserError: If the images are too small to be halved so often, or the widest
+                convolution has more channels than an array can.
+        """
+        side = min(image_shape[:2])
+        most = side.bit_length() - 1
+        if self.n_conv > most:
+            raise UserError(
+                f"model.n_conv: {self.n_conv} halvings leave nothing of images of "
+                f"{image_shape[0]} x {image_shape[1]}; choose at most {most}, or a "
+                "larger data.image_size"
+            )
+        widest = self._scaled(max(self._channels(image_shape)))
+        if widest > LARGEST_COUNT:
+            raise UserError(
+                f"model.n_conv: {self.n_conv} convolutions end with {widest:,} "
+                "channels, each having three times those before; choose fewer, or a "
+                "smaller model.base"
+            )
+        return super().build(num_classes, image_shape)
+
+    def _channels(self, image_shape: tuple[int, int, int]) -> list[int]:
+        base = 3 * image_shape[2] if self.base is None else self.base
+        return [base * 3**depth for depth in range(self.n_conv)]
+
+    def _activations(self) -> dict[str, bool]:
+        return {"relu": self.relu, "dense_relu": self.dense_relu}
+
+    def _named(self, network: Any) -> str:
+        return network.label + ("" if self.relu else " without ReLU")
+
+
+class Poly(_Chain):
+    """Dense layers that halve: DensePolyNN of the energy-practices study.
+
+    Widths are half of the image's values, a quarter, and so on. The study has no
+    activation, so that the whole network is a linear map.
+
+    Source:
+        As `Cnn`.
+    """
+
+    kind: Literal["poly"] = "poly"
+    relu: bool = Field(False, description="after each layer but the last")
+
+    def _activations(self) -> dict[str, bool]:
+        return {"relu": False, "dense_relu": self.relu}
+
+
+class Linear(_Chain):
+    """Dense layers that shrink evenly: DenseLinearNN of the energy-practices study.
+
+    Widths fall in equal steps from the image's values. The study has no activation, so
+    that the whole network is a linear map.
+
+    Source:
+        As `Cnn`.
+    """
+
+    kind: Literal["linear"] = "linear"
+    relu: bool = Field(False, description="after each layer but the last")
+
+    def _widths(self, image_shape: tuple[int, int, int]) -> list[int]:
+        return even_widths(image_shape, self.n_linear)
+
+    def _activations(self) -> dict[str, bool]:
+        return {"relu": False, "dense_relu": self.relu}
+
+
 #: What `model.kind` may name without an import path; the first is the default.
-MODELS = (ResNet18, ResNet20, ResNet)
+MODELS = (ResNet18, ResNet20, ResNet, Cnn, Poly, Linear)
 
 
 def scaled_channels(base: int, multiplier: float, multiple: int) -> int:
@@ -187,3 +358,31 @@ def scaled_channels(base: int, multiplier: float, multiple: int) -> int:
 def scaled_blocks(base: int, multiplier: float) -> int:
     """Scale a block count, floored, at least 1."""
     return max(1, int(base * multiplier))
+
+
+def halving_widths(image_shape: tuple[int, int, int], layers: int) -> list[int]:
+    """Return the study's widths of all dense layers but the last: ever half as many.
+
+    Args:
+        image_shape: Height, width and channels of the images.
+        layers: Dense layers, the last one included.
+
+    Returns:
+        floor(c h w / 2^(i+1)) for i = 0 to layers - 2, at least c.
+    """
+    values, least = math.prod(image_shape), image_shape[2]
+    return [max(values >> depth, least) for depth in range(1, layers)]
+
+
+def even_widths(image_shape: tuple[int, int, int], layers: int) -> list[int]:
+    """Return the study's other widths, which fall in equal steps.
+
+    Args:
+        image_shape: Height, width and channels of the images.
+        layers: Dense layers, the last one included.
+
+    Returns:
+        floor(c h w (1 - (i+1) / layers)) for i = 0 to layers - 2, at least c.
+    """
+    values, least = math.prod(image_shape), image_shape[2]
+    return [max(values * (layers - i) // layers, least) for i in range(1, layers)]

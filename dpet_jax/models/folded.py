@@ -5,14 +5,13 @@ for each channel, so a convolution with scaled kernels and a bias does the work 
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpet_jax.models.blocks import NORMS, Block, StemKind, residual
 from dpet_jax.models.blocks import stem as wired_stem
-from dpet_jax.models.conv import convolution
+from dpet_jax.models.modules import apply_folded_conv, fold_conv
 from dpet_jax.models.network import Outputs, Params
 
 
@@ -30,11 +29,14 @@ def fold(params: Params, stats: Params) -> Params:
         A float32 tree for `apply_folded`: kernel and bias of each convolution and of
         the head.
     """
-    folded = {"stem": _fold_layer(params, stats, "stem"), "head": params["head"]}
+    folded = {
+        "stem": fold_conv(params, stats, "stem", NORMS["stem"]),
+        "head": params["head"],
+    }
     for block, layers in params.items():
         if block.startswith("stage"):
             folded[block] = {
-                conv: _fold_layer(layers, stats[block], conv)
+                conv: fold_conv(layers, stats[block], conv, NORMS[conv])
                 for conv in ("conv1", "conv2", "shortcut")
                 if conv in layers
             }
@@ -65,10 +67,7 @@ def apply_folded(
     def layers(weights):
         def layer(name, x, side, stride):
             del side  # that of the kernel
-            y = convolution(x, weights[name]["kernel"].astype(dtype), stride)
-            bias = weights[name]["bias"][None, None, None]
-            # a bias rounded to bfloat16 would double the error of the logits
-            return (y.astype(jnp.float32) + bias).astype(dtype)
+            return apply_folded_conv(weights[name], x, stride, dtype)
 
         return layer
 
@@ -78,12 +77,3 @@ def apply_folded(
     features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
     head = folded["head"]
     return Outputs(features @ head["kernel"] + head["bias"][None], features)
-
-
-def _fold_layer(params: Params, stats: Params, conv: str) -> Any:
-    affine, running = (tree[NORMS[conv]]["norm"] for tree in (params, stats))
-    scale = affine["scale"] / jnp.sqrt(running["var"] + 1e-5)
-    return {
-        "kernel": params[conv]["kernel"] * scale[None, None, None],
-        "bias": affine["bias"] - running["mean"] * scale,
-    }

@@ -218,8 +218,9 @@ def cut(tree: Any, groups: Sequence[ChannelGroup], masks: Sequence[np.ndarray]) 
         names = tuple(key.key for key in path if hasattr(key, "key"))
         for group, stays in zip(groups, kept, strict=True):
             for layer, axis in group.axes.items():
+                # a convolution may write one group's channels and read another's
                 if _lies_below(names, layer):
-                    return np.take(leaf, stays, axis)
+                    leaf = np.take(leaf, stays, axis)
         return leaf
 
     return jax.tree_util.tree_map_with_path(slimmed, tree)

@@ -1,6 +1,5 @@
 """The residual network of basic blocks, of any width and depth."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -19,9 +18,8 @@ from dpet_jax.models.blocks import (
 from dpet_jax.models.blocks import stem as wired_stem
 from dpet_jax.models.conv import convolution, native_convolution
 from dpet_jax.models.folded import apply_folded, fold
+from dpet_jax.models.modules import Conv, Convolve, Norm
 from dpet_jax.models.network import ChannelGroup, Network, Outputs, Params
-
-Convolve = Callable[[Any, Any, int], Any]
 
 
 @dataclass(frozen=True)
@@ -237,43 +235,6 @@ class ResidualNetwork(Network):
         )
 
 
-class _Conv(nn.Module):
-    channels: int
-    side: int
-    stride: int
-    dtype: Any
-    convolve: Convolve
-
-    @nn.compact
-    def __call__(self, x):
-        kernel = self.param(
-            "kernel",
-            nn.initializers.zeros,  # `init` draws
-            (self.side, self.side, x.shape[-1], self.channels),
-            jnp.float32,
-        )
-        return self.convolve(x, kernel.astype(self.dtype), self.stride)
-
-
-class _Norm(nn.Module):
-    train: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        # flax keeps mean and variance in float32 whatever the compute dtype
-        norm = nn.BatchNorm(
-            use_running_average=not self.train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            name="norm",
-        )
-        # and subtracts them from bfloat16 by implicit promotion
-        with jax.numpy_dtype_promotion("standard"):
-            return norm(x)
-
-
 class _Block(nn.Module):
     block: Block
     train: bool
@@ -285,8 +246,8 @@ class _Block(nn.Module):
         def layer(name, x, side, stride):
             inside = name == "conv1"
             channels = self.block.inner if inside else self.block.channels
-            x = _Conv(channels, side, stride, self.dtype, self.convolve, name=name)(x)
-            return _Norm(self.train, self.dtype, name=NORMS[name])(x)
+            x = Conv(channels, side, stride, self.dtype, self.convolve, name=name)(x)
+            return Norm(self.train, self.dtype, name=NORMS[name])(x)
 
         return residual(layer, x, self.block)
 
@@ -303,8 +264,8 @@ class _ResNet(nn.Module):
 
         def layer(name, x, side, stride):
             channels = network.stem
-            x = _Conv(channels, side, stride, self.dtype, self.convolve, name=name)(x)
-            return _Norm(self.train, self.dtype, name=NORMS[name])(x)
+            x = Conv(channels, side, stride, self.dtype, self.convolve, name=name)(x)
+            return Norm(self.train, self.dtype, name=NORMS[name])(x)
 
         x = wired_stem(layer, x.astype(self.dtype), network.stem_kind)
         for block in network.shape_of_blocks:

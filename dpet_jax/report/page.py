@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from dpet_jax.errors import UserError
 from dpet_jax.files import write_whole
+from dpet_jax.report.anova import anova_sheets
 from dpet_jax.report.end_sheets import end_sheets, end_tuning_sheet
 from dpet_jax.report.equal_accuracy import EndTable, end_table
 from dpet_jax.report.facts import deviations, setting
@@ -139,6 +140,7 @@ def _content(
     results = (
         *end_sheets(ends, comparison),
         front_sheet(grids(comparison)),
+        *anova_sheets(grids(comparison), by),
         cost_sheet(table),
         savings_sheet(table, crossing),
         paper_sheet(table),

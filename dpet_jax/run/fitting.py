@@ -20,8 +20,9 @@ from dpet_jax.config.load import validate
 from dpet_jax.data import Data, DataSection
 from dpet_jax.data.class_folders import entries
 from dpet_jax.data.decode import picture_size
-from dpet_jax.data.sources import Cifar, Digits, Folder, Npz, Parquet
+from dpet_jax.data.sources import Cifar, Digits, Folder, Idx, Npz, Parquet
 from dpet_jax.data.sources.cifar import holds_cifar
+from dpet_jax.data.sources.idx import holds_idx
 from dpet_jax.errors import UserError
 from dpet_jax.files import csv_cell, read_json, write_whole
 from dpet_jax.planner.law import SHIPPED, Level
@@ -107,8 +108,8 @@ def fit(  # noqa: PLR0913
     time that was spent counts, and the time between does not.
 
     Args:
-        data: A folder of class folders or of parquet files, CIFAR as it is published,
-            or an .npz file; None is scikit-learn's digits.
+        data: A folder of class folders, of parquet files or of MNIST's idx files, CIFAR
+            as it is published, or an .npz file; None is scikit-learn's digits.
         budget: Seconds, Wh or a target; a target counts its two short runs that fix
             what accuracy the data allow.
         out: The folder of the result.
@@ -381,7 +382,7 @@ def recognised(path: Path | None, image_size: int | None = None) -> _Found:
     if not path.exists():
         raise UserError(
             f"{path}: no such file or folder; give a folder of pictures in class "
-            "folders, a folder of parquet files, an .npz file or CIFAR's archive"
+            "folders, a folder of parquet or idx files, an .npz file or CIFAR's archive"
         )
     keys: dict[str, Any] = {"path": path}
     if path.is_file():
@@ -399,6 +400,8 @@ def recognised(path: Path | None, image_size: int | None = None) -> _Found:
         sizes = [picture_size(blob) for blob in Parquet(**keys).some(_LOOKED_AT)]
     elif holds_cifar(path):
         return _Found(Cifar(image_size=image_size, **keys), None)
+    elif holds_idx(path):
+        return _Found(Idx(image_size=image_size, **keys), None)
     else:
         tested = any(
             e.name == "test" and any(map(os.path.isdir, entries(e)))

@@ -249,7 +249,7 @@ def measure(
     with meter.window("eval") as evaluating:
         jax.device_get(learner.main.score(rows, EVALUATION, evaluated=True))
     low, median, high = statistics.quantiles(timings, n=4)
-    training_j = _joules(training)
+    training_j = joules_of(training)
     return Profile(
         key=key,
         step_s=median,
@@ -258,7 +258,7 @@ def measure(
         num_train=data.num_train,
         compile_s=compiling.s,
         trace_s=max(0.0, compiling.s - counts.seconds),
-        compile_j=_joules(compiling),
+        compile_j=joules_of(compiling),
         score_s=evaluating.s / rows.size,
         measuring_s=compiling.s + training.s + evaluating.s,
     )
@@ -284,7 +284,8 @@ class _Steps:
         return (time.monotonic() - began) / num_steps
 
 
-def _joules(window: Window) -> float | None:
+def joules_of(window: Window) -> float | None:
+    """Return the gross joules of a window; None where it has none, or was too short."""
     energy = window.energy
     if energy is None or energy.wh is None or window.resolution_limited:
         return None

@@ -18,7 +18,15 @@ def test_choices_are_what_configs_accept():
         *("infobatch", "loss_threshold", "epsilon_greedy"),
         *("selective_backprop", "stale_selective_backprop", "dpet_anneal"),
     }
-    assert found["data"] == {"digits", "folder", "cifar", "parquet", "npz", "tfds"}
+    assert found["data"] == {
+        "digits",
+        "folder",
+        "cifar",
+        "parquet",
+        "npz",
+        "idx",
+        "tfds",
+    }
     assert found["schedules"] == {"constant", "linear", "cosine", "triangular"}
     assert found["replays"] == {
         *("all", "none", "chunk", "uniform", "balanced", "herding", "loss", "reservoir")

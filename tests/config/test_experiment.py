@@ -52,8 +52,8 @@ DOCUMENTED = {
     "CheckpointConfig": "every_s",
 }
 KINDS = {
-    ("Config", "data"): {"digits", "folder", "cifar", "parquet", "npz", "tfds"},
-    ("Config", "model"): {"resnet18", "resnet20", "resnet"},
+    ("Config", "data"): {"digits", "folder", "cifar", "parquet", "npz", "idx", "tfds"},
+    ("Config", "model"): {*("resnet18", "resnet20", "resnet", "cnn", "poly", "linear")},
     ("Config", "method"): {
         *("standard", "rs2", "active_learning", "dpet", "coreset", "one_shot"),
         *("infobatch", "loss_threshold", "epsilon_greedy"),

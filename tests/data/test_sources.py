@@ -14,7 +14,7 @@ from dpet_jax.config.experiment import Config
 from dpet_jax.data import DataSection, ImageSet, Source, prepare
 from dpet_jax.data.augment import AugmentConfig
 from dpet_jax.data.decode import resize_images
-from dpet_jax.data.sources import Cifar, Digits, Folder, Npz, Parquet, Tfds
+from dpet_jax.data.sources import Cifar, Digits, Folder, Idx, Npz, Parquet, Tfds
 from dpet_jax.section import import_path, one_of
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ print([name for name in {HEAVY} if name in sys.modules])
 
 def test_every_kind_is_listed_with_its_own_file():
     kinds = one_of(Config, "data").by_name
-    assert set(kinds) == {"digits", "folder", "cifar", "parquet", "npz", "tfds"}
+    assert set(kinds) == {"digits", "folder", "cifar", "parquet", "npz", "idx", "tfds"}
     files = {path.stem for path in (ROOT / "dpet_jax/data/sources").glob("[!_]*.py")}
     assert files == set(kinds)
     for name, kind in kinds.items():
@@ -54,8 +54,9 @@ def test_sources_are_called_by_what_they_name():
         Tfds(path="x", name="cifar10:3.0.2"),
         Tfds(path="x", name="toy/big"),
         Cifar(path="x"),
+        Idx(path="a/mnist/"),
     ]
-    labels = ["digits", "zoo", "b", "things", "cifar10", "toy", "cifar"]
+    labels = ["digits", "zoo", "b", "things", "cifar10", "toy", "cifar", "mnist"]
     assert [section.label for section in sections] == labels
 
 
@@ -154,7 +155,7 @@ def test_the_splits_of_earlier_versions_are_drawn_still():
     assert data.fingerprint.startswith("2687f9adbb4ce0c39ee04e564a33ba2d354d2018f22447")
 
 
-@pytest.mark.parametrize("kind", [Cifar, Folder, Npz, Parquet, Tfds])
+@pytest.mark.parametrize("kind", [Cifar, Folder, Idx, Npz, Parquet, Tfds])
 def test_paths_that_cannot_be_read_are_refused_at_once(kind, tmp_path, refused):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")

@@ -74,6 +74,9 @@ def test_data_are_recognised_by_looking(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_text("")
     assert recognised(tmp_path / "cifar-10-batches-py").section.kind == "cifar"
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "t10k-images-idx3-ubyte.gz").write_text("")
+    assert recognised(tmp_path / "mnist").section.kind == "idx"
 
 
 def test_large_pictures_are_brought_to_32_pixels_on_a_cpu(tmp_path):
