@@ -178,6 +178,10 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         "": f"{summary['wall_s']:.1f} in all, "
         f"{summary['wall_s_without_eval']:.1f} without evaluation",
     } | _printed_energy(summary)
+    if "tuner" in phases:
+        chosen = sum(phases[name] for name in ("select", "tuner", "train"))
+        share = phases["tuner"] / chosen if chosen else 0.0
+        rows["tuner"] = f"{100 * share:.1f} % of the seconds of choosing and training"
     if "precision" in summary:
         rows["precision"] = said(summary["precision"])
     rows |= _printed_pool(summary.get("pool"))
