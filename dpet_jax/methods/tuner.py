@@ -104,7 +104,7 @@ def round_ends(gain: int | float, promised: int | float | None) -> bool:
         Charnov (1976), "Optimal Foraging, the Marginal Value Theorem": leave a patch
         when its rate falls to the average rate with the way to the next one counted.
     """
-    return promised is not None and gain < promised
+    return promised is not None and bool(gain < promised)
 
 
 def cooldown_passes(given: int, left: int, share: int | float) -> int:
@@ -534,9 +534,11 @@ class TunerState(NamedTuple):
         ended = ended._replace(losses=self.losses[:0], cycle=_known(total))
         if warming:
             return ended._replace(epoch_cost=self._epoch_cost())
-        fall = float(self.losses[0] - self.losses[-1])
-        several = self.losses.size > 1
-        return ended._replace(promised=_known(fall / total) if several else None)
+        if self.losses.size < 2:
+            return ended._replace(promised=None)
+        # where the loss rose, as it may at a rate that starts anew, none was to be had
+        fall = max(0.0, float(self.losses[0] - self.losses[-1]))
+        return ended._replace(promised=_known(fall / total))
 
 
 def _known(number: int | float) -> float | None:
@@ -644,7 +646,8 @@ class TunerConfig(Section):
             ends = tuner.given >= rule.least_passes and leaves_warm_up(
                 gain, rule.share, rule.rounds_gain
             )
-            facts["best_slope"] = _known(gain.max()) if gain.size else None
+            if gain.size:
+                facts["best_slope"] = _known(gain.max())
         elif not warming and self.passes is not None:
             ends = (
                 tuner.given >= self.passes.least_passes

@@ -16,6 +16,7 @@ from dpet_jax.methods.base import Cost, Learner, Method, Plan, Span
 from dpet_jax.methods.proxy import ProxyLearner
 from dpet_jax.planner.pacing import Pacing
 from dpet_jax.planner.planner import PLANNED
+from dpet_jax.run.costs import WORK_PHASES
 from dpet_jax.run.counters import Counters
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.position import Position
@@ -25,8 +26,6 @@ from dpet_jax.run.trainer import Parts
 from dpet_jax.training.chunks import Chunk, Chunks, Pace
 
 _WARN_AT = 0.8
-#: Phases that choosing and training are metered as.
-_PAID = ("select", "tuner", "train")
 
 
 class Loop:
@@ -88,8 +87,8 @@ class Loop:
         seconds, wh = meter.seconds(), meter.wh()
         return Cost(
             self.counters.epochs,
-            sum(seconds.get(phase, 0.0) for phase in _PAID),
-            None if wh is None else 3600 * sum(wh.get(phase, 0.0) for phase in _PAID),
+            sum(seconds.get(phase, 0.0) for phase in WORK_PHASES),
+            None if wh is None else 3600 * sum(wh.get(p, 0.0) for p in WORK_PHASES),
         )
 
     def restore(self) -> None:
