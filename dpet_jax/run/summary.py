@@ -181,7 +181,10 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     if "tuner" in phases:
         work = sum(phases[name] for name in WORK_PHASES)
         share = phases["tuner"] / work if work else 0.0
-        rows["tuner"] = f"{100 * share:.1f} % of the seconds of choosing and training"
+        rows["tuner"] = (
+            f"{100 * share:.1f} % of the seconds of choosing and training, "
+            "its looks at examples included"
+        )
     if "precision" in summary:
         rows["precision"] = said(summary["precision"])
     rows |= _printed_pool(summary.get("pool"))
