@@ -72,8 +72,9 @@ def leaves_warm_up(
     """Decide whether a warm-up ends, by its smoothed gains of loss per cost.
 
     g < max(share * max g, g of a round): when it has slowed down to a share of its best
-    pace, or below that of the rounds that would follow. The losses of RS2's passes are
-    those of examples that the present cycle has not seen before, so they tell of
+    pace, or below that of the rounds that would follow; but not before it has gained
+    anything, for a high rate may make the first losses rise. The losses of RS2's passes
+    are those of examples that the present cycle has not seen before, so they tell of
     learning and not of memory.
 
     Args:
@@ -85,9 +86,8 @@ def leaves_warm_up(
         The paper gives the reason, that the gain slows down; its code counts passes.
         The rule is ours.
     """
-    if not gain.size:
-        return False
-    return bool(gain[-1] < max(share * gain.max(), rounds_gain or 0.0))
+    best = gain.max(initial=0.0)
+    return bool(best > 0 and gain[-1] < max(share * best, rounds_gain or 0.0))
 
 
 def round_ends(gain: int | float, promised: int | float | None) -> bool:

@@ -56,6 +56,8 @@ def test_gains_are_what_the_loss_fell_by_over_the_later_cost():
         ([1.0, 0.5], 0.1, 0.6, True),
         ([1.0, 0.5], 0.1, 0.4, False),
         ([1.0, math.nan], 0.1, 5.0, False),
+        ([-1.0, -0.04], 0.1, 0.6, False),  # nothing was gained yet
+        ([-1.0, 0.4, 0.03], 0.1, None, True),
     ],
 )
 def test_warm_up_ends_below_a_share_of_its_best_or_below_a_round(
