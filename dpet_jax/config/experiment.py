@@ -265,6 +265,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _schedule_comes_to_its_end(self) -> "Config":
+        horizon = getattr(self.train.schedule, "horizon", "plan")
+        if self.method.ends_early and horizon == "method":
+            raise ValueError(
+                "train.schedule.horizon is method, but method.tuner ends warm-up and "
+                "rounds early, so that one schedule of them all would not come to its "
+                "end; leave it at plan, or give a number of epochs"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pace_has_its_end(self) -> "Config":
         budget = self.budget
         if not budget.pace:

@@ -92,6 +92,8 @@ class Plan:
         learning_rate_factor: Multiplies that peak.
         reset: What starts anew before the first step.
         facts: Numbers that explain the choice, for the record.
+        stretch: Its place in a warm-up or a round that is given in pieces, over which a
+            schedule that restarts with each plan runs; None where it is whole.
     """
 
     index_set: np.ndarray
@@ -103,6 +105,7 @@ class Plan:
     learning_rate_factor: float = 1.0
     reset: Literal["none", "optimizer", "all"] = "none"
     facts: dict[str, Any] = field(default_factory=dict)
+    stretch: Span | None = None
 
     def __post_init__(self) -> None:
         """Refuse a plan that cannot be trained on."""
@@ -172,6 +175,29 @@ class Coreset(NamedTuple):
         )
 
 
+class Cost(NamedTuple):
+    """What choosing and training have cost.
+
+    Attributes:
+        epochs: Full-pass equivalents.
+        seconds: Of the phases `select`, `tuner` and `train`.
+        joules: Of these, gross; None where nobody measures them.
+    """
+
+    epochs: int | float
+    seconds: int | float
+    joules: int | float | None
+
+    def since(self, before: "Cost") -> "Cost":
+        """Return what was added after an earlier sum."""
+        known = self.joules is not None and before.joules is not None
+        return Cost(
+            self.epochs - before.epochs,
+            self.seconds - before.seconds,
+            self.joules - before.joules if known else None,  # type: ignore[operator]
+        )
+
+
 class TrainResult(NamedTuple):
     """What training a plan taught about its examples.
 
@@ -183,6 +209,8 @@ class TrainResult(NamedTuple):
             drawn; infinite if it was never predicted right.
         margins: float32[m], 1 - (p of the label - the largest other p) at the last
             training visit of each, in [0, 2]; None unless the method asks for it.
+        cost: What choosing the plan and training on it cost; None unless the loop
+            trained on it.
     """
 
     index_set: np.ndarray
@@ -190,6 +218,7 @@ class TrainResult(NamedTuple):
     correct: np.ndarray
     forgetting: np.ndarray
     margins: np.ndarray | None = None
+    cost: Cost | None = None
 
 
 @runtime_checkable
@@ -266,9 +295,28 @@ class Method(Kind, ABC):
         """Whether its plans say themselves where on the schedule they lie."""
         return False
 
+    @property
+    def tunes(self) -> bool:
+        """Whether it sets keys of its own as it goes, metered as the phase `tuner`."""
+        return False
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether it may train on less than `planned_visits`."""
+        return False
+
+    @property
+    def asks_joules(self) -> bool:
+        """Whether it goes by `Cost.joules`."""
+        return False
+
     @abstractmethod
     def planned_visits(self, pool: Pool) -> int:
-        """Count the visits of all plans together, if nothing stops the run earlier."""
+        """Count the visits of all plans together, if nothing stops the run earlier.
+
+        Where the method ends plans early, or chooses their sizes, the most that there
+        may be.
+        """
 
     @abstractmethod
     def start(self, pool: Pool, seed: int) -> MethodState:
@@ -283,6 +331,14 @@ class Method(Kind, ABC):
         self, state: MethodState, learner: Learner
     ) -> tuple[MethodState, Plan | None]:
         """Score, select and return what to train on next; None when finished."""
+
+    def tune(self, state: MethodState, learner: Learner) -> MethodState:
+        """Return the state with what it sets before a plan; by default it is the same.
+
+        It is called before every `plan` of a method that `tunes`.
+        """
+        del learner
+        return state
 
     def lasting(self, visits: int, num_examples: int) -> "Method | None":
         """Return the same method over another number of visits, from any state of it.

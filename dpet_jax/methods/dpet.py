@@ -5,10 +5,18 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from dpet_jax.methods.base import Learner, Plan, Pool, Span, generator
-from dpet_jax.methods.query import RoundState
+from dpet_jax.methods.base import Learner, Plan, Pool, Span, TrainResult, generator
+from dpet_jax.methods.query import Known, RoundState
+from dpet_jax.methods.replay import Replay
 from dpet_jax.methods.rounds import RoundsMethod, sizes_of_rounds
 from dpet_jax.methods.rs2 import rs2_passes
+from dpet_jax.methods.tuner import (
+    Fixed,
+    Place,
+    TunerConfig,
+    most_visits,
+    query_sizes,
+)
 from dpet_jax.section import CountFromZero, Fraction, Passes, Section, UpToOne
 
 #: Dissimilarity of a prediction to its label, by the name of the score that is it:
@@ -51,6 +59,11 @@ class Dpet(RoundsMethod):
     compat: Literal["none", "artifact"] = Field(
         "none", description="artifact: repeat the authors' code, quirks included"
     )
+    tuner: TunerConfig | None = Field(
+        None,
+        description="sets lengths, sizes, score and replay as training goes; {} has "
+        "defaults",
+    )
 
     @model_validator(mode="after")
     def _score_fits(self) -> "Dpet":
@@ -78,6 +91,11 @@ class Dpet(RoundsMethod):
             for name in ("replay", "round_learning_rate", "restart", "boost")
             if getattr(self, name) != type(self).model_fields[name].default
         ]
+        if self.tuner is not None:
+            raise ValueError(
+                "compat artifact counts passes and examples as the authors did; leave "
+                "tuner at null"
+            )
         if changed:
             raise ValueError(
                 f"compat artifact trains on all that is selected, from the optimizer's "
@@ -86,10 +104,42 @@ class Dpet(RoundsMethod):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tuner_fits(self) -> "Dpet":
+        if self.tuner is None:
+            return self
+        if self.proxy is not None:
+            raise ValueError(
+                "tuner goes by losses of the model itself, which a proxy would hide; "
+                "leave proxy or tuner at null"
+            )
+        if self.boost is not None:
+            raise ValueError(
+                "tuner gives rounds in pieces, but boost compares whole rounds; leave "
+                "one of them at null"
+            )
+        blended = [
+            name
+            for name in ("dissimilarity", "diversity")
+            if getattr(self, name).kind != "none"
+        ]
+        if self.tuner.score is not None and blended:
+            raise ValueError(
+                f"tuner.score chooses among scores, chance among them, that stand for "
+                f"themselves; set {' and '.join(blended)} to none, or tuner.score to "
+                "null"
+            )
+        return self
+
     @property
     def label(self) -> str:
         """The name that its authors gave it, and what it ranks by."""
-        return super().label.replace("dpet", "DPET")
+        label = super().label.replace("dpet", "DPET")
+        if self.tuner is None:
+            return label
+        if self.tuner.score is not None:
+            label = label.replace(f"({self.score.rpartition(':')[2]}", "(EXP3", 1)
+        return f"{label}, tuned"
 
     @property
     def ranked_by(self) -> tuple[str, ...]:
@@ -105,11 +155,144 @@ class Dpet(RoundsMethod):
         """Share of the dissimilarity."""
         return 0.0 if self.dissimilarity.kind == "none" else self.dissimilarity.weight
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of everything that a query, a replay and the tuner ask for."""
+        if self.tuner is None:
+            return super().scores
+        return tuple(dict.fromkeys((*super().scores, *self._fixed.names)))
+
+    @property
+    def tunes(self) -> bool:
+        """Whether there is a tuner."""
+        return self.tuner is not None
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the tuner sets more than the score."""
+        if self.tuner is None:
+            return False
+        rules = ("warmup", "query_size", "passes", "replay")
+        return any(getattr(self.tuner, rule) is not None for rule in rules)
+
+    @property
+    def asks_joules(self) -> bool:
+        """Whether the tuner counts in joules."""
+        return self.tuner is not None and self.tuner.cost == "joules"
+
     def planned_visits(self, pool: Pool) -> int:
-        """Count the warm-up and all rounds."""
+        """Count the warm-up and all rounds.
+
+        With a tuner they are the most that there may be: every pass is given, queries
+        have the sizes that make it most, and the replay its largest ratio.
+        """
         n = pool.num_examples
-        rounds = sizes_of_rounds(0, self.query_size, self.max_rounds, n)
-        return self._warm_up(n, seed=0).visits + self.visits_of_rounds(rounds, n)
+        warm_up = self._warm_up(n, seed=0).visits
+        if self.tuner is None:
+            rounds = sizes_of_rounds(0, self.query_size, self.max_rounds, n)
+            return warm_up + self.visits_of_rounds(rounds, n)
+        rule, passes, replay = self.tuner.query_size, self.passes_per_round, self.replay
+        ratio = self._fixed.ratio
+        if ratio is not None:
+            replay = self._replay_of(self.tuner.ratios(ratio)[1])
+        in_rounds = most_visits(
+            lambda new, old: replay.pass_size(new, old, passes, n),
+            query_sizes(self.query_size, 0 if rule is None else rule.doublings),
+            self.max_rounds,
+            n,
+        )
+        return warm_up + passes * in_rounds
+
+    def start(self, pool: Pool, seed: int) -> RoundState:
+        """Begin with nothing selected."""
+        begun = super().start(pool, seed)
+        if self.tuner is None:
+            return begun
+        tuner = self.tuner.start(pool.num_examples, self._fixed)
+        return begun._replace(tuner=tuner)
+
+    def tune(self, state: RoundState, learner: Learner) -> RoundState:
+        """Decide whether what is under way ends, or how the next round is to be."""
+        if self.tuner is None or state.tuner is None:
+            return state
+        tuner = self.tuner.judged(state.tuner, warming=state.plans == 1)
+        left = state.indices.size < state.num_examples
+        query = 0 < state.plans <= self.max_rounds and left
+        if query and not tuner.under_way:
+            at = Place(state.num_examples, state.indices, state.seed, state.plans)
+            tuner = self.tuner.look(tuner, learner, at, self._fixed)
+        return state._replace(tuner=tuner)
+
+    def plan(
+        self, state: RoundState, learner: Learner
+    ) -> tuple[RoundState, Plan | None]:
+        """Warm up, then query the pool and train on what was found, round by round.
+
+        With a tuner in pieces, after each of which it may end.
+        """
+        tuner = state.tuner
+        if self.tuner is None or tuner is None:
+            return super().plan(state, learner)
+        if not tuner.under_way:
+            state, whole = self._whole(state, learner)
+            if whole is None:
+                return state, None
+            tuner = tuner.begun(whole)
+        warming = state.plans == 1
+        tuner, piece = self.tuner.piece(
+            tuner,
+            learner.batch_size,
+            warming=warming,
+            reset="none" if warming else self.reset,
+            learning_rate=None if warming else self.round_learning_rate,
+        )
+        return state._replace(tuner=tuner), piece
+
+    def _whole(
+        self, state: RoundState, learner: Learner
+    ) -> tuple[RoundState, Plan | None]:
+        """Return the warm-up or the next round as it is without pieces."""
+        tuner = state.tuner
+        assert self.tuner is not None
+        assert tuner is not None
+        if state.plans == 0:
+            return self.first(state, learner)
+        if state.plans > self.max_rounds:
+            return state, None
+        known = None
+        if tuner.sample_scores.size:
+            known = Known(tuner.sample, tuner.sample_scores)
+        chosen = self.query(
+            learner,
+            state.num_examples,
+            state.indices,
+            state.seed,
+            state.plans,
+            query_size=tuner.query_size,
+            score=self.tuner.arm(tuner),
+            known=known,
+        )
+        if chosen.indices.size == 0:
+            return state, None
+        replay = None if tuner.ratio is None else self._replay_of(tuner.ratio)
+        return self.round_on(state, chosen, learner, replay)
+
+    def observe(self, state: RoundState, result: TrainResult) -> RoundState:
+        """Keep what the replay, the boost and the tuner go by."""
+        state = super().observe(state, result)
+        if self.tuner is None or state.tuner is None:
+            return state
+        return state._replace(tuner=state.tuner.observed(result, self.tuner.cost))
+
+    @property
+    def _fixed(self) -> Fixed:
+        assert self.tuner is not None
+        names = self.tuner.scores(self.ranked_by)
+        ratio = getattr(self.replay, "ratio", None)
+        return Fixed(self.query_size, self.max_rounds, ratio, names)
+
+    def _replay_of(self, ratio: int | float) -> Replay:
+        return self.replay.model_copy(update={"ratio": ratio})
 
     def first(self, state: RoundState, learner: Learner) -> tuple[RoundState, Plan]:
         """Warm up."""

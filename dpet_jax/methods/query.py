@@ -15,6 +15,7 @@ from dpet_jax.methods.base import (
     generator,
 )
 from dpet_jax.methods.proxy import ProxyConfig
+from dpet_jax.methods.tuner import TunerState
 from dpet_jax.scores.registry import lookup, selectable_scores
 from dpet_jax.section import AtLeastOne, Count, Fraction, Section
 
@@ -34,6 +35,18 @@ def score_to_rank_by(name: str) -> str:
 
 
 ScoreName = Annotated[str, AfterValidator(score_to_rank_by)]
+
+
+class Known(NamedTuple):
+    """Scores of some of the pool that are known before a query.
+
+    Attributes:
+        indices: int32[s], positions in the training split.
+        values: float32[s], larger = more informative.
+    """
+
+    indices: np.ndarray
+    values: np.ndarray
 
 
 class DiversityConfig(Section):
@@ -112,6 +125,10 @@ class QueryMethod(Method):
         selected: np.ndarray,
         seed: int,
         round_index: int,
+        *,
+        query_size: int | None = None,
+        score: str | None = None,
+        known: Known | None = None,
     ) -> Selection:
         """Pick from the examples not selected yet.
 
@@ -121,14 +138,20 @@ class QueryMethod(Method):
             selected: int32[m], positions that are in already.
             seed: The run's seed.
             round_index: Decides the random draws.
+            query_size: Examples to pick; None is the key's.
+            score: To rank by; None is what `ranked_by` names.
+            known: What need not be computed of a single score.
 
         Returns:
             At most `query_size` examples, most informative first; empty when the pool
             is.
         """
         pool = np.setdiff1d(np.arange(num_examples, dtype=np.int32), selected)
-        size = min(self.query_size, pool.size)
-        if not self.ranked_by or size == 0:
+        size = min(query_size or self.query_size, pool.size)
+        ranked_by = self.ranked_by
+        if score is not None:
+            ranked_by = () if score == "random" else (score,)
+        if not ranked_by or size == 0:
             drawn = generator(seed, "query", round_index).permutation(pool)[:size]
             return Selection(drawn, np.full(size, np.nan, np.float32))
         count = min(pool.size, max(size, round(self.candidate_fraction * pool.size)))
@@ -138,9 +161,13 @@ class QueryMethod(Method):
         best = size
         if self.diversity.kind != "none":
             best = min(pool.size, max(size, round(self.diversity.shortlist * size)))
-        chosen = learner.select(
-            "top_k", pool, best, scores=self.ranked_by, weight=self.blend_weight
-        )
+        if known is None:
+            chosen = learner.select(
+                "top_k", pool, best, scores=ranked_by, weight=self.blend_weight
+            )
+        else:
+            values = _completed(learner, pool, ranked_by[0], known)
+            chosen = learner.select("top_k", pool, best, values=values)
         if best == size:
             return chosen
         draws = generator(seed, "diversity", round_index)
@@ -151,6 +178,20 @@ class QueryMethod(Method):
     def coreset(self, state: "RoundState") -> Coreset:
         """Return everything selected so far."""
         return state.coreset
+
+
+def _completed(
+    learner: Learner, pool: np.ndarray, score: str, known: Known
+) -> np.ndarray:
+    """Return the scores of a sorted pool, computing only those not known yet."""
+    inside = np.isin(known.indices, pool)
+    indices = known.indices[inside]
+    rest = np.setdiff1d(pool, indices)
+    values = np.empty(pool.size, np.float32)
+    values[np.searchsorted(pool, indices)] = known.values[inside]
+    if rest.size:
+        values[np.searchsorted(pool, rest)] = learner.score((score,), rest)[score]
+    return values
 
 
 class RoundState(NamedTuple):
@@ -168,6 +209,7 @@ class RoundState(NamedTuple):
         round_losses: float64[r], mean training loss of each round; empty where no boost
             goes by it.
         boosted: Whether the last plan was a boost.
+        tuner: What the tuner knows; None where there is none.
     """
 
     num_examples: int
@@ -179,6 +221,7 @@ class RoundState(NamedTuple):
     known: np.ndarray = np.zeros(0, np.float32)
     round_losses: np.ndarray = np.zeros(0, np.float64)
     boosted: bool = False
+    tuner: TunerState | None = None
 
     @classmethod
     def begin(cls, num_examples: int, seed: int) -> "RoundState":

@@ -100,13 +100,24 @@ class RoundsMethod(QueryMethod):
         return self.round_on(state, chosen, learner)
 
     def round_on(
-        self, state: RoundState, chosen: Selection, learner: Learner
+        self,
+        state: RoundState,
+        chosen: Selection,
+        learner: Learner,
+        replay: Replay | None = None,
     ) -> tuple[RoundState, Plan]:
-        """Return the next round's plan, and the state with its examples added."""
-        round_index = state.plans
+        """Return the next round's plan, and the state with its examples added.
+
+        Args:
+            state: Before the round.
+            chosen: What it adds.
+            learner: What a replay may ask.
+            replay: None is the key's.
+        """
+        round_index, replay = state.plans, replay or self.replay
         state = state.extended(round_index, chosen)
         plan = Plan(
-            self.replay.rows(state, self.passes_per_round, learner),
+            replay.rows(state, self.passes_per_round, learner),
             label=f"round {round_index}",
             passes=self.passes_per_round,
             reset=self.reset,

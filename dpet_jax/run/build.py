@@ -254,6 +254,13 @@ def build_meter(config: schema.Config, meters: Sequence[Probe] = ()) -> EnergyMe
             "budget.visits or budget.seconds instead, or accept a model with "
             "energy.allow_modelled and energy.cpu_model"
         )
+    if config.method.asks_joules and not found.probes:
+        reasons = "; ".join(f"{e.component}: {e.reason}" for e in found.unavailable)
+        raise UserError(
+            f"method.tuner.cost: joules needs a source of energy, and this machine has "
+            f"none ({reasons}); see dpet doctor, count epochs or seconds instead, or "
+            "accept a model with energy.allow_modelled and energy.cpu_model"
+        )
     # until there is a learner, nothing is on the device that could be waited for
     no_device = Accelerator(
         barrier=lambda: None, compile_s=lambda: compile_counts().seconds

@@ -15,7 +15,12 @@ By = Literal["wh", "epochs", "visits", "seconds"]
 #: Phases whose seconds and energy buy accuracy. Evaluation is reported apart, since it
 #: is the same for every method; checkpoints, idling and set-up are part of the whole
 #: run only.
-COST_PHASES = ("compile", "data", "precision", "pool", "select", "train", "prune")
+COST_PHASES = (
+    *("compile", "data", "precision", "pool", "select", "tuner", "train", "prune"),
+)
+#: Of those, what every run spends on choosing and training; `tuner` only where a method
+#: sets its keys as it goes.
+WORK_PHASES = ("select", "tuner", "train")
 #: Programs are compiled, and data are read, once for all runs of a process, or come
 #: from a cache: whoever comes first would pay for all.
 WARM_PHASES = tuple(p for p in COST_PHASES if p not in ("compile", "data"))

@@ -109,7 +109,7 @@ def proxies(
         (e for e in reversed(events) if e.get("what") == "train_steps"), {}
     ).get("xla_flops")
     analytic = begun["flops_per_step"]
-    computing = {"select", "train", "eval", "prune"} & phases.keys()
+    computing = {"select", "tuner", "train", "eval", "prune"} & phases.keys()
     return {
         "visits": last.get("visits", 0),
         "executed_visits": last.get("executed_visits", 0),

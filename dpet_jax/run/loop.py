@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from dpet_jax.errors import DivergedError, SelectionEndedError
-from dpet_jax.methods.base import Learner, Method, Plan, Span
+from dpet_jax.methods.base import Cost, Learner, Method, Plan, Span
 from dpet_jax.methods.proxy import ProxyLearner
 from dpet_jax.planner.pacing import Pacing
 from dpet_jax.planner.planner import PLANNED
+from dpet_jax.run.costs import WORK_PHASES
 from dpet_jax.run.counters import Counters
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.position import Position
@@ -79,6 +80,17 @@ class Loop:
         phases = self.parts.meter.wh()
         return None if phases is None else sum(phases.values()) - phases["eval"]
 
+    @property
+    def _paid(self) -> Cost:
+        """What choosing and training have cost so far."""
+        meter = self.parts.meter
+        seconds, wh = meter.seconds(), meter.wh()
+        return Cost(
+            self.counters.epochs,
+            sum(seconds.get(phase, 0.0) for phase in WORK_PHASES),
+            None if wh is None else 3600 * sum(wh.get(p, 0.0) for p in WORK_PHASES),
+        )
+
     def restore(self) -> None:
         """Restore the latest checkpoint, on a loop that has not run yet."""
         trainer = self.parts.trainer
@@ -129,9 +141,10 @@ class Loop:
             ProxyLearner(trainer, at.pending) if parts.method.proxied else trainer
         )
         watch = SelectionWatch(parts, at.counters, self._exhausted)
+        at.paid = at.paid or self._paid
         try:
             with parts.meter.window("select"), watch.watching():
-                at.state, plan = method.plan(at.state, learner)
+                plan = self._planned(method, learner)
         except SelectionEndedError as ended:
             # a network may be half-trained, so the last checkpoint has to do
             self._cut_short = ended.reason == "interrupted"
@@ -165,10 +178,19 @@ class Loop:
         )
         return None
 
+    def _planned(self, method: Method, learner: Learner) -> Plan | None:
+        """Ask the method for its next plan; if it is cut short its state stays."""
+        state = self.at.state
+        if method.tunes:
+            with self.parts.meter.window("tuner"):
+                state = method.tune(state, learner)
+        self.at.state, plan = method.plan(state, learner)
+        return plan
+
     def _span(self, plan: Plan) -> Span:
         horizon, visits = self.parts.horizon, self.at.counters.visits
         if horizon == "plan":
-            return Span(0, plan.visits)
+            return plan.stretch or Span(0, plan.visits)
         if horizon == "method":
             return Span(visits, self.parts.method.planned_visits(self.parts.pool))
         return Span(visits, round(horizon * self.parts.pool.num_examples))
@@ -210,9 +232,13 @@ class Loop:
                 return None
             result = parts.trainer.main.result(plan.index_set)
         if not self._looked:
-            # plans of a paced run are short; on a screen they are too many
-            self._show(f"train {self._accuracy:.3f}", last=self.at.pacing is None)
-        at.state = parts.method.observe(at.state, result)
+            # plans of a paced run are short, and so are pieces; they are too many
+            short = self.at.pacing is not None or _goes_on(plan)
+            self._show(f"train {self._accuracy:.3f}", last=not short)
+        paid = self._paid
+        cost = None if at.paid is None else paid.since(at.paid)
+        at.state = parts.method.observe(at.state, result._replace(cost=cost))
+        at.paid = paid
         if parts.method.proxied:
             at.pending.append(plan)
         at.plan, at.plan_index, at.cursor = None, at.plan_index + 1, 0
@@ -537,3 +563,9 @@ class Loop:
             "wh": meter.wh(),
         }
         return self.parts.recorder.write(event, **(common | counted | values))
+
+
+def _goes_on(plan: Plan) -> bool:
+    """Return whether another piece follows one of a warm-up or a round."""
+    place = plan.stretch
+    return place is not None and place.start + plan.visits < place.horizon

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dpet_jax.methods.base import Plan, Span
+from dpet_jax.methods.base import Cost, Plan, Span
 from dpet_jax.planner.pacing import Pacing
 from dpet_jax.run.counters import Counters
 from dpet_jax.run.prune import PruneState
@@ -28,6 +28,8 @@ class Position:
         prune: How far pruning has come; None where nobody prunes.
         pacing: How the schedule is to end with a budget; None where it does not, and
             before the first plan.
+        paid: What choosing and training had cost when the method last observed a plan;
+            None before the first.
     """
 
     state: Any
@@ -40,20 +42,11 @@ class Position:
     pending: list[Plan] = field(default_factory=list)
     prune: PruneState | None = None
     pacing: Pacing | None = None
+    paid: Cost | None = None
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and plain values from which `restore` rebuilds it."""
-        fields = self.state._asdict()
-        arrays = {
-            f"method.{name}": value
-            for name, value in fields.items()
-            if isinstance(value, np.ndarray)
-        }
-        plain = {
-            name: value
-            for name, value in fields.items()
-            if not isinstance(value, np.ndarray)
-        }
+        arrays, plain = _taken_apart(self.state, "method")
         if self.plan is not None:
             arrays |= _arrays("plan", self.plan)
         for number, plan in enumerate(self.pending):
@@ -69,16 +62,12 @@ class Position:
             "evaluated_visits": self.evaluated_visits,
             "prune": self.prune and asdict(self.prune),
             "pacing": self.pacing and self.pacing.to_json(),
+            "paid": self.paid and list(self.paid),
         }
 
     def restore(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
         """Become what `saved` returned; the present method state gives its type."""
-        state = {
-            name.removeprefix("method."): value
-            for name, value in arrays.items()
-            if name.startswith("method.")
-        }
-        self.state = type(self.state)(**(state | plain["method"]))
+        self.state = _put_together(self.state, "method", arrays, plain["method"])
         self.counters = Counters(**plain["counters"])
         self.plan_index = plain["plan_index"]
         self.cursor = plain["cursor"]
@@ -89,12 +78,46 @@ class Position:
         self.prune = prune and PruneState(**prune)
         pacing = plain.get("pacing")
         self.pacing = pacing and Pacing.from_json(pacing)
+        paid = plain.get("paid")
+        self.paid = paid and Cost(*paid)
         header = plain["plan"]
         self.plan = header and _plan("plan", arrays, header)
         self.pending = [
             _plan(f"pending.{number}", arrays, header)
             for number, header in enumerate(plain["pending"])
         ]
+
+
+def _taken_apart(state: Any, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of a method's state by dotted name, and all else as it is.
+
+    A field may itself be a NamedTuple of arrays and numbers.
+    """
+    arrays, plain = {}, {}
+    for key, value in state._asdict().items():
+        inner = f"{name}.{key}"
+        if isinstance(value, np.ndarray):
+            arrays[inner] = value
+        elif hasattr(value, "_asdict"):
+            of_it, plain[key] = _taken_apart(value, inner)
+            arrays |= of_it
+        else:
+            plain[key] = value
+    return arrays, plain
+
+
+def _put_together(
+    like: Any, name: str, arrays: dict[str, np.ndarray], plain: dict[str, Any]
+) -> Any:
+    """Return the state that was taken apart; `like` gives the types."""
+    found = dict(plain)
+    for key, value in like._asdict().items():
+        inner = f"{name}.{key}"
+        if inner in arrays:
+            found[key] = arrays[inner]
+        elif hasattr(value, "_asdict") and isinstance(found.get(key), dict):
+            found[key] = _put_together(value, inner, arrays, found[key])
+    return type(like)(**found)
 
 
 def _arrays(name: str, plan: Plan) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from dpet_jax.energy.report.report import headline
 from dpet_jax.files import read_json
 from dpet_jax.methods.base import Coreset
 from dpet_jax.methods.coreset import coreset_arrays
-from dpet_jax.run.costs import NEGLIGIBLE_S
+from dpet_jax.run.costs import NEGLIGIBLE_S, WORK_PHASES
 from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import (
     CORESET,
@@ -178,6 +178,13 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         "": f"{summary['wall_s']:.1f} in all, "
         f"{summary['wall_s_without_eval']:.1f} without evaluation",
     } | _printed_energy(summary)
+    if "tuner" in phases:
+        work = sum(phases[name] for name in WORK_PHASES)
+        share = phases["tuner"] / work if work else 0.0
+        rows["tuner"] = (
+            f"{100 * share:.1f} % of the seconds of choosing and training, "
+            "its looks at examples included"
+        )
     if "precision" in summary:
         rows["precision"] = said(summary["precision"])
     rows |= _printed_pool(summary.get("pool"))

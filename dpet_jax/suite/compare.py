@@ -14,6 +14,7 @@ from dpet_jax.data import Data
 from dpet_jax.errors import UserError
 from dpet_jax.run import build as parts
 from dpet_jax.run import experiment
+from dpet_jax.run.costs import WORK_PHASES
 from dpet_jax.run.folder import CONFIG
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.suite.dry_run import estimate
@@ -160,7 +161,7 @@ class Comparing:
                 )
         assert result.summary is not None
         phases = result.summary["phases"]
-        busy = sum(phases[name]["s"] for name in ("select", "train"))
+        busy = sum(phases[name]["s"] for name in WORK_PHASES if name in phases)
         return busy / max(result.summary["epochs"], 1e-9)
 
     def plan_lines(self, *, measure: bool = False) -> Iterator[str]:

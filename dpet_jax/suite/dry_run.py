@@ -9,6 +9,7 @@ from dpet_jax.data import Data
 from dpet_jax.methods.base import (
     FRESH,
     MAIN,
+    Cost,
     ModelHandle,
     Plan,
     Selection,
@@ -60,8 +61,12 @@ def estimate(config: Config, data: Data) -> Estimate:
     limits, batch = parts.build_limits(config), counting.batch_size
     step_flops = batch * counting.train_flops(MAIN)
     counters = Counters(data.num_train * counting.train_flops(MAIN))
-    state, plan = method.plan(method.start(pool, config.seed), learner)
-    while plan is not None:
+    state, paid = method.start(pool, config.seed), 0.0
+    while True:
+        state = method.tune(state, learner) if method.tunes else state
+        state, plan = method.plan(state, learner)
+        if plan is None:
+            break
         counters.flops = counting.flops
         batches, step, before = Batches(plan, batch, config.seed, 0), 0, counters.visits
         while step < batches.num_steps and limits.exhausted(counters, 0.0) is None:
@@ -74,9 +79,11 @@ def estimate(config: Config, data: Data) -> Estimate:
         counting.flops = counters.flops
         if limits.exhausted(counters, 0.0) is not None:
             break
-        state = method.observe(state, counting.result(plan))
+        # a second an epoch: nobody knows yet what this machine takes
+        spent = counters.epochs - paid
+        cost, paid = Cost(spent, spent, None), counters.epochs
+        state = method.observe(state, counting.result(plan)._replace(cost=cost))
         pending.append(plan)
-        state, plan = method.plan(state, learner)
     return Estimate(counting.flops / counters.full_pass_flops, counters.visits)
 
 

@@ -28,6 +28,7 @@ from dpet_jax.data import Data
 from dpet_jax.errors import UserError
 from dpet_jax.files import csv_cell, read_json, write_whole
 from dpet_jax.run import build, experiment
+from dpet_jax.run.costs import WORK_PHASES
 from dpet_jax.run.folder import CONFIG, SUMMARY
 from dpet_jax.run.interrupt import Interrupt
 
@@ -420,7 +421,8 @@ class Tuning:
         config = self._config(values, _name(ended.number))
         folder = experiment.run_folder(config, self.out / _TRIALS)
         summary = read_json(folder / SUMMARY)
-        busy = [summary["phases"][name] for name in ("select", "train")]
+        phases = summary["phases"]
+        busy = [phases[name] for name in WORK_PHASES if name in phases]
         wh = [phase["wh"] for phase in busy]
         return Trial(
             ended.number,

@@ -1068,6 +1068,88 @@ def test_a_budget_of_wh_ends_the_run_within_one_chunk_of_it(step_s, build):
     assert 3.0 - 0.2 - 0.2 * step_s <= train_wh(run) <= 3.0 + 0.2 * step_s
 
 
+class Observing(Scripted):
+    """A method that keeps what each plan cost, and tunes for a while before each."""
+
+    time: Any = None
+
+    @property
+    def tunes(self):
+        return True
+
+    def tune(self, state, learner):
+        learner.scored_examples += 3
+        learner.select_flops += 4 * FORWARD
+        self.time.now += 5
+        return state
+
+    def observe(self, state, result):
+        cost = result.cost
+        paid = [cost.epochs, cost.seconds, math.nan]
+        paid[2] = math.nan if cost.joules is None else cost.joules
+        return state._replace(observed=np.append(state.observed, paid))
+
+
+@pytest.mark.parametrize("watts", [None, 72.0])
+def test_a_method_observes_what_choosing_and_training_cost(watts, build):
+    probes = () if watts is None else (card(watts),)
+    run = build(PLANS, step_s=1.0, ask=20, probes=probes, limits=Limits(every=0.5))
+    method = Observing(plans=PLANS, ask=20, time=run.time)
+    run.loop.parts = replace(run.loop.parts, method=method)
+    run()
+    epochs, seconds, joules = run.loop.at.state.observed.reshape(-1, 3).T
+    flops = [steps * STEP_FLOPS + 24 * FORWARD for steps in STEPS_OF_PLANS]
+    np.testing.assert_allclose(epochs, np.array(flops) / FULL)
+    phases = run.loop.parts.meter.seconds()
+    assert phases["tuner"] == 5 * (len(PLANS) + 1)
+    # 105 s of a last question come after the last plan
+    assert seconds.sum() == pytest.approx(
+        phases["select"] + phases["train"] + phases["tuner"] - 5, abs=0.1
+    )
+    if watts is None:
+        assert np.isnan(joules).all()
+    else:
+        np.testing.assert_allclose(joules, watts * seconds, rtol=0.05)
+
+
+@pytest.mark.parametrize("steps", [5, 16])
+def test_what_a_plan_cost_goes_on_after_an_interruption(steps, build):
+    def made(**options):
+        run = build(PLANS, step_s=1.0, limits=Limits(every=0.5), **options)
+        method = Observing(plans=PLANS, time=run.time)
+        run.loop.parts = replace(run.loop.parts, method=method)
+        return run
+
+    whole = made()
+    whole()
+    first = made(interrupt_at=steps)
+    assert first() == "interrupted"
+    second = made(shelf=first.shelf)
+    second.loop.restore()
+    second.loop.parts.meter.resume(
+        Accounts.from_json(json.loads(first.shelf.saved[-1][2])["energy"])
+    )
+    second()
+    left, right = (run.loop.at.state.observed.reshape(-1, 3) for run in (whole, second))
+    np.testing.assert_allclose(left[:, 0], right[:, 0])
+    np.testing.assert_allclose(left[:, 1], right[:, 1], atol=1.0)
+
+
+def test_a_piece_has_its_place_on_the_schedule_of_its_stretch(build):
+    places = [Span(0, 112), Span(56, 112), None]
+    plans = [plan_of(N, 1, stretch=place) for place in places]
+    run = build(plans)
+    run()
+    assert [*dict.fromkeys(run.machine.spans)] == [*places[:2], Span(0, 56)]
+    run = build(plans, horizon=3.0)
+    run()
+    assert [*dict.fromkeys(run.machine.spans)] == [
+        Span(0, 168),
+        Span(56, 168),
+        Span(112, 168),
+    ]
+
+
 def test_a_jump_of_the_power_costs_at_most_the_two_chunks_in_flight(build):
     rising = card(lambda t: 720.0 if t < 8 else 7200.0)
     run = build([plan_of(N, 4000)], limits=Limits(every=1e9, wh=3.0), probes=[rising])

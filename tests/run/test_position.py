@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from dpet_jax.methods.active_learning import RoundState
-from dpet_jax.methods.base import Plan, Selection, Span
+from dpet_jax.methods.base import Cost, Plan, Selection, Span
 from dpet_jax.methods.standard import OnePlanState
+from dpet_jax.methods.tuner import TunerState
 from dpet_jax.run.counters import Counters
 from dpet_jax.run.position import Position
 
@@ -16,6 +17,15 @@ TARGETS = [{"target": 0.5, "reached": True, "accuracy": 0.51, "epochs": 0.1 + 0.
 EMPTY = RoundState.begin(12, 3)
 FULL = EMPTY._replace(plans=2).extended(
     1, Selection(np.array([4, 0], np.int32), np.array([0.1, np.nan], np.float32))
+)
+BEGUN = EMPTY._replace(tuner=TunerState())
+TUNED = FULL._replace(
+    tuner=TunerState(
+        rows=np.arange(6, dtype=np.int32).reshape(2, 3),
+        losses=np.array([0.1 + 0.2, np.nan]),
+        cycle=None,
+        facts={"score": "margin", "ends": False},
+    )
 )
 ROW = np.array([1, 5, 2], np.int32)
 PLANS = {
@@ -53,10 +63,11 @@ def assert_same(left, right):
     [
         (EMPTY, EMPTY),
         (FULL, EMPTY),
+        (TUNED, BEGUN),
         (OnePlanState(9, 1, True), OnePlanState(9, 1, False)),
         (OnePlanState(9, 1, False), OnePlanState(9, 1, False)),
     ],
-    ids=["empty", "selected", "planned", "unplanned"],
+    ids=["empty", "selected", "tuned", "planned", "unplanned"],
 )
 @pytest.mark.parametrize(
     "pending",
@@ -66,7 +77,7 @@ def assert_same(left, right):
 def test_position_comes_back_equal_from_arrays_and_json(state, begun, plan, pending):
     counters = Counters(1000, 7, 8, 9, 2**60, 5)
     saved = Position(state, counters, plan, 3, 17, TARGETS, evaluated_visits=6)
-    saved.pending = pending
+    saved.pending, saved.paid = pending, Cost(1.5, 0.1 + 0.2, None)
     arrays, plain = saved.saved()
     assert all(isinstance(array, np.ndarray) for array in arrays.values())
     restored = Position(
@@ -81,7 +92,7 @@ def test_plans_and_states_of_earlier_versions_have_what_they_lack_by_default():
     arrays, plain = Position(FULL, Counters(10), PLANS["row"]).saved()
     for name in ("method.known", "method.round_losses"):
         del arrays[name]
-    del plain["method"]["boosted"]
+    del plain["method"]["boosted"], plain["method"]["tuner"], plain["paid"]
     for name in ("learning_rate", "learning_rate_factor"):
         del plain["plan"][name]
     restored = Position(EMPTY, Counters(10))

@@ -127,6 +127,27 @@ def test_a_value_that_the_config_refuses_is_refused_before_anything_runs(tune, r
     assert runs.begun == []
 
 
+def test_rules_of_a_tuner_are_varied_like_any_other_key(tune, runs, tmp_path):
+    text = CONFIG.replace("{kind: standard, passes: 1}", "{kind: dpet, tuner: {}}")
+    axes = (
+        "method.tuner.warmup.share=0.05..0.3",
+        "method.tuner.query_size.doublings=0..2",
+        "method.tuner.score={gamma: 0.1},null",
+    )
+    (tmp_path / "some.yaml").write_text(text)
+    search = tune(*axes, out="rules")
+    assert [axis.key.split(".")[2] for axis in search.axes] == [
+        *("warmup", "query_size", "score"),
+    ]
+    changes = [f"--{axis.key}={axis.edges[1]}" for axis in search.axes]
+    tuner = load(tmp_path / "some.yaml", changes).method.tuner
+    assert tuner.warmup.share == 0.3
+    assert (tuner.query_size.doublings, tuner.score) == (2, None)
+    with pytest.raises(UserError, match=r"method\.tuner\.warmup\.share"):
+        tune("method.tuner.warmup.share=0.05..1.5", out="wrong")
+    assert runs.begun == []
+
+
 @pytest.mark.parametrize(
     ("vary", "options", "message"),
     [

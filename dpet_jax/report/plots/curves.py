@@ -24,6 +24,8 @@ _PHASES = {
 }
 #: A phase of runs that choose a network from a pool, which is a selection too.
 _POOL = "pool"
+#: And one of runs whose method sets its keys as it goes.
+_TUNER = "tuner"
 
 
 class Curve(NamedTuple):
@@ -131,8 +133,8 @@ def _phases(event: dict[str, object], by: By) -> dict[str, float] | None:
     if not isinstance(phases, dict):
         return None
     parts = {part: phases[phase] for part, phase in _PHASES.items()}
-    parts["selection"] += phases.get(_POOL, 0.0)
-    named = {*_PHASES.values(), _POOL}
+    parts["selection"] += phases.get(_POOL, 0.0) + phases.get(_TUNER, 0.0)
+    named = {*_PHASES.values(), _POOL, _TUNER}
     rest = [s for phase, s in phases.items() if phase not in named]
     return parts | {"rest": sum(rest)}
 
