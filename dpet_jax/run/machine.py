@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 import dpet_jax
+from dpet_jax.config.load import changed
 from dpet_jax.energy import Probe, discover
 
 #: What JAX and its compilers are told outside a config, and results may depend on.
@@ -56,13 +57,9 @@ def differences(before: dict[str, Any], now: dict[str, dict[str, Any]]) -> list[
         before: An environment; parts that it lacks are not compared.
         now: Another.
     """
-    return [
-        f"{part}.{key} was {before[part].get(key)}, is now {now[part].get(key)}"
-        for part in now
-        if isinstance(before.get(part), dict)
-        for key in sorted(before[part].keys() | now[part].keys())
-        if before[part].get(key) != now[part].get(key)
-    ]
+    parts = [part for part in now if isinstance(before.get(part), dict)]
+    old, new = ({part: one[part] for part in parts} for one in (before, now))
+    return [f"{key} was {was}, is now {now}" for key, was, now in changed(old, new)]
 
 
 def versions() -> dict[str, str]:
