@@ -6,16 +6,18 @@ import math
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from dpet_jax.errors import UserError, system_failure
+from dpet_jax.report.printed import fitted
 from dpet_jax.run.costs import By
 from dpet_jax.run.interrupt import EXIT_RESUMABLE
 from dpet_jax.section import check_path
@@ -35,10 +37,10 @@ Command: TypeAlias = Callable[[Any, list[str], Console], int]
 _DESCRIPTION = """\
 Train image classifiers on the fewest joules: choose the data, measure the cost.
 
-  dpet run configs/quickstart.yaml                       a first run, under 90 seconds
-  dpet run configs/quickstart.yaml --method.kind=rs2     any key can be overridden
-  dpet show configs/quickstart.yaml                      every key there is
-  dpet fit photos/ --minutes=10                          a classifier of your pictures
+  dpet run                                a first run, under 90 seconds
+  dpet run mine.yaml --method.kind=rs2    any key can be overridden
+  dpet show mine.yaml                     every key there is
+  dpet fit photos/ --minutes=10           a classifier of your pictures
 """
 
 
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # kinds of the user's own lie where the command is given, as for `python -m`
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    console = Console()
+    console = _Terminal()
     try:
         if rest and not getattr(options, "takes_overrides", False):
             raise UserError(f"command line: unknown argument {rest[0]!r}; see --help")
@@ -67,6 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _failed(error, getattr(options, "out", None) or Path.cwd())
+
+
+class _Terminal(Console):
+    """Where commands print: on a terminal lines are wrapped at words."""
+
+    def out(self, *objects: Any, sep: str = " ", end: str = "\n", **style: Any) -> None:
+        """Print without markup; see `Console.out`."""
+        text = sep.join(map(str, objects))
+        # a file or a pipe gets whole lines
+        text = fitted(text, self.width) if self.is_terminal else text
+        super().out(text, end=end, **style)
 
 
 def _failed(error: OSError, folder: Path, again: str = "") -> int:
@@ -84,6 +97,17 @@ def _path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+class _Version(argparse.Action):
+    """Print the version, which is looked up only when it is asked for."""
+
+    def __call__(self, parser: Any, *_: Any, **__: Any) -> None:
+        """Print and exit."""
+        import dpet_jax
+
+        print(f"dpet {dpet_jax.__version__}")  # noqa: T201
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; parsed options hold their function as `command`."""
     parser = argparse.ArgumentParser(
@@ -92,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print it and exit")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, text: str, **defaults: Any) -> Any:
@@ -113,7 +138,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Any key of the config can be given as --section.key=value, such as\n"
         "--train.batch_size=256 or --method.kind=rs2; `dpet show` prints them all.",
     )
-    run.add_argument("config", type=_path, help="a YAML file")
+    run.add_argument(
+        "config",
+        type=_path,
+        nargs="?",
+        help="a YAML file; without it DPET on the digits, the quickstart",
+    )
     run.add_argument("--out", type=_path, default=Path("runs"), metavar="DIR")
     run.add_argument(
         "--resume", action="store_true", help="go on from the latest checkpoint"
@@ -198,8 +228,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--by", choices=get_args(By), help="the unit of costs")
     report.add_argument(
+        "--paper",
+        action="store_true",
+        help="also write tables and plots for one column of a paper, to DIR/paper",
+    )
+    report.add_argument(
         "--out", type=_path, metavar="DIR", help="by default the first of the folders"
     )
+
+    runs = add("runs", "List the runs in some folders, sorted by folder.")
+    runs.add_argument(
+        "folders", type=_path, nargs="*", metavar="FOLDER", help="by default runs"
+    )
+    runs.add_argument(
+        "--json",
+        action="store_true",
+        help="print a JSON list instead, nothing rounded or cut",
+    )
+
+    diff = add("diff", "Show in what two runs differ: config, results, data, versions.")
+    diff.add_argument("one", type=_path, metavar="RUN", help="a run folder")
+    diff.add_argument("other", type=_path, metavar="RUN", help="another")
 
     energy = add(
         "energy",
@@ -251,12 +300,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     show = add(
         "show",
-        "Print the resolved config, or its JSON schema.",
+        "Print the resolved config, what a suite would run, or a JSON schema.",
         takes_overrides=True,
     )
-    show.add_argument("config", type=_path, nargs="?", help="a YAML file")
     show.add_argument(
-        "--schema", action="store_true", help="print the JSON schema instead"
+        "config", type=_path, nargs="?", help="a YAML file: a config or a suite"
+    )
+    show.add_argument(
+        "--schema",
+        nargs="?",
+        const="config",
+        choices=("config", "suite"),
+        help="print the JSON schema of configs, or of suites, instead",
     )
 
     add("list", "List methods, scores, models, sources and other choices.")
@@ -599,14 +654,17 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 def _run(options: Any, overrides: list[str], console: Console) -> int:
     from dpet_jax.config.load import load
+    from dpet_jax.config.packaged import packaged
 
-    config = load(options.config, overrides)
+    path = packaged("quickstart") if options.config is None else options.config
+    config = load(path, overrides)
     use_compilation_cache()
     from dpet_jax.run import experiment
     from dpet_jax.run.folder import CONFIG
     from dpet_jax.run.summary import summary_lines
 
-    command = ["dpet", "run", str(options.config), *overrides, f"--out={options.out}"]
+    given = [] if options.config is None else [str(options.config)]
+    command = ["dpet", "run", *given, *overrides, f"--out={options.out}"]
     again = shlex.join([*command, "--resume"])
     try:
         result = experiment.run(
@@ -744,7 +802,7 @@ def _write_report(
     page, *_ = write_report(comparison, unit, out)
     for problem in comparison.problems:
         print(problem, file=sys.stderr)  # noqa: T201
-    console.out(answer(comparison, unit), highlight=False)
+    console.out(answer(comparison, unit, console.width), highlight=False)
     console.out(f"report      {page}", highlight=False)
 
 
@@ -798,17 +856,85 @@ def _predict(options: Any, rest: list[str], console: Console) -> int:
 
 
 def _show(options: Any, overrides: list[str], console: Console) -> int:
-    if options.schema:
+    if options.schema is not None:
         from dpet_jax.config.experiment import Config
+        from dpet_jax.suite.schema import SuiteConfig
 
-        text = json.dumps(Config.model_json_schema(), indent=2)
+        section = SuiteConfig if options.schema == "suite" else Config
+        lines = [json.dumps(section.model_json_schema(), indent=2)]
     elif options.config is None:
-        raise UserError("command line: give a config file, or --schema")
+        raise UserError("command line: give a config file or a suite, or --schema")
     else:
-        from dpet_jax.config.load import load
+        from dpet_jax.config.load import load, read_tree
 
-        text = load(options.config, overrides).to_yaml().rstrip()
-    console.out(text, highlight=False)
+        if "variants" in read_tree(options.config):
+            lines = _suite_lines(options.config, overrides, console)
+        else:
+            lines = [load(options.config, overrides).to_yaml().rstrip()]
+    for line in lines:
+        console.out(line, highlight=False)
+    return 0
+
+
+def _suite_lines(path: Path, overrides: list[str], console: Console) -> list[str]:
+    from dpet_jax.suite.variants import load_suite
+
+    suite = load_suite(path, overrides)
+    from dpet_jax.suite.compare import Comparing
+    from dpet_jax.suite.overview import overview_lines
+
+    # what a folder holds already is the dry run's matter
+    with tempfile.TemporaryDirectory() as nowhere:
+        return [*overview_lines(Comparing(suite, Path(nowhere), console))]
+
+
+def _runs(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    from dpet_jax.report.listing import list_runs, runs_sheet
+
+    folders = options.folders or [Path("runs")]
+    found = list_runs(folders)
+    if options.json:
+        text = json.dumps([run.plain() for run in found.runs], indent=1)
+        console.out(text, highlight=False)
+    else:
+        sheet = runs_sheet(found, folders[0] if len(folders) == 1 else None)
+        table = _table(*sheet.header, numbers=("seed", "test", "epochs", "Wh"))
+        for row in sheet.rows:
+            table.add_row(*(escape(entry.main) for entry in row))
+        console.print(table, highlight=False)
+    for problem in found.problems:
+        print(problem, file=sys.stderr)  # noqa: T201
+    return 0
+
+
+def _table(*names: str, numbers: tuple[str, ...] = ()) -> Table:
+    """Return an empty table whose words are wrapped, and whose numbers are not."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for name in names:
+        number = name in numbers
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(name, justify=justify, no_wrap=number, overflow="fold")
+    return table
+
+
+def _diff(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    from dpet_jax.report.listing import difference
+
+    *both, groups = difference(options.one, options.other)
+    for mark, run in zip("AB", both, strict=True):
+        told = f"{mark}  {run.folder}: {run.method}, seed {run.seed}, {run.state}"
+        console.out(told, highlight=False)
+    for group in groups:
+        console.out("", highlight=False)
+        if not group.rows:
+            console.out(group.same, highlight=False)
+            continue
+        table = _table(group.title, "A", "B")
+        for row in group.rows:
+            table.add_row(*map(escape, row))
+        console.print(table, highlight=False)
     return 0
 
 
@@ -860,6 +986,8 @@ COMMANDS: dict[str, Command] = {
     "compare": _compare,
     "tune": _tune,
     "report": _report,
+    "runs": _runs,
+    "diff": _diff,
     "energy": _energy,
     "predict": _predict,
     "export": _export,

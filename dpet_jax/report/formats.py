@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,10 @@ COLUMNS = (
     *("accuracy", "test_accuracy", "final_test_accuracy", "stopped_by"),
     *("energy_quality", "folder"),
 )
+
+#: Before and between the columns of a table on a terminal, and the least width of its
+#: names.
+_MARGIN, _GAP, _NAME = "  ", "  ", 16
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -47,15 +52,40 @@ def to_markdown(sheet: Sheet) -> str:
     return "\n".join(lines)
 
 
-def to_text(sheet: Sheet) -> str:
-    """Return a table for a terminal: its numbers alone, in columns."""
+def to_text(sheet: Sheet, width: int = 80) -> str:
+    """Return a table for a terminal: its numbers alone, in columns.
+
+    Nothing is wider than the terminal: names are wrapped at words, and columns that do
+    not fit beside each other follow below, with the names again.
+
+    Args:
+        sheet: The table.
+        width: Of the terminal, in characters.
+    """
     lines = [sheet.header, *(tuple(entry.main for entry in row) for row in sheet.rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [sheet.title]
-    for first, *others in lines:
-        cells = [o.rjust(w) for o, w in zip(others, widths[1:], strict=True)]
-        text.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n  ".join(text)
+    names, *columns = (list(column) for column in zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    room = width - len(_MARGIN)
+    # the names give way before the numbers do
+    widest = max([_NAME, room - sum(w + len(_GAP) for w in widths)])
+    wrapped = [textwrap.wrap(name, min(widest, room)) or [""] for name in names]
+    first = max(len(part) for parts in wrapped for part in parts)
+    text = textwrap.wrap(sheet.title, width)
+    place = 0
+    while place < len(columns) or not place:
+        end, used = place, first
+        while end < len(columns) and (
+            end == place or used + len(_GAP) + widths[end] <= room
+        ):
+            used += len(_GAP) + widths[end]
+            end += 1
+        for number, parts in enumerate(wrapped):
+            cells = [columns[k][number].rjust(widths[k]) for k in range(place, end)]
+            *above, last = (part.ljust(first) for part in parts)
+            text += [f"{_MARGIN}{part}".rstrip() for part in above]
+            text.append(f"{_MARGIN}{_GAP.join([last, *cells])}".rstrip())
+        place = max(end, 1)
+    return "\n".join(text)
 
 
 def to_latex(sheet: Sheet) -> str:

@@ -101,17 +101,18 @@ def write_report(
         ) from error
 
 
-def answer(comparison: Comparison, by: By) -> str:
+def answer(comparison: Comparison, by: By, width: int = 80) -> str:
     """Return the first table of the results as text for a terminal.
 
     Args:
         comparison: Which runs belong to which method.
         by: What costs are compared in.
+        width: Of the terminal, in characters.
     """
     ends = end_sheets(end_table(comparison, by), comparison)
     front = front_sheet(grids(comparison))
     costs = cost_sheet(cost_table(comparison.crossing, by))
-    return to_text(_present([*ends, front, costs])[0])
+    return to_text(_present([*ends, front, costs])[0], width)
 
 
 def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:

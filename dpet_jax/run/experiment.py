@@ -274,7 +274,7 @@ def check_same_config(config: Config, path: Path) -> None:
     old, new = saved.model_dump(mode="json"), config.model_dump(mode="json")
     different = [
         f"{key} was {before!r}, is now {now!r}"
-        for key, before, now in changed(old, new)
+        for key, before, now in sorted(changed(old, new), key=lambda one: one[0])
     ]
     if different:
         raise UserError(
