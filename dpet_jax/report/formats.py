@@ -3,7 +3,7 @@
 import csv
 import io
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dpet_jax.files import csv_cell
@@ -62,30 +62,54 @@ def to_text(sheet: Sheet, width: int = 80) -> str:
         sheet: The table.
         width: Of the terminal, in characters.
     """
-    lines = [sheet.header, *(tuple(entry.main for entry in row) for row in sheet.rows)]
-    names, *columns = (list(column) for column in zip(*lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    names, *columns = zip(
+        *[tuple(entry.main for entry in row) for row in sheet.rows], strict=True
+    )
+    name, *headers = sheet.header
     room = width - len(_MARGIN)
+    pairs = [*zip(headers, columns, strict=True)]
+    widths = [max(map(len, (header, *cells))) for header, cells in pairs]
+    if max(map(len, names)) + sum(len(_GAP) + w for w in widths) > room:
+        widths = [max(map(len, (*h.split(), *cells))) for h, cells in pairs]
     # the names give way before the numbers do
-    widest = max([_NAME, room - sum(w + len(_GAP) for w in widths)])
-    wrapped = [textwrap.wrap(name, min(widest, room)) or [""] for name in names]
+    left = max(_NAME, room - sum(len(_GAP) + w for w in widths))
+    above = [textwrap.wrap(h, w) for h, w in zip(headers, widths, strict=True)]
+    wrapped = [textwrap.wrap(n, min(left, room)) or [""] for n in (name, *names)]
     first = max(len(part) for parts in wrapped for part in parts)
+
     text = textwrap.wrap(sheet.title, width)
-    place = 0
-    while place < len(columns) or not place:
-        end, used = place, first
-        while end < len(columns) and (
-            end == place or used + len(_GAP) + widths[end] <= room
-        ):
-            used += len(_GAP) + widths[end]
-            end += 1
-        for number, parts in enumerate(wrapped):
-            cells = [columns[k][number].rjust(widths[k]) for k in range(place, end)]
-            *above, last = (part.ljust(first) for part in parts)
-            text += [f"{_MARGIN}{part}".rstrip() for part in above]
-            text.append(f"{_MARGIN}{_GAP.join([last, *cells])}".rstrip())
-        place = max(end, 1)
+    for block in _blocks(widths, room - first):
+        depth = max([len(above[k]) for k in block] or [1])
+        for line in range(depth):
+            place = line - depth
+            cells = [
+                (above[k][place] if -place <= len(above[k]) else "").rjust(widths[k])
+                for k in block
+            ]
+            head = name if line == depth - 1 else ""
+            text.append(_row(head.ljust(first), cells))
+        for number, parts in enumerate(wrapped[1:]):
+            cells = [columns[k][number].rjust(widths[k]) for k in block]
+            text += [_row(part, []) for part in parts[:-1]]
+            text.append(_row(parts[-1].ljust(first), cells))
     return "\n".join(text)
+
+
+def _blocks(widths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Yield the columns that fit beside each other, at least one at a time."""
+    block: list[int] = []
+    used = 0
+    for k, width in enumerate(widths):
+        if block and used + len(_GAP) + width > room:
+            yield block
+            block, used = [], 0
+        block.append(k)
+        used += len(_GAP) + width
+    yield block
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"{_MARGIN}{_GAP.join([name, *cells])}".rstrip()
 
 
 def to_latex(sheet: Sheet) -> str:
