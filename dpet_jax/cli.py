@@ -787,23 +787,31 @@ def _tune(options: Any, overrides: list[str], console: Console) -> int:
 
 def _report(options: Any, rest: list[str], console: Console) -> int:
     del rest
-    _write_report(options.runs, options.by, options.out or options.runs[0], console)
+    out = options.out or options.runs[0]
+    _write_report(options.runs, options.by, out, console, paper=options.paper)
     return 0
 
 
 def _write_report(
-    folders: list[Path], by: By | None, out: Path, console: Console
+    folders: list[Path],
+    by: By | None,
+    out: Path,
+    console: Console,
+    *,
+    paper: bool = False,
 ) -> None:
     from dpet_jax.report.comparison import read_comparison
-    from dpet_jax.report.page import answer, write_report
+    from dpet_jax.report.page import PAPER, answer, write_report
 
     comparison = read_comparison(folders, by)
     unit = by or comparison.natural_cost()
-    page, *_ = write_report(comparison, unit, out)
+    page, *_ = write_report(comparison, unit, out, paper=paper)
     for problem in comparison.problems:
         print(problem, file=sys.stderr)  # noqa: T201
     console.out(answer(comparison, unit, console.width), highlight=False)
     console.out(f"report      {page}", highlight=False)
+    if paper:
+        console.out(f"paper       {out / PAPER}", highlight=False)
 
 
 def _energy(options: Any, rest: list[str], console: Console) -> int:

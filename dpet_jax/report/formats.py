@@ -73,7 +73,10 @@ def to_text(sheet: Sheet, width: int = 80) -> str:
         widths = [max(map(len, (*h.split(), *cells))) for h, cells in pairs]
     # the names give way before the numbers do
     left = max(_NAME, room - sum(len(_GAP) + w for w in widths))
-    above = [textwrap.wrap(h, w) for h, w in zip(headers, widths, strict=True)]
+    above = [
+        textwrap.wrap(h, w, break_on_hyphens=False)
+        for h, w in zip(headers, widths, strict=True)
+    ]
     wrapped = [textwrap.wrap(n, min(left, room)) or [""] for n in (name, *names)]
     first = max(len(part) for parts in wrapped for part in parts)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from dpet_jax.errors import UserError
 from dpet_jax.files import write_whole
+from dpet_jax.report.column import column_tables
 from dpet_jax.report.end_sheets import end_sheets, end_tuning_sheet
 from dpet_jax.report.equal_accuracy import EndTable, end_table
 from dpet_jax.report.facts import deviations, setting
@@ -35,7 +36,11 @@ from dpet_jax.report.sheets import (
     tuning_sheet,
 )
 from dpet_jax.report.table import CostTable, cost_table
+from dpet_jax.report.tidy import tidy_tables
 from dpet_jax.run.costs import By
+
+#: Folder of what is for a paper.
+PAPER = "paper"
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
@@ -54,7 +59,12 @@ class _Content(NamedTuple):
 
 
 def write_report(
-    comparison: Comparison, by: By, out: Path, lead: Sequence[str] = ()
+    comparison: Comparison,
+    by: By,
+    out: Path,
+    lead: Sequence[str] = (),
+    *,
+    paper: bool = False,
 ) -> list[Path]:
     """Write a report: page, Markdown, CSV, LaTeX and plots, each whole or not at all.
 
@@ -63,6 +73,8 @@ def write_report(
         by: What costs are compared in.
         out: The folder, made if missing; files of an earlier report are replaced.
         lead: What the page begins with, a line each.
+        paper: Whether to write tables and plots for one column of a paper too, into a
+            folder of their own: LaTeX, and each plot as PDF, SVG and PNG.
 
     Returns:
         The files: the page first.
@@ -91,7 +103,18 @@ def write_report(
         "table.tex": to_latex(content.results[0]),
         **{f"plots/{name}.svg": svg for name, svg in svgs.items()},
         **{f"plots/{p.name}.png": style.to_png(p.figure) for p in shown},
+        **tidy_tables(comparison, out),
     }
+    if paper:
+        files |= {
+            f"{PAPER}/{name}": text
+            for name, text in column_tables(comparison, crossing, ends).items()
+        }
+        for picture in shown:
+            name = f"{PAPER}/{picture.name}"
+            files[f"{name}.pdf"] = style.to_pdf(picture.figure)
+            files[f"{name}.svg"] = svgs[picture.name]
+            files[f"{name}.png"] = files[f"plots/{picture.name}.png"]
     try:
         return [_write(out / name, held) for name, held in files.items()]
     except OSError as error:
@@ -111,8 +134,9 @@ def answer(comparison: Comparison, by: By, width: int = 80) -> str:
     """
     ends = end_sheets(end_table(comparison, by), comparison)
     front = front_sheet(grids(comparison))
-    costs = cost_sheet(cost_table(comparison.crossing, by))
-    return to_text(_present([*ends, front, costs])[0], width)
+    table = cost_table(comparison.crossing, by)
+    sheets = [*ends, front, cost_sheet(table), results_sheet(table)]
+    return to_text(_present(sheets)[0], width)
 
 
 def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
@@ -158,8 +182,18 @@ def _content(
         sources=sources_sheet(comparison, out),
         setting=setting(comparison, by),
         deviations=deviations(comparison),
-        missing=missing,
+        missing=[*_untold(comparison), *missing],
     )
+
+
+def _untold(comparison: Comparison) -> list[str]:
+    """Return which tables there are not, and what would give them."""
+    if comparison.targets:
+        return []
+    return [
+        "costs to reach an accuracy (no run had one to reach; list some in targets, "
+        "such as targets: [0.8, 0.9])"
+    ]
 
 
 def _present(sheets: Iterable[Sheet | None]) -> list[Sheet]:
