@@ -41,6 +41,7 @@ Train image classifiers on the fewest joules: choose the data, measure the cost.
   dpet run mine.yaml --method.kind=rs2    any key can be overridden
   dpet show mine.yaml                     every key there is
   dpet fit photos/ --minutes=10           a classifier of your pictures
+  dpet init --data=photos/ --suite        a comparison on them that ends in time
 """
 
 
@@ -152,6 +153,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace the run in the folder"
     )
 
+    _add_init(
+        add(
+            "init",
+            "Write a config or a suite for your data that ends in a stated time here.",
+            epilog="It looks at the data and measures this machine, which takes a "
+            "minute or two. Or it\ncopies what comes with the package: dpet init "
+            "--from digits, or quickstart, cifar10_pays, ...",
+        )
+    )
     _add_fit(
         add(
             "fit",
@@ -348,6 +358,39 @@ def _add_tune(parser: Any) -> None:
     parser.add_argument("--out", type=_path, metavar="DIR", help="by default tune/NAME")
 
 
+def _add_init(parser: Any) -> None:
+    """Add what `dpet init` takes."""
+    parser.add_argument(
+        "--data",
+        type=_path,
+        metavar="PATH",
+        help="pictures, as dpet fit takes them; by default scikit-learn's digits",
+    )
+    parser.add_argument(
+        "--suite",
+        action="store_true",
+        help="compare DPET with standard training and a random control",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="X",
+        help="that it may take here; 10, or 30 for a suite",
+    )
+    parser.add_argument(
+        "--out", type=_path, metavar="FILE", help="by default <name of the data>.yaml"
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="side to bring pictures to"
+    )
+    parser.add_argument(
+        "--from", dest="source", metavar="NAME", help="copy a packaged config or suite"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that are there"
+    )
+
+
 def _add_fit(parser: Any) -> None:
     """Add what `dpet fit` takes."""
     parser.add_argument("data", type=_path, nargs="?", metavar="DATA")
@@ -470,13 +513,79 @@ def _fit_budget(options: Any) -> Any:
     return Budget(**given)
 
 
+def _check_side(side: int | None) -> None:
+    """Refuse a side that no picture can be brought to."""
+    if side is not None and not 8 <= side <= 2**10:
+        raise UserError(f"command line: --image-size: {side} is not from 8 to 1024")
+
+
+def _init(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    if options.source is not None:
+        asked = (options.data, options.minutes, options.image_size, options.suite)
+        if any(asked):
+            raise UserError(
+                "command line: --from copies a file as it is; leave --data, --minutes, "
+                "--image-size and --suite away"
+            )
+        from dpet_jax.config.packaged import copied
+
+        files = copied(options.source, options.out)
+        command = "compare" if len(files) > 1 else "run"
+        return _written(files, f"dpet {command} {next(iter(files))}", options, console)
+    _check_side(options.image_size)
+    if options.out is not None:
+        # before minutes are spent
+        _check_free([options.out], options)
+    use_compilation_cache()
+    from dpet_jax.suite.starting import start
+
+    try:
+        found = start(
+            options.data,
+            options.minutes or (30.0 if options.suite else 10.0),
+            options.out,
+            suite=options.suite,
+            image_size=options.image_size,
+            say=lambda line: console.out(line, highlight=False),
+        )
+    except KeyboardInterrupt:
+        console.out("interrupted; nothing is written", highlight=False)
+        return EXIT_RESUMABLE
+    return _written(found.files, found.command, options, console)
+
+
+def _written(
+    files: dict[Path, str], command: str, options: Any, console: Console
+) -> int:
+    """Write the files of `dpet init`, and say how to run them."""
+    from dpet_jax.files import write_whole
+
+    _check_free([*files], options)
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+        console.out(f"written     {path}", highlight=False)
+    console.out(f"run it      {command}", highlight=False)
+    return 0
+
+
+def _check_free(paths: Sequence[Path], options: Any) -> None:
+    """Refuse to replace files that are there already, unless that is asked for."""
+    there = [path for path in paths if path.exists()]
+    if there and not options.overwrite:
+        raise UserError(
+            f"{there[0]}: is there already; replace it with --overwrite, or choose "
+            "another with --out=FILE"
+        )
+
+
 def _fit(options: Any, rest: list[str], console: Console) -> int:
     began = time.monotonic()
     del rest
     budget, data = _fit_budget(options), options.data
     size = options.image_size
-    if size is not None and not 8 <= size <= 2**10:
-        raise UserError(f"command line: --image-size: {size} is not from 8 to 1024")
+    _check_side(size)
     if options.seed < 0:
         raise UserError(f"command line: --seed: {options.seed} is below 0")
     name = "digits" if data is None else data.resolve().stem
@@ -989,6 +1098,7 @@ def use_compilation_cache() -> Path | None:
 
 COMMANDS: dict[str, Command] = {
     "run": _run,
+    "init": _init,
     "fit": _fit,
     "plan": _plan,
     "compare": _compare,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+from dpet_jax.config.load import read_tree
 from dpet_jax.errors import UserError
 
 #: The folder of the package that holds them; its suites lie in a folder of their own.
@@ -32,3 +33,29 @@ def names() -> Iterator[tuple[str, Path]]:
     for place in (folder, folder / SUITES):
         for path in sorted(place.glob("*.yaml")):
             yield path.stem, path
+
+
+def copied(name: str, out: Path | None = None) -> dict[Path, str]:
+    """Return a packaged config or suite as files of the user's own, by their paths.
+
+    A suite comes with its base, which is put beside it; the commands in comments name
+    the copies.
+
+    Args:
+        name: Of the config or the suite.
+        out: Where it goes; by default its name, in the working folder.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    source = packaged(name)
+    out = Path(source.name) if out is None else out
+    text = source.read_text(encoding="utf-8")
+    place = f"{SUITES}/" if source.parent.name == SUITES else ""
+    text = text.replace(f"{FOLDER}/{place}{source.name}", str(out))
+    base = read_tree(source).get("base")
+    if base is None:
+        return {out: text}
+    beside = out.with_name(Path(base).name)
+    text = text.replace(f"base: {base}", f"base: {beside.name}")
+    return {out: text} | copied(Path(base).stem, beside)
