@@ -9,7 +9,7 @@ import hashlib
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ _PLANNED = 0.9
 #: Of the time, or so many seconds, whichever is less, for the run that gives targets.
 _BASELINE_SHARE, _BASELINE_S = 0.1, 60.0
 #: Errors to reach, over that of the baseline: of a config's run, which is longer, and
-#: of a suite, whose shorter runs are as long as the baseline.
+#: of a suite whose longer runs are no better than its shorter ones.
 _HARDER, _HARDER_IN_SUITE = (1.0, 0.75, 0.5), (1.0, 0.9, 0.8)
 #: Evaluations on the way of a config's run.
 _LOOKS = 10
@@ -64,7 +64,17 @@ class Length(NamedTuple):
     first_s: float
     each_s: float
 
-    def seconds(self, lengths: Sequence[float], looks: int) -> float:
+    def at_least(self, pass_s: float, rest_s: float) -> "Length":
+        """Return what one run takes, not less than a run has taken.
+
+        Args:
+            pass_s: Seconds of a pass of that run.
+            rest_s: Seconds that it took besides, compiling included.
+        """
+        each_s = max(self.each_s, rest_s - self.first_s)
+        return self._replace(pass_s=max(self.pass_s, pass_s), each_s=each_s)
+
+    def seconds(self, lengths: Sequence[int | float], looks: int) -> float:
         """Return the seconds of some runs in one process.
 
         Args:
@@ -99,6 +109,31 @@ def targets_above(error: float, harder: Sequence[float], examples: int) -> list[
     most = math.floor(1000 * (1 - 1 / examples)) / 1000
     found = {min(most, round(1 - share * error, digits)) for share in harder}
     return sorted(target for target in found if target > 0)
+
+
+def targets_between(easy: float, hard: float, examples: int) -> list[float]:
+    """Return accuracies between two errors, evenly on a logarithmic scale.
+
+    Args:
+        easy: Error of the shorter runs of a baseline.
+        hard: Of the longer ones. If it is no lower, the task is noisy, or learnt
+            already, and targets lie a little above the first.
+        examples: Of the split, which no accuracy is told apart more finely by.
+    """
+    if not 0 < hard < easy:
+        return targets_above(easy, _HARDER_IN_SUITE, examples)
+    shares = [(hard / easy) ** part for part in (0.25, 0.5, 0.75)]
+    return targets_above(easy, shares, examples)
+
+
+def _busy_s(summary: Mapping[str, Any]) -> float:
+    """Return the seconds of a run that grow with its length."""
+    return float(sum(summary["phases"][name]["s"] for name in ("train", "select")))
+
+
+def _rest_s(summary: Mapping[str, Any]) -> float:
+    """Return the seconds of a run that do not."""
+    return float(summary["wall_s"]) - _busy_s(summary)
 
 
 class Copies(NamedTuple):
@@ -262,7 +297,10 @@ class _Starting:
         base = planned.config.model_copy(
             update={"name": out.stem, "budget": self.config.budget}
         )
-        error, length = self._baseline(base, seconds, length)
+        share_s = min(_BASELINE_SHARE * seconds, _BASELINE_S)
+        short = max(1, min(_MOST_PASSES // 4, int(share_s / length.pass_s)))
+        seen = self._baseline(base, short)
+        length = length.at_least(_busy_s(seen) / short, _rest_s(seen))
         passes = min(
             _MOST_PASSES, length.passes(_PLANNED * seconds, (1.0,), _LOOKS + 1)
         )
@@ -273,7 +311,9 @@ class _Starting:
                 f"over {self.data.num_train:,} pictures; give more, or a smaller "
                 "--image-size"
             )
-        targets = targets_above(error, _HARDER, self.data.num_validation)
+        targets = targets_above(
+            1 - seen["validation_accuracy"], _HARDER, self.data.num_validation
+        )
         expected = length.seconds([epochs], _LOOKS + 1)
         self._say_plan(scale, f"{epochs:g} passes", expected, targets)
         tree = _tree(base, epochs / _LOOKS, targets)
@@ -296,10 +336,20 @@ class _Starting:
                 break
         base = self._scaled(chosen).model_copy(update={"name": f"{out.stem}_base"})
         longest = self._even(passes)
-        length = self._length(self.measured[chosen])
-        error, length = self._baseline(base, seconds, length, longest // 2)
+        first, second = (self._baseline(base, n) for n in (longest // 2, longest))
+        # the second one found the programs of the first, as most runs of a suite do
+        length = Length(
+            pass_s=_busy_s(second) / longest,
+            look_s=0.0,
+            first_s=max(0.0, _rest_s(first) - _rest_s(second)),
+            each_s=_rest_s(second),
+        )
         longest = self._even(min(longest, length.passes(_PLANNED * seconds, shares, 1)))
-        targets = targets_above(error, _HARDER_IN_SUITE, self.data.num_validation)
+        targets = targets_between(
+            1 - first["validation_accuracy"],
+            1 - second["validation_accuracy"],
+            self.data.num_validation,
+        )
         expected = length.seconds([longest * share for share in shares], 1)
         if longest < _LEAST_PASSES:
             self.say(
@@ -310,7 +360,7 @@ class _Starting:
         self._say_plan(chosen, told, expected, targets)
         base_file = out.with_name(f"{out.stem}_base.yaml")
         tree = _tree(base, 2.0 * longest, targets)
-        base_text = self._text(base_file, tree, None, "the config of a suite", "run")
+        base_text = self._text(base_file, tree, None, f"the base of {out}", "")
         validate(yaml12.read(base_text), str(base_file))
         text = self._text(
             out,
@@ -325,7 +375,7 @@ class _Starting:
             f"dpet compare {out}",
         )
 
-    def _even(self, passes: float) -> int:
+    def _even(self, passes: int | float) -> int:
         if passes < 2:
             raise UserError(
                 f"command line: --minutes: {self.minutes:g} are too few for a suite of "
@@ -334,13 +384,8 @@ class _Starting:
             )
         return 2 * int(min(passes, _MOST_PASSES) // 2)
 
-    def _baseline(
-        self, config: Config, seconds: float, length: Length, passes: int | None = None
-    ) -> tuple[float, Length]:
-        """Train shortly, and return the error and what a run took besides."""
-        if passes is None:
-            share_s = min(_BASELINE_SHARE * seconds, _BASELINE_S)
-            passes = max(1, min(_MOST_PASSES // 4, int(share_s / length.pass_s)))
+    def _baseline(self, config: Config, passes: int) -> dict[str, Any]:
+        """Train shortly as papers do, and return the summary."""
         plain = config.model_dump(mode="json") | {
             "method": {"kind": "standard", "passes": passes},
             "evaluate": {**config.evaluate.model_dump(), "every": 10.0 * passes},
@@ -362,17 +407,9 @@ class _Starting:
             )
         self.say(
             f"  baseline  {passes} passes of standard training end at {accuracy:.3f} "
-            f"of validation"
+            "of validation"
         )
-        took = {name: phase["s"] for name, phase in summary["phases"].items()}
-        busy = sum(took[name] for name in ("train", "select"))
-        rest = summary["wall_s"] - busy - took["compile"] - took["data"]
-        return 1 - accuracy, Length(
-            pass_s=max(length.pass_s, busy / passes),
-            look_s=length.look_s,
-            first_s=max(length.first_s, took["compile"]),
-            each_s=max(length.each_s, rest),
-        )
+        return summary
 
     def _say_plan(
         self, scale: float, what: str, expected: float, targets: Sequence[float]
@@ -394,12 +431,12 @@ class _Starting:
         """Return the text of a file: what was found as its comment, then its keys."""
         day = datetime.now(UTC).date().isoformat()
         head = [
-            f"question: {question} on {self.data.name}?"
-            if expected is not None
-            else f"{question}; see the file beside it",
+            f"question: {question} on {self.data.name}?",
             f"command:  dpet {command} {out}",
         ]
-        if expected is not None:
+        if expected is None:
+            head = [question]
+        else:
             head.append(f"cost:     about {_minutes(expected)} on the machine below")
         head += [f"found by dpet init, {day}:", *self.lines]
         comment = "".join(f"# {line}".rstrip() + "\n" for line in head)
@@ -461,7 +498,8 @@ def _suite_tree(
             "label": label,
             **more,
             "set": {"method": method},
-            "horizons": {key: lengths},
+            # a list of its own, for YAML would refer to one that is shared
+            "horizons": {key: [*lengths]},
         }
 
     anneal = {"kind": "dpet_anneal"}
@@ -489,7 +527,7 @@ def _suite_tree(
     }
 
 
-def _round_down(passes: float) -> float:
+def _round_down(passes: int | float) -> float:
     """Return whole passes where there are many, and else two digits."""
     if passes >= 10:
         return float(int(passes))
