@@ -324,6 +324,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="print the JSON schema of configs, or of suites, instead",
     )
 
+    completion = add("completion", "Print what makes a shell complete dpet.")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     add("list", "List methods, scores, models, sources and other choices.")
     add("doctor", "Show devices, versions, caches and what can be measured.")
 
@@ -513,6 +515,13 @@ def _fit_budget(options: Any) -> Any:
     return Budget(**given)
 
 
+def _use_cache() -> Path | None:
+    """Let programs be kept; see `use_compilation_cache`, which brings JAX in."""
+    from dpet_jax.run.machine import use_compilation_cache
+
+    return use_compilation_cache()
+
+
 def _check_side(side: int | None) -> None:
     """Refuse a side that no picture can be brought to."""
     if side is not None and not 8 <= side <= 2**10:
@@ -537,7 +546,7 @@ def _init(options: Any, rest: list[str], console: Console) -> int:
     if options.out is not None:
         # before minutes are spent
         _check_free([options.out], options)
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.suite.starting import start
 
     try:
@@ -590,7 +599,7 @@ def _fit(options: Any, rest: list[str], console: Console) -> int:
         raise UserError(f"command line: --seed: {options.seed} is below 0")
     name = "digits" if data is None else data.resolve().stem
     options.out = options.out or Path("fits") / name
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.run.fitting import fit
 
     try:
@@ -672,7 +681,7 @@ def _plan_lines(
     from dpet_jax.config.load import load
 
     config = load(options.config, overrides)
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.run.build import build_data
     from dpet_jax.run.calibration import level_of
     from dpet_jax.run.planning import (
@@ -719,7 +728,7 @@ def _pool(options: Any, overrides: list[str], console: Console) -> int:
     elif options.action == "remove":
         lines = pool_commands.remove(pool, options.name)
     else:
-        use_compilation_cache()
+        _use_cache()
         lines = _pool_with_networks(options, overrides, pool)
     for line in lines:
         console.out(line, highlight=False)
@@ -767,7 +776,7 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
 
     path = packaged("quickstart") if options.config is None else options.config
     config = load(path, overrides)
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.run import experiment
     from dpet_jax.run.folder import CONFIG
     from dpet_jax.run.summary import summary_lines
@@ -820,7 +829,7 @@ def _compare(options: Any, overrides: list[str], console: Console) -> int:
     from dpet_jax.suite.variants import load_suite
 
     suite = load_suite(options.suite, overrides, seeds)
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.suite.compare import Comparing
 
     if options.measure and not options.dry_run:
@@ -867,7 +876,7 @@ def _tune(options: Any, overrides: list[str], console: Console) -> int:
             "command line: nothing says when to stop; give --trials, --epochs, --wh or "
             "--minutes"
         )
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.suite.tuning import Axis, Limits, Tuning, lines
 
     out = options.out or Path("tune") / config.name
@@ -958,7 +967,7 @@ def _export(options: Any, rest: list[str], console: Console) -> int:
 
 def _predict(options: Any, rest: list[str], console: Console) -> int:
     del rest
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.run.predict import predict
 
     prediction = predict(options.run, options.data)
@@ -1055,6 +1064,20 @@ def _diff(options: Any, rest: list[str], console: Console) -> int:
     return 0
 
 
+def _completion(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    try:
+        import shtab
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "completion needs the package shtab, which is not installed; run pip "
+            "install 'dpet-jax[completion]'"
+        ) from error
+    script = shtab.complete(build_parser(), options.shell)
+    console.out(script, highlight=False)
+    return 0
+
+
 def _list(options: Any, rest: list[str], console: Console) -> int:
     del options, rest
     from dpet_jax.config.choices import choices
@@ -1069,7 +1092,7 @@ def _list(options: Any, rest: list[str], console: Console) -> int:
 
 def _doctor(options: Any, rest: list[str], console: Console) -> int:
     del options, rest
-    folder = use_compilation_cache()
+    folder = _use_cache()
     from dpet_jax.run.machine import findings
 
     table = Table(box=None, show_header=False, padding=(0, 3, 0, 0))
@@ -1077,23 +1100,6 @@ def _doctor(options: Any, rest: list[str], console: Console) -> int:
         table.add_row(name, escape(text))
     console.print(table)
     return 0
-
-
-def use_compilation_cache() -> Path | None:
-    """Let JAX keep compiled programs between processes, unless a place is set already.
-
-    Returns:
-        The folder, or None if the cache is switched off.
-    """
-    import jax
-
-    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if chosen is None:
-        base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-        chosen = str(Path(base) / "dpet_jax" / "xla")
-        jax.config.update("jax_compilation_cache_dir", chosen)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    return Path(chosen) if chosen else None
 
 
 COMMANDS: dict[str, Command] = {
@@ -1111,6 +1117,7 @@ COMMANDS: dict[str, Command] = {
     "export": _export,
     "pool": _pool,
     "show": _show,
+    "completion": _completion,
     "list": _list,
     "doctor": _doctor,
 }

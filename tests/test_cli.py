@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -212,6 +213,22 @@ def test_show_schema_is_json_schema(capsys):
 def test_show_schema_of_suites(capsys):
     assert main(["show", "--schema=suite"]) == 0
     assert "variants" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_completion_is_what_shtab_makes_of_the_commands(monkeypatch, capsys):
+    asked = []
+
+    def complete(parser, shell):
+        asked.append(shell)
+        return f"a script of {parser.prog}"
+
+    fake = SimpleNamespace(complete=complete)
+    monkeypatch.setitem(sys.modules, "shtab", fake)
+    assert main(["completion", "zsh"]) == 0
+    assert (asked, capsys.readouterr().out) == (["zsh"], "a script of dpet\n")
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "pip install 'dpet-jax[completion]'" in capsys.readouterr().err
 
 
 def test_version_is_printed_at_once(capsys):

@@ -40,6 +40,23 @@ def pinned() -> Iterator[None]:
         yield
 
 
+def use_compilation_cache() -> Path | None:
+    """Let JAX keep compiled programs between processes, unless a place is set already.
+
+    Returns:
+        The folder, or None if the cache is switched off.
+    """
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen is None:
+        chosen = jax.config.values.get("jax_compilation_cache_dir")
+    if chosen is None:
+        base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+        chosen = str(Path(base) / "dpet_jax" / "xla")
+        jax.config.update("jax_compilation_cache_dir", chosen)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return Path(chosen) if chosen else None
+
+
 def environment() -> dict[str, dict[str, Any]]:
     """Return versions, device and settings, on which a result depends too."""
     settings = {

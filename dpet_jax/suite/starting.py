@@ -279,7 +279,8 @@ class _Starting:
             pass_s=math.ceil(data.num_train / batch) * profile.step_s,
             look_s=data.num_validation * profile.score_s,
             first_s=profile.compile_s,
-            each_s=profile.trace_s + data.num_test * profile.score_s,
+            # what else a run takes is known once one has run
+            each_s=data.num_test * profile.score_s,
         )
 
     def run(self, out: Path) -> Started:
@@ -336,15 +337,23 @@ class _Starting:
                 break
         base = self._scaled(chosen).model_copy(update={"name": f"{out.stem}_base"})
         longest = self._even(passes)
-        first, second = (self._baseline(base, n) for n in (longest // 2, longest))
-        # the second one found the programs of the first, as most runs of a suite do
+        first = self._baseline(base, longest // 2)
+        phases = first["phases"]
+        cold_s = phases["compile"]["s"] + phases["data"]["s"]
         length = Length(
-            pass_s=_busy_s(second) / longest,
+            pass_s=_busy_s(first) / (longest // 2),
             look_s=0.0,
-            first_s=max(0.0, _rest_s(first) - _rest_s(second)),
-            each_s=_rest_s(second),
+            first_s=cold_s,
+            each_s=max(0.0, _rest_s(first) - cold_s),
         )
         longest = self._even(min(longest, length.passes(_PLANNED * seconds, shares, 1)))
+        # this one finds the programs of the first, as most runs of a suite do
+        second = self._baseline(base, longest)
+        length = length._replace(
+            pass_s=_busy_s(second) / longest, each_s=_rest_s(second)
+        )
+        if length.seconds([longest * share for share in shares], 1) > seconds:
+            longest = self._even(length.passes(_PLANNED * seconds, shares, 1))
         targets = targets_between(
             1 - first["validation_accuracy"],
             1 - second["validation_accuracy"],
