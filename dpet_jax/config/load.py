@@ -7,6 +7,7 @@ key, the value and what would be right.
 import contextlib
 import difflib
 import errno
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -182,6 +183,10 @@ def validate_as(
         problems = error.errors()
         wrong = {problem["loc"][:-1] for problem in problems}
         for problem in problems:
+            if len(messages) > _MAX_LINES and problem["type"] == "extra_forbidden":
+                # is counted alone, and what was meant takes a search
+                messages.setdefault(".".join(map(str, problem["loc"])), []).append("")
+                continue
             if problem["type"] == "too_short" and problem["loc"] in wrong:
                 continue  # pydantic counts only the entries that are right
             key, message = _explain(problem, model, tree)
@@ -320,8 +325,9 @@ def _common(key: Sequence[str], other: Sequence[str]) -> int:
     return next((n for n, (a, b) in pairs if a != b), min(len(key), len(other)))
 
 
-def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield every dotted key that a section may hold, of all kinds, each once.
+@functools.cache
+def _keys(schema: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
+    """Return every dotted key that a section may hold, of all kinds, each once.
 
     A name of the user's own, as of a variant, is NAME.
     """
@@ -335,7 +341,7 @@ def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
         for section in sections:
             below = f"{key}.NAME." if by_name else f"{key}."
             seen |= dict.fromkeys(_keys(section, below))
-    yield from seen
+    return tuple(seen)
 
 
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:
