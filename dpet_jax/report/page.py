@@ -21,6 +21,7 @@ from dpet_jax.report.formats import (
 )
 from dpet_jax.report.grid import front_sheet, grids
 from dpet_jax.report.paired import paired_differences
+from dpet_jax.report.printed import fitted
 from dpet_jax.report.pruning_sheet import pruning_sheet
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES
@@ -37,6 +38,7 @@ from dpet_jax.report.sheets import (
 )
 from dpet_jax.report.table import CostTable, cost_table
 from dpet_jax.report.tidy import tidy_tables
+from dpet_jax.report.verdict import verdict
 from dpet_jax.run.costs import By
 
 #: Folder of what is for a paper.
@@ -72,7 +74,7 @@ def write_report(
         comparison: Which runs belong to which method.
         by: What costs are compared in.
         out: The folder, made if missing; files of an earlier report are replaced.
-        lead: What the page begins with, a line each.
+        lead: What the page begins with, a line each; by default the verdict.
         paper: Whether to write tables and plots for one column of a paper too, into a
             folder of their own: LaTeX, and each plot as PDF, SVG and PNG.
 
@@ -125,7 +127,7 @@ def write_report(
 
 
 def answer(comparison: Comparison, by: By, width: int = 80) -> str:
-    """Return the first table of the results as text for a terminal.
+    """Return the first table of the results, and the verdict, for a terminal.
 
     Args:
         comparison: Which runs belong to which method.
@@ -136,7 +138,9 @@ def answer(comparison: Comparison, by: By, width: int = 80) -> str:
     front = front_sheet(grids(comparison))
     table = cost_table(comparison.crossing, by)
     sheets = [*ends, front, cost_sheet(table), results_sheet(table)]
-    return to_text(_present(sheets)[0], width)
+    table_text = to_text(_present(sheets)[0], width)
+    words = [fitted(line, width) for line in verdict(comparison, by)]
+    return "\n".join([table_text, *words])
 
 
 def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
@@ -221,7 +225,7 @@ def _page(
             cost_name=COST_NAMES[content.by],
             pictures=pictures,
             inline=inline,
-            lead=lead,
+            lead=lead or verdict(content.comparison, content.by),
         )
     )
 

@@ -300,8 +300,10 @@ class _Starting:
         )
         share_s = min(_BASELINE_SHARE * seconds, _BASELINE_S)
         short = max(1, min(_MOST_PASSES // 4, int(share_s / length.pass_s)))
-        seen = self._baseline(base, short)
-        length = length.at_least(_busy_s(seen) / short, _rest_s(seen))
+        # a pass may be longer than what there is for it; compiling counts there too
+        limit_s = length.first_s + 2 * share_s
+        seen = self._baseline(base, short, limit_s)
+        length = length.at_least(_busy_s(seen) / seen["epochs"], _rest_s(seen))
         passes = min(
             _MOST_PASSES, length.passes(_PLANNED * seconds, (1.0,), _LOOKS + 1)
         )
@@ -393,12 +395,15 @@ class _Starting:
             )
         return 2 * int(min(passes, _MOST_PASSES) // 2)
 
-    def _baseline(self, config: Config, passes: int) -> dict[str, Any]:
+    def _baseline(
+        self, config: Config, passes: int, limit_s: float | None = None
+    ) -> dict[str, Any]:
         """Train shortly as papers do, and return the summary."""
         plain = config.model_dump(mode="json") | {
             "method": {"kind": "standard", "passes": passes},
             "evaluate": {**config.evaluate.model_dump(), "every": 10.0 * passes},
             "checkpoint": {"every_s": 3600.0},
+            "budget": {"seconds": limit_s},
             "name": "baseline",
         }
         with tempfile.TemporaryDirectory() as folder:
@@ -415,8 +420,8 @@ class _Starting:
                 "look at the pictures and their labels"
             )
         self.say(
-            f"  baseline  {passes} passes of standard training end at {accuracy:.3f} "
-            "of validation"
+            f"  baseline  {summary['epochs']:.3g} passes of standard training end at "
+            f"{accuracy:.3f} of validation"
         )
         return summary
 
