@@ -303,7 +303,9 @@ class _Starting:
         # a pass may be longer than what there is for it; compiling counts there too
         limit_s = length.first_s + 2 * share_s
         seen = self._baseline(base, short, limit_s)
-        length = length.at_least(_busy_s(seen) / seen["epochs"], _rest_s(seen))
+        length = length.at_least(
+            _busy_s(seen) / max(seen["epochs"], 1e-9), _rest_s(seen)
+        )
         passes = min(
             _MOST_PASSES, length.passes(_PLANNED * seconds, (1.0,), _LOOKS + 1)
         )
