@@ -6,16 +6,18 @@ import math
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from dpet_jax.errors import UserError, system_failure
+from dpet_jax.report.printed import fitted
 from dpet_jax.run.costs import By
 from dpet_jax.run.interrupt import EXIT_RESUMABLE
 from dpet_jax.section import check_path
@@ -35,10 +37,11 @@ Command: TypeAlias = Callable[[Any, list[str], Console], int]
 _DESCRIPTION = """\
 Train image classifiers on the fewest joules: choose the data, measure the cost.
 
-  dpet run configs/quickstart.yaml                       a first run, under 90 seconds
-  dpet run configs/quickstart.yaml --method.kind=rs2     any key can be overridden
-  dpet show configs/quickstart.yaml                      every key there is
-  dpet fit photos/ --minutes=10                          a classifier of your pictures
+  dpet run                                a first run, under 90 seconds
+  dpet run mine.yaml --method.kind=rs2    any key can be overridden
+  dpet show mine.yaml                     every key there is
+  dpet fit photos/ --minutes=10           a classifier of your pictures
+  dpet init --data=photos/ --suite        a comparison on them that ends in time
 """
 
 
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # kinds of the user's own lie where the command is given, as for `python -m`
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    console = Console()
+    console = _Terminal()
     try:
         if rest and not getattr(options, "takes_overrides", False):
             raise UserError(f"command line: unknown argument {rest[0]!r}; see --help")
@@ -67,6 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _failed(error, getattr(options, "out", None) or Path.cwd())
+
+
+class _Terminal(Console):
+    """Where commands print: on a terminal lines are wrapped at words."""
+
+    def out(self, *objects: Any, sep: str = " ", end: str = "\n", **style: Any) -> None:
+        """Print without markup; see `Console.out`."""
+        text = sep.join(map(str, objects))
+        # a file or a pipe gets whole lines
+        text = fitted(text, self.width) if self.is_terminal else text
+        super().out(text, end=end, **style)
 
 
 def _failed(error: OSError, folder: Path, again: str = "") -> int:
@@ -84,6 +98,17 @@ def _path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+class _Version(argparse.Action):
+    """Print the version, which is looked up only when it is asked for."""
+
+    def __call__(self, parser: Any, *_: Any, **__: Any) -> None:
+        """Print and exit."""
+        import dpet_jax
+
+        print(f"dpet {dpet_jax.__version__}")  # noqa: T201
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; parsed options hold their function as `command`."""
     parser = argparse.ArgumentParser(
@@ -92,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print it and exit")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, text: str, **defaults: Any) -> Any:
@@ -113,7 +139,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Any key of the config can be given as --section.key=value, such as\n"
         "--train.batch_size=256 or --method.kind=rs2; `dpet show` prints them all.",
     )
-    run.add_argument("config", type=_path, help="a YAML file")
+    run.add_argument(
+        "config",
+        type=_path,
+        nargs="?",
+        help="a YAML file; without it DPET on the digits, the quickstart",
+    )
     run.add_argument("--out", type=_path, default=Path("runs"), metavar="DIR")
     run.add_argument(
         "--resume", action="store_true", help="go on from the latest checkpoint"
@@ -122,6 +153,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace the run in the folder"
     )
 
+    _add_init(
+        add(
+            "init",
+            "Write a config or a suite for your data that ends in a stated time here.",
+            epilog="It looks at the data and measures this machine, which takes a "
+            "minute or two. Or it\ncopies what comes with the package: dpet init "
+            "--from digits, or quickstart, cifar10_pays, ...",
+        )
+    )
     _add_fit(
         add(
             "fit",
@@ -219,8 +259,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--by", choices=get_args(By), help="the unit of costs")
     report.add_argument(
+        "--paper",
+        action="store_true",
+        help="also write tables and plots for one column of a paper, to DIR/paper",
+    )
+    report.add_argument(
         "--out", type=_path, metavar="DIR", help="by default the first of the folders"
     )
+
+    runs = add("runs", "List the runs in some folders, sorted by folder.")
+    runs.add_argument(
+        "folders", type=_path, nargs="*", metavar="FOLDER", help="by default runs"
+    )
+    runs.add_argument(
+        "--json",
+        action="store_true",
+        help="print a JSON list instead, nothing rounded or cut",
+    )
+
+    diff = add("diff", "Show in what two runs differ: config, results, data, versions.")
+    diff.add_argument("one", type=_path, metavar="RUN", help="a run folder")
+    diff.add_argument("other", type=_path, metavar="RUN", help="another")
 
     energy = add(
         "energy",
@@ -273,14 +332,22 @@ def build_parser() -> argparse.ArgumentParser:
 
     show = add(
         "show",
-        "Print the resolved config, or its JSON schema.",
+        "Print the resolved config, what a suite would run, or a JSON schema.",
         takes_overrides=True,
     )
-    show.add_argument("config", type=_path, nargs="?", help="a YAML file")
     show.add_argument(
-        "--schema", action="store_true", help="print the JSON schema instead"
+        "config", type=_path, nargs="?", help="a YAML file: a config or a suite"
+    )
+    show.add_argument(
+        "--schema",
+        nargs="?",
+        const="config",
+        choices=("config", "suite"),
+        help="print the JSON schema of configs, or of suites, instead",
     )
 
+    completion = add("completion", "Print what makes a shell complete dpet.")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     add("list", "List methods, scores, models, sources and other choices.")
     add("doctor", "Show devices, versions, caches and what can be measured.")
 
@@ -313,6 +380,39 @@ def _add_tune(parser: Any) -> None:
     )
     parser.add_argument("--search-seed", type=int, default=0, help="of the choice")
     parser.add_argument("--out", type=_path, metavar="DIR", help="by default tune/NAME")
+
+
+def _add_init(parser: Any) -> None:
+    """Add what `dpet init` takes."""
+    parser.add_argument(
+        "--data",
+        type=_path,
+        metavar="PATH",
+        help="pictures, as dpet fit takes them; by default scikit-learn's digits",
+    )
+    parser.add_argument(
+        "--suite",
+        action="store_true",
+        help="compare DPET with standard training and a random control",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="X",
+        help="that it may take here; 10, or 30 for a suite",
+    )
+    parser.add_argument(
+        "--out", type=_path, metavar="FILE", help="by default <name of the data>.yaml"
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="side to bring pictures to"
+    )
+    parser.add_argument(
+        "--from", dest="source", metavar="NAME", help="copy a packaged config or suite"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that are there"
+    )
 
 
 def _add_fit(parser: Any) -> None:
@@ -437,18 +537,91 @@ def _fit_budget(options: Any) -> Any:
     return Budget(**given)
 
 
+def _use_cache() -> Path | None:
+    """Let programs be kept; see `use_compilation_cache`, which brings JAX in."""
+    from dpet_jax.run.machine import use_compilation_cache
+
+    return use_compilation_cache()
+
+
+def _check_side(side: int | None) -> None:
+    """Refuse a side that no picture can be brought to."""
+    if side is not None and not 8 <= side <= 2**10:
+        raise UserError(f"command line: --image-size: {side} is not from 8 to 1024")
+
+
+def _init(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    if options.source is not None:
+        asked = (options.data, options.minutes, options.image_size, options.suite)
+        if any(asked):
+            raise UserError(
+                "command line: --from copies a file as it is; leave --data, --minutes, "
+                "--image-size and --suite away"
+            )
+        from dpet_jax.config.packaged import copied
+
+        files = copied(options.source, options.out)
+        command = "compare" if len(files) > 1 else "run"
+        return _written(files, f"dpet {command} {next(iter(files))}", options, console)
+    _check_side(options.image_size)
+    if options.out is not None:
+        # before minutes are spent
+        _check_free([options.out], options)
+    _use_cache()
+    from dpet_jax.suite.starting import start
+
+    try:
+        found = start(
+            options.data,
+            options.minutes or (30.0 if options.suite else 10.0),
+            options.out,
+            suite=options.suite,
+            image_size=options.image_size,
+            say=lambda line: console.out(line, highlight=False),
+        )
+    except KeyboardInterrupt:
+        console.out("interrupted; nothing is written", highlight=False)
+        return EXIT_RESUMABLE
+    return _written(found.files, found.command, options, console)
+
+
+def _written(
+    files: dict[Path, str], command: str, options: Any, console: Console
+) -> int:
+    """Write the files of `dpet init`, and say how to run them."""
+    from dpet_jax.files import write_whole
+
+    _check_free([*files], options)
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+        console.out(f"written     {path}", highlight=False)
+    console.out(f"run it      {command}", highlight=False)
+    return 0
+
+
+def _check_free(paths: Sequence[Path], options: Any) -> None:
+    """Refuse to replace files that are there already, unless that is asked for."""
+    there = [path for path in paths if path.exists()]
+    if there and not options.overwrite:
+        raise UserError(
+            f"{there[0]}: is there already; replace it with --overwrite, or choose "
+            "another with --out=FILE"
+        )
+
+
 def _fit(options: Any, rest: list[str], console: Console) -> int:
     began = time.monotonic()
     del rest
     budget, data = _fit_budget(options), options.data
     size = options.image_size
-    if size is not None and not 8 <= size <= 2**10:
-        raise UserError(f"command line: --image-size: {size} is not from 8 to 1024")
+    _check_side(size)
     if options.seed < 0:
         raise UserError(f"command line: --seed: {options.seed} is below 0")
     name = "digits" if data is None else data.resolve().stem
     options.out = options.out or Path("fits") / name
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.run.fitting import fit
 
     try:
@@ -530,7 +703,7 @@ def _plan_lines(
     from dpet_jax.config.load import load
 
     config = load(options.config, overrides)
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.run.build import build_data
     from dpet_jax.run.calibration import level_of
     from dpet_jax.run.planning import (
@@ -609,7 +782,7 @@ def _pool(options: Any, overrides: list[str], console: Console) -> int:
     elif options.action == "remove":
         lines = pool_commands.remove(pool, options.name)
     else:
-        use_compilation_cache()
+        _use_cache()
         lines = _pool_with_networks(options, overrides, pool)
     for line in lines:
         console.out(line, highlight=False)
@@ -653,14 +826,17 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 def _run(options: Any, overrides: list[str], console: Console) -> int:
     from dpet_jax.config.load import load
+    from dpet_jax.config.packaged import packaged
 
-    config = load(options.config, overrides)
-    use_compilation_cache()
+    path = packaged("quickstart") if options.config is None else options.config
+    config = load(path, overrides)
+    _use_cache()
     from dpet_jax.run import experiment
     from dpet_jax.run.folder import CONFIG
     from dpet_jax.run.summary import summary_lines
 
-    command = ["dpet", "run", str(options.config), *overrides, f"--out={options.out}"]
+    given = [] if options.config is None else [str(options.config)]
+    command = ["dpet", "run", *given, *overrides, f"--out={options.out}"]
     again = shlex.join([*command, "--resume"])
     try:
         result = experiment.run(
@@ -707,7 +883,7 @@ def _compare(options: Any, overrides: list[str], console: Console) -> int:
     from dpet_jax.suite.variants import load_suite
 
     suite = load_suite(options.suite, overrides, seeds)
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.suite.compare import Comparing
 
     if options.measure and not options.dry_run:
@@ -754,7 +930,7 @@ def _tune(options: Any, overrides: list[str], console: Console) -> int:
             "command line: nothing says when to stop; give --trials, --epochs, --wh or "
             "--minutes"
         )
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.suite.tuning import Axis, Limits, Tuning, lines
 
     out = options.out or Path("tune") / config.name
@@ -783,23 +959,31 @@ def _tune(options: Any, overrides: list[str], console: Console) -> int:
 
 def _report(options: Any, rest: list[str], console: Console) -> int:
     del rest
-    _write_report(options.runs, options.by, options.out or options.runs[0], console)
+    out = options.out or options.runs[0]
+    _write_report(options.runs, options.by, out, console, paper=options.paper)
     return 0
 
 
 def _write_report(
-    folders: list[Path], by: By | None, out: Path, console: Console
+    folders: list[Path],
+    by: By | None,
+    out: Path,
+    console: Console,
+    *,
+    paper: bool = False,
 ) -> None:
     from dpet_jax.report.comparison import read_comparison
-    from dpet_jax.report.page import answer, write_report
+    from dpet_jax.report.page import PAPER, answer, write_report
 
     comparison = read_comparison(folders, by)
     unit = by or comparison.natural_cost()
-    page, *_ = write_report(comparison, unit, out)
+    page, *_ = write_report(comparison, unit, out, paper=paper)
     for problem in comparison.problems:
         print(problem, file=sys.stderr)  # noqa: T201
-    console.out(answer(comparison, unit), highlight=False)
+    console.out(answer(comparison, unit, console.width), highlight=False)
     console.out(f"report      {page}", highlight=False)
+    if paper:
+        console.out(f"paper       {out / PAPER}", highlight=False)
 
 
 def _energy(options: Any, rest: list[str], console: Console) -> int:
@@ -837,7 +1021,7 @@ def _export(options: Any, rest: list[str], console: Console) -> int:
 
 def _predict(options: Any, rest: list[str], console: Console) -> int:
     del rest
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.run.predict import predict
 
     prediction = predict(options.run, options.data)
@@ -852,17 +1036,99 @@ def _predict(options: Any, rest: list[str], console: Console) -> int:
 
 
 def _show(options: Any, overrides: list[str], console: Console) -> int:
-    if options.schema:
+    if options.schema is not None:
         from dpet_jax.config.experiment import Config
+        from dpet_jax.suite.schema import SuiteConfig
 
-        text = json.dumps(Config.model_json_schema(), indent=2)
+        section = SuiteConfig if options.schema == "suite" else Config
+        lines = [json.dumps(section.model_json_schema(), indent=2)]
     elif options.config is None:
-        raise UserError("command line: give a config file, or --schema")
+        raise UserError("command line: give a config file or a suite, or --schema")
     else:
-        from dpet_jax.config.load import load
+        from dpet_jax.config.load import load, read_tree
 
-        text = load(options.config, overrides).to_yaml().rstrip()
-    console.out(text, highlight=False)
+        if "variants" in read_tree(options.config):
+            lines = _suite_lines(options.config, overrides, console)
+        else:
+            lines = [load(options.config, overrides).to_yaml().rstrip()]
+    for line in lines:
+        console.out(line, highlight=False)
+    return 0
+
+
+def _suite_lines(path: Path, overrides: list[str], console: Console) -> list[str]:
+    from dpet_jax.suite.variants import load_suite
+
+    suite = load_suite(path, overrides)
+    from dpet_jax.suite.compare import Comparing
+    from dpet_jax.suite.overview import overview_lines
+
+    # what a folder holds already is the dry run's matter
+    with tempfile.TemporaryDirectory() as nowhere:
+        return [*overview_lines(Comparing(suite, Path(nowhere), console))]
+
+
+def _runs(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    from dpet_jax.report.listing import list_runs, runs_sheet
+
+    folders = options.folders or [Path("runs")]
+    found = list_runs(folders)
+    if options.json:
+        text = json.dumps([run.plain() for run in found.runs], indent=1)
+        console.out(text, highlight=False)
+    else:
+        sheet = runs_sheet(found, folders[0] if len(folders) == 1 else None)
+        table = _table(*sheet.header, numbers=("seed", "test", "epochs", "Wh"))
+        for row in sheet.rows:
+            table.add_row(*(escape(entry.main) for entry in row))
+        console.print(table, highlight=False)
+    for problem in found.problems:
+        print(problem, file=sys.stderr)  # noqa: T201
+    return 0
+
+
+def _table(*names: str, numbers: tuple[str, ...] = ()) -> Table:
+    """Return an empty table whose words are wrapped, and whose numbers are not."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for name in names:
+        number = name in numbers
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(name, justify=justify, no_wrap=number, overflow="fold")
+    return table
+
+
+def _diff(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    from dpet_jax.report.listing import difference
+
+    *both, groups = difference(options.one, options.other)
+    for mark, run in zip("AB", both, strict=True):
+        told = f"{mark}  {run.folder}: {run.method}, seed {run.seed}, {run.state}"
+        console.out(told, highlight=False)
+    for group in groups:
+        console.out("", highlight=False)
+        if not group.rows:
+            console.out(group.same, highlight=False)
+            continue
+        table = _table(group.title, "A", "B")
+        for row in group.rows:
+            table.add_row(*map(escape, row))
+        console.print(table, highlight=False)
+    return 0
+
+
+def _completion(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    try:
+        import shtab
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "completion needs the package shtab, which is not installed; run pip "
+            "install 'dpet-jax[completion]'"
+        ) from error
+    script = shtab.complete(build_parser(), options.shell)
+    console.out(script, highlight=False)
     return 0
 
 
@@ -880,7 +1146,7 @@ def _list(options: Any, rest: list[str], console: Console) -> int:
 
 def _doctor(options: Any, rest: list[str], console: Console) -> int:
     del options, rest
-    folder = use_compilation_cache()
+    folder = _use_cache()
     from dpet_jax.run.machine import findings
 
     table = Table(box=None, show_header=False, padding=(0, 3, 0, 0))
@@ -890,36 +1156,23 @@ def _doctor(options: Any, rest: list[str], console: Console) -> int:
     return 0
 
 
-def use_compilation_cache() -> Path | None:
-    """Let JAX keep compiled programs between processes, unless a place is set already.
-
-    Returns:
-        The folder, or None if the cache is switched off.
-    """
-    import jax
-
-    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if chosen is None:
-        base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-        chosen = str(Path(base) / "dpet_jax" / "xla")
-        jax.config.update("jax_compilation_cache_dir", chosen)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    return Path(chosen) if chosen else None
-
-
 COMMANDS: dict[str, Command] = {
     "run": _run,
+    "init": _init,
     "fit": _fit,
     "plan": _plan,
     "layers": _layers,
     "compare": _compare,
     "tune": _tune,
     "report": _report,
+    "runs": _runs,
+    "diff": _diff,
     "energy": _energy,
     "predict": _predict,
     "export": _export,
     "pool": _pool,
     "show": _show,
+    "completion": _completion,
     "list": _list,
     "doctor": _doctor,
 }

@@ -152,6 +152,16 @@ class Kind(Section):
             return {**plain, "kind": import_path(cls)}
         return plain
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe the key `kind` by what the class is."""
+        found = handler(schema)
+        says = (inspect.getdoc(cls) or "").partition("\n")[0]
+        handler.resolve_ref_schema(found)["properties"]["kind"]["description"] = says
+        return found
+
     @property
     def label(self) -> str:
         """What people call it in headlines, tables and plots."""
@@ -277,10 +287,20 @@ class OneOf:
         del schema
         own = {
             "type": "object",
-            "properties": {"kind": {"type": "string", "pattern": ":"}},
+            "properties": {
+                "kind": {
+                    "type": "string",
+                    "pattern": ":",
+                    "description": "import path of a class of your own, "
+                    "package.module:Name",
+                }
+            },
             "required": ["kind"],
         }
-        members = [handler(m.__pydantic_core_schema__) for m in self.members]
+        members = [
+            m.__get_pydantic_json_schema__(m.__pydantic_core_schema__, handler)
+            for m in self.members
+        ]
         return {"anyOf": [*members, own]}
 
 

@@ -13,12 +13,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+import dpet_jax
 from dpet_jax.cli import COMMANDS, build_parser, main
+from dpet_jax.run.experiment import Result
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.training.network import DeviceNetwork
 
@@ -203,6 +206,49 @@ def test_show_schema_is_json_schema(capsys):
     assert "properties" in json.loads(capsys.readouterr().out)
 
 
+def test_show_schema_of_suites(capsys):
+    assert main(["show", "--schema=suite"]) == 0
+    assert "variants" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_completion_is_what_shtab_makes_of_the_commands(monkeypatch, capsys):
+    asked = []
+
+    def complete(parser, shell):
+        asked.append(shell)
+        return f"a script of {parser.prog}"
+
+    fake = SimpleNamespace(complete=complete)
+    monkeypatch.setitem(sys.modules, "shtab", fake)
+    assert main(["completion", "zsh"]) == 0
+    assert (asked, capsys.readouterr().out) == (["zsh"], "a script of dpet\n")
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "pip install 'dpet-jax[completion]'" in capsys.readouterr().err
+
+
+def test_version_is_printed_at_once(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"dpet {dpet_jax.__version__}\n"
+
+
+def test_run_without_a_file_is_the_quickstart(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def run(config, out, **options):
+        asked.append((config.name, config.seed, out, options["resume"]))
+        return Result(tmp_path, "interrupted", None)
+
+    monkeypatch.setattr("dpet_jax.run.experiment.run", run)
+    assert main(["run", "--seed=3"]) == 75
+    (told,) = re.findall(r"go on with: dpet (.*)", capsys.readouterr().out)
+    assert main(shlex.split(told)) == 75
+    runs = Path("runs")
+    assert asked == [("quickstart", 3, runs, False), ("quickstart", 3, runs, True)]
+
+
 def test_list_names_every_method_and_score(capsys):
     assert main(["list"]) == 0
     text = capsys.readouterr().out
@@ -382,6 +428,9 @@ def parsed(parser, text):
         ("layers a.yaml --seconds=2 --repeats=3", "layers"),
         ("compare a.yaml", "compare"),
         ("report a b", "report"),
+        ("runs", "runs"),
+        ("runs a b --json", "runs"),
+        ("diff a b", "diff"),
         ("energy a", "energy"),
         ("predict a --data=b", "predict"),
         ("show", "show"),

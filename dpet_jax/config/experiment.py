@@ -89,17 +89,27 @@ class QuantizeConfig(Section):
 class TrainConfig(Section):
     """How one step trains."""
 
-    batch_size: BatchSize = 128
-    optimizer: Annotated[OptimizerSection, OneOf(OptimizerSection, OPTIMIZERS)] = Sgd()
-    schedule: Annotated[ScheduleSection, OneOf(ScheduleSection, SCHEDULES)] = Cosine()
-    augment: AugmentConfig = AugmentConfig()
-    label_smoothing: Share = 0.0
+    batch_size: BatchSize = Field(128, description="training examples of a step")
+    optimizer: Annotated[OptimizerSection, OneOf(OptimizerSection, OPTIMIZERS)] = Field(
+        Sgd(), description="how gradients become steps"
+    )
+    schedule: Annotated[ScheduleSection, OneOf(ScheduleSection, SCHEDULES)] = Field(
+        Cosine(), description="how the learning rate goes on"
+    )
+    augment: AugmentConfig = Field(
+        AugmentConfig(), description="random changes to training images"
+    )
+    label_smoothing: Share = Field(
+        0.0, description="probability that is spread over all classes"
+    )
     ema: Share | None = Field(
         None,
         description="share that an exponential moving average of the weights keeps "
         "from step to step; it is evaluated instead of the last weights",
     )
-    quantize: QuantizeConfig | None = None
+    quantize: QuantizeConfig | None = Field(
+        None, description="keys round the weights to few bits"
+    )
 
 
 class EvaluateConfig(Section):
@@ -112,7 +122,7 @@ class EvaluateConfig(Section):
 class StopConfig(Section):
     """When the target ends a run."""
 
-    target: Fraction | None = None
+    target: Fraction | None = Field(None, description="accuracy that ends the run")
     on: Literal["validation", "test"] = Field(
         "validation", description="test only repeats papers that did, and marks the run"
     )
@@ -122,7 +132,9 @@ class BudgetConfig(Section):
     """Limits; the first that is reached ends the run."""
 
     epochs: Positive | None = Field(None, description="full-pass equivalents")
-    visits: Annotated[int, Field(ge=1, le=2**53), Number] | None = None
+    visits: Annotated[int, Field(ge=1, le=2**53), Number] | None = Field(
+        None, description="examples trained on, repeats included"
+    )
     seconds: Positive | None = Field(None, description="evaluation excluded")
     wh: Positive | None = Field(None, description="gross, evaluation excluded")
     pace: bool = Field(
@@ -135,7 +147,7 @@ class BudgetConfig(Section):
 class CheckpointConfig(Section):
     """How often a run is saved, so that it can be resumed."""
 
-    every_s: NonNegative = 30.0
+    every_s: NonNegative = Field(30.0, description="seconds between two checkpoints")
 
 
 class CpuModelConfig(Section):
@@ -158,13 +170,17 @@ class CpuModelConfig(Section):
 class CarbonConfig(Section):
     """Turns energy into CO2-equivalents; nothing is guessed from where you are."""
 
-    intensity_g_per_kwh: NonNegative
+    intensity_g_per_kwh: NonNegative = Field(
+        description="grams of CO2-equivalents for a kWh of your grid"
+    )
     intensity_source: str = Field(min_length=1, description="who says so, and when")
-    kind: Literal["average", "marginal"] = "average"
+    kind: Literal["average", "marginal"] = Field(
+        "average", description="of the intensity"
+    )
     pue: AtLeastOne = Field(
         1.0, description="power usage effectiveness; kept apart from the energy"
     )
-    pue_source: str = "default"
+    pue_source: str = Field("default", description="where the PUE comes from")
     embodied_g: NonNegative | None = Field(None, description="of the hardware, a run")
 
 
@@ -180,9 +196,15 @@ class EnergyConfig(Section):
     idle_s: Annotated[float, Field(ge=0, le=3600), Number] = Field(
         0.0, description="measure the idle baseline so long first; 10 is good"
     )
-    allow_modelled: bool = False
-    cpu_model: CpuModelConfig | None = None
-    carbon: CarbonConfig | None = None
+    allow_modelled: bool = Field(
+        False, description="let a model of the CPU stand in for its counters"
+    )
+    cpu_model: CpuModelConfig | None = Field(
+        None, description="watts of the CPU; needs allow_modelled"
+    )
+    carbon: CarbonConfig | None = Field(
+        None, description="keys turn energy into CO2-equivalents"
+    )
 
     @model_validator(mode="after")
     def _model_is_wanted(self) -> "EnergyConfig":
@@ -207,22 +229,44 @@ class EnergyConfig(Section):
 class Config(Section):
     """One experiment; an empty file is DPET on the digits."""
 
-    name: str = Field("dpet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
-    seed: Seed = 0
-    data: Annotated[DataSection, OneOf(DataSection, SOURCES)] = Digits()
-    model: Annotated[ModelSection, OneOf(ModelSection, MODELS)] = ResNet18()
+    name: str = Field(
+        "dpet",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        description="of the run's folder",
+    )
+    seed: Seed = Field(
+        0, description="of the parameters, the order and every choice by chance"
+    )
+    data: Annotated[DataSection, OneOf(DataSection, SOURCES)] = Field(
+        Digits(), description="the data set, and its split"
+    )
+    model: Annotated[ModelSection, OneOf(ModelSection, MODELS)] = Field(
+        ResNet18(), description="the network"
+    )
     pool: PoolConfig | None = Field(
         None, description="keys let the run start from a pre-trained network"
     )
-    train: TrainConfig = TrainConfig()
-    method: Annotated[Method, OneOf(Method, METHODS)] = Dpet()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    targets: tuple[Fraction, ...] = ()
-    stop: StopConfig = StopConfig()
-    budget: BudgetConfig = BudgetConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    energy: EnergyConfig = EnergyConfig()
-    prune: PruneConfig | None = None
+    train: TrainConfig = Field(TrainConfig(), description="how one step trains")
+    method: Annotated[Method, OneOf(Method, METHODS)] = Field(
+        Dpet(), description="what is trained on next"
+    )
+    evaluate: EvaluateConfig = Field(
+        EvaluateConfig(), description="when the model is judged"
+    )
+    targets: tuple[Fraction, ...] = Field(
+        (), description="accuracies to reach; the cost of each is recorded"
+    )
+    stop: StopConfig = Field(StopConfig(), description="when a target ends the run")
+    budget: BudgetConfig = Field(
+        BudgetConfig(), description="limits; the first that is reached ends the run"
+    )
+    checkpoint: CheckpointConfig = Field(
+        CheckpointConfig(), description="how often the run is saved"
+    )
+    energy: EnergyConfig = Field(EnergyConfig(), description="how energy is measured")
+    prune: PruneConfig | None = Field(
+        None, description="keys cut channels out while training"
+    )
 
     @model_validator(mode="after")
     def _stop_has_its_split(self) -> "Config":

@@ -7,6 +7,7 @@ key, the value and what would be right.
 import contextlib
 import difflib
 import errno
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -21,6 +22,8 @@ from dpet_jax.section import one_of, shown
 
 COMMAND_LINE = "command line"
 _MAX_LINES = 50
+#: Keys that a message offers for one that is unknown.
+_MOST_MEANT = 3
 # What pydantic says in other words, by type of problem.
 _SAYINGS = {
     "path_type": "must be a path",
@@ -139,6 +142,19 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
+def changed(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the dotted key, the old and the new value of every leaf that differs.
+
+    They come in the order of the trees; a value is None where there is no such leaf.
+    """
+    before, now = dict(flat(old)), dict(flat(new))
+    for key in dict.fromkeys([*before, *now]):
+        if before.get(key) != now.get(key):
+            yield key, before.get(key), now.get(key)
+
+
 def validate(
     tree: dict[str, Any], where: str, origins: Mapping[str, str] | None = None
 ) -> Config:
@@ -167,6 +183,10 @@ def validate_as(
         problems = error.errors()
         wrong = {problem["loc"][:-1] for problem in problems}
         for problem in problems:
+            if len(messages) > _MAX_LINES and problem["type"] == "extra_forbidden":
+                # is counted alone, and what was meant takes a search
+                messages.setdefault(".".join(map(str, problem["loc"])), []).append("")
+                continue
             if problem["type"] == "too_short" and problem["loc"] in wrong:
                 continue  # pydantic counts only the entries that are right
             key, message = _explain(problem, model, tree)
@@ -205,7 +225,7 @@ def _explain(
     key, value = ".".join(map(str, steps)), shown(problem["input"])
     match problem["type"]:
         case "extra_forbidden":
-            return key, f"unknown key{_nearest(steps, owner)}"
+            return key, f"unknown key{_nearest(steps, owner, schema)}"
         case "missing":
             return key, "missing; this kind needs it"
         case "kind_unknown":
@@ -258,8 +278,7 @@ def _locate(
         else:  # a section, a section or null, or sections by name
             of = field.annotation if field else None
             by_name = get_origin(of) is dict
-            types = [one for one in get_args(of) or (of,) if isinstance(one, type)]
-            section = next((one for one in types if issubclass(one, BaseModel)), None)
+            section = next(iter(_sections_in(of)), None)
     return steps, owner, section
 
 
@@ -270,10 +289,64 @@ def _default_kind(sections: Sequence[str]) -> str | None:
     return kind.default if kind else None
 
 
-def _nearest(steps: Sequence[int | str], model: type[BaseModel] | None) -> str:
+def _nearest(
+    steps: Sequence[int | str], owner: type[BaseModel] | None, schema: type[BaseModel]
+) -> str:
+    """Say which key was meant: one beside it, or one elsewhere in the schema."""
     *sections, last = map(str, steps)
-    known = list(model.model_fields) if model else []
-    close = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
-    if close:
-        return f", did you mean {'.'.join([*sections, close[0]])}?"
-    return f"; known here: {', '.join(known)}"
+    known = list(owner.model_fields) if owner else []
+    elsewhere = [key for key in _keys(schema) if key.split(".") != [*sections, last]]
+    meant = [key for key in elsewhere if key.rpartition(".")[2] == last]
+    if not meant:
+        close = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
+        close = close or [name for name in known if last in name.split("_")]
+        meant = [".".join([*sections, name]) for name in close]
+    if not meant:
+        meant = [key for key in elsewhere if _initials(key) == last]
+    if not meant:
+        names = {key.rpartition(".")[2] for key in elsewhere}
+        close = difflib.get_close_matches(last, sorted(names), n=1, cutoff=0.75)
+        meant = [key for key in elsewhere if key.rpartition(".")[2] in close]
+    if not meant:
+        return f"; known here: {', '.join(known)}"
+    # those that lie nearest first
+    meant.sort(key=lambda key: -_common(key.split("."), sections))
+    return f", did you mean {' or '.join(meant[:_MOST_MEANT])}?"
+
+
+def _initials(key: str) -> str:
+    """Return the abbreviation of a key's last word, as lr of learning_rate."""
+    return "".join(word[:1] for word in key.rpartition(".")[2].split("_"))
+
+
+def _common(key: Sequence[str], other: Sequence[str]) -> int:
+    """Count the sections that two keys begin with in common."""
+    pairs = enumerate(zip(key, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(key), len(other)))
+
+
+@functools.cache
+def _keys(schema: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
+    """Return every dotted key that a section may hold, of all kinds, each once.
+
+    A name of the user's own, as of a variant, is NAME.
+    """
+    seen: dict[str, None] = {}
+    for name, field in schema.model_fields.items():
+        key = f"{prefix}{name}"
+        seen[key] = None
+        kinds = one_of(schema, name)
+        sections = kinds.members if kinds else _sections_in(field.annotation)
+        by_name = get_origin(field.annotation) is dict
+        for section in sections:
+            below = f"{key}.NAME." if by_name else f"{key}."
+            seen |= dict.fromkeys(_keys(section, below))
+    return tuple(seen)
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that a field of this type may hold, alone or by name."""
+    types = get_args(annotation) or (annotation,)
+    return [
+        one for one in types if isinstance(one, type) and issubclass(one, BaseModel)
+    ]

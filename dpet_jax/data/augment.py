@@ -20,7 +20,7 @@ class AugmentConfig(Section):
     """Random changes to each training image, drawn anew at every visit."""
 
     translate: CountFromZero = Field(0, description="pixels, reflected at the border")
-    flip: bool = False
+    flip: bool = Field(False, description="mirror half of the images")
     cutout: CountFromZero = Field(0, description="side of the square, 0 for none")
     cutout_ramp: PositiveShare | None = Field(
         None, description="share of the schedule in which the side grows from 0"

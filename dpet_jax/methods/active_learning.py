@@ -24,8 +24,10 @@ class ActiveLearning(RoundsMethod):
     """
 
     kind: Literal["active_learning"] = "active_learning"
-    initial_size: Count = 1000
-    passes_per_round: Passes = 200
+    initial_size: Count = Field(
+        1000, description="examples of the first round, drawn at random"
+    )
+    passes_per_round: Passes = Field(200, description="over all that was chosen so far")
     max_rounds: CountFromZero = Field(10, description="rounds after the initial one")
     from_scratch: bool = Field(True, description="new parameters in every round")
 

@@ -42,7 +42,7 @@ class SavedCoreset(Method):
 
     kind: Literal["coreset"] = "coreset"
     path: UserPath = Field(description="a run's coreset.npz")
-    passes: Passes = 200
+    passes: Passes = Field(200, description="over the coreset")
 
     def planned_visits(self, pool: Pool) -> int:
         """Count the passes over the coreset."""

@@ -29,7 +29,9 @@ _ARTIFACT_SCORES = ("margin", "entropy", "least_confidence")
 class DissimilarityConfig(Section):
     """How far a prediction is from its label, blended into the score."""
 
-    kind: Literal["none", "euclidean", "kl"] = "none"
+    kind: Literal["none", "euclidean", "kl"] = Field(
+        "none", description="how far an example lies from those of earlier rounds"
+    )
     weight: UpToOne = Field(0.5, description="lambda; 0 is the score alone")
 
 
@@ -53,9 +55,13 @@ class Dpet(RoundsMethod):
         description="of the data in a warm-up pass; the paper calls its 0.3 a data "
         "reduction, its code keeps a third",
     )
-    passes_per_round: Passes = 10
+    passes_per_round: Passes = Field(
+        10, description="over the new examples and those replayed"
+    )
     max_rounds: CountFromZero = Field(40, description="rounds after the warm-up")
-    dissimilarity: DissimilarityConfig = DissimilarityConfig()
+    dissimilarity: DissimilarityConfig = Field(
+        DissimilarityConfig(), description="blended with the score"
+    )
     compat: Literal["none", "artifact"] = Field(
         "none", description="artifact: repeat the authors' code, quirks included"
     )

@@ -404,7 +404,7 @@ class EpsilonGreedy(DynamicMethod):
     """
 
     kind: Literal["epsilon_greedy"] = "epsilon_greedy"
-    keep_fraction: Fraction = 0.5
+    keep_fraction: Fraction = Field(0.5, description="of the data in each pass")
     epsilon: UpToOne = Field(0.1, description="share of a pass that chance fills")
 
     def expected_share(self) -> float:

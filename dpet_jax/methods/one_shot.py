@@ -93,7 +93,9 @@ class OneShot(Method):
     by: Annotated[str, AfterValidator(_known)] = Field(
         "el2n", description="a score, forgetting, or a selector; see `dpet list`"
     )
-    keep_fraction: Fraction = 0.3
+    keep_fraction: Fraction = Field(
+        0.3, description="of the data that the model trains on"
+    )
     passes: Passes = Field(200, description="over the coreset")
     pretrain_passes: PassesFromZero = Field(
         10, description="over all data, of each choosing network"

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from dpet_jax.methods.base import (
     MAIN,
@@ -23,7 +24,9 @@ class ProxyConfig(Section):
     channel_multiple (8 where channels are explicit), at least 8 and never more.
     """
 
-    width_multiplier: Fraction = 0.25
+    width_multiplier: Fraction = Field(
+        0.25, description="channels of the proxy over those of the model"
+    )
 
 
 class ProxyLearner:

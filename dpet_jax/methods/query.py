@@ -52,7 +52,10 @@ class Known(NamedTuple):
 class DiversityConfig(Section):
     """Spread a round's examples out, among the best by score."""
 
-    kind: Literal["none", "k_center", "badge", "stratified"] = "none"
+    kind: Literal["none", "k_center", "badge", "stratified"] = Field(
+        "none",
+        description="how examples of a query are spread out; none: the best by score",
+    )
     shortlist: AtLeastOne = Field(
         3.0, description="times query_size: the best by score that it chooses from"
     )
@@ -68,7 +71,9 @@ class QueryMethod(Method):
     candidate_fraction: Fraction = Field(
         1.0, description="share of the pool that is scored, drawn anew each round"
     )
-    diversity: DiversityConfig = DiversityConfig()
+    diversity: DiversityConfig = Field(
+        DiversityConfig(), description="spreads the examples of a query out"
+    )
     proxy: ProxyConfig | None = Field(
         None, description="a narrower network that scores; its cost counts as selection"
     )

@@ -33,7 +33,7 @@ class BoostConfig(Section):
     """
 
     threshold: Positive = Field(0.07, description="relative change of the loss")
-    passes: Passes = 10
+    passes: Passes = Field(10, description="over random parts of the data")
     keep_fraction: Fraction = Field(1 / 3, description="of the data in each pass")
     learning_rate_factor: Positive = Field(
         0.1, description="peak rate over the optimizer's"
@@ -45,7 +45,9 @@ class RoundsMethod(QueryMethod):
 
     passes_per_round: Passes
     max_rounds: CountFromZero
-    replay: Annotated[Replay, OneOf(Replay, REPLAYS)] = All()
+    replay: Annotated[Replay, OneOf(Replay, REPLAYS)] = Field(
+        All(), description="which old examples a round trains on again"
+    )
     round_learning_rate: Positive | None = Field(
         None, description="peak rate of a round; null is the optimizer's"
     )

@@ -22,8 +22,8 @@ class Rs2(OnePlanMethod):
     """
 
     kind: Literal["rs2"] = "rs2"
-    keep_fraction: Fraction = 0.1
-    passes: Passes = 200
+    keep_fraction: Fraction = Field(0.1, description="of the data in each pass")
+    passes: Passes = Field(200, description="each over another random part")
     replacement: bool = Field(False, description="draw passes independently")
 
     @property

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from dpet_jax.methods.base import Learner, Method, Plan, Pool
 from dpet_jax.section import Passes
@@ -54,7 +55,7 @@ class Standard(OnePlanMethod):
     """Every example in every pass."""
 
     kind: Literal["standard"] = "standard"
-    passes: Passes = 200
+    passes: Passes = Field(200, description="over all training examples")
 
     def make_plan(self, num_examples: int, seed: int) -> Plan:
         """Return all examples, so many times."""

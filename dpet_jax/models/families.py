@@ -85,9 +85,11 @@ class ResNet18(_Residual):
     scales: ClassVar[tuple[float, ...]] = (0.125, 0.25, 0.5, 0.75, 1.0)
 
     kind: Literal["resnet18"] = "resnet18"
-    width_multiplier: Multiplier = 1.0
-    depth_multiplier: Multiplier = 1.0
-    channel_multiple: Count = 8
+    width_multiplier: Multiplier = Field(1.0, description="of the channels")
+    depth_multiplier: Multiplier = Field(1.0, description="of the blocks in a stage")
+    channel_multiple: Count = Field(
+        8, description="channels are rounded to multiples of this"
+    )
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
         """Shape the network for a data set."""
@@ -118,10 +120,12 @@ class ResNet20(_Residual):
     scales: ClassVar[tuple[float, ...]] = (0.25, 0.5, 0.75, 1.0, 1.4)
 
     kind: Literal["resnet20"] = "resnet20"
-    width_multiplier: Multiplier = 1.0
-    depth_multiplier: Multiplier = 1.0
+    width_multiplier: Multiplier = Field(1.0, description="of the channels")
+    depth_multiplier: Multiplier = Field(1.0, description="of the blocks in a stage")
     scale: Multiplier | None = Field(None, description="width and depth in tandem")
-    channel_multiple: Count = 1
+    channel_multiple: Count = Field(
+        1, description="channels are rounded to multiples of this"
+    )
 
     @model_validator(mode="after")
     def _scale_alone(self) -> "ResNet20":
@@ -153,9 +157,13 @@ class ResNet(_Residual):
     """A residual network of basic blocks with explicit channels and blocks a stage."""
 
     kind: Literal["resnet"] = "resnet"
-    stem: Count
-    channels: tuple[Count, ...] = Field(min_length=1, max_length=16)
-    blocks: tuple[Depth, ...] = Field(min_length=1)
+    stem: Count = Field(description="channels of the first convolution")
+    channels: tuple[Count, ...] = Field(
+        min_length=1, max_length=16, description="of each stage"
+    )
+    blocks: tuple[Depth, ...] = Field(
+        min_length=1, description="of each stage, two convolutions each"
+    )
 
     @model_validator(mode="after")
     def _one_entry_a_stage(self) -> "ResNet":

@@ -49,7 +49,10 @@ class PruneConfig(Section):
         channels that can be cut.
     """
 
-    by: Literal["batch_norm", "taylor", "random", "uniform"] = "batch_norm"
+    by: Literal["batch_norm", "taylor", "random", "uniform"] = Field(
+        "batch_norm",
+        description="what channels are ranked by; random and uniform are controls",
+    )
     fraction: PositiveShare = Field(
         0.3, description="of the channels inside blocks, before rounding"
     )

@@ -16,7 +16,7 @@ from dpet_jax.report.runs import COST_NAMES
 from dpet_jax.report.sheets import Entry, Sheet
 from dpet_jax.run.costs import By
 
-_UNITS: dict[By, str] = {
+UNITS: dict[By, str] = {
     "epochs": "epochs",
     "visits": "examples",
     "seconds": "s",
@@ -97,7 +97,7 @@ def _ratio_entry(row: EndRow, target: float, table: EndTable) -> Entry:
     cost, tuned = row.costs[target], row.tuned[target]
     small = []
     if cost is not None:
-        small.append(f"{significant(cost)} {_UNITS[table.by]}")
+        small.append(f"{significant(cost)} {UNITS[table.by]}")
     if (random := row.random[target]) is not None and random.low is not None:
         small.append(f"of random {ratio_text(random)}")
     on_validation = row.tuned_validation[target]
@@ -123,7 +123,7 @@ def _best_sheet(table: EndTable) -> list[Sheet]:
     def entry(
         chosen: Row | None, cost: float | None, ratio: Ratio | None, label: str
     ) -> Entry:
-        small = [] if cost is None else [f"{significant(cost)} {_UNITS[table.by]}"]
+        small = [] if cost is None else [f"{significant(cost)} {UNITS[table.by]}"]
         if chosen is not None and chosen.label != label:
             small.append(chosen.label)
         return Entry(ratio_text(ratio), tuple(small))

@@ -323,7 +323,9 @@ class _Curves(NamedTuple):
 
     def log_costs(self, log_error: float | np.ndarray) -> np.ndarray:
         """Return the logarithm of the cost at an error, by each resample."""
-        return np.asarray((self.scales - log_error) / self.exponents)
+        # where all drawn errors are equal no cost gives another
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((self.scales - log_error) / self.exponents)
 
 
 def _fit(sums: np.ndarray) -> tuple[Any, Any]:

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dpet_jax.files import csv_cell
@@ -18,6 +19,10 @@ COLUMNS = (
     *("accuracy", "test_accuracy", "final_test_accuracy", "stopped_by"),
     *("energy_quality", "folder"),
 )
+
+#: Before and between the columns of a table on a terminal, and the least width of its
+#: names.
+_MARGIN, _GAP, _NAME = "  ", "  ", 16
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -47,15 +52,67 @@ def to_markdown(sheet: Sheet) -> str:
     return "\n".join(lines)
 
 
-def to_text(sheet: Sheet) -> str:
-    """Return a table for a terminal: its numbers alone, in columns."""
-    lines = [sheet.header, *(tuple(entry.main for entry in row) for row in sheet.rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [sheet.title]
-    for first, *others in lines:
-        cells = [o.rjust(w) for o, w in zip(others, widths[1:], strict=True)]
-        text.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n  ".join(text)
+def to_text(sheet: Sheet, width: int = 80) -> str:
+    """Return a table for a terminal: its numbers alone, in columns.
+
+    Nothing is wider than the terminal: names are wrapped at words, and columns that do
+    not fit beside each other follow below, with the names again.
+
+    Args:
+        sheet: The table.
+        width: Of the terminal, in characters.
+    """
+    names, *columns = zip(
+        *[tuple(entry.main for entry in row) for row in sheet.rows], strict=True
+    )
+    name, *headers = sheet.header
+    room = width - len(_MARGIN)
+    pairs = [*zip(headers, columns, strict=True)]
+    widths = [max(map(len, (header, *cells))) for header, cells in pairs]
+    if max(map(len, names)) + sum(len(_GAP) + w for w in widths) > room:
+        widths = [max(map(len, (*h.split(), *cells))) for h, cells in pairs]
+    # the names give way before the numbers do
+    left = max(_NAME, room - sum(len(_GAP) + w for w in widths))
+    above = [
+        textwrap.wrap(h, w, break_on_hyphens=False)
+        for h, w in zip(headers, widths, strict=True)
+    ]
+    wrapped = [textwrap.wrap(n, min(left, room)) or [""] for n in (name, *names)]
+    first = max(len(part) for parts in wrapped for part in parts)
+
+    text = textwrap.wrap(sheet.title, width)
+    for block in _blocks(widths, room - first):
+        depth = max([len(above[k]) for k in block] or [1])
+        for line in range(depth):
+            place = line - depth
+            cells = [
+                (above[k][place] if -place <= len(above[k]) else "").rjust(widths[k])
+                for k in block
+            ]
+            head = name if line == depth - 1 else ""
+            text.append(_row(head.ljust(first), cells))
+        for number, parts in enumerate(wrapped[1:]):
+            cells = [columns[k][number].rjust(widths[k]) for k in block]
+            text += [_row(part, []) for part in parts[:-1]]
+            text.append(_row(parts[-1].ljust(first), cells))
+    return "\n".join(text)
+
+
+def _blocks(widths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Yield the columns that fit beside each other, at least one at a time."""
+    block: list[int] = []
+    used = 0
+    for k, width in enumerate(widths):
+        if block and used + len(_GAP) + width > room:
+            yield block
+            block, used = [], 0
+        block.append(k)
+        used += len(_GAP) + width
+    yield block
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"{_MARGIN}{_GAP.join([name, *cells])}".rstrip()
 
 
 def to_latex(sheet: Sheet) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from dpet_jax.errors import UserError
 from dpet_jax.files import write_whole
 from dpet_jax.report.anova import anova_sheets
+from dpet_jax.report.column import column_tables
 from dpet_jax.report.end_sheets import end_sheets, end_tuning_sheet
 from dpet_jax.report.equal_accuracy import EndTable, end_table
 from dpet_jax.report.facts import deviations, setting
@@ -21,6 +22,7 @@ from dpet_jax.report.formats import (
 )
 from dpet_jax.report.grid import front_sheet, grids
 from dpet_jax.report.paired import paired_differences
+from dpet_jax.report.printed import fitted
 from dpet_jax.report.pruning_sheet import pruning_sheet
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES
@@ -36,7 +38,12 @@ from dpet_jax.report.sheets import (
     tuning_sheet,
 )
 from dpet_jax.report.table import CostTable, cost_table
+from dpet_jax.report.tidy import tidy_tables
+from dpet_jax.report.verdict import verdict
 from dpet_jax.run.costs import By
+
+#: Folder of what is for a paper.
+PAPER = "paper"
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
@@ -55,7 +62,12 @@ class _Content(NamedTuple):
 
 
 def write_report(
-    comparison: Comparison, by: By, out: Path, lead: Sequence[str] = ()
+    comparison: Comparison,
+    by: By,
+    out: Path,
+    lead: Sequence[str] = (),
+    *,
+    paper: bool = False,
 ) -> list[Path]:
     """Write a report: page, Markdown, CSV, LaTeX and plots, each whole or not at all.
 
@@ -63,7 +75,9 @@ def write_report(
         comparison: Which runs belong to which method.
         by: What costs are compared in.
         out: The folder, made if missing; files of an earlier report are replaced.
-        lead: What the page begins with, a line each.
+        lead: What the page begins with, a line each; by default the verdict.
+        paper: Whether to write tables and plots for one column of a paper too, into a
+            folder of their own: LaTeX, and each plot as PDF, SVG and PNG.
 
     Returns:
         The files: the page first.
@@ -92,7 +106,18 @@ def write_report(
         "table.tex": to_latex(content.results[0]),
         **{f"plots/{name}.svg": svg for name, svg in svgs.items()},
         **{f"plots/{p.name}.png": style.to_png(p.figure) for p in shown},
+        **tidy_tables(comparison, out),
     }
+    if paper:
+        files |= {
+            f"{PAPER}/{name}": text
+            for name, text in column_tables(comparison, crossing, ends).items()
+        }
+        for picture in shown:
+            name = f"{PAPER}/{picture.name}"
+            files[f"{name}.pdf"] = style.to_pdf(picture.figure)
+            files[f"{name}.svg"] = svgs[picture.name]
+            files[f"{name}.png"] = files[f"plots/{picture.name}.png"]
     try:
         return [_write(out / name, held) for name, held in files.items()]
     except OSError as error:
@@ -102,17 +127,21 @@ def write_report(
         ) from error
 
 
-def answer(comparison: Comparison, by: By) -> str:
-    """Return the first table of the results as text for a terminal.
+def answer(comparison: Comparison, by: By, width: int = 80) -> str:
+    """Return the first table of the results, and the verdict, for a terminal.
 
     Args:
         comparison: Which runs belong to which method.
         by: What costs are compared in.
+        width: Of the terminal, in characters.
     """
     ends = end_sheets(end_table(comparison, by), comparison)
     front = front_sheet(grids(comparison))
-    costs = cost_sheet(cost_table(comparison.crossing, by))
-    return to_text(_present([*ends, front, costs])[0])
+    table = cost_table(comparison.crossing, by)
+    sheets = [*ends, front, cost_sheet(table), results_sheet(table)]
+    table_text = to_text(_present(sheets)[0], width)
+    words = [fitted(line, width) for line in verdict(comparison, by)]
+    return "\n".join([table_text, *words])
 
 
 def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
@@ -159,8 +188,18 @@ def _content(
         sources=sources_sheet(comparison, out),
         setting=setting(comparison, by),
         deviations=deviations(comparison),
-        missing=missing,
+        missing=[*_untold(comparison), *missing],
     )
+
+
+def _untold(comparison: Comparison) -> list[str]:
+    """Return which tables there are not, and what would give them."""
+    if comparison.targets:
+        return []
+    return [
+        "costs to reach an accuracy (no run had one to reach; list some in targets, "
+        "such as targets: [0.8, 0.9])"
+    ]
 
 
 def _present(sheets: Iterable[Sheet | None]) -> list[Sheet]:
@@ -188,7 +227,7 @@ def _page(
             cost_name=COST_NAMES[content.by],
             pictures=pictures,
             inline=inline,
-            lead=lead,
+            lead=lead or verdict(content.comparison, content.by),
         )
     )
 

@@ -1,6 +1,8 @@
 """Numbers as text: three significant digits, and a dash where there is none."""
 
 import math
+import re
+import textwrap
 from collections.abc import Callable
 
 NONE = "\N{EN DASH}"
@@ -62,3 +64,39 @@ def span(
     if low is None or high is None:
         return NONE
     return "no spread" if low == high else f"{number(low)} to {number(high)}"
+
+
+#: What begins a line: an indent, or a name and the blanks before its text.
+_NAMED = re.compile(r"\s*(\S+( \S+)*\s{2,})?")
+#: A command that people copy, which stays on one line.
+_COMMAND = re.compile(r"(:|\s) dpet [a-z]")
+
+
+def fitted(text: str, width: int) -> str:
+    """Wrap lines at words, so that what follows stands below where the text began.
+
+    A word that is wider stays whole, and so does a line that ends with a command.
+
+    Args:
+        text: Lines.
+        width: Of the terminal, in characters.
+    """
+    return "\n".join(_fitted(line, width) for line in text.split("\n"))
+
+
+def _fitted(line: str, width: int) -> str:
+    if len(line) <= width or _COMMAND.search(line):
+        return line
+    found = _NAMED.match(line)
+    indent = len(found[0]) if found else 0
+    if indent > width // 2:  # rather a table than a name
+        indent = 0
+    parts = textwrap.wrap(
+        line[indent:] if indent else line,
+        width - max(indent, 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
+    below = " " * max(indent, 2)
+    return line[:indent] + f"\n{below}".join(parts)

@@ -4,12 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from dpet_jax.errors import UserError
-from dpet_jax.files import read_json, read_yaml
+from dpet_jax.files import read_json, read_npz, read_yaml
 from dpet_jax.run.costs import By, Event, Spent, TargetCost, spent_at, target_cost
-from dpet_jax.run.folder import CONFIG, EVENTS, SUMMARY, read_events, reading
+from dpet_jax.run.folder import (
+    CONFIG,
+    CORESET,
+    EVENTS,
+    SUMMARY,
+    read_events,
+    reading,
+)
 from dpet_jax.run.limits import StopReason
 
 COST_NAMES: dict[By, str] = {
@@ -157,7 +165,7 @@ def compared(spent: Spent, by: By) -> float | None:
     return None if value is None else float(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished run.
 
@@ -172,6 +180,60 @@ class Run:
     config: dict[str, Any]
     summary: dict[str, Any]
     events: tuple[Event, ...]
+
+    def __repr__(self) -> str:
+        """Return which run it is and how it ended, in a line."""
+        test = self.summary["test_accuracy"]
+        told = "diverged" if test is None else f"test accuracy {test:.4f}"
+        return (
+            f"Run({self.folder}: {self.method}, seed {self.seed}, {told}, "
+            f"{self.summary['epochs']:.2f} epochs)"
+        )
+
+    @property
+    def curves(self) -> dict[str, np.ndarray]:
+        """Its evaluations on the way, an array a column, in order.
+
+        `accuracy`, in [0, 1], and `loss` on the split that targets are reached on, and
+        what had been spent: `epochs`, `visits`, `seconds_warm` and `wh_warm`, the last
+        two without compiling and reading the data. NaN is what was not measured.
+        """
+        looks = self.evaluations()
+        columns: dict[str, list[Any]] = {
+            name: [event[name] for event in looks] for name in ("accuracy", "loss")
+        }
+        for name in ("epochs", "visits", "seconds_warm", "wh_warm"):
+            columns[name] = [getattr(spent_at(event), name) for event in looks]
+        return {name: np.array(held, float) for name, held in columns.items()}
+
+    @property
+    def coreset(self) -> dict[str, np.ndarray] | None:
+        """What coreset.npz holds; None for a method that chooses no coreset."""
+        path = self.folder / CORESET
+        return read_npz(path) if path.exists() else None
+
+    @property
+    def model(self) -> Any:
+        """The trained model, with `apply_fn` and `params`; see `dpet_jax.load_run`."""
+        # reports are read without JAX
+        from dpet_jax.run.load import load_run
+
+        return load_run(self.folder)
+
+    def report(self, out: Path | None = None, *, paper: bool = False) -> Path:
+        """Write page, tables and plots about it; return the page.
+
+        Args:
+            out: The folder, by default the run's own.
+            paper: Whether to write what is for a column of a paper too.
+        """
+        # which are made of runs
+        from dpet_jax.report.comparison import read_comparison
+        from dpet_jax.report.page import write_report
+
+        comparison = read_comparison([self.folder])
+        by = comparison.natural_cost()
+        return write_report(comparison, by, out or self.folder, paper=paper)[0]
 
     @property
     def seed(self) -> int:

@@ -60,8 +60,13 @@ class Sheet(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def cost_sheet(table: CostTable) -> Sheet:
-    """Return the table of what each method spent to reach each accuracy."""
+def cost_sheet(table: CostTable) -> Sheet | None:
+    """Return the table of what each method spent to reach each accuracy.
+
+    None where no run had an accuracy to reach.
+    """
+    if not table.targets:
+        return None
     return Sheet(
         name="cost",
         title=f"Cost to reach an accuracy, in {COST_NAMES[table.by]}",
@@ -97,13 +102,16 @@ def cost_entry(cell: Cell) -> Entry:
 
 
 def savings_sheet(table: CostTable, comparison: Comparison) -> Sheet | None:
-    """Return what each method saves against both standards; None without either."""
+    """Return what each method saves against both standards.
+
+    None without either of them, or without a target.
+    """
     labels = {
         role: row.label
         for role in ("standard", "tuned")
         if (row := comparison.row(role)) is not None
     }
-    if not labels:
+    if not labels or not table.targets:
         return None
     rows = []
     for line in table.rows:

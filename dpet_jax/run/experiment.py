@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from dpet_jax.config.experiment import Config
-from dpet_jax.config.load import flat, validate
+from dpet_jax.config.load import changed, validate
 from dpet_jax.data import Data
 from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
@@ -271,14 +271,10 @@ def check_same_config(config: Config, path: Path) -> None:
         UserError: With every key that differs.
     """
     saved = validate(read_yaml(path), str(path))
-    old, new = (
-        dict(flat(saved.model_dump(mode="json"))),
-        dict(flat(config.model_dump(mode="json"))),
-    )
+    old, new = saved.model_dump(mode="json"), config.model_dump(mode="json")
     different = [
-        f"{key} was {old.get(key)!r}, is now {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        f"{key} was {before!r}, is now {now!r}"
+        for key, before, now in sorted(changed(old, new), key=lambda one: one[0])
     ]
     if different:
         raise UserError(

@@ -237,14 +237,8 @@ class _Fitting:
 
     def planned(self) -> tuple[Config, Data]:
         """Look, read and plan."""
-        found = recognised(self.path, self.image_size)
-        name = "digits" if self.path is None else self.path.resolve().stem
-        config = _config(_file_name(name), found.section, self.seed)
-        data = build.build_data(_with_batch(config, 1))
-        smallest = _check_classes(data)
-        config = _with_batch(config, min(BATCH, data.num_train))
-        config = _augmented(config, data)
-        for line in _found_lines(self.path, data, found.usual, smallest):
+        config, data, lines = look(self.path, self.image_size, self.seed)
+        for line in lines:
             self.say(line)
         if self.budget.unit == "target":
             return self._to_target(config, data), data
@@ -414,6 +408,42 @@ def recognised(path: Path | None, image_size: int | None = None) -> _Found:
     usual = Counter(sizes).most_common(1)[0][0] if sizes else None
     side = _side(sizes) if image_size is None else image_size
     return _Found(section.model_copy(update={"image_size": side}), usual)
+
+
+class Looked(NamedTuple):
+    """What looking at someone's pictures gives.
+
+    Attributes:
+        config: Of a run on them, without a size and a length of its own.
+        data: Read.
+        lines: What was found, for people.
+    """
+
+    config: Config
+    data: Data
+    lines: list[str]
+
+
+def look(path: Path | None, image_size: int | None, seed: int) -> Looked:
+    """Recognise, read and check pictures, and set a run on them up.
+
+    Args:
+        path: A file or a folder; None for the digits.
+        image_size: Side that pictures are brought to; by default what suits them and
+            this machine.
+        seed: Of the run.
+
+    Raises:
+        UserError: If there is nothing that can be trained on.
+    """
+    found = recognised(path, image_size)
+    name = "digits" if path is None else path.resolve().stem
+    config = _config(_file_name(name), found.section, seed)
+    data = build.build_data(_with_batch(config, 1))
+    smallest = _check_classes(data)
+    config = _with_batch(config, min(BATCH, data.num_train))
+    config = _augmented(config, data)
+    return Looked(config, data, _found_lines(path, data, found.usual, smallest))
 
 
 def _side(sizes: Sequence[tuple[int, int]]) -> int | None:

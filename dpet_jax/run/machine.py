@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 import dpet_jax
+from dpet_jax.config.load import changed
 from dpet_jax.energy import Probe, discover
 
 #: What JAX and its compilers are told outside a config, and results may depend on.
@@ -39,6 +40,23 @@ def pinned() -> Iterator[None]:
         yield
 
 
+def use_compilation_cache() -> Path | None:
+    """Let JAX keep compiled programs between processes, unless a place is set already.
+
+    Returns:
+        The folder, or None if the cache is switched off.
+    """
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen is None:
+        chosen = jax.config.values.get("jax_compilation_cache_dir")
+    if chosen is None:
+        base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+        chosen = str(Path(base) / "dpet_jax" / "xla")
+        jax.config.update("jax_compilation_cache_dir", chosen)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return Path(chosen) if chosen else None
+
+
 def environment() -> dict[str, dict[str, Any]]:
     """Return versions, device and settings, on which a result depends too."""
     settings = {
@@ -56,13 +74,9 @@ def differences(before: dict[str, Any], now: dict[str, dict[str, Any]]) -> list[
         before: An environment; parts that it lacks are not compared.
         now: Another.
     """
-    return [
-        f"{part}.{key} was {before[part].get(key)}, is now {now[part].get(key)}"
-        for part in now
-        if isinstance(before.get(part), dict)
-        for key in sorted(before[part].keys() | now[part].keys())
-        if before[part].get(key) != now[part].get(key)
-    ]
+    parts = [part for part in now if isinstance(before.get(part), dict)]
+    old, new = ({part: one[part] for part in parts} for one in (before, now))
+    return [f"{key} was {was}, is now {now}" for key, was, now in changed(old, new)]
 
 
 def versions() -> dict[str, str]:

@@ -98,7 +98,7 @@ def plan_config(
             below what any network takes, or the config does not fit the data.
     """
     check_plannable(config, budget, leveled=level is not None)
-    base = _recipe(config)
+    base = recipe(config)
     profiles = Profiles() if profiles is None else profiles
     metered = base.model_copy(update={"budget": BudgetConfig(wh=budget.wh)})
     with pinned(), build.build_meter(metered, meters) as meter:
@@ -241,8 +241,12 @@ def _on_cpu() -> bool:
     return bool(jax.devices()[0].platform == "cpu")
 
 
-def _recipe(config: Config) -> Config:
-    """Return the config with the plan's method, schedule and precision."""
+def recipe(config: Config) -> Config:
+    """Return the config with the plan's method, schedule and precision.
+
+    Args:
+        config: Whose data, family, optimizer and augmentation stand.
+    """
     model, train = config.model, config.train
     set_ = model.model_fields_set
     if not _on_cpu():

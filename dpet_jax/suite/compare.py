@@ -174,7 +174,7 @@ class Comparing:
         left, to_do, count = 0.0, 0, 0
         for one in self.planned():
             cost = one.problem or f"{one.epochs:8.2f} epochs"
-            yield f"{_name(one.job):<58} {one.state:<9}{cost}"
+            yield f"{_name(one.job):<54} {one.state:<9}{cost}"
             count += 1
             if one.state != "finished":
                 to_do, left = to_do + 1, left + (one.epochs or 0.0)
@@ -286,8 +286,8 @@ class Comparing:
         test = summary["test_accuracy"]
         accuracy = "diverged" if test is None else f"test {test:.4f}"
         self._console.out(
-            f"{place} {name:<44} {accuracy}  {summary['epochs']:7.2f} epochs "
-            f"{summary['wall_s']:8.1f} s   {self._left(left)}",
+            f"{place} {name:<22} {accuracy:<11}{summary['epochs']:8.2f} epochs"
+            f"{summary['wall_s']:7.1f} s {self._left(left)}".rstrip(),
             highlight=False,
         )
 
@@ -300,9 +300,7 @@ class Comparing:
             with contextlib.suppress(UserError):
                 epochs += self._estimate(job.config)
         minutes = epochs * self._done_s / self._done_epochs / 60
-        return (
-            f"about {minutes:.0f} min left" if minutes >= 1 else "under a minute left"
-        )
+        return f"{minutes:.0f} min left" if minutes >= 1 else "< 1 min left"
 
     def _count(self, job: Job) -> None:
         if job.folder in self._counted:

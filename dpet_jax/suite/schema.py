@@ -93,7 +93,9 @@ class TuneConfig(Section):
     grid: dict[str, Values] = Field(
         min_length=1, description="dotted keys of the config, and the values of each"
     )
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
+        description="of the trials; they are not reported"
+    )
     at: Horizon | None = Field(
         None, description="the horizon that is tried; read: end needs it"
     )
@@ -141,7 +143,9 @@ class VariantConfig(Section):
         "combination is a row; pictures give the first key markers and panels, the "
         "second colours, the third sizes",
     )
-    tune: TuneConfig | None = None
+    tune: TuneConfig | None = Field(
+        None, description="choose settings by trials on other seeds"
+    )
     horizons: dict[str, Annotated[tuple[Horizon, ...], Field(min_length=2)]] | None = (
         Field(
             None,
@@ -218,7 +222,7 @@ class VariantConfig(Section):
 class SuiteConfig(Section):
     """Experiments that differ in a few keys, over the same seeds and targets."""
 
-    name: Name
+    name: Name = Field(description="of the folder of all its runs")
     base: UserPath = Field(description="a config, relative to this file")
     set: dict[str, Any] = Field({}, description="keys of the config, for all variants")
     read: Literal["crossing", "end"] = Field(
@@ -226,9 +230,15 @@ class SuiteConfig(Section):
         description="crossing: a target's cost is that of the first evaluation at or "
         "above it; end: runs of several horizons are read once, at their end",
     )
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    targets: Annotated[tuple[Fraction, ...], Field(min_length=1)]
-    variants: dict[Name, VariantConfig] = Field(min_length=1)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
+        description="of the runs that are reported; every variant has all"
+    )
+    targets: Annotated[tuple[Fraction, ...], Field(min_length=1)] = Field(
+        description="accuracies at which costs are compared"
+    )
+    variants: dict[Name, VariantConfig] = Field(
+        min_length=1, description="the rows of the table, by name"
+    )
     statements: tuple[str, ...] = Field(
         (), description="what readers of the report have to know, a sentence each"
     )

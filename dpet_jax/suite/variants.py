@@ -199,7 +199,9 @@ class Suite:
 
 
 def load_suite(
-    path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None
+    path: Path,
+    overrides: Sequence[str | tuple[str, Any]] = (),
+    seeds: Sequence[int] | None = None,
 ) -> Suite:
     """Read a suite and resolve the config of every setting of every variant.
 
@@ -208,7 +210,7 @@ def load_suite(
 
     Args:
         path: A YAML file.
-        overrides: `--a.b=value` each, for all variants.
+        overrides: `--a.b=value` each, or a dotted key and its value, for all variants.
         seeds: Instead of the suite's.
 
     Raises:
@@ -222,7 +224,7 @@ def load_suite(
     section = validate_as(SuiteConfig, tree, str(path), origins)
     base = path.parent / section.base
     read_tree(base)
-    changes = [parse_override(override) for override in overrides]
+    changes = [parse_override(o) if isinstance(o, str) else o for o in overrides]
     variants, problems = [], []
     for key, variant in section.variants.items():
         try:

@@ -7,6 +7,8 @@ compiled in. Nothing here imports JAX before it is needed.
 from abc import abstractmethod
 from typing import Any, Literal
 
+from pydantic import Field
+
 from dpet_jax.section import Kind, NonNegative, Positive, Share
 from dpet_jax.training.traced import with_numbers
 
@@ -18,8 +20,8 @@ class OptimizerSection(Kind):
     by its import path.
     """
 
-    learning_rate: Positive
-    weight_decay: NonNegative = 0.0
+    learning_rate: Positive = Field(description="the schedule's peak")
+    weight_decay: NonNegative = Field(0.0, description="of all parameters")
 
     @abstractmethod
     def transform(self) -> Any:
@@ -34,10 +36,10 @@ class Sgd(OptimizerSection):
     """SGD with momentum; the decay is added to the gradient (L2), as PyTorch does."""
 
     kind: Literal["sgd"] = "sgd"
-    learning_rate: Positive = 0.1
-    momentum: Share = 0.9
-    nesterov: bool = True
-    weight_decay: NonNegative = 5e-4
+    learning_rate: Positive = Field(0.1, description="the schedule's peak")
+    momentum: Share = Field(0.9, description="share of the velocity that a step keeps")
+    nesterov: bool = Field(True, description="look ahead by the momentum")
+    weight_decay: NonNegative = Field(5e-4, description="of all parameters")
 
     def transform(self) -> Any:
         """Return decay, momentum and the step."""
@@ -53,10 +55,10 @@ class Sgd(OptimizerSection):
 class _Adam(OptimizerSection):
     """What Adam and AdamW share."""
 
-    learning_rate: Positive = 1e-3
-    b1: Share = 0.9
-    b2: Share = 0.999
-    eps: Positive = 1e-8
+    learning_rate: Positive = Field(1e-3, description="the schedule's peak")
+    b1: Share = Field(0.9, description="decay of the mean of gradients")
+    b2: Share = Field(0.999, description="decay of the mean of their squares")
+    eps: Positive = Field(1e-8, description="added to the root of the second moment")
 
 
 class Adam(_Adam):
@@ -79,7 +81,7 @@ class AdamW(_Adam):
     """Adam with decoupled decay (scaled by the learning rate)."""
 
     kind: Literal["adamw"] = "adamw"
-    weight_decay: NonNegative = 1e-2
+    weight_decay: NonNegative = Field(1e-2, description="of all parameters")
 
     def transform(self) -> Any:
         """Return the moments, decay and the step."""

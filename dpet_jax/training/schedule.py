@@ -58,7 +58,9 @@ class _Falling(ScheduleSection):
         description="plan: restarts with each; method: once over all the method plans; "
         "a number: once over so many epochs",
     )
-    final_learning_rate: NonNegative = 0.0
+    final_learning_rate: NonNegative = Field(
+        0.0, description="at the end of the schedule"
+    )
 
 
 class Linear(_Falling):

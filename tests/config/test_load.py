@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from dpet_jax.config import experiment as schema
-from dpet_jax.config.load import flat, load, validate
+from dpet_jax.config.load import changed, flat, load, validate, validate_as
 from dpet_jax.errors import UserError
 from dpet_jax.scores.registry import selectable_scores
+from dpet_jax.suite.schema import SuiteConfig
 from dpet_jax.training.optimizer import Adam
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -467,6 +468,50 @@ def test_missing_file_and_folder_are_refused_with_an_example(tmp_path):
         with pytest.raises(UserError, match=r"configs/quickstart\.yaml") as caught:
             load(path)
         assert str(caught.value).startswith(f"{path}: cannot read")
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("train.lr", "train.optimizer.learning_rate"),
+        ("lr", "train.optimizer.learning_rate"),
+        ("train.wd", "train.optimizer.weight_decay"),
+        ("train.learning_rate", "train.optimizer.learning_rate"),
+        ("quer_size", "method.query_size"),
+        ("train.seed", "seed"),
+        ("model.width", "model.width_multiplier"),
+        ("train.optimizer.momentun", "train.optimizer.momentum"),
+        # the nearest first
+        ("evaluate.batchsize", "evaluate.batch_size"),
+        ("batch_size", "train.batch_size or evaluate.batch_size"),
+    ],
+)
+def test_a_key_in_another_place_or_in_short_is_told_where_it_is(
+    override, meant, refused
+):
+    told = refused("", f"--{override}=1")
+    assert told == f"command line: {override}: unknown key, did you mean {meant}?"
+
+
+def test_a_key_of_a_suite_is_told_where_it_is():
+    tree = {"name": "a", "base": "b.yaml", "seeds": [0], "targets": [0.5]}
+    variants = {"mine": {"sets": {"seed": 1}}}
+    with pytest.raises(UserError) as caught:
+        validate_as(SuiteConfig, {**tree, "variants": variants, "grow": 2}, "s.yaml")
+    assert str(caught.value).splitlines() == [
+        "s.yaml: variants.mine.sets: unknown key, did you mean variants.mine.set?",
+        "s.yaml: grow: unknown key, did you mean variants.NAME.tune.grow?",
+    ]
+
+
+def test_what_differs_between_two_trees_is_told_by_dotted_key():
+    old = {"a": {"b": 1, "c": [1, 2]}, "d": {}, "same": {"x": 0}}
+    new = {"a": {"b": 2, "c": [1, 2]}, "e": "f", "same": {"x": 0}}
+    assert [*changed(old, new)] == [
+        ("a.b", 1, 2),
+        ("d", {}, None),
+        ("e", None, "f"),
+    ]
 
 
 # one list of names

@@ -47,7 +47,7 @@ class Parquet(DataSection):
     )
     path: UserPath = Field(description="folder with train-*.parquet and test-*.parquet")
     train_split: str = Field("train", description="what its files begin with")
-    test_split: str = "test"
+    test_split: str = Field("test", description="likewise")
     validation_split: str | None = Field(
         None, description="null: drawn from the training examples"
     )

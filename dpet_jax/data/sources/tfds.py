@@ -45,7 +45,7 @@ class Tfds(DataSection):
     )
     path: UserPath = Field(description="folder of the prepared sets, the TFDS data_dir")
     train_split: str = Field("train", description="slices such as train[:80%] work")
-    test_split: str = "test"
+    test_split: str = Field("test", description="slices work here too")
     validation_split: str | None = Field(
         None, description="null: drawn from the training examples"
     )
