@@ -748,7 +748,7 @@ def _layers(options: Any, overrides: list[str], console: Console) -> int:
         raise UserError(f"--seconds: {seconds:g} is no length from 0 to 3600")
     if not 1 <= repeats <= 1000:
         raise UserError(f"--repeats: {repeats} is no number from 1 to 1000")
-    use_compilation_cache()
+    _use_cache()
     from dpet_jax.run.layers import (
         answer_lines,
         layer_lines,
