@@ -142,6 +142,15 @@ class Comparison:
         """Its rows that are of no grid."""
         return replace(self, rows=tuple(r for r in self.rows if r.cell is None))
 
+    @property
+    def counted(self) -> str:
+        """How many methods there are, and how many grids of how many settings."""
+        cells = Counter(row.cell.of for row in self.rows if row.cell is not None)
+        methods = len(self.gridless.rows)
+        parts = [f"{methods} method{'s' * (methods != 1)}"] * (methods > 0 or not cells)
+        parts += [f"{of}: a grid of {count} settings" for of, count in cells.items()]
+        return ", ".join(parts)
+
     def natural_cost(self) -> By:
         """Return Wh if all runs measured the same parts of one kind of device.
 

@@ -130,6 +130,7 @@ def test_a_method_beside_a_grid_keeps_its_pictures(tmp_path):
     drawn = pictures(found, cost_table(found.crossing, "epochs"), None)
     names = {picture.name for picture in drawn if picture.figure is not None}
     assert {"grid1_front", "pareto"} <= names
+    assert found.counted == "1 method, cells: a grid of 2 settings"
     assert "grid1_panels" not in names
     assert "The same, by x: cells: the grid has one x" in missing(drawn)
 
