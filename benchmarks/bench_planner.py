@@ -16,20 +16,33 @@ CPU, and three that reorder the scales: by FLOPs, by layers, and the same for al
     ridge          the tight-budget paper's: a quadratic ridge regression of accuracy on
                    scale and time, fitted to 8 short runs, for 15 % of the budget
 
+With `--own`, the shipped law is judged on a table of runs of one's own, which no part
+of it was fitted to, with the step times of those runs; `--runs` makes such a table of
+finished runs of the family, as of the suite planner_table.
+
     python benchmarks/bench_planner.py --out=benchmarks/results/bench_planner_cpu.json
+    python benchmarks/bench_planner.py --runs=runs/planner_table --name=NAME --own=FILE
 """
 
 import argparse
 import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from dpet_jax.planner.law import LEAST_STEPS, SEED_NOISE, Law, Observation, refit
+from dpet_jax.planner.law import (
+    LEAST_STEPS,
+    SEED_NOISE,
+    SHIPPED,
+    Law,
+    Observation,
+    refit,
+)
 from dpet_jax.planner.planner import Budget, Plan, Spend, StepCost, plan
 
 TABLE = Path(__file__).parent.parent / "tests" / "data" / "planner_oracle.csv"
@@ -284,24 +297,128 @@ def evaluate(path: Path = TABLE, draws: int = 5) -> list[dict]:
         lost = regrets(column, laws[column.table.name], fixed, draws)
         for planner, each in lost.items():
             found.setdefault(planner, {})[name] = each
-    return [
-        {
-            "planner": planner,
-            "mean": round(float(np.mean(np.concatenate([*by.values()]))), 3),
-            "worst": round(float(np.max(np.concatenate([*by.values()]))), 2),
-            **{name: round(float(np.mean(each)), 2) for name, each in by.items()},
+    return [_row(planner, by) for planner, by in found.items()]
+
+
+def own_columns(path: Path) -> list[Column]:
+    """Return each data set of a table of one's own, by its runs' times and by others.
+
+    Those of its budgets count at which neither the best scale nor the law's choice is
+    extrapolated.
+    """
+    with path.open(encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    found = []
+    for name in dict.fromkeys(row["dataset"] for row in rows):
+        spent: dict[float, list[float]] = {}
+        for row in rows:
+            if row["dataset"] == name:
+                each = float(row["wall_seconds"]) / int(row["visits"])
+                spent.setdefault(float(row["scale"]), []).append(each)
+        seconds = {scale: float(np.median(all_)) for scale, all_ in spent.items()}
+        table = Table.read(path, name)
+        _, *models = columns([table])
+        found += [Column("measured", table, seconds, ()), *models]
+    return [replace(column, budgets=_judged_budgets(column)) for column in found]
+
+
+def _judged_budgets(column: Column) -> tuple[float, ...]:
+    budgets = np.geomspace(0.5, 56, 16).tolist()
+    return tuple(
+        budget
+        for budget in budgets
+        if column.judged(budget, column.plan(budget, SHIPPED).scale)
+    )
+
+
+def evaluate_own(path: Path) -> list[dict]:
+    """Return a row for each planner on a table of one's own, by the shipped law.
+
+    Scales that are too large for a budget are judged by runs of fewer examples than
+    there are, that is, by a line that goes on.
+    """
+    every = own_columns(path)
+    planners: dict[str, Callable[[Column, float], float]] = {
+        "g": lambda column, one: column.plan(one, SHIPPED).scale,
+        f"fixed {best_fixed(every):g}": lambda *_: best_fixed(every),
+        "default": lambda *_: 1.0,
+    }
+    found = {
+        planner: {
+            column.times: [
+                column.regret(one, chosen(column, one)) for one in column.budgets
+            ]
+            for column in every
         }
-        for planner, by in found.items()
-    ]
+        for planner, chosen in planners.items()
+    }
+    found["random"] = {
+        column.times: [
+            float(np.mean([column.regret(one, scale) for scale in column.seconds]))
+            for one in column.budgets
+        ]
+        for column in every
+    }
+    return [_row(planner, by) for planner, by in found.items()]
+
+
+def _row(planner: str, by: Mapping[str, Sequence[float]]) -> dict:
+    every = np.concatenate([*by.values()])
+    return {
+        "planner": planner,
+        "mean": round(float(every.mean()), 3),
+        "worst": round(float(every.max()), 2),
+        **{name: round(float(np.mean(each)), 2) for name, each in by.items()},
+    }
+
+
+def write_own(runs: Path, name: str, path: Path) -> None:
+    """Write the table of finished runs of the family, as the shipped one is."""
+    from dpet_jax.config.load import load
+    from dpet_jax.files import read_json, write_whole
+    from dpet_jax.run.folder import CONFIG, SUMMARY
+    from dpet_jax.run.load import load_run
+    from dpet_jax.run.planning import num_parameters
+
+    with TABLE.open(encoding="utf-8") as file:
+        fields = next(csv.reader(file))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    for mark in sorted(runs.rglob(SUMMARY)):
+        summary, config = read_json(mark), load(mark.parent / CONFIG)
+        spent = summary["phases"]["train"]["s"]
+        writer.writerow(
+            {
+                "dataset": name,
+                "scale": config.model.scale,
+                "drop": 0,
+                "batch": config.train.batch_size,
+                "visits": summary["visits"],
+                "seed": summary["seed"],
+                "accuracy": round(summary["test_accuracy"], 4),
+                "cross_entropy": round(summary["test_loss"], 4),
+                "wall_seconds": round(spent, 2),
+                "parameters": num_parameters(load_run(mark.parent).model),
+                "train_flops": summary["flops"],
+                "lr": config.train.optimizer.learning_rate,
+            }
+        )
+    write_whole(path, text.getvalue())
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
     """Print regrets in points, and write them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--own", type=Path, help="a table of one's own")
+    parser.add_argument("--runs", type=Path, help="make it of these runs")
+    parser.add_argument("--name", default="own", help="of their data set")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    rows = evaluate(options.table)
+    if options.runs is not None:
+        write_own(options.runs, options.name, options.own)
+    rows = evaluate(options.table) if options.own is None else evaluate_own(options.own)
     for row in rows:
         name, mean, worst, *means = row.values()
         each = "".join(f"{value:7.2f}" for value in means)
