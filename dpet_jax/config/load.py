@@ -295,7 +295,7 @@ def _nearest(
     """Say which key was meant: one beside it, or one elsewhere in the schema."""
     *sections, last = map(str, steps)
     known = list(owner.model_fields) if owner else []
-    elsewhere = [key for key in _keys(schema) if key.split(".") != [*sections, last]]
+    elsewhere = [key for key in _keys(schema) if _could_be(key, sections, last, known)]
     meant = [key for key in elsewhere if key.rpartition(".")[2] == last]
     if not meant:
         close = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
@@ -312,6 +312,17 @@ def _nearest(
     # those that lie nearest first
     meant.sort(key=lambda key: -_common(key.split("."), sections))
     return f", did you mean {' or '.join(meant[:_MOST_MEANT])}?"
+
+
+def _could_be(key: str, sections: list[str], last: str, known: list[str]) -> bool:
+    """Return whether a key of the schema is another one that there may be here.
+
+    Below the section itself only what its kind has.
+    """
+    steps, depth = key.split("."), len(sections)
+    if steps == [*sections, last]:
+        return False
+    return steps[:depth] != sections or len(steps) == depth or steps[depth] in known
 
 
 def _initials(key: str) -> str:

@@ -565,10 +565,12 @@ class TunerConfig(Section):
         description="last share of the passes of what ends early, in which the "
         "schedule goes to its end",
     )
-    warmup: WarmUpRule | None = WarmUpRule()
-    query_size: QuerySizeRule | None = QuerySizeRule()
-    passes: PassesRule | None = PassesRule()
-    score: ScoreRule | None = ScoreRule()
+    warmup: WarmUpRule | None = Field(WarmUpRule(), description="when to leave it")
+    query_size: QuerySizeRule | None = Field(
+        QuerySizeRule(), description="how many examples to add"
+    )
+    passes: PassesRule | None = Field(PassesRule(), description="when to end a round")
+    score: ScoreRule | None = Field(ScoreRule(), description="what to rank by")
     replay: ReplayRule | None = Field(
         ReplayRule(), description="idle where the replay has no ratio"
     )

@@ -268,7 +268,9 @@ class Cnn(_Chain):
     """
 
     kind: Literal["cnn"] = "cnn"
-    n_conv: Annotated[int, Field(ge=1, le=16), Number] = 2
+    n_conv: Annotated[int, Field(ge=1, le=16), Number] = Field(
+        2, description="convolutions, each of which halves the image"
+    )
     relu: bool = Field(True, description="after each normalisation")
     dense_relu: bool = Field(False, description="after each dense layer but the last")
     base: Count | None = Field(

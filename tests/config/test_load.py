@@ -477,7 +477,7 @@ def test_missing_file_and_folder_are_refused_with_an_example(tmp_path):
         ("lr", "train.optimizer.learning_rate"),
         ("train.wd", "train.optimizer.weight_decay"),
         ("train.learning_rate", "train.optimizer.learning_rate"),
-        ("quer_size", "method.query_size"),
+        ("quer_size", "method.query_size or method.tuner.query_size"),
         ("train.seed", "seed"),
         ("model.width", "model.width_multiplier"),
         ("train.optimizer.momentun", "train.optimizer.momentum"),

@@ -218,16 +218,16 @@ def test_an_accelerator_gets_its_precision_channels_and_batches_unless_told(
     monkeypatch.setattr(planning, "_on_cpu", lambda: False)
     free = validate({"model": {"kind": "resnet20"}}, "test")
     told = validate({"model": {"kind": "resnet20", "compute_dtype": "float32"}}, "test")
-    model = planning._recipe(free).model
+    model = planning.recipe(free).model
     assert (model.compute_dtype, model.channel_multiple) == ("bfloat16", 8)
-    model = planning._recipe(told).model
+    model = planning.recipe(told).model
     assert (model.compute_dtype, model.channel_multiple) == ("float32", 8)
     assert planning._batch_sizes(free, [], data) == (128, 256, 512)
     assert planning._batch_sizes(free, [64, 2_000], data) == (64,)
 
 
 def test_the_rate_grows_with_the_root_of_the_batch(config, data):
-    family = planning._Family(planning._recipe(config), data, (32, 128))
+    family = planning._Family(planning.recipe(config), data, (32, 128))
     rates = [
         family.config((1.0, batch)).train.optimizer.learning_rate for batch in (32, 128)
     ]
