@@ -143,7 +143,7 @@ def test_the_coreset_names_rows_of_the_source(whole):
     assert set(rows) <= set(data.source_rows[: data.num_train])
 
 
-@pytest.mark.parametrize("chunks", [0, 1, 3, 6])
+@pytest.mark.parametrize("chunks", [0, 1, 6])
 def test_an_interrupted_run_resumes_to_the_same_bits(
     whole, tmp_path, monkeypatch, chunks, assert_same_run
 ):
@@ -403,7 +403,7 @@ def test_a_proxy_starts_anew_with_the_model(tmp_path, assert_same_run):
     assert_same_run(alone.folder, twin.folder)
 
 
-@pytest.mark.parametrize("chunks", [1, 5, 7])
+@pytest.mark.parametrize("chunks", [1, 7])
 def test_an_interrupted_proxy_resumes_to_the_same_bits(
     proxied, tmp_path, monkeypatch, chunks, assert_same_run
 ):
@@ -810,16 +810,15 @@ def test_replay_resumes_in_the_middle_of_rounds(
         assert resumed.summary[key] == with_replay.summary[key]
 
 
-@pytest.mark.parametrize("label", ["round 3", "boost 3"])
 def test_replay_goes_on_after_a_crash(
-    with_replay, tmp_path, monkeypatch, label, assert_same_run
+    with_replay, tmp_path, monkeypatch, assert_same_run
 ):
     write = Recorder.write
     seen = []
 
     def crash(self, event, *given, **values):
         seen.append(values.get("label"))
-        if event == "checkpoint" and label in seen:
+        if event == "checkpoint" and "boost 3" in seen:
             raise KeyboardInterrupt
         return write(self, event, *given, **values)
 
