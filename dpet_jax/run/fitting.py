@@ -36,6 +36,7 @@ from dpet_jax.run.load import load_run
 from dpet_jax.run.planning import (
     BATCH,
     Planned,
+    num_parameters,
     plan_config,
     plan_lines,
     recipe_rate,
@@ -58,7 +59,10 @@ _TEST_FRACTION = 0.15
 #: tensor cores: on a CPU a step of 17, 35 and 70 took 1.6 times that of 16, 32 and 64.
 _FAMILY = {"kind": "resnet20", "channel_multiple": 8}
 #: Lengths of the two runs that fix the level of a data set, in steps.
-_LEVEL_STEPS = (200, 800)
+_LEVEL_STEPS = (300, 1600)
+#: The smallest network with so many parameters makes them: level and slope are those of
+#: every size, and below, the law has little to go by.
+_LEVEL_PARAMETERS = 20_000
 #: A target that takes longer is not begun.
 _LONGEST_S, _HOUR_S = 86_400.0, 3_600.0
 
@@ -308,12 +312,16 @@ class _Fitting:
     def _level(self, config: Config, data: Data) -> Level:
         """Train twice, shortly and to the end of the schedule."""
         place = self.out.with_name(f"{self.out.name}-level")
+        for scale in sorted(config.model.scales):
+            small = config.model_copy(update={"model": config.model.scaled(scale)})
+            if num_parameters(build.build_model(small, data)) >= _LEVEL_PARAMETERS:
+                break
         for number, steps in enumerate(_LEVEL_STEPS):
-            epochs = max(1.0, steps * config.train.batch_size / data.num_train)
-            planned = self._plan(config, data, Budget(epochs=epochs))
+            epochs = steps * config.train.batch_size / data.num_train
+            length = {"method": {"epochs": epochs}, "evaluate": {"every": epochs}}
             folder = place / f"run{number}"
             result = experiment.run(
-                planned.config,
+                _changed(small, length),
                 place,
                 folder=folder,
                 resume=(folder / CONFIG).exists(),
