@@ -198,3 +198,26 @@ def test_an_impossible_target_is_refused_with_what_can_be_reached(
     told = re.search(r"1 minutes are expected to end at (0\.\d+)", str(caught.value))
     assert 0.6 < float(told[1]) < 0.999999
     assert not (tmp_path / "out").exists()
+
+
+def test_the_level_comes_from_two_lengths_of_a_small_network(tmp_path, monkeypatch):
+    ran, level = [], Level(-1.0, -0.3)
+
+    def run(config, _, *, folder, **__):
+        ran.append(config)
+        return experiment.Result(folder, "finished", {"validation_accuracy": 0.5})
+
+    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(fitting, "level_of", lambda *_: level)
+    looked = fitting.look(None, None, 0)
+    wanted, said = Budget(target=0.9), []
+    fitted = fitting._Fitting(
+        *(None, wanted, tmp_path / "out", None, 0, said.append, None, 0.0),
+        measuring_counts=True,
+    )
+    assert fitted._level(looked.config, looked.data) == level
+    assert [config.model.scale for config in ran] == [0.5, 0.5]
+    n = looked.data.num_train
+    steps = [round(config.method.epochs * n / 64) for config in ran]
+    assert steps == [300, 1600]
+    assert len(said) == 2
