@@ -15,7 +15,9 @@ from dpet_jax.models.modules import (
     Convolve,
     Norm,
     apply_folded_conv,
+    draw_parameters,
     fold_conv,
+    he_deviation,
 )
 from dpet_jax.models.network import ChannelGroup, Network, Outputs, Params
 
@@ -130,41 +132,26 @@ class ChainNetwork(Network):
 
         Kernels of convolutions and those before a ReLU are He-normal, the others
         LeCun-normal, so that a deep network without activations keeps the size of what
-        goes through it. All are slices of one draw, for a draw each would take longer
-        to compile.
+        goes through it.
 
         Source:
             He et al. (2015), "Delving Deep into Rectifiers", equation 14 (fan-out
             form); LeCun et al. (1998), "Efficient BackProp", equation 16.
         """
-        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        module = _Chain(self, False, jnp.float32, convolution)
-        shapes = jax.eval_shape(module.init, key, images)
-        leaves = jax.tree.leaves(shapes["params"])
-        normal_key, uniform_key = jax.random.split(key)
-        normal = jax.random.normal(normal_key, (sum(leaf.size for leaf in leaves),))
-        uniform = jax.random.uniform(
-            uniform_key, (self.num_features + 1, self.num_classes), minval=-1.0
+
+        def deviation(shape: tuple[int, ...]) -> float:
+            if len(shape) == 4:
+                return he_deviation(shape)
+            return ((2.0 if self.dense_relu else 1.0) / shape[0]) ** 0.5
+
+        return draw_parameters(
+            _Chain(self, False, jnp.float32, convolution),
+            self.image_shape,
+            key,
+            self.num_features,
+            self.num_classes,
+            deviation,
         )
-        bound = self.num_features**-0.5
-        start = 0
-
-        def draw(path, leaf):
-            nonlocal start
-            layer, name = path[-2].key, path[-1].key
-            if layer == "head":
-                return bound * (uniform[:-1] if name == "kernel" else uniform[-1])
-            if name != "kernel":
-                return jnp.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
-            values = normal[start : start + leaf.size].reshape(leaf.shape)
-            start += leaf.size
-            if leaf.ndim == 4:
-                side, _, _, channels = leaf.shape
-                return values * (2.0 / (side * side * channels)) ** 0.5
-            return values * ((2.0 if self.dense_relu else 1.0) / leaf.shape[0]) ** 0.5
-
-        drawn = jax.tree_util.tree_map_with_path(draw, shapes)
-        return drawn["params"], drawn.get("batch_stats", {})
 
     def apply(
         self,

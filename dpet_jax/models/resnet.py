@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -18,7 +17,13 @@ from dpet_jax.models.blocks import (
 from dpet_jax.models.blocks import stem as wired_stem
 from dpet_jax.models.conv import convolution, native_convolution
 from dpet_jax.models.folded import apply_folded, fold
-from dpet_jax.models.modules import Conv, Convolve, Norm
+from dpet_jax.models.modules import (
+    Conv,
+    Convolve,
+    Norm,
+    draw_parameters,
+    he_deviation,
+)
 from dpet_jax.models.network import ChannelGroup, Network, Outputs, Params
 
 
@@ -120,10 +125,6 @@ class ResidualNetwork(Network):
     def init(self, key: Key[Array, ""]) -> tuple[Params, Params]:
         """Draw parameters: He-normal kernels, unit normalisation, uniform last layer.
 
-        All kernels are slices of one draw. A draw for each would make a program of
-        thousands of operations, which takes longer to compile than a short run to
-        train.
-
         Args:
             key: Random key; equal keys give equal parameters.
 
@@ -135,32 +136,14 @@ class ResidualNetwork(Network):
             form).
         """
         # no parameter depends on the image size
-        images = jax.ShapeDtypeStruct((1, 8, 8, self.in_channels), jnp.float32)
-        module = _ResNet(self, False, jnp.float32, convolution)
-        shapes = jax.eval_shape(module.init, key, images)
-        leaves = jax.tree.leaves(shapes["params"])
-        normal_key, uniform_key = jax.random.split(key)
-        normal = jax.random.normal(normal_key, (sum(leaf.size for leaf in leaves),))
-        uniform = jax.random.uniform(
-            uniform_key, (self.num_features + 1, self.num_classes), minval=-1.0
+        return draw_parameters(
+            _ResNet(self, False, jnp.float32, convolution),
+            (8, 8, self.in_channels),
+            key,
+            self.num_features,
+            self.num_classes,
+            he_deviation,
         )
-        bound = self.num_features**-0.5
-        start = 0
-
-        def draw(path, leaf):
-            nonlocal start
-            layer, name = path[-2].key, path[-1].key
-            if layer == "head":
-                return bound * (uniform[:-1] if name == "kernel" else uniform[-1])
-            if name != "kernel":
-                return jnp.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
-            values = normal[start : start + leaf.size].reshape(leaf.shape)
-            start += leaf.size
-            side, _, _, channels = leaf.shape
-            return values * (2.0 / (side * side * channels)) ** 0.5
-
-        drawn = jax.tree_util.tree_map_with_path(draw, shapes)
-        return drawn["params"], drawn["batch_stats"]
 
     def apply(
         self,
