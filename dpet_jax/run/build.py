@@ -1,6 +1,6 @@
 """From a config to the parts of a run; the only code that knows both."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -224,6 +224,15 @@ def _switch(value: bool) -> Any:
     return np.bool_(value)
 
 
+def _no_energy(what: str, instead: str, unavailable: Iterable[Any]) -> UserError:
+    reasons = "; ".join(f"{each.component}: {each.reason}" for each in unavailable)
+    return UserError(
+        f"{what} needs a source of energy, and this machine has none ({reasons}); see "
+        f"dpet doctor, {instead} instead, or accept a model with "
+        "energy.allow_modelled and energy.cpu_model"
+    )
+
+
 def build_meter(config: schema.Config, meters: Sequence[Probe] = ()) -> EnergyMeter:
     """Make the energy meter, and refuse a budget that it could never enforce.
 
@@ -247,19 +256,14 @@ def build_meter(config: schema.Config, meters: Sequence[Probe] = ()) -> EnergyMe
         include=section.include,
     )
     if config.budget.wh is not None and not found.probes:
-        reasons = "; ".join(f"{e.component}: {e.reason}" for e in found.unavailable)
-        raise UserError(
-            f"budget.wh: {config.budget.wh:g} needs a source of energy, and this "
-            f"machine has none ({reasons}); see dpet doctor, give budget.epochs, "
-            "budget.visits or budget.seconds instead, or accept a model with "
-            "energy.allow_modelled and energy.cpu_model"
+        raise _no_energy(
+            f"budget.wh: {config.budget.wh:g}",
+            "give budget.epochs, budget.visits or budget.seconds",
+            found.unavailable,
         )
     if config.method.asks_joules and not found.probes:
-        reasons = "; ".join(f"{e.component}: {e.reason}" for e in found.unavailable)
-        raise UserError(
-            f"method.tuner.cost: joules needs a source of energy, and this machine has "
-            f"none ({reasons}); see dpet doctor, count epochs or seconds instead, or "
-            "accept a model with energy.allow_modelled and energy.cpu_model"
+        raise _no_energy(
+            "method.tuner.cost: joules", "count epochs or seconds", found.unavailable
         )
     # until there is a learner, nothing is on the device that could be waited for
     no_device = Accelerator(
