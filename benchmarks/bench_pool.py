@@ -5,6 +5,7 @@ A pool of networks of one shape, trained on other images at 16 x 16 pixels:
     objects       80 of the 100 classes of CIFAR-100
     few_objects   10 of those, for as many examples as there are few
     digits        the digits 0 to 4, in three equal channels
+    clothes       the classes 0 to 4 of Fashion-MNIST, likewise
     wrong         the same 10 classes of CIFAR-100 with 9 of 10 labels wrong
 
 For each target task and seed every network of the pool and a random one ("scratch") are
@@ -14,7 +15,7 @@ that the default measure chooses is compared with scratch: the epochs to the fir
 at validation at or above an accuracy, without and with pre-training, shared out over 1,
 10 and 100 uses.
 
-    python benchmarks/bench_pool.py --cifar10=DIR --cifar100=DIR \\
+    python benchmarks/bench_pool.py --cifar10=DIR --cifar100=DIR --fashion=DIR \\
         --out=benchmarks/results/bench_pool_cpu.json
 """
 
@@ -32,6 +33,9 @@ from timing import report
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import validate
 from dpet_jax.data import Data
+from dpet_jax.data.source import Source
+from dpet_jax.data.sources.digits import Digits
+from dpet_jax.data.sources.idx import Idx
 from dpet_jax.errors import UserError
 from dpet_jax.pretrained.choice import SCRATCH, amortised
 from dpet_jax.pretrained.external import Told
@@ -52,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cifar10", type=Path, help="a folder of parquet files")
     parser.add_argument("--cifar100", type=Path, help="likewise")
-    parser.add_argument("--targets", nargs="+", help="by default all three")
+    parser.add_argument("--fashion", type=Path, help="a folder of four idx files")
+    parser.add_argument("--targets", nargs="+", help="by default all four")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--width", type=float, default=0.125, help="of ResNet-10")
+    parser.add_argument("--width", type=float, default=0.25, help="of ResNet-10")
     parser.add_argument("--passes", type=int, default=6, help="of each fine-tuning")
     parser.add_argument("--examples", type=int, default=1000, help="of each target")
     parser.add_argument("--images", type=int, default=500, help="to choose by")
@@ -91,7 +96,7 @@ class Bench:
         self._options, self._folder = options, folder
         self._read: dict[str, Data] = {}
         self.pool = ModelPool(folder / "pool")
-        digits = _digits(folder)
+        digits = _in_colour(folder, "digits", Digits().read(), zoom=2)
         if options.toy:
             other = digits | {"train_examples": 100}
             self._sources = {"digits": (digits, 1), "few": (other, 1)}
@@ -102,11 +107,14 @@ class Bench:
         objects = [n for n in range(100) if n % 10 not in (2, 7)]
         few = hundred | {"classes": _names(_FEW)}
         wrong = few | {"label_noise": 0.9}
+        fashion = Idx(path=options.fashion).read()
+        clothes = _in_colour(folder, "clothes", fashion) | {"image_size": _SIDE}
         pretrain = options.pretrain
         self._sources = {
             "objects": (hundred | {"classes": _names(objects)}, pretrain),
             "few_objects": (few, 2 * pretrain),
             "digits": (digits | {"classes": _names(range(5))}, 4 * pretrain),
+            "clothes": (clothes | {"classes": _names(range(5))}, pretrain),
             "wrong": (wrong, 2 * pretrain),
         }
         few_images = {
@@ -118,6 +126,9 @@ class Bench:
             "unseen objects": hundred | few_images | {"classes": _names(_HELD_OUT)},
             "digits 5 to 9": digits
             | {"classes": _names(range(5, 10)), "train_examples": 300},
+            "clothes 5 to 9": clothes
+            | few_images
+            | {"classes": _names(range(5, 10)), "validation_fraction": 0.02},
         }
 
     def fill_pool(self) -> None:
@@ -259,18 +270,18 @@ def _cost(course: list[tuple[float, float]], level: float) -> float | None:
     return next((epochs for epochs, found in course if found >= level), None)
 
 
-def _digits(folder: Path) -> dict[str, Any]:
-    """Write scikit-learn's digits as 16 x 16 pixels of three channels."""
-    from dpet_jax.data.sources import Digits
-
-    source, arrays = Digits().read(), {}
+def _in_colour(
+    folder: Path, name: str, source: Source, zoom: int = 1
+) -> dict[str, Any]:
+    """Write grey pictures in three equal channels; return what reads them."""
+    arrays = {}
     for split in ("train", "test"):
         images, labels = getattr(source, split)
-        large = images.repeat(2, axis=1).repeat(2, axis=2).repeat(3, axis=3)
+        large = images.repeat(zoom, axis=1).repeat(zoom, axis=2).repeat(3, axis=3)
         arrays |= {f"{split}_images": large, f"{split}_labels": labels}
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "digits.npz", **arrays)
-    return {"kind": "npz", "path": str(folder / "digits.npz")}
+    np.savez(folder / f"{name}.npz", **arrays)
+    return {"kind": "npz", "path": str(folder / f"{name}.npz")}
 
 
 def _names(classes: Sequence[int]) -> list[str]:
