@@ -5,7 +5,9 @@ For each fraction the network loses that share of the channels inside its blocks
 - FLOPs of a training step: counted from the layers' shapes by hand, by `forward_flops`,
   and by XLA for the compiled step;
 - bytes: of the parameters, and those that XLA says the compiled step reads and writes;
-- seconds of a training step, both networks in turn in one process;
+- seconds of a training step, both networks in turn in one process, and what arithmetic
+  makes of them: so many seconds a FLOP and so many a byte, from uncut networks of two
+  widths, added up for those that were cut;
 - the largest difference of a logit between the network that was cut and the one whose
   scales and biases are masked, evaluated, in training mode, and folded for scoring.
 
@@ -46,7 +48,7 @@ from dpet_jax.training.traced import without_numbers
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument("--widths", type=float, nargs="+", default=[0.25, 1.0])
     parser.add_argument("--depth", type=float, default=0.5, help="0.5 is ResNet-10")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--side", type=int, default=16)
@@ -72,10 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     rows = [
-        measure(by, fraction, options)
+        measure(width, by, fraction, options)
+        for width in options.widths
         for fraction in options.fractions
         for by in options.by
     ]
+    if len(options.widths) > 1:
+        rows.append(arithmetic(rows))
     report(__doc__.partition("\n")[0], rows, options.out, quiet=options.kill)
     if options.kill:
         rows.append(killed_run())
@@ -83,9 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     return rows
 
 
-def measure(by: Any, fraction: float, options: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    width: float, by: Any, fraction: float, options: argparse.Namespace
+) -> dict[str, Any]:
     """Compare a network with what pruning leaves of it."""
-    whole: Any = network(options, options.width)
+    whole: Any = network(options, width)
     if options.toy:
         whole = ResidualNetwork(8, (16,), (1,), num_classes=10, in_channels=3)
     rng = np.random.default_rng(0)
@@ -127,6 +134,43 @@ def measure(by: Any, fraction: float, options: argparse.Namespace) -> dict[str, 
         | {"left": ratios(seconds["after"], seconds["before"])},
         "compile_s": {name: step.compile_s for name, step in programs.items()},
         "largest_difference": differences(whole, less, masks, side),
+    }
+
+
+def arithmetic(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Say what step times should be, were each FLOP and each byte to take its time.
+
+    The two prices are those that give uncut networks their measured times, by least
+    squares of the relative error; no time of a network that was cut is used.
+    """
+
+    def priced(row: dict[str, Any], when: str) -> np.ndarray:
+        return np.array([row["xla_step_flops"][when], row["xla_step_bytes"][when]])
+
+    uncut = [(priced(r, "before"), r["step_ms"]["before"]["median"]) for r in rows]
+    scaled = np.array([work / ms for work, ms in uncut])
+    prices, *_ = np.linalg.lstsq(scaled, np.ones(len(uncut)))
+    left = []
+    for row in rows:
+        before, after = (priced(row, when) @ prices for when in ("before", "after"))
+        found = row["step_ms"]["left"]["median"]
+        said = float(after / before)
+        left.append(
+            {
+                "channels": row["channels"],
+                "by": row["by"],
+                "fraction": row["fraction"],
+                "said": said,
+                "measured": found,
+                "measured_over_said": found / said,
+            }
+        )
+    flops, moved = (float(price) for price in prices)
+    return {
+        "question": "step time as the sum of what FLOPs and bytes take",
+        "gflops_a_second": 1e-6 / flops,
+        "gigabytes_a_second": 1e-6 / moved,
+        "step_time_left": left,
     }
 
 

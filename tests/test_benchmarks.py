@@ -40,7 +40,10 @@ TOY = {
         *("model.channels=[8]", "model.blocks=[1]", "--keep=0.2", "--passes=2"),
         *("--pretrain-passes=1", "--seeds=0", "--only", "herding", "infobatch"),
     ],
-    "bench_prune": [*_TINY, "--batch=4", "--steps=2", "--no-kill", "--fractions=0.5"],
+    "bench_prune": [
+        *(*_TINY, "--widths", "0.25", "1", "--batch=4", "--steps=2", "--no-kill"),
+        "--fractions=0.5",
+    ],
     "bench_submodular": ["--toy"],
     "bench_widths": [
         *(*_TINY, "--widths", "1", "1.1", "1.5", "--batch=4", "--steps=2"),

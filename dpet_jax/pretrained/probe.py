@@ -218,6 +218,19 @@ def ridge_head(
     }
 
 
+def softened(head: Head) -> Head:
+    """Return a head of the same decisions that is not steeper than one drawn anew.
+
+    A regression's head is as steep as it is sure, and gradients grow with it: at a rate
+    at which a new network learns, features that were good would be thrown away at once.
+    So the kernel gets at most the norm that LeCun's rule gives to k outputs, the square
+    root of k, and the bias goes with it.
+    """
+    norm, outputs = float(np.linalg.norm(head["kernel"])), head["bias"].size
+    factor = np.float32(min(1.0, outputs**0.5 / max(norm, 1e-12)))
+    return {name: factor * values for name, values in head.items()}
+
+
 def ridge_flops(count: int, width: int, num_classes: int) -> int:
     """Count the FLOPs of the products and the solution of `ridge_head`."""
     products = 2 * count * width * (width + num_classes)

@@ -46,6 +46,7 @@ from dpet_jax.pretrained.probe import (
     Probe,
     ridge_flops,
     ridge_head,
+    softened,
     stratified,
 )
 from dpet_jax.run.build import dtype_of
@@ -412,6 +413,8 @@ def _prepare(
         head = ridge_head(
             probe.features(data.images[:count]), data.labels[:count], data.num_classes
         )
+        if section.start != "head":
+            head = softened(head)
         body |= flatten({"params": {str(network.head): head}})
         flops += probe.images_done * network.forward_flops(height, width)
         flops += ridge_flops(count, *head["kernel"].shape)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from fakes.networks import TINY, bright_images, normalised
 from sklearn.linear_model import Ridge
 
@@ -13,6 +14,7 @@ from dpet_jax.pretrained.probe import (
     Probe,
     ridge_flops,
     ridge_head,
+    softened,
     stratified,
 )
 from dpet_jax.training.compilation import compile_counts
@@ -87,6 +89,19 @@ def test_the_head_of_good_features_is_right_and_sure_and_of_constant_ones_neithe
     assert np.allclose(constant["kernel"], 0)
     assert constant["bias"].argmax() == shares.argmax()
     assert ridge_flops(40, 5, 3) == 2 * 40 * 5 * 8 + 2 * 125 // 3 + 2 * 25 * 3
+
+
+def test_a_head_to_train_on_from_is_no_steeper_than_a_new_one_and_decides_the_same():
+    features, labels = blobs()
+    steep = ridge_head(iter([features]), labels, 3)
+    assert np.linalg.norm(steep["kernel"]) > 3**0.5, "else there is nothing to soften"
+    soft = softened(steep)
+    assert np.linalg.norm(soft["kernel"]) == pytest.approx(3**0.5)
+    assert all(values.dtype == np.float32 for values in soft.values())
+    before, after = (features @ h["kernel"] + h["bias"] for h in (steep, soft))
+    np.testing.assert_array_equal(before.argmax(axis=1), after.argmax(axis=1))
+    flat = {"kernel": steep["kernel"] / 100, "bias": steep["bias"] / 100}
+    np.testing.assert_array_equal(softened(flat)["kernel"], flat["kernel"])
 
 
 def test_rows_are_drawn_in_proportion_and_again_by_the_same_seed():
