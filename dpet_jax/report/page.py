@@ -10,6 +10,7 @@ from dpet_jax.errors import UserError
 from dpet_jax.files import write_whole
 from dpet_jax.report.anova import anova_sheets
 from dpet_jax.report.column import column_tables
+from dpet_jax.report.complexity import complexity_sheets
 from dpet_jax.report.end_sheets import end_sheets, end_tuning_sheet
 from dpet_jax.report.equal_accuracy import EndTable, end_table
 from dpet_jax.report.facts import deviations, setting
@@ -166,10 +167,12 @@ def _content(
     missing: list[str],
 ) -> _Content:
     by, crossing = table.by, comparison.crossing
+    crossed = grids(comparison)
     results = (
         *end_sheets(ends, comparison),
-        front_sheet(grids(comparison)),
-        *anova_sheets(grids(comparison), by),
+        front_sheet(crossed),
+        *complexity_sheets(crossed, by),
+        *anova_sheets(crossed, by),
         cost_sheet(table),
         savings_sheet(table, crossing),
         paper_sheet(table),

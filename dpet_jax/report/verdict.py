@@ -7,8 +7,10 @@ one of its seeds, lies apart.
 
 from collections.abc import Iterator
 
+from dpet_jax.report.complexity import complexities, complexity_words
 from dpet_jax.report.end_sheets import UNITS, ratio_text
 from dpet_jax.report.equal_accuracy import EndTable, Ratio, end_table
+from dpet_jax.report.grid import grids
 from dpet_jax.report.printed import significant, target_name
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.table import CostTable, TableRow, cost_table
@@ -16,7 +18,9 @@ from dpet_jax.run.costs import By
 
 
 def verdict(comparison: Comparison, by: By) -> tuple[str, ...]:
-    """Return what a comparison comes to, a sentence each; nothing without a baseline.
+    """Return what a comparison comes to, a sentence each.
+
+    Without a baseline only networks of a grid are compared, with each other.
 
     Args:
         comparison: Which runs belong to which method.
@@ -27,6 +31,7 @@ def verdict(comparison: Comparison, by: By) -> tuple[str, ...]:
     return (
         *(() if ends is None else _of_ends(ends, comparison)),
         *_of_crossings(crossing, comparison),
+        *map(complexity_words, complexities(grids(comparison), by)),
     )
 
 
