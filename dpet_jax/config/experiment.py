@@ -49,6 +49,7 @@ from dpet_jax.section import (
     shown,
 )
 from dpet_jax.training.optimizer import OPTIMIZERS, OptimizerSection, Sgd
+from dpet_jax.training.plateau import PlateauConfig
 from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
 
 #: What `method.kind` may name without an import path; the first is the default.
@@ -267,6 +268,9 @@ class Config(Section):
     prune: PruneConfig | None = Field(
         None, description="keys cut channels out while training"
     )
+    plateau: PlateauConfig | None = Field(
+        None, description="keys say what to do where accuracy stops rising"
+    )
 
     @model_validator(mode="after")
     def _stop_has_its_split(self) -> "Config":
@@ -294,6 +298,22 @@ class Config(Section):
                 "data.validation_fraction is 0 but prune.tolerance judges a pruned "
                 "network on validation; give it a share such as 0.1, or set "
                 "prune.tolerance: null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plateaus_are_seen(self) -> "Config":
+        if self.plateau is None:
+            return self
+        if self.data.validation_fraction == 0 and self.stop.on == "validation":
+            raise ValueError(
+                "data.validation_fraction is 0 but plateau looks at accuracy on "
+                "validation; give it a share such as 0.1, or set plateau: null"
+            )
+        if self.budget.pace:
+            raise ValueError(
+                "budget.pace lets the schedule end with the budget, and plateau ends "
+                "it where accuracy stops rising; leave one of them away"
             )
         return self
 

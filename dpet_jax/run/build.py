@@ -286,4 +286,5 @@ def build_limits(config: schema.Config) -> Limits:
         seconds=config.budget.seconds,
         wh=config.budget.wh,
         pace=config.budget.pace,
+        plateau=config.plateau,
     )

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dpet_jax.run.counters import Counters
+from dpet_jax.training.plateau import PlateauConfig
 
-#: What ends a run: its method has no more plans, it reached its target, a budget is
-#: used up, the loss is not finite, or a signal interrupted it, so that it can be
-#: resumed.
+#: What ends a run: its method has no more plans, it reached its target, its accuracy
+#: has stopped rising, a budget is used up, the loss is not finite, or a signal
+#: interrupted it, so that it can be resumed.
 StopReason = Literal[
     "finished",
     "target",
+    "plateau",
     "budget.epochs",
     "budget.visits",
     "budget.seconds",
@@ -37,6 +39,7 @@ class Limits:
         seconds: Budget of seconds without evaluation, or None.
         wh: Budget of gross Wh without evaluation, or None.
         pace: Whether the schedule ends with the seconds, or the Wh.
+        plateau: What to do where accuracy stops rising; None for nothing.
     """
 
     targets: tuple[float, ...] = ()
@@ -48,6 +51,7 @@ class Limits:
     seconds: float | None = None
     wh: float | None = None
     pace: bool = False
+    plateau: PlateauConfig | None = None
 
     @property
     def all_targets(self) -> tuple[float, ...]:

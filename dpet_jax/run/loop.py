@@ -163,10 +163,7 @@ class Loop:
             ended = self._evaluate(last=False)
             if ended is not None:
                 return ended
-        at.plan = replace(plan, schedule=plan.schedule or self._span(plan))
-        if at.pacing is not None:
-            span = Span(*at.pacing.span(at.counters.visits))
-            at.plan = replace(plan, schedule=span)
+        at.plan = plan = self._settled(plan)
         self._event(
             "plan",
             label=plan.label,
@@ -186,6 +183,16 @@ class Loop:
                 state = method.tune(state, learner)
         self.at.state, plan = method.plan(state, learner)
         return plan
+
+    def _settled(self, plan: Plan) -> Plan:
+        """Return a plan with its place on the schedule, at the rate of this moment."""
+        at, plateau = self.at, self.parts.limits.plateau
+        if at.pacing is None:
+            span = plan.schedule or self._span(plan)
+        else:
+            span = Span(*at.pacing.span(at.counters.visits))
+        plan = replace(plan, schedule=span)
+        return plan if plateau is None else _slowed(plan, plateau.rate(at.plateau))
 
     def _span(self, plan: Plan) -> Span:
         horizon, visits = self.parts.horizon, self.at.counters.visits
@@ -473,7 +480,30 @@ class Loop:
         self._show(f"{split} {accuracy:.3f}", last=last)
         self._reach_targets(event)
         goal = parts.limits.stop_target
-        return "target" if goal is not None and accuracy >= goal else None
+        if goal is not None and accuracy >= goal:
+            return "target"
+        return self._wait_for_more(accuracy)
+
+    def _wait_for_more(self, accuracy: float) -> StopReason | None:
+        """Lower the learning rate, or end the run, where accuracy has not risen."""
+        section, at = self.parts.limits.plateau, self.at
+        if section is None:
+            return None
+        before, at.plateau = at.plateau, section.after(at.plateau, accuracy)
+        if at.plateau.reached == before.reached:
+            return None
+        if not section.over(at.plateau):
+            factor = section.rate(at.plateau) / section.rate(before)
+            if at.plan is not None:
+                at.plan = _slowed(at.plan, factor)
+                self.parts.trainer.main.set_up(at.plan)
+        self._event(
+            "plateau",
+            best=at.plateau.best,
+            reached=at.plateau.reached,
+            learning_rate_factor=section.rate(at.plateau),
+        )
+        return "plateau" if section.over(at.plateau) else None
 
     def _show(self, accuracy: str, *, last: bool) -> None:
         counters, meter = self.counters, self.parts.meter
@@ -563,6 +593,11 @@ class Loop:
             "wh": meter.wh(),
         }
         return self.parts.recorder.write(event, **(common | counted | values))
+
+
+def _slowed(plan: Plan, factor: float) -> Plan:
+    rate = plan.learning_rate_factor * factor
+    return replace(plan, learning_rate_factor=rate)
 
 
 def _goes_on(plan: Plan) -> bool:

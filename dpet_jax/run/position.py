@@ -9,6 +9,7 @@ from dpet_jax.methods.base import Cost, Plan, Span
 from dpet_jax.planner.pacing import Pacing
 from dpet_jax.run.counters import Counters
 from dpet_jax.run.prune import PruneState
+from dpet_jax.training.plateau import Plateau
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Position:
         prune: How far pruning has come; None where nobody prunes.
         pacing: How the schedule is to end with a budget; None where it does not, and
             before the first plan.
+        plateau: How accuracy has gone on; it matters where plateaus do.
         paid: What choosing and training had cost when the method last observed a plan;
             None before the first.
     """
@@ -42,6 +44,7 @@ class Position:
     pending: list[Plan] = field(default_factory=list)
     prune: PruneState | None = None
     pacing: Pacing | None = None
+    plateau: Plateau = field(default_factory=Plateau)
     paid: Cost | None = None
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -62,6 +65,7 @@ class Position:
             "evaluated_visits": self.evaluated_visits,
             "prune": self.prune and asdict(self.prune),
             "pacing": self.pacing and self.pacing.to_json(),
+            "plateau": list(self.plateau),
             "paid": self.paid and list(self.paid),
         }
 
@@ -78,6 +82,7 @@ class Position:
         self.prune = prune and PruneState(**prune)
         pacing = plain.get("pacing")
         self.pacing = pacing and Pacing.from_json(pacing)
+        self.plateau = Plateau(*plain.get("plateau", ()))
         paid = plain.get("paid")
         self.paid = paid and Cost(*paid)
         header = plain["plan"]

@@ -50,14 +50,17 @@ class Constant(ScheduleSection):
         return peak
 
 
+HORIZON: Any = Field(
+    "plan",
+    description="plan: restarts with each; method: once over all the method plans; "
+    "a number: once over so many epochs",
+)
+
+
 class _Falling(ScheduleSection):
     """What schedules with an end share."""
 
-    horizon: Literal["plan", "method"] | Positive = Field(
-        "plan",
-        description="plan: restarts with each; method: once over all the method plans; "
-        "a number: once over so many epochs",
-    )
+    horizon: Literal["plan", "method"] | Positive = HORIZON
     final_learning_rate: NonNegative = Field(
         0.0, description="at the end of the schedule"
     )
@@ -90,6 +93,24 @@ class Cosine(_Falling):
         )
 
 
+class Step(ScheduleSection):
+    """The peak learning rate, which falls by a factor after each stretch (StepLR)."""
+
+    kind: Literal["step"] = "step"
+    horizon: Literal["plan", "method"] | Positive = HORIZON
+    every: PositiveShare = Field(1 / 3, description="share of the horizon, a stretch")
+    factor: PositiveShare = Field(0.1, description="of the rate, at each fall")
+
+    def rate(self, peak: Any, progress: Any) -> Any:
+        """Return the rate of the stretch."""
+        import jax.numpy as jnp
+
+        # shares such as 1/3 have no exact float32: the last step of a stretch is in it
+        stretches = jnp.floor(progress / self.every + 1e-6)
+        last = jnp.ceil(1.0 / self.every - 1e-6) - 1.0
+        return peak * self.factor ** jnp.minimum(stretches, last)
+
+
 class Triangular(_Falling):
     """Up in a straight line to the peak, then down (one-cycle)."""
 
@@ -110,7 +131,13 @@ class Triangular(_Falling):
 
 
 #: What `schedule.kind` may name without an import path; the first is the default.
-SCHEDULES: tuple[type[ScheduleSection], ...] = (Cosine, Constant, Linear, Triangular)
+SCHEDULES: tuple[type[ScheduleSection], ...] = (
+    Cosine,
+    Constant,
+    Linear,
+    Triangular,
+    Step,
+)
 
 
 def _static(section: ScheduleSection) -> ScheduleSection:

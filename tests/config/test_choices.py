@@ -27,7 +27,9 @@ def test_choices_are_what_configs_accept():
         "idx",
         "tfds",
     }
-    assert found["schedules"] == {"constant", "linear", "cosine", "triangular"}
+    assert found["schedules"] == {
+        *("constant", "linear", "cosine", "step", "triangular")
+    }
     assert found["replays"] == {
         *("all", "none", "chunk", "uniform", "balanced", "herding", "loss", "reservoir")
     }

@@ -60,7 +60,9 @@ KINDS = {
         *("selective_backprop", "stale_selective_backprop", "dpet_anneal"),
     },
     ("TrainConfig", "optimizer"): {"sgd", "adam", "adamw"},
-    ("TrainConfig", "schedule"): {"constant", "linear", "cosine", "triangular"},
+    ("TrainConfig", "schedule"): {
+        *("constant", "linear", "cosine", "step", "triangular")
+    },
 }
 
 

@@ -53,6 +53,7 @@ from dpet_jax.run.loop import Loop
 from dpet_jax.run.progress import Display
 from dpet_jax.run.trainer import Parts, Saver, Trainer
 from dpet_jax.training import chunks
+from dpet_jax.training.plateau import PlateauConfig
 
 N, BATCH, STEPS = 56, 8, 7  # a full pass is 7 steps of 8 rows
 FORWARD, TRAIN = 2, 6  # FLOPs of an example
@@ -122,13 +123,14 @@ class Main:
 
     def set_up(self, plan):
         self.machine.weights.append(plan.label)
+        self.machine.rate = plan.learning_rate_factor
 
     def train(self, rows, num_steps, span, visits):
         machine = self.machine
         assert rows.shape == (num_steps * BATCH,)
         machine.spans.append(span)
         for step in rows.reshape(num_steps, BATCH):
-            place = repr((tuple(span), visits)).encode()
+            place = repr((tuple(span), visits, machine.rate)).encode()
             machine.model = zlib.crc32(step.tobytes() + place, machine.model)
             visits += int((step >= 0).sum())
             machine.steps += 1
@@ -176,7 +178,7 @@ class Machine:
         self.scored_examples = self.selection_visits = self.select_flops = 0
         self.pending, self.most_pending = 0, 0
         self.begun, self.weights, self.spans, self.evaluated = [], [], [], []
-        self.tick = lambda: None
+        self.tick, self.rate = lambda: None, None
         self.main = Main(self)
         self.between_chunks = lambda *_: None
         self.compiling = None  # the loop sets it
@@ -713,6 +715,48 @@ def test_nothing_is_scored_once_the_budget_is_used_up(budget, build):
 
 
 # bad ends
+
+
+# of five passes: the best at first, then two plateaus of two looks each
+PLATEAUS = {"validation": {7: 0.6, 14: 0.7, 21: 0.7, 28: 0.69, 35: 0.7, 42: 0.5}}
+FALLING = Limits(every=1.0, plateau=PlateauConfig(patience=2, factor=0.5, falls=1))
+
+
+def test_the_rate_falls_where_accuracy_stops_rising_and_at_last_the_run_ends(build):
+    run = build([plan_of(N, 5), plan_of(N, 9)], limits=FALLING, accuracies=PLATEAUS)
+    assert run() == "plateau"
+    assert [e["visits"] / N for e in run.events("evaluate")] == [1, 2, 3, 4, 5, 6]
+    falls = [
+        (e["visits"] / N, e["reached"], e["best"], e["learning_rate_factor"])
+        for e in run.events("plateau")
+    ]
+    assert falls == [(4, 1, 0.7, 0.5), (6, 2, 0.7, 0.5)]
+    factors = [e["learning_rate_factor"] for e in run.events("plan")]
+    assert factors == [1, 0.5], "the next plan begins at the rate that was left"
+    assert run.machine.rate == 0.5
+
+
+def test_early_stopping_ends_at_the_first_plateau(build):
+    limits = Limits(every=1.0, plateau=PlateauConfig(patience=3))
+    run = build([plan_of(N, 9)], limits=limits, accuracies=PLATEAUS)
+    assert run() == "plateau"
+    assert run.counters.visits == 5 * N
+    assert len(run.evaluations()) == 5, "the last look is not repeated"
+
+
+@pytest.mark.parametrize("steps", [10, 25, 28, 31])
+def test_a_resumed_run_knows_how_its_accuracy_went_on(steps, build):
+    plans = [plan_of(N, 5), plan_of(N, 9)]
+    whole = build(plans, limits=FALLING, accuracies=PLATEAUS)
+    whole()
+    options = {"limits": FALLING, "accuracies": PLATEAUS, "checkpoint_every_s": 0.0}
+    first = build(plans, interrupt_at=steps, **options)
+    assert first() == "interrupted"
+    second = build(plans, shelf=first.shelf, **options)
+    second.loop.restore()
+    assert second() == "plateau"
+    assert second.machine.model == whole.machine.model
+    assert second.loop.at.plateau == whole.loop.at.plateau
 
 
 @pytest.mark.parametrize("bad_step", [1, 5, 14, 15, 26])

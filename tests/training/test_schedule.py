@@ -15,6 +15,7 @@ from dpet_jax.training.schedule import (
     Cosine,
     Linear,
     ScheduleSection,
+    Step,
     Triangular,
     learning_rate,
     schedules_with,
@@ -28,6 +29,7 @@ SECTIONS = {
     "linear": Linear(**END),
     "cosine": Cosine(**END),
     "triangular": Triangular(start_fraction=0.125, peak_at=0.25, **END),
+    "step": Step(every=0.25, factor=0.5),
 }
 
 
@@ -49,6 +51,7 @@ def rates(section, visits, *, cyclic=False):
         ("linear", [0.8, 0.725, 0.65, 0.5, 0.2, 0.2]),
         ("cosine", [0.8, 0.777164, 0.712132, 0.5, 0.2, 0.2]),
         ("triangular", [0.1, 0.45, 0.8, 0.6, 0.2, 0.2]),
+        ("step", [0.8, 0.8, 0.4, 0.2, 0.1, 0.1]),
     ],
 )
 def test_rates_at_start_rise_peak_middle_end_and_past_it(kind, expected):
@@ -62,6 +65,17 @@ def test_cyclic_cosine_climbs_and_falls_as_pytorchs_closed_form():
     expected = FINAL + (PEAK - FINAL) * (1 + np.cos(np.pi * visits / HORIZON)) / 2
     got = rates(SECTIONS["cosine"], visits, cyclic=True)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_step_falls_at_whole_stretches_that_no_float_has_exactly():
+    # StepLR of 30 visits a stretch, over 90
+    for size in (30, 7, 1):
+        section, visits = Step(every=1 / 3), np.arange(3 * size + 5)
+        schedule = traced_schedule(section, PEAK)
+        schedule = schedule._replace(horizon=np.float32(3 * size))
+        got = rates_of(*jax.device_put((schedule, visits.astype(np.int32))))
+        expected = PEAK * 0.1 ** np.minimum(visits // size, 2)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "triangular"])
