@@ -51,6 +51,8 @@ def overview_lines(comparing: Comparing) -> Iterator[str]:
         planned = [*comparing.planned()]
     except UserError as error:
         unreadable = str(error).partition("\n")[0]
+    if planned and all(one.problem for one in planned):
+        unreadable = str(planned[0].problem).partition("\n")[0]
     for variant in comparing.suite.variants:
         yield ""
         role = variant.section.role
@@ -69,7 +71,11 @@ def overview_lines(comparing: Comparing) -> Iterator[str]:
     if unreadable:
         yield f"epochs are not known: {unreadable}"
     else:
-        yield f"in all {_Count.of(planned)} of full-pass equivalents"
+        whole = _Count.of([one for one in planned if not one.problem])
+        left_out = len(planned) - whole.runs
+        yield f"in all {whole} of full-pass equivalents" + (
+            f", without {left_out} that cannot be run" if left_out else ""
+        )
 
 
 _READ = {

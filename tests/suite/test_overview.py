@@ -1,6 +1,7 @@
 """What `dpet show` says of a suite before anything is run."""
 
 import pytest
+import yaml
 from rich.console import Console
 
 from dpet_jax.cli import main
@@ -59,7 +60,14 @@ def test_a_suite_is_shown_by_variant_with_counts_and_epochs(suite, tmp_path):
     assert any("variants.broken" in line and "passes" in line for line in lines)
 
 
-def test_where_the_data_are_missing_the_suite_is_shown_without_epochs(suite, tmp_path):
+@pytest.mark.parametrize("tuned", [True, False])
+def test_where_the_data_are_missing_the_suite_is_shown_without_epochs(
+    suite, tmp_path, tuned
+):
+    if not tuned:
+        tree = yaml.safe_load(suite.read_text())
+        del tree["variants"]["tuned"]
+        suite.write_text(yaml.safe_dump(tree))
     missing = f"--data.path={tmp_path / 'nothing.npz'}"
     lines = lines_of(suite, tmp_path, "--data.kind=npz", missing)
     assert lines[-1].startswith("epochs are not known: ")
