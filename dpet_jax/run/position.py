@@ -15,6 +15,7 @@ from dpet_jax.methods.saved import (
 )
 from dpet_jax.planner.pacing import Pacing
 from dpet_jax.run.counters import Counters
+from dpet_jax.run.history import LossHistory
 from dpet_jax.run.prune import PruneState
 
 
@@ -37,6 +38,7 @@ class Position:
             before the first plan.
         paid: What choosing and training had cost when the method last observed a plan;
             None before the first.
+        history: What training said about every example; None before the first look.
     """
 
     state: Any
@@ -50,12 +52,15 @@ class Position:
     prune: PruneState | None = None
     pacing: Pacing | None = None
     paid: Cost | None = None
+    history: LossHistory | None = None
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and plain values from which `restore` rebuilds it."""
         arrays, plain = taken_apart(self.state, "method")
         if self.plan is not None:
             arrays |= plan_arrays("plan", self.plan)
+        if self.history is not None:
+            arrays |= taken_apart(self.history, "history")[0]
         for number, plan in enumerate(self.pending):
             arrays |= plan_arrays(f"pending.{number}", plan)
         return arrays, {
@@ -87,6 +92,11 @@ class Position:
         self.pacing = pacing and Pacing.from_json(pacing)
         paid = plain.get("paid")
         self.paid = paid and Cost(*paid)
+        # likewise
+        self.history = None
+        if "history.looks" in arrays:
+            begun = LossHistory.begin(0, margins=False)
+            self.history = put_together(begun, "history", arrays, {})
         header = plain["plan"]
         self.plan = header and plan_from("plan", arrays, header)
         self.pending = [
