@@ -281,6 +281,33 @@ def build_parser() -> argparse.ArgumentParser:
     diff.add_argument("one", type=_path, metavar="RUN", help="a run folder")
     diff.add_argument("other", type=_path, metavar="RUN", help="another")
 
+    suspects = add(
+        "suspects",
+        "List likely label errors and duplicates, by what training gave away.",
+        epilog="Nothing is trained for it. The data are read again, and the model "
+        "looks at the listed\nexamples alone, to say what it takes them for.",
+    )
+    suspects.add_argument("run", type=_path, help="the folder of a finished run")
+    suspects.add_argument(
+        "--share",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="of the training examples, to list; by default 0.1",
+    )
+    suspects.add_argument(
+        "--near",
+        type=float,
+        nargs="?",
+        const=0.99,
+        metavar="COSINE",
+        help="look for near duplicates as well, of at least this likeness; by default "
+        "0.99",
+    )
+    suspects.add_argument(
+        "--out", type=_path, metavar="DIR", help="by default RUN/suspects"
+    )
+
     energy = add(
         "energy",
         "Show what a run cost, also one that was killed or still goes on.",
@@ -986,6 +1013,27 @@ def _write_report(
         console.out(f"paper       {out / PAPER}", highlight=False)
 
 
+def _suspects(options: Any, rest: list[str], console: Console) -> int:
+    del rest
+    _use_cache()
+    from dpet_jax.report.suspects import summary, suspects_sheet, write_suspects
+    from dpet_jax.run.suspects import find_suspects
+
+    found = find_suspects(options.run, share=options.share, near=options.near)
+    sheet = suspects_sheet(found)
+    table = _table(*sheet.header, numbers=("row", "score"))
+    for row in sheet.rows:
+        table.add_row(*(escape(entry.main) for entry in row))
+    console.print(table, highlight=False)
+    for line in summary(found):
+        console.out(line, highlight=False)
+    page, *tables = write_suspects(found, options.out or options.run / "suspects")
+    console.out(f"gallery     {page}", highlight=False)
+    for path in tables:
+        console.out(f"table       {path}", highlight=False)
+    return 0
+
+
 def _energy(options: Any, rest: list[str], console: Console) -> int:
     del rest
     from dpet_jax.energy.report.export import boamps, write_csv
@@ -1167,6 +1215,7 @@ COMMANDS: dict[str, Command] = {
     "report": _report,
     "runs": _runs,
     "diff": _diff,
+    "suspects": _suspects,
     "energy": _energy,
     "predict": _predict,
     "export": _export,

@@ -21,6 +21,7 @@ FLOORS = (
     ("config",),
     ("pretrained",),
     ("training",),
+    ("pruners",),
     ("selection",),
     ("scores",),
     ("models", "data", "methods"),
@@ -45,6 +46,7 @@ ALONE = {
 #: Wings and modules that never bring JAX into a process.
 WITHOUT_JAX = (
     *("methods", "energy", "planner", "report", "section", "errors", "files"),
+    "pruners",
     *("pretrained.choice", "pretrained.pool"),
     *("run.loop", "run.folder", "run.limits", "run.energy_report"),
     *("suite.schema", "suite.variants", "suite.folder", "config.load"),

@@ -375,3 +375,20 @@ def generator(seed: int, stream: str, index: int = 0) -> np.random.Generator:
         index: Which time it is decided, such as the round.
     """
     return np.random.default_rng([seed, *stream.encode(), index])
+
+
+def order_of_pass(
+    plan: Plan, pass_index: int, seed: int, plan_index: int
+) -> np.ndarray:
+    """Shuffle one pass of a plan, as the loop trains on it: int32[m].
+
+    Args:
+        plan: What is trained on.
+        pass_index: Which of its passes, from 0.
+        seed: The run's seed.
+        plan_index: Position of the plan in the run.
+    """
+    rows = plan.index_set
+    rows = rows[pass_index] if rows.ndim == 2 else rows
+    draw = generator(seed, f"order of pass {pass_index}", plan_index)
+    return draw.permutation(rows).astype(np.int32)

@@ -47,6 +47,7 @@ from dpet_jax.run.costs import By
 PAPER = "paper"
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
+_STYLE = Path(__file__).with_name("page.css")
 
 
 class _Content(NamedTuple):
@@ -216,23 +217,34 @@ def _page(
     inline: dict[str, str],
     lead: Sequence[str],
 ) -> str:
+    return rendered(
+        jinja2,
+        _TEMPLATE,
+        content=content,
+        comparison=content.comparison,
+        cost_name=COST_NAMES[content.by],
+        pictures=pictures,
+        inline=inline,
+        lead=lead or verdict(content.comparison, content.by),
+    )
+
+
+def rendered(jinja2: ModuleType, template: Path, **values: Any) -> str:
+    """Return a page: a template in the one style of all pages.
+
+    Args:
+        jinja2: The package.
+        template: Its file; it has the style as `css`.
+        values: What it shows; text is escaped.
+    """
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return str(
-        template.render(
-            content=content,
-            comparison=content.comparison,
-            cost_name=COST_NAMES[content.by],
-            pictures=pictures,
-            inline=inline,
-            lead=lead or verdict(content.comparison, content.by),
-        )
-    )
+    page = environment.from_string(template.read_text(encoding="utf-8"))
+    return str(page.render(css=_STYLE.read_text(encoding="utf-8"), **values))
 
 
 def _markdown(content: _Content, pictures: Sequence[Any]) -> str:

@@ -24,6 +24,8 @@ CONFIG = "config.yaml"
 CORESET = "coreset.npz"
 GALLERY = "gallery.npz"
 LABEL_NOISE = "label_noise.npz"
+#: What training said about every example.
+LOSSES = "losses.npz"
 CHECKPOINTS = "checkpoints"
 #: The choice of a pre-trained network, and what the run starts from.
 POOL = "pool.json"
@@ -32,7 +34,7 @@ START = "start.safetensors"
 PRECISION = "precision.json"
 
 _FILES = (
-    *(EVENTS, SUMMARY, CONFIG, CORESET, GALLERY, LABEL_NOISE),
+    *(EVENTS, SUMMARY, CONFIG, CORESET, GALLERY, LABEL_NOISE, LOSSES),
     *(ENERGY, ENERGY_REPORT, POOL, PRECISION, START),
 )
 

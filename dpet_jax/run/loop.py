@@ -11,6 +11,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from dpet_jax.errors import DivergedError, SelectionEndedError
 from dpet_jax.methods.base import Cost, Learner, Method, Plan, Span
 from dpet_jax.methods.proxy import ProxyLearner
@@ -18,6 +20,7 @@ from dpet_jax.planner.pacing import Pacing
 from dpet_jax.planner.planner import PLANNED
 from dpet_jax.run.costs import WORK_PHASES
 from dpet_jax.run.counters import Counters
+from dpet_jax.run.history import LossHistory
 from dpet_jax.run.limits import StopReason
 from dpet_jax.run.position import Position
 from dpet_jax.run.prune import said
@@ -467,9 +470,11 @@ class Loop:
         if not self._drain():
             return "diverged"
         if split is None:
+            self._look_back()
             return None
         with parts.meter.window("eval"):
             evaluation = parts.trainer.evaluate(split)
+            self._look_back()
         accuracy = evaluation.accuracy
         counted = {"split": split, "accuracy": accuracy, "loss": evaluation.loss}
         event = self._event("evaluate", **counted)
@@ -504,6 +509,15 @@ class Loop:
             learning_rate_factor=section.rate(at.plateau),
         )
         return "plateau" if section.over(at.plateau) else None
+
+    def _look_back(self) -> None:
+        """Add what training last said about every example, all chunks having ended."""
+        parts, at = self.parts, self.at
+        n = parts.pool.num_examples
+        if at.history is None:
+            at.history = LossHistory.begin(n, margins=parts.method.asks_margins)
+        everything = np.arange(n, dtype=np.int32)
+        at.history = at.history.after(parts.trainer.main.result(everything))
 
     def _show(self, accuracy: str, *, last: bool) -> None:
         counters, meter = self.counters, self.parts.meter

@@ -5,9 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from dpet_jax.methods.base import Cost, Plan, Span
+from dpet_jax.methods.base import Cost, Plan
+from dpet_jax.methods.saved import (
+    plan_arrays,
+    plan_from,
+    plan_header,
+    put_together,
+    taken_apart,
+)
 from dpet_jax.planner.pacing import Pacing
 from dpet_jax.run.counters import Counters
+from dpet_jax.run.history import LossHistory
 from dpet_jax.run.prune import PruneState
 from dpet_jax.training.plateau import Plateau
 
@@ -32,6 +40,7 @@ class Position:
         plateau: How accuracy has gone on; it matters where plateaus do.
         paid: What choosing and training had cost when the method last observed a plan;
             None before the first.
+        history: What training said about every example; None before the first look.
     """
 
     state: Any
@@ -46,18 +55,21 @@ class Position:
     pacing: Pacing | None = None
     plateau: Plateau = field(default_factory=Plateau)
     paid: Cost | None = None
+    history: LossHistory | None = None
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and plain values from which `restore` rebuilds it."""
-        arrays, plain = _taken_apart(self.state, "method")
+        arrays, plain = taken_apart(self.state, "method")
         if self.plan is not None:
-            arrays |= _arrays("plan", self.plan)
+            arrays |= plan_arrays("plan", self.plan)
+        if self.history is not None:
+            arrays |= taken_apart(self.history, "history")[0]
         for number, plan in enumerate(self.pending):
-            arrays |= _arrays(f"pending.{number}", plan)
+            arrays |= plan_arrays(f"pending.{number}", plan)
         return arrays, {
             "method": plain,
-            "plan": self.plan and _header(self.plan),
-            "pending": [_header(plan) for plan in self.pending],
+            "plan": self.plan and plan_header(self.plan),
+            "pending": [plan_header(plan) for plan in self.pending],
             "plan_index": self.plan_index,
             "cursor": self.cursor,
             "counters": asdict(self.counters),
@@ -71,7 +83,7 @@ class Position:
 
     def restore(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
         """Become what `saved` returned; the present method state gives its type."""
-        self.state = _put_together(self.state, "method", arrays, plain["method"])
+        self.state = put_together(self.state, "method", arrays, plain["method"])
         self.counters = Counters(**plain["counters"])
         self.plan_index = plain["plan_index"]
         self.cursor = plain["cursor"]
@@ -85,73 +97,14 @@ class Position:
         self.plateau = Plateau(*plain.get("plateau", ()))
         paid = plain.get("paid")
         self.paid = paid and Cost(*paid)
+        # likewise
+        self.history = None
+        if "history.looks" in arrays:
+            begun = LossHistory.begin(0, margins=False)
+            self.history = put_together(begun, "history", arrays, {})
         header = plain["plan"]
-        self.plan = header and _plan("plan", arrays, header)
+        self.plan = header and plan_from("plan", arrays, header)
         self.pending = [
-            _plan(f"pending.{number}", arrays, header)
+            plan_from(f"pending.{number}", arrays, header)
             for number, header in enumerate(plain["pending"])
         ]
-
-
-def _taken_apart(state: Any, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays of a method's state by dotted name, and all else as it is.
-
-    A field may itself be a NamedTuple of arrays and numbers.
-    """
-    arrays, plain = {}, {}
-    for key, value in state._asdict().items():
-        inner = f"{name}.{key}"
-        if isinstance(value, np.ndarray):
-            arrays[inner] = value
-        elif hasattr(value, "_asdict"):
-            of_it, plain[key] = _taken_apart(value, inner)
-            arrays |= of_it
-        else:
-            plain[key] = value
-    return arrays, plain
-
-
-def _put_together(
-    like: Any, name: str, arrays: dict[str, np.ndarray], plain: dict[str, Any]
-) -> Any:
-    """Return the state that was taken apart; `like` gives the types."""
-    found = dict(plain)
-    for key, value in like._asdict().items():
-        inner = f"{name}.{key}"
-        if inner in arrays:
-            found[key] = arrays[inner]
-        elif hasattr(value, "_asdict") and isinstance(found.get(key), dict):
-            found[key] = _put_together(value, inner, arrays, found[key])
-    return type(like)(**found)
-
-
-def _arrays(name: str, plan: Plan) -> dict[str, np.ndarray]:
-    arrays = {f"{name}.index_set": plan.index_set}
-    if plan.weights is not None:
-        arrays[f"{name}.weights"] = plan.weights
-    return arrays
-
-
-def _header(plan: Plan) -> dict[str, Any]:
-    return {
-        "label": plan.label,
-        "passes": plan.passes,
-        "schedule": list(plan.schedule or ()),
-        "learning_rate": plan.learning_rate,
-        "learning_rate_factor": plan.learning_rate_factor,
-        "reset": plan.reset,
-    }
-
-
-def _plan(name: str, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Plan:
-    return Plan(
-        arrays[f"{name}.index_set"],
-        label=header["label"],
-        passes=header["passes"],
-        weights=arrays.get(f"{name}.weights"),
-        schedule=Span(*header["schedule"]),
-        # checkpoints of earlier versions have none
-        learning_rate=header.get("learning_rate"),
-        learning_rate_factor=header.get("learning_rate_factor", 1.0),
-        reset=header["reset"],
-    )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from dpet_jax.data.new_images import NewImages, read_new_images
+from dpet_jax.data.new_images import read_new_images
 from dpet_jax.errors import UserError
 from dpet_jax.files import csv_cell
 from dpet_jax.run.load import LoadedRun, load_run
@@ -76,19 +76,27 @@ def predict(model: Path, source: Path) -> Prediction:
     with pinned():
         run = load_run(model)
         new = read_new_images(source, run.image_shape, run.class_names)
-        probabilities = _probabilities(run, new)
-    labels = probabilities.argmax(axis=1).astype(np.int32)
+        shares = probabilities(run, new.images)
+    labels = shares.argmax(axis=1).astype(np.int32)
     accuracy = None if new.labels is None else float(np.mean(labels == new.labels))
-    return Prediction(new.names, labels, probabilities, run.class_names, accuracy)
+    return Prediction(new.names, labels, shares, run.class_names, accuracy)
 
 
-def _probabilities(run: LoadedRun, new: NewImages) -> np.ndarray:
-    """Run the model in batches of one size, so that it compiles once."""
+def probabilities(run: LoadedRun, images: np.ndarray) -> np.ndarray:
+    """Run the model in batches of one size, so that it compiles once.
+
+    Args:
+        run: The model.
+        images: uint8[n h w c], raw pixels.
+
+    Returns:
+        float32[n k].
+    """
     classify = jax.jit(
         lambda params, images: jax.nn.softmax(run.apply_fn(params, images))
     )
-    count = len(new.images)
+    count = len(images)
     padded = np.resize(np.arange(count), -(-count // _BATCH) * _BATCH)
     batches = padded.reshape(-1, _BATCH)
-    parts = [np.asarray(classify(run.params, new.images[batch])) for batch in batches]
+    parts = [np.asarray(classify(run.params, images[batch])) for batch in batches]
     return np.concatenate(parts)[:count]

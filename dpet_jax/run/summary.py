@@ -18,6 +18,7 @@ from dpet_jax.run.folder import (
     EVENTS,
     GALLERY,
     LABEL_NOISE,
+    LOSSES,
     PRECISION,
     SUMMARY,
     read_events,
@@ -59,6 +60,8 @@ def finish(
                 "noisy_labels": data.labels[data.noisy_rows],
             },
         )
+    if not parts.untrained:
+        folder.write_arrays(LOSSES, _losses(data, loop))
     meter.stop()
     report = run_report(folder.path, finished=True)
     report.write(folder.path / ENERGY_REPORT)
@@ -143,6 +146,22 @@ def _pruning(config: Config, segment: Segment) -> dict[str, Any] | None:
         return None
     events = read_events(segment.folder.path / EVENTS)
     return pruning(events, config.train.batch_size)
+
+
+def _losses(data: Data, loop: Loop) -> dict[str, np.ndarray]:
+    """Return what training said about every example; infinite where it never was."""
+    last = loop.parts.trainer.main.result(data.train_rows)
+    rows = slice(data.num_train)
+    arrays = {
+        "source_rows": data.source_rows[rows],
+        "labels": data.labels[rows],
+        "loss": last.losses,
+        "correct": last.correct,
+        "forgetting": last.forgetting,
+    }
+    if loop.at.history is not None:
+        arrays |= {"looks": loop.at.history.looks, **loop.at.history.means()}
+    return arrays
 
 
 def _gallery(chosen: Coreset, data: Data) -> dict[str, np.ndarray]:

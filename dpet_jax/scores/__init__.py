@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dpet_jax.scores.adapters import from_equinox as from_equinox
+    from dpet_jax.scores.adapters import from_haiku as from_haiku
     from dpet_jax.scores.adapters import from_linen as from_linen
     from dpet_jax.scores.adapters import from_nnx as from_nnx
     from dpet_jax.scores.error import cross_entropy as cross_entropy
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from dpet_jax.scores.uncertainty import margin as margin
 
 _MODULES = {
+    "from_equinox": "adapters",
+    "from_haiku": "adapters",
     "from_linen": "adapters",
     "from_nnx": "adapters",
     "cross_entropy": "error",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from dpet_jax.methods.base import Plan, Span, generator
+from dpet_jax.methods.base import Plan, Span, order_of_pass
 
 _CHUNK_S = 1.0
 _FIRST_STEPS = 4
@@ -197,10 +197,8 @@ class Batches:
 
     def _shuffled(self, pass_index: int) -> np.ndarray:
         if self._pass[0] != pass_index:
-            rows = self.plan.index_set
-            rows = rows[pass_index] if rows.ndim == 2 else rows
-            draw = generator(self.seed, f"order of pass {pass_index}", self.plan_index)
-            self._pass = (pass_index, draw.permutation(rows).astype(np.int32))
+            order = order_of_pass(self.plan, pass_index, self.seed, self.plan_index)
+            self._pass = (pass_index, order)
         return self._pass[1]
 
 

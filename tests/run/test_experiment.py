@@ -423,7 +423,8 @@ def test_killing_a_proxy_while_it_catches_up_loses_nothing_but_time(
     result, asked = DeviceNetwork.result, []
 
     def crash(self, index_set):
-        asked.append(index_set.shape)
+        if index_set.shape != (1455,):  # the loop looks at all when it evaluates
+            asked.append(index_set.shape)
         # the main model's warm-up, the proxy's, then round 1 of both
         if len(asked) == 4:
             raise KeyboardInterrupt

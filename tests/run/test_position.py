@@ -11,6 +11,7 @@ from dpet_jax.methods.base import Cost, Plan, Selection, Span
 from dpet_jax.methods.standard import OnePlanState
 from dpet_jax.methods.tuner import TunerState
 from dpet_jax.run.counters import Counters
+from dpet_jax.run.history import LossHistory
 from dpet_jax.run.position import Position
 
 TARGETS = [{"target": 0.5, "reached": True, "accuracy": 0.51, "epochs": 0.1 + 0.2}]
@@ -78,6 +79,9 @@ def test_position_comes_back_equal_from_arrays_and_json(state, begun, plan, pend
     counters = Counters(1000, 7, 8, 9, 2**60, 5)
     saved = Position(state, counters, plan, 3, 17, TARGETS, evaluated_visits=6)
     saved.pending, saved.paid = pending, Cost(1.5, 0.1 + 0.2, None)
+    saved.history = LossHistory.begin(4, margins=plan is None)._replace(
+        looks=np.array([2, 0, 1, 1], np.int32)
+    )
     arrays, plain = saved.saved()
     assert all(isinstance(array, np.ndarray) for array in arrays.values())
     restored = Position(
