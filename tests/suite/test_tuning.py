@@ -4,7 +4,6 @@ import csv
 import json
 import threading
 import time
-from typing import get_args
 
 import pytest
 
@@ -14,7 +13,9 @@ from dpet_jax.errors import UserError
 from dpet_jax.run import experiment
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.suite import tuning
-from dpet_jax.suite.tuning import Axis, Limits, Tuning, lines
+from dpet_jax.suite.searchers.axis import Axis
+from dpet_jax.suite.searchers.by_name import NAMES, search_of
+from dpet_jax.suite.tuning import Limits, Tuning, lines
 
 RATE, DECAY = "train.optimizer.learning_rate", "train.optimizer.weight_decay"
 CONFIG = """
@@ -34,8 +35,9 @@ class Runs:
         self.begun, self.interrupts, self.took_s = [], 0, 0.0
         self.diverges = lambda _: False
 
-    def __call__(self, config, out, *, resume, data, interrupt):
+    def __call__(self, config, out, *, resume, data, interrupt, until):
         assert data is None
+        assert until is None
         rate = config.train.optimizer.learning_rate
         self.begun.append((config.name, rate, resume))
         folder = experiment.run_folder(config, out)
@@ -47,11 +49,12 @@ class Runs:
             interrupt.requested = True
             return experiment.Result(folder, "interrupted", None)
         ended = "diverged" if self.diverges(config) else "finished"
-        phase = {"s": 2.0, "wh": None}
+        phase = {"s": 2.0, "wh": None, "quality": "unavailable"}
         summary = {
             "validation_accuracy": 1 - abs(rate - 0.1),
             "stopped_by": ended,
             "epochs": 3.0,
+            "flops": 3_000,
             "wall_s": 5.0,
             "phases": {"train": phase, "select": phase},
         }
@@ -75,6 +78,8 @@ def tune(tmp_path):
         axes = [Axis.of(text) for text in vary or (f"{RATE}=0.001..1 log",)]
         say = options.pop("say", lambda _: None)
         config = tmp_path / "some.yaml"
+        if "search" in options:
+            options["search"] = search_of(options["search"])
         return Tuning(config, (), axes, tmp_path / out, say=say, **options)
 
     return make
@@ -280,7 +285,7 @@ def test_the_command_ends_with_the_answer(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_knows_every_search():
-    assert get_args(tuning.Search) == SEARCHES
+    assert NAMES == SEARCHES
 
 
 @pytest.mark.parametrize(
