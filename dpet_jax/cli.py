@@ -1021,12 +1021,13 @@ def _draw_searches(record: Any, out: Path) -> str:
 
     try:
         from dpet_jax.report.plots.searches import best_over_cost
-        from dpet_jax.report.plots.style import to_png, to_svg
+        from dpet_jax.report.plots.style import settle, to_png, to_svg
     except ImportError:
         return "none without matplotlib: pip install 'dpet-jax[plot]'"
     figure = best_over_cost(record)
     if figure is None:
         return "none, for no search has an accuracy in all its repeats"
+    settle(figure)
     write_whole(out / "searches.svg", to_svg(figure))
     write_whole(out / "searches.png", to_png(figure))
     return str(out / "searches.png")

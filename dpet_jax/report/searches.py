@@ -2,6 +2,7 @@
 
 It is read from the folders of searches alone. A search costs what its trials spend on
 choosing and training; a trial that goes on from an earlier stop costs its new part.
+Compiling, evaluating and what a crash lost are not counted.
 """
 
 import json
@@ -454,7 +455,7 @@ def search_sheet(record: SearchRecord) -> Sheet:
                 row.best.text(points),
                 row.test.text(points),
                 row.cost_per_trial.text(),
-                row.trials.text(),
+                row.trials.text(lambda count: f"{count:.3g}"),
             )
         )
         for row in record.rows

@@ -175,11 +175,9 @@ class Tuning:
             most = [n for n in (points, limits.trials) if n is not None]
             if spent or any(len(known) >= n for n in most):
                 return None
+            past = self._past(known, stops)
             study = self._study(len(known))
-            point = self.search.point(self._space, self._past(known, stops), self.seed)
-            if point is not None:
-                study.enqueue_trial(point)
-            trial = study.ask(self._distributions())
+            trial = ask(study, self.search, self._space, past, self.seed)
             if not held.enter_context(_locked(self._lock(trial.number))):
                 raise UserError(
                     f"{self._lock(trial.number)}: is locked by another program; use "
@@ -341,17 +339,6 @@ class Tuning:
             load_if_exists=True,
         )
 
-    def _distributions(self) -> dict[str, Any]:
-        kinds = self._optuna.distributions
-        return {
-            axis.key: kinds.CategoricalDistribution(axis.choices)
-            if axis.choices
-            else kinds.IntDistribution(int(axis.low), int(axis.high), log=axis.log)
-            if axis.whole
-            else kinds.FloatDistribution(axis.low, axis.high, log=axis.log)
-            for axis in self._space
-        }
-
     def _values(self, params: Mapping[str, Any]) -> dict[str, str]:
         return {axis.key: axis.text_of(params[axis.key]) for axis in self._space}
 
@@ -473,6 +460,28 @@ class Tuning:
 
     def _lock(self, number: int) -> Path:
         return self.out / _TRIALS / f".{_name(number)}.lock"
+
+
+def ask(
+    study: Any,
+    search: Search,
+    space: Sequence[Axis],
+    past: Sequence[Observed],
+    seed: int,
+) -> Any:
+    """Return optuna's trial of the next setting.
+
+    Args:
+        study: Of optuna, with the sampler of the search.
+        search: How it is chosen.
+        space: The axes as the search draws from them.
+        past: What was tried.
+        seed: Of the search.
+    """
+    point = search.point(space, past, seed)
+    if point is not None:
+        study.enqueue_trial(point)
+    return study.ask({axis.key: axis.distribution for axis in space})
 
 
 def lines(outcome: Outcome, again: str) -> Iterator[str]:

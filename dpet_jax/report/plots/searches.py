@@ -1,15 +1,17 @@
 """The plot of what searches had found for what they had spent."""
 
+from typing import NamedTuple
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dpet_jax.report.plots.style import (
     INK,
-    cost_axis,
     look,
     new_figure,
     percent_axis,
+    plain_axis,
     short,
     styled,
 )
@@ -17,6 +19,15 @@ from dpet_jax.report.searches import Course, SearchRecord, SearchRow
 
 #: Of the height of the plot: what a label needs.
 _LINE = 0.075
+
+
+class _End(NamedTuple):
+    """Where the line of a search ends, and which search it is."""
+
+    cost: float
+    accuracy: float
+    name: str
+    number: int
 
 
 @styled
@@ -34,7 +45,7 @@ def best_over_cost(record: SearchRecord) -> Figure | None:
         return None
     figure = new_figure(2.5)
     axes = figure.add_subplot()
-    ends, firsts = [], []
+    ends = []
     for number, (row, steps) in enumerate(rows):
         colour, _, dashes = look(number)
         cost, low, median, high = steps
@@ -44,12 +55,13 @@ def best_over_cost(record: SearchRecord) -> Figure | None:
                 *(cost, low, high),
                 step="post",
                 color=colour,
-                alpha=0.15,
+                alpha=0.12,
                 linewidth=0,
             )
-        ends.append((float(median[-1]), float(cost[-1]), short(row.name, 24), colour))
-        firsts.append(float(cost[0]))
-    _scale(axes, firsts, rows)
+        ends.append(
+            _End(float(cost[-1]), float(median[-1]), short(row.name, 24), number)
+        )
+    _scale(axes, [steps for _, steps in rows])
     _label(axes, ends)
     axes.set_xlabel(f"spent, {record.unit_name}")
     axes.set_ylabel("best validation accuracy so far, %")
@@ -83,29 +95,30 @@ def _at(course: Course, cost: np.ndarray) -> np.ndarray:
     return best[np.searchsorted(course.costs, cost, side="right") - 1]
 
 
-def _scale(
-    axes: Axes,
-    firsts: list[float],
-    rows: list[tuple[SearchRow, tuple[np.ndarray, ...]]],
-) -> None:
-    """Show the end of the searches, where they differ least, large enough."""
-    ends = [float(steps[0][-1]) for _, steps in rows]
-    cost_axis(axes, "x", [*firsts, *ends])
-    lows = np.concatenate([steps[1] for _, steps in rows])
-    top = max(float(steps[3].max()) for _, steps in rows)
+def _scale(axes: Axes, drawn: list[tuple[np.ndarray, ...]]) -> None:
+    """Show the end of the searches, where they differ least, large enough.
+
+    Costs are not logarithmic: what a search loses before it finds anything is as wide
+    as it is dear, as in the area.
+    """
+    plain_axis(axes, "x")
+    axes.set_xlim(0, 1.02 * max(float(steps[0][-1]) for steps in drawn))
+    lows = np.concatenate([steps[1] for steps in drawn])
+    top = max(float(steps[3].max()) for steps in drawn)
     bottom = float(np.quantile(lows, 0.15))
     room = max(top - bottom, 0.01)
     axes.set_ylim(max(0.0, bottom - 0.05 * room), top + 0.08 * room)
 
 
-def _label(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+def _label(axes: Axes, ends: list[_End]) -> None:
     """Write the names beside the ends of their lines, in their order, none on another.
 
-    A thin line leads to each that had to move.
+    A line of its look leads to each, for many end at one place.
     """
     low, high = axes.get_ylim()
-    inside = [max(0.0, (end[0] - low) / (high - low)) for end in ends]
-    order = sorted(range(len(ends)), key=lambda k: inside[k])
+    inside = [max(0.0, (end.accuracy - low) / (high - low)) for end in ends]
+    # of equal ends that with the larger area is above
+    order = sorted(range(len(ends)), key=lambda k: (inside[k], -ends[k].number))
     places = [inside[k] for k in order]
     for k in range(1, len(places)):  # each above the one before it
         places[k] = max(places[k], places[k - 1] + _LINE)
@@ -114,11 +127,12 @@ def _label(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     for k in reversed(range(len(places) - 1)):
         places[k] = min(places[k], places[k + 1] - _LINE)
     for k, place in zip(order, places, strict=True):
-        accuracy, cost, name, colour = ends[k]
+        end = ends[k]
+        colour, _, dashes = look(end.number)
         axes.annotate(
-            name,
-            (cost, max(accuracy, low)),
-            (1.03, place),
+            end.name,
+            (end.cost, max(end.accuracy, low)),
+            (1.12, place),
             textcoords=axes.transAxes,
             va="center",
             color=INK,
@@ -126,8 +140,10 @@ def _label(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
             arrowprops={
                 "arrowstyle": "-",
                 "color": colour,
-                "linewidth": 0.6,
-                "shrinkA": 1,
-                "shrinkB": 1,
+                "linestyle": dashes,
+                "linewidth": 1.1,
+                "relpos": (0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 0,
             },
         )

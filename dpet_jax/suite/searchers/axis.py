@@ -75,6 +75,18 @@ class Axis:
         """The values to try a config with: all choices, or the ends of the range."""
         return self.choices or tuple(map(self.text_of, (self.low, self.high)))
 
+    @property
+    def distribution(self) -> Any:
+        """Optuna's form of it."""
+        from optuna import distributions as kinds
+
+        if self.choices:
+            return kinds.CategoricalDistribution(self.choices)
+        if self.whole:
+            low, high = int(self.low), int(self.high)
+            return kinds.IntDistribution(low, high, log=self.log)
+        return kinds.FloatDistribution(self.low, self.high, log=self.log)
+
     def text_of(self, value: Any) -> str:
         """Return a value of optuna's as it is written on the command line."""
         if self.choices:

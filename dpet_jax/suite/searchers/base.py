@@ -26,11 +26,6 @@ class Observed(NamedTuple):
     accuracy: float | None
     cost: float | None
 
-    @property
-    def pending(self) -> bool:
-        """Whether it is still running."""
-        return self.cost is None
-
 
 class Bracket(NamedTuple):
     """Trials that are judged at common stops, of which only the best go on.
@@ -117,15 +112,16 @@ class Search(Kind):
 
 
 def _named(name: str, keys: dict[str, Any]) -> str:
-    return "_".join([name, *(f"{key}={value}" for key, value in keys.items())])
+    said = (key if value is True else f"{key}={value}" for key, value in keys.items())
+    return "_".join([name, *said])
 
 
 class StudiedSearch(Search):
     """A search that can be made to repeat that of the energy-practices study.
 
     Source:
-        The replication package of "Uncovering energy-efficient practices in deep
-        learning training" (Yarally et al., CAIN 2023).
+        Yarally et al., "Uncovering energy-efficient practices in deep learning
+        training" (CAIN 2023), and its replication package.
     """
 
     compat: Literal["none", "study"] = Field(

@@ -41,7 +41,8 @@ class Gp(StudiedSearch):
     In `compat: study` the process has scikit-learn's default kernel (RBF of length 1,
     nothing fitted), the values go in as they are, one setting is drawn by chance, and
     of 10,000 uniform candidates that with the largest probability of improvement is
-    next. The study averaged nothing either, but had eight runs of each setting.
+    next. The study fitted the accuracies of eight runs of each setting; here there is
+    one.
 
     Source:
         Snoek et al., "Practical Bayesian optimization of machine learning algorithms"
@@ -66,7 +67,7 @@ class Gp(StudiedSearch):
     def name(self) -> str:
         """As of any search; `energy_aware` with `per_cost`, `study` in its mode."""
         found = super().name.replace("study_gp", "study", 1)
-        return found.replace("gp_per_cost=True", "energy_aware", 1)
+        return found.replace("gp_per_cost", "energy_aware", 1)
 
     def point(
         self, axes: Sequence[Axis], past: Sequence[Observed], seed: int
