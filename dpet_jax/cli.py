@@ -28,8 +28,11 @@ EXIT_MISTAKE = 2
 EXIT_DIVERGED = 1
 EXIT_FAILED = 1
 
-#: Ways to search for settings; their module would bring JAX in.
-SEARCHES = ("tpe", "random", "grid", "gp")
+#: Ways to search for settings; their module takes a while to import.
+SEARCHES = (
+    *("tpe", "random", "grid", "gp", "hyperband", "halving"),
+    *("energy_aware", "study", "study_random", "study_grid"),
+)
 
 #: Options, what else stood on the line, and where to print; returns the exit code.
 Command: TypeAlias = Callable[[Any, list[str], Console], int]
@@ -393,9 +396,19 @@ def _add_tune(parser: Any) -> None:
     )
     parser.add_argument(
         "--search",
-        choices=SEARCHES,
         default="tpe",
-        help="how the next trial is chosen; gp needs PyTorch",
+        metavar="NAME",
+        help=f"how the next trial is chosen: {', '.join(SEARCHES)}, or keys, such as "
+        "'{kind: hyperband, eta: 4}'; tpe by default",
+    )
+    parser.add_argument(
+        "--compare",
+        metavar="A,B,...",
+        help="run several such searches instead, each with the same limits, and say "
+        "which found most for its cost",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="of each with --compare; 3 by default"
     )
     parser.add_argument("--trials", type=int, help="to finish, by all processes")
     parser.add_argument(
@@ -951,30 +964,28 @@ def _tune(options: Any, overrides: list[str], console: Console) -> int:
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name}: {value} is no number above 0")
     limits = (options.trials, options.epochs, options.wh)
+    if options.compare is not None:
+        return _compare_searches(options, overrides, config.name, console)
+    from dpet_jax.suite.searchers.axis import Axis
+    from dpet_jax.suite.searchers.by_name import search_of
+
+    search = search_of(options.search)
+    axes = [Axis.of(text) for text in options.vary]
     endless = (*limits, options.minutes) == (None,) * 4
-    if endless and options.search != "grid":
+    if endless and not search.round_size and not search.points(search.space(axes)):
         raise UserError(
             "command line: nothing says when to stop; give --trials, --epochs, --wh or "
             "--minutes"
         )
     _use_cache()
-    from dpet_jax.suite.tuning import Axis, Limits, Tuning, lines
+    from dpet_jax.suite.tuning import Limits, Tuning, lines
 
     out = options.out or Path("tune") / config.name
     tuning = Tuning(
-        options.config,
-        overrides,
-        [Axis.of(text) for text in options.vary],
-        out,
-        options.search,
-        options.search_seed,
-        lambda line: console.out(line, highlight=False),
+        *(options.config, overrides, axes, out, search, options.search_seed),
+        say=lambda line: console.out(line, highlight=False),
     )
-    kept = ("search", "trials", "epochs", "wh", "search_seed", "out")
-    given = [f"--{k.replace('_', '-')}={getattr(options, k)}" for k in kept]
-    given = [option for option in given if not option.endswith("=None")]
-    given = [*(f"--vary={text}" for text in options.vary), *given]
-    again = shlex.join(["dpet", "tune", str(options.config), *overrides, *given])
+    again = _tune_again(options, overrides, "search")
     try:
         outcome = tuning.run(Limits(*limits), minutes=options.minutes)
     except OSError as error:
@@ -982,6 +993,71 @@ def _tune(options: Any, overrides: list[str], console: Console) -> int:
     for line in lines(outcome, again):
         console.out(line, highlight=False)
     return EXIT_RESUMABLE if outcome.interrupted else 0
+
+
+def _tune_again(options: Any, overrides: list[str], *own: str) -> str:
+    """Return the command that goes on with a search, or with several."""
+    kept = (*own, "trials", "epochs", "wh", "search_seed", "out")
+    given = [f"--{k.replace('_', '-')}={getattr(options, k)}" for k in kept]
+    given = [option for option in given if not option.endswith("=None")]
+    given = [*(f"--vary={text}" for text in options.vary), *given]
+    return shlex.join(["dpet", "tune", str(options.config), *overrides, *given])
+
+
+def _compare_searches(
+    options: Any, overrides: list[str], name: str, console: Console
+) -> int:
+    from dpet_jax.suite.searchers.axis import Axis
+    from dpet_jax.suite.searchers.by_name import searches_of
+
+    searches = searches_of(options.compare)
+    axes = tuple(Axis.of(text) for text in options.vary)
+    _use_cache()
+    from dpet_jax.report.searches import read_searches, search_lines
+    from dpet_jax.suite.searches import Searches, run_searches
+    from dpet_jax.suite.tuning import Limits
+
+    def say(line: str) -> None:
+        console.out(line, highlight=False)
+
+    limits = Limits(options.trials, options.epochs, options.wh)
+    asked = Searches(
+        *(options.config, tuple(overrides), axes, searches, limits),
+        *(options.repeats, options.search_seed),
+    )
+    out = options.out or Path("tune") / f"{name}_searches"
+    again = _tune_again(options, overrides, "compare", "repeats")
+    try:
+        interrupted = run_searches(asked, out, say=say, minutes=options.minutes)
+        if interrupted:
+            say(f"interrupted; go on with: {again}")
+            return EXIT_RESUMABLE
+        record = read_searches(out)
+        for line in (*search_lines(record, console.width), ""):
+            say(line)
+        say(f"record      {record.write(out)}")
+        say(f"plot        {_draw_searches(record, out)}")
+    except OSError as error:
+        return _failed(error, out, again)
+    return 0
+
+
+def _draw_searches(record: Any, out: Path) -> str:
+    """Write the plot of a comparison; return where, or why there is none."""
+    from dpet_jax.files import write_whole
+
+    try:
+        from dpet_jax.report.plots.searches import best_over_cost
+        from dpet_jax.report.plots.style import settle, to_png, to_svg
+    except ImportError:
+        return "none without matplotlib: pip install 'dpet-jax[plot]'"
+    figure = best_over_cost(record)
+    if figure is None:
+        return "none, for no search has an accuracy in all its repeats"
+    settle(figure)
+    write_whole(out / "searches.svg", to_svg(figure))
+    write_whole(out / "searches.png", to_png(figure))
+    return str(out / "searches.png")
 
 
 def _report(options: Any, rest: list[str], console: Console) -> int:

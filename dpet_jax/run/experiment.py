@@ -1,5 +1,6 @@
 """The composition root: config in, parts wired, a run folder out."""
 
+import math
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
@@ -15,6 +16,7 @@ from dpet_jax.data import Data
 from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_json, read_yaml
+from dpet_jax.methods.base import Pool
 from dpet_jax.models.network import Network
 from dpet_jax.pretrained.choice import table_lines
 from dpet_jax.run import build
@@ -29,7 +31,7 @@ from dpet_jax.run.folder import (
     reading,
 )
 from dpet_jax.run.interrupt import Interrupt
-from dpet_jax.run.limits import StopReason
+from dpet_jax.run.limits import Limits, StopReason
 from dpet_jax.run.loop import Loop
 from dpet_jax.run.machine import pinned
 from dpet_jax.run.precision import said, settled
@@ -49,8 +51,8 @@ class Result(NamedTuple):
 
     Attributes:
         folder: Where everything about it is.
-        stopped_by: What ended it; "interrupted" can be resumed.
-        summary: What summary.json holds; None after an interruption.
+        stopped_by: What ended it; "interrupted" and "paused" can be resumed.
+        summary: What summary.json holds; None after an interruption or a pause.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ def run(  # noqa: PLR0913
     data: Data | None = None,
     interrupt: Interrupt | None = None,
     folder: Path | None = None,
+    until: float | None = None,
 ) -> Result:
     """Run an experiment from its first or its latest checkpoint to its end.
 
@@ -89,6 +92,9 @@ def run(  # noqa: PLR0913
         interrupt: A flag of the caller's that ends the run so that it can be resumed;
             by default the run listens to signals itself.
         folder: The run folder itself, wherever `out` is.
+        until: Share of the run after which to evaluate it on validation and leave it,
+            so that it can be resumed, as if nobody had looked; see `pause_visits`. By
+            default it goes on to its end.
 
     Raises:
         UserError: For every mistake in config, data or folder, before training starts
@@ -105,6 +111,7 @@ def run(  # noqa: PLR0913
             build.check_fit(config, data)
             # refuses what the method cannot run on, before anything on disk changes
             config.method.start(build.build_pool(data), config.seed)
+            limits = _limits(config, data, until)
             model = build.build_model(config, data)
             build.check_prune(config, model)
             if config.pool is not None and not (resume and (path / POOL).exists()):
@@ -123,19 +130,68 @@ def run(  # noqa: PLR0913
             with closing(Segment(config, data, held)) as segment, listening:
                 for warning in segment.warnings:
                     display.line(f"  warning: {warning}")
-                return _run_segment(config, data, model, segment, meter, display, asked)
+                used = _Used(config, data, model, limits)
+                return _run_segment(used, segment, meter, display, asked)
+
+
+class _Used(NamedTuple):
+    """What a run is made of."""
+
+    config: Config
+    data: Data
+    model: Network
+    limits: Limits
+
+
+def _limits(config: Config, data: Data, until: float | None) -> Limits:
+    limits = build.build_limits(config)
+    if until is None:
+        return limits
+    if not data.num_validation:
+        raise UserError(
+            "data.validation_fraction: 0 leaves no examples to evaluate a run on where "
+            "it pauses; give it a share such as 0.1"
+        )
+    return replace(limits, pause=pause_visits(config, build.build_pool(data), until))
+
+
+def pause_visits(config: Config, pool: Pool, share: float) -> int:
+    """Return the visits after which a share of a run is over, at least 1.
+
+    The whole is what the method plans, the most that there may be, or less where a
+    budget of visits or epochs comes before; epochs count as if none were spent on
+    choosing.
+
+    Args:
+        config: The run's.
+        pool: What it trains on.
+        share: In (0, 1).
+
+    Raises:
+        UserError: If nobody can know in advance how long the run is.
+    """
+    if config.budget.pace:
+        raise UserError(
+            "budget.pace: the length of such a run is found as it goes on, so that no "
+            "share of it can be stopped at; leave it at false"
+        )
+    whole = [float(config.method.planned_visits(pool))]
+    if config.budget.visits is not None:
+        whole.append(config.budget.visits)
+    if config.budget.epochs is not None:
+        whole.append(config.budget.epochs * pool.num_examples)
+    return max(1, math.ceil(share * min(whole) - 1e-9))
 
 
 def _run_segment(
-    config: Config,
-    data: Data,
-    model: Network,
+    used: _Used,
     segment: Segment,
     meter: EnergyMeter,
     display: Display,
     interrupt: Interrupt,
 ) -> Result:
     """Run what one process adds to a run, in a folder that it holds."""
+    config, data, model, limits = used
     path = segment.folder.path
     if segment.energy is not None:
         with reading(path):
@@ -174,7 +230,7 @@ def _run_segment(
             method=config.method,
             pool=build.build_pool(data),
             trainer=learner,
-            limits=build.build_limits(config),
+            limits=limits,
             horizon=getattr(config.train.schedule, "horizon", "plan"),
             meter=meter,
             recorder=segment.recorder,
@@ -203,8 +259,8 @@ def _run_segment(
         **loop.at.counters.shown(),
         reason=stopped_by,
     )
-    if stopped_by == "interrupted":
-        return _left(segment, meter)
+    if stopped_by in ("interrupted", "paused"):
+        return _left(segment, meter, stopped_by)
     summary = finish(config, data, loop, segment, stopped_by)
     return Result(path, stopped_by, summary)
 
@@ -234,12 +290,14 @@ def _pruner(
     )
 
 
-def _left(segment: Segment, meter: EnergyMeter) -> Result:
-    """Leave an interrupted run so that it can be resumed."""
+def _left(
+    segment: Segment, meter: EnergyMeter, stopped_by: StopReason = "interrupted"
+) -> Result:
+    """Leave an interrupted or paused run so that it can be resumed."""
     path = segment.folder.path
     meter.stop()
     run_report(path, finished=False).write(path / ENERGY_REPORT)
-    return Result(path, "interrupted", None)
+    return Result(path, stopped_by, None)
 
 
 def _check_folder(config: Config, path: Path, *, resume: bool, overwrite: bool) -> None:

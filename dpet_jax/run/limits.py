@@ -9,8 +9,8 @@ from dpet_jax.run.counters import Counters
 from dpet_jax.training.plateau import PlateauConfig
 
 #: What ends a run: its method has no more plans, it reached its target, its accuracy
-#: has stopped rising, a budget is used up, the loss is not finite, or a signal
-#: interrupted it, so that it can be resumed.
+#: has stopped rising, a budget is used up, the loss is not finite, or it left so that it
+#: can be resumed: because a signal interrupted it, or where it was asked to pause.
 StopReason = Literal[
     "finished",
     "target",
@@ -21,6 +21,7 @@ StopReason = Literal[
     "budget.wh",
     "diverged",
     "interrupted",
+    "paused",
 ]
 
 
@@ -40,6 +41,7 @@ class Limits:
         wh: Budget of gross Wh without evaluation, or None.
         pace: Whether the schedule ends with the seconds, or the Wh.
         plateau: What to do where accuracy stops rising; None for nothing.
+        pause: Visits at which to leave the run so that it can be resumed, or None.
     """
 
     targets: tuple[float, ...] = ()
@@ -52,6 +54,7 @@ class Limits:
     wh: float | None = None
     pace: bool = False
     plateau: PlateauConfig | None = None
+    pause: int | None = None
 
     @property
     def all_targets(self) -> tuple[float, ...]:
@@ -80,6 +83,12 @@ class Limits:
             steps.append(math.ceil((self.visits - counters.visits) / batch_size))
         return max(1, min(steps))
 
+    def steps_to_pause(self, counters: Counters, batch_size: int) -> int:
+        """Count the steps until the run is left, at least 1; see `steps_to_budget`."""
+        if self.pause is None:
+            return sys.maxsize
+        return max(1, math.ceil((self.pause - counters.visits) / batch_size))
+
     def steps_to_wh(
         self, spent_wh: float | None, step_wh: float | None, pending: int
     ) -> int:
@@ -100,7 +109,7 @@ class Limits:
     def exhausted(
         self, counters: Counters, seconds: float, wh_steps: int = sys.maxsize
     ) -> StopReason | None:
-        """Return the budget that is used up, or None.
+        """Return the budget that is used up, or that it is time to pause, or None.
 
         Args:
             counters: Work done.
@@ -113,4 +122,7 @@ class Limits:
             return "budget.visits"
         if self.seconds is not None and seconds >= self.seconds:
             return "budget.seconds"
-        return "budget.wh" if wh_steps < 1 else None
+        if wh_steps < 1:
+            return "budget.wh"
+        pauses = self.pause is not None and counters.visits >= self.pause
+        return "paused" if pauses else None

@@ -125,7 +125,9 @@ class Loop:
                 reason = self._before_chunk() or self._next_plan()
             reason = reason or self._train_plan(begins=begins)
             self._checkpoint(end=False)
-        if reason not in ("interrupted", "diverged"):
+        if reason == "paused":
+            reason = self._look_at_pause()
+        elif reason not in ("interrupted", "diverged"):
             reason = self._last_evaluation(reason)
         self._checkpoint(end=True)
         self.parts.display.end_plan()
@@ -265,6 +267,7 @@ class Loop:
             min(
                 limits.steps_to_evaluation(counters, self._step_flops),
                 limits.steps_to_budget(counters, self._step_flops, trainer.batch_size),
+                limits.steps_to_pause(counters, trainer.batch_size),
                 max(1, self._steps_to_wh()),
                 self._steps_to_look(),
                 self._steps_to_pace(),
@@ -534,6 +537,19 @@ class Loop:
         if self.at.evaluated_visits == self.at.counters.visits:
             return reason
         return self._evaluate(last=True) or reason
+
+    def _look_at_pause(self) -> StopReason:
+        """Evaluate on validation where the run is left for a while.
+
+        It is no evaluation of the grid: it reaches no target, and the run goes on as if
+        nobody had looked. It comes before the checkpoint, so that it is not lost.
+        """
+        if not self._drain():
+            return "diverged"
+        with self.parts.meter.window("eval"):
+            found = self.parts.trainer.evaluate("validation")
+        self._event("pause", accuracy=found.accuracy, loss=found.loss)
+        return "paused"
 
     def _reach_targets(self, event: dict[str, Any]) -> None:
         """Record the targets that an evaluation is the first to reach.

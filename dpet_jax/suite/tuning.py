@@ -1,141 +1,50 @@
 """Search for settings of a config: trials of optuna, each of them a metered run.
 
 A folder holds the search: what is searched and how (tune.json), optuna's journal, a run
-folder for each trial, and after each trial the table of all (trials.csv) and the best
-as a config (best.yaml). Any number of processes may work on one folder at once, and
-one that is started again goes on, first of all with the trials of those that are gone.
+folder for each trial, a line for each time that a trial stopped (stops.jsonl), and
+after each the table of all trials (trials.csv) and the best as a config (best.yaml).
+Any number of processes may work on one folder at once, and one that is started again
+goes on, first of all with the trials of those that are gone.
 
-Trials are judged by validation accuracy at their end. Nothing here looks at test.
+Trials are judged by validation accuracy at their end, or where they stop for a while.
+Nothing here looks at test.
 """
 
 import csv
 import fcntl
 import io
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeAlias
+from typing import IO, Any, NamedTuple
 
-from dpet_jax.config import yaml12
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import load
 from dpet_jax.data import Data
-from dpet_jax.errors import UserError
-from dpet_jax.files import csv_cell, read_json, write_whole
+from dpet_jax.errors import DamagedFileError, UserError
+from dpet_jax.files import JsonLines, csv_cell, read_json, write_whole
+from dpet_jax.report.searches import STOPS, STUDY, Trial, read_stops
 from dpet_jax.run import build, experiment
 from dpet_jax.run.costs import WORK_PHASES
-from dpet_jax.run.folder import CONFIG, SUMMARY
+from dpet_jax.run.folder import CONFIG, ENERGY_REPORT, EVENTS, SUMMARY, read_events
 from dpet_jax.run.interrupt import Interrupt
+from dpet_jax.suite.searchers.axis import Axis
+from dpet_jax.suite.searchers.base import Observed, Search
+from dpet_jax.suite.searchers.brackets import described, filled, standing
+from dpet_jax.suite.searchers.drawn import Tpe
 
-#: How the next setting is chosen: tree-structured Parzen estimators, by chance, every
-#: combination once, or Gaussian processes.
-Search: TypeAlias = Literal["tpe", "random", "grid", "gp"]
-
-STUDY, TABLE, BEST = "tune.json", "trials.csv", "best.yaml"
+TABLE, BEST = "trials.csv", "best.yaml"
 _JOURNAL, _TRIALS, _ASKING = "journal.log", "trials", ".asking"
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The values that a key of a config may have.
-
-    Attributes:
-        key: Dotted, as on the command line.
-        choices: Its values as they are written, or empty for a range.
-        low: Least value of a range.
-        high: Largest value, included.
-        log: Whether equal factors are equally likely, instead of equal steps.
-        whole: Whether the values of the range are whole numbers.
-    """
-
-    key: str
-    choices: tuple[str, ...] = ()
-    low: int | float = 0.0
-    high: int | float = 0.0
-    log: bool = False
-    whole: bool = False
-
-    @classmethod
-    def of(cls, text: str) -> "Axis":
-        """Read `KEY=A,B,C` or `KEY=LOW..HIGH`, after which ` log` may stand.
-
-        Raises:
-            UserError: If it is neither.
-        """
-        key, equals, values = (part.strip() for part in text.partition("="))
-        if not equals or not all(key.split(".")):
-            raise UserError(
-                f"--vary: {text!r} names no key and values; write KEY=A,B,C or "
-                "KEY=LOW..HIGH or KEY='LOW..HIGH log'"
-            )
-        if ".." not in values:
-            choices = _choices(key, values)
-            return cls(key, choices)
-        ends, *flags = values.split()
-        try:
-            low, high = (yaml12.read(end) for end in ends.split(".."))
-        except (ValueError, yaml12.NotYamlError):
-            low = high = None
-        numbers = [isinstance(end, int | float) for end in (low, high)]
-        if not all(numbers) or isinstance(low, bool) or isinstance(high, bool):
-            raise UserError(
-                f"--vary: {key}: {ends!r} is no range; write LOW..HIGH, such as 0.01..1"
-            )
-        if flags not in ([], ["log"]):
-            raise UserError(
-                f"--vary: {key}: {' '.join(flags)!r} after a range; only log may "
-                "stand there"
-            )
-        if not -math.inf < low < high < math.inf:
-            raise UserError(f"--vary: {key}: {ends} is empty; give the smaller first")
-        if flags and low <= 0:
-            raise UserError(
-                f"--vary: {key}: {ends} log: a logarithm needs numbers above 0"
-            )
-        whole = isinstance(low, int) and isinstance(high, int)
-        log = bool(flags)
-        return cls(key, low=float(low), high=float(high), log=log, whole=whole)
-
-    @property
-    def edges(self) -> tuple[str, ...]:
-        """The values to try a config with: all choices, or the ends of the range."""
-        return self.choices or tuple(map(self.text_of, (self.low, self.high)))
-
-    def text_of(self, value: Any) -> str:
-        """Return a value of optuna's as it is written on the command line."""
-        if self.choices:
-            return str(value)
-        return str(int(value)) if self.whole else f"{value:.4g}"
-
-
-def _choices(key: str, values: str) -> tuple[str, ...]:
-    """Split values at the commas that stand in no bracket."""
-    try:
-        read = yaml12.read(f"[{values}]")
-    except yaml12.NotYamlError as error:
-        raise UserError(f"--vary: {key}: not YAML: {error}") from error
-    written = tuple(
-        one if isinstance(one, str) else json.dumps(one)
-        for one in (read if isinstance(read, list) else ())
-    )
-    if len(written) < 2 or len({*written}) < len(written):
-        raise UserError(
-            f"--vary: {key}: {values!r} leaves no choice; give two values or more, "
-            "each once"
-        )
-    return written
 
 
 class Limits(NamedTuple):
     """When to stop, over all trials and all calls; None is no limit.
 
     Attributes:
-        trials: How many to finish.
+        trials: How many to begin, and finish.
         epochs: Full-pass equivalents to spend, of selection and training.
         wh: Gross Wh to spend on them.
     """
@@ -145,33 +54,11 @@ class Limits(NamedTuple):
     wh: int | float | None = None
 
 
-class Trial(NamedTuple):
-    """One that has ended.
-
-    Attributes:
-        number: Of optuna.
-        values: As they are written, by key.
-        accuracy: On validation at its end; None where it diverged.
-        epochs: Full-pass equivalents.
-        seconds: Of selection and training.
-        wh: Of them, or None where nothing measures energy.
-        folder: Its run folder.
-    """
-
-    number: int
-    values: dict[str, str]
-    accuracy: float | None
-    epochs: float
-    seconds: float
-    wh: float | None
-    folder: Path
-
-
 class Outcome(NamedTuple):
     """Where a search stands.
 
     Attributes:
-        trials: That have ended, the best first.
+        trials: That have ended, or stopped on their way, the best first.
         interrupted: Whether it was, so that there is more to do.
         best: The config of the best trial, on disk; None if none has ended well.
     """
@@ -179,6 +66,18 @@ class Outcome(NamedTuple):
     trials: tuple[Trial, ...]
     interrupted: bool
     best: Path | None
+
+
+class _Job(NamedTuple):
+    """What a worker does next.
+
+    Attributes:
+        number: Of the trial.
+        stop: Which of the stops of its bracket it is to reach.
+    """
+
+    number: int
+    stop: int
 
 
 @dataclass
@@ -193,6 +92,8 @@ class Tuning:
         search: How the next setting is chosen.
         seed: Of the choice; trials train with the seed of the config.
         say: Shows a line.
+        data: What all trials train on, where none of the axes varies it; by default it
+            is read.
 
     Raises:
         UserError: If the config or one of the values is refused, if the folder holds
@@ -203,25 +104,19 @@ class Tuning:
     overrides: Sequence[str]
     axes: Sequence[Axis]
     out: Path
-    search: Search = "tpe"
+    search: Search = field(default_factory=Tpe)
     seed: int = 0
     say: Callable[[str], None] = print
-    _data: Data | None = field(default=None, init=False)
-    _read: dict[int, Trial] = field(default_factory=dict, init=False)
+    data: Data | None = None
 
     def __post_init__(self) -> None:
-        self._optuna = _optuna(self.search)
+        self._optuna = _optuna()
         keys = [axis.key for axis in self.axes]
         if not keys:
             raise UserError("--vary: missing; name a key and its values, once or more")
         if len({*keys}) < len(keys):
             raise UserError(f"--vary: a key twice among {', '.join(keys)}")
-        if self.search == "grid" and any(not axis.choices for axis in self.axes):
-            ranges = [axis.key for axis in self.axes if not axis.choices]
-            raise UserError(
-                f"--search: grid needs choices, and {', '.join(ranges)} is a range; "
-                "give values, or search by tpe or random"
-            )
+        self._space = self.search.space(self.axes)
         first = {axis.key: axis.edges[0] for axis in self.axes}
         for axis in self.axes:
             for text in axis.edges:
@@ -243,96 +138,182 @@ class Tuning:
             interrupt: A flag of the caller's; by default signals are listened to.
         """
         asked = Interrupt() if interrupt is None else interrupt
+        if (limits, minutes) == (Limits(), None):
+            limits = Limits(trials=self.search.round_size)
         with ExitStack() as stack:
             if interrupt is None:
                 stack.enter_context(asked.listening())
             stack.enter_context(asked.after(minutes))
+            if (line := described(self.search)) is not None:
+                self.say(f"{self.search.name}: {line}")
             while not asked.requested:
                 with ExitStack() as held:
-                    number = self._claim(limits, held)
-                    if number is None:
+                    job = self._claim(limits, held)
+                    if job is None:
                         break
-                    if not self._run(number, asked):
+                    if not self._run(job, asked):
                         break
         return self._outcome(interrupted=asked.requested)
 
     # one trial
 
-    def _claim(self, limits: Limits, held: ExitStack) -> int | None:
-        """Return a trial that is this worker's from now on; None if there is none."""
+    def _claim(self, limits: Limits, held: ExitStack) -> _Job | None:
+        """Return what is this worker's to do from now on; None if there is nothing."""
         with _locked(self.out / _ASKING, wait=True):
-            running = self._optuna.trial.TrialState.RUNNING
-            trials = self._study().get_trials(deepcopy=False)
-            going = 0
-            for trial in trials:
-                if trial.state != running:
+            study = self._study()
+            known = study.get_trials(deepcopy=False)
+            stops = self._stops(known)
+            spent = self._spent(limits, [trial[-1] for trial in stops if trial])
+            for job in self._due(study, known, stops):
+                # what was begun is finished; to promote one, there must be means
+                if job.stop and spent:
                     continue
-                if held.enter_context(_locked(self._lock(trial.number))):
-                    return int(trial.number)  # its worker is gone
-                going += 1
-            if self._enough(limits, going):
+                # else its worker is on it; if that is gone, so is its lock
+                if held.enter_context(_locked(self._lock(job.number))):
+                    return job
+            points = self.search.points(self._space)
+            most = [n for n in (points, limits.trials) if n is not None]
+            if spent or any(len(known) >= n for n in most):
                 return None
-            study = self._study(len(trials))
-            if self.search == "grid":
-                keys = [axis.key for axis in self.axes]
-                points = [*product(*(axis.choices for axis in self.axes))]
-                study.enqueue_trial(dict(zip(keys, points[len(trials)], strict=True)))
-            trial = study.ask(self._distributions())
+            past = self._past(known, stops)
+            study = self._study(len(known))
+            trial = ask(study, self.search, self._space, past, self.seed)
             if not held.enter_context(_locked(self._lock(trial.number))):
                 raise UserError(
                     f"{self._lock(trial.number)}: is locked by another program; use "
                     "another --out"
                 )
-            return int(trial.number)
+            return _Job(int(trial.number), 0)
 
-    def _run(self, number: int, interrupt: Interrupt) -> bool:
-        """Run a trial to its end and tell optuna; False if it was interrupted."""
-        study = self._study()
+    def _due(
+        self, study: Any, known: Sequence[Any], stops: Sequence[Sequence[Trial]]
+    ) -> list[_Job]:
+        """Return how far which trials are to go that are not there yet.
+
+        Those that are out are closed in optuna's journal.
+        """
+        state = self._optuna.trial.TrialState
+        due, first = [], 0
+        while first < len(known):
+            bracket = self.search.bracket(first)
+            after = min(first + bracket.sizes[0], len(known))
+            reached = [
+                filled(
+                    bracket,
+                    [stop.accuracy for stop in stops[number]],
+                    ended=bool(stops[number]) and stops[number][-1].ended,
+                )
+                for number in range(first, after)
+            ]
+            goals, out = standing(bracket, reached)
+            for place, goal in enumerate(goals):
+                if len(reached[place]) <= goal:
+                    due.append(_Job(first + place, goal))
+            for place in out:
+                if not known[first + place].state.is_finished():
+                    study.tell(first + place, state=state.PRUNED)
+            first = after
+        return due
+
+    def _past(
+        self, known: Sequence[Any], stops: Sequence[Sequence[Trial]]
+    ) -> list[Observed]:
+        """Return what was tried, and what it cost: Wh if known of all, or FLOPs."""
+        ended = [trial[-1] for trial in stops if trial]
+        by_wh = all(trial.wh is not None for trial in ended)
+        past = []
+        for trial, found in zip(known, stops, strict=True):
+            accuracy, cost = None, None
+            if found:
+                accuracy = found[-1].accuracy
+                cost = found[-1].wh if by_wh else float(found[-1].flops)
+            past.append(Observed(dict(trial.params), accuracy, cost))
+        return past
+
+    def _run(self, job: _Job, interrupt: Interrupt) -> bool:
+        """Run a trial to a stop, and write it down; False if it was interrupted."""
+        number, study = job.number, self._study()
         known = study.get_trials(deepcopy=False)[number]
         values = self._values(known.params)
         config = self._config(values, _name(number))
         folder = experiment.run_folder(config, self.out / _TRIALS)
+        share = self.search.bracket(number).shares[job.stop]
         result = experiment.run(
             config,
             self.out / _TRIALS,
             resume=(folder / CONFIG).exists(),
             data=self._data_of(config),
             interrupt=interrupt,
+            until=share if share < 1 else None,
         )
-        if result.summary is None:
+        if result.stopped_by == "interrupted":
             return False
-        accuracy = _accuracy(result.summary)
-        if accuracy is None and result.stopped_by != "diverged":
+        trial = self._at_stop(number, values, folder, share)
+        if trial.accuracy is None and trial.stopped_by != "diverged":
             raise UserError(
                 f"{self.config}: leaves no validation examples to judge trials by; "
                 "give data.validation_fraction a share above 0"
             )
-        state = self._optuna.trial.TrialState
-        if accuracy is None:  # worse than any that has an accuracy, to every sampler
-            study.tell(number, state=state.PRUNED, skip_if_finished=True)
-        else:
-            study.tell(number, accuracy, skip_if_finished=True)
-        trials = self._ended()
         with _locked(self.out / _ASKING, wait=True):
-            self._write(trials)
-        shown = ", ".join(f"{key.rpartition('.')[2]} {values[key]}" for key in values)
-        text = "diverged" if accuracy is None else f"validation {accuracy:.4f}"
-        self.say(
-            f"trial {number:<4} {shown:<44} {text}  {result.summary['epochs']:7.2f} "
-            f"epochs {result.summary['wall_s']:8.1f} s"
-        )
+            self._write_stop(trial)
+            self._tell(study, trial)
+            self._write(self._trials())
+        self.say(_line(trial))
         return True
+
+    def _tell(self, study: Any, trial: Trial) -> None:
+        """Tell optuna of a trial that has ended."""
+        if not trial.ended:
+            return
+        if trial.accuracy is None:  # worse than any, to every sampler
+            pruned = self._optuna.trial.TrialState.PRUNED
+            study.tell(trial.number, state=pruned, skip_if_finished=True)
+        else:
+            study.tell(trial.number, trial.accuracy, skip_if_finished=True)
+
+    def _at_stop(
+        self, number: int, values: dict[str, str], folder: Path, share: float
+    ) -> Trial:
+        """Read from its folder how a trial did, and what it spent, where it stopped."""
+        if (folder / SUMMARY).exists():
+            found = read_json(folder / SUMMARY)
+            accuracy, counted = _accuracy(found), found
+            stopped_by = found["stopped_by"]
+            share = 1.0
+        else:
+            found = read_json(folder / ENERGY_REPORT)
+            looks = [e for e in read_events(folder / EVENTS) if e["event"] == "pause"]
+            accuracy, counted = looks[-1]["accuracy"], looks[-1]
+            stopped_by = "paused"
+        busy = [found["phases"].get(name) for name in WORK_PHASES]
+        phases = [phase for phase in busy if phase is not None]
+        wh = [phase["wh"] for phase in phases]
+        qualities = {phase["quality"] for phase in phases if phase["wh"]}
+        return Trial(
+            number=number,
+            share=share,
+            values=values,
+            accuracy=accuracy,
+            epochs=counted["epochs"],
+            flops=counted["flops"],
+            seconds=sum(phase["s"] for phase in phases),
+            wh=None if None in wh else sum(wh),
+            quality="+".join(sorted(qualities)) or "unavailable",
+            stopped_by=stopped_by,
+            folder=folder,
+        )
 
     def _data_of(self, config: Config) -> Data | None:
         """Return the data, read once, if all trials have the same."""
         if any(axis.key.split(".")[0] == "data" for axis in self.axes):
             return None
-        if self._data is None:
-            self._data = build.build_data(config)
-        return self._data
+        if self.data is None:
+            self.data = build.build_data(config)
+        return self.data
 
     def _config(self, values: Mapping[str, str], name: str | None = None) -> Config:
-        changes = [f"--{key}={text}" for key, text in values.items()]
+        applied = self.search.applied(dict(values))
+        changes = [f"--{key}={text}" for key, text in applied.items()]
         config = load(self.config, [*self.overrides, *changes])
         return config if name is None else config.model_copy(update={"name": name})
 
@@ -349,18 +330,7 @@ class Tuning:
         storage = optuna.storages.JournalStorage(
             optuna.storages.journal.JournalFileBackend(str(self.out / _JOURNAL))
         )
-        samplers, seed = optuna.samplers, 10_007 * self.seed + asked
-        match self.search:
-            case "tpe":
-                # of several keys at once; what other workers try counts as bad, so that
-                # they try something else
-                made = samplers.TPESampler(
-                    seed=seed, multivariate=True, constant_liar=True
-                )
-            case "gp":
-                made = samplers.GPSampler(seed=seed)
-            case _:  # a grid's points are given
-                made = samplers.RandomSampler(seed=seed)
+        made = self.search.sampler(10_007 * self.seed + asked)
         return optuna.create_study(
             storage=storage,
             sampler=made,
@@ -369,35 +339,18 @@ class Tuning:
             load_if_exists=True,
         )
 
-    def _distributions(self) -> dict[str, Any]:
-        kinds = self._optuna.distributions
-        return {
-            axis.key: kinds.CategoricalDistribution(axis.choices)
-            if axis.choices
-            else kinds.IntDistribution(int(axis.low), int(axis.high), log=axis.log)
-            if axis.whole
-            else kinds.FloatDistribution(axis.low, axis.high, log=axis.log)
-            for axis in self.axes
-        }
-
     def _values(self, params: Mapping[str, Any]) -> dict[str, str]:
-        return {axis.key: axis.text_of(params[axis.key]) for axis in self.axes}
+        return {axis.key: axis.text_of(params[axis.key]) for axis in self._space}
 
     # what is known
 
-    def _enough(self, limits: Limits, going: int) -> bool:
-        trials = self._ended()
-        if self.search == "grid":
-            points = math.prod(len(axis.choices) for axis in self.axes)
-            if len(trials) + going >= points:
-                return True
-        if limits.trials is not None and len(trials) + going >= limits.trials:
-            return True
+    def _spent(self, limits: Limits, trials: Sequence[Trial]) -> bool:
+        """Return whether the means of the search are used up."""
         if limits.epochs is not None and sum(t.epochs for t in trials) >= limits.epochs:
             return True
-        spent = [t.wh for t in trials if t.wh is not None]
         if limits.wh is None:
             return False
+        spent = [t.wh for t in trials if t.wh is not None]
         if trials and not spent:
             raise UserError(
                 "--wh: nothing measures energy here, see dpet doctor; limit --epochs "
@@ -405,38 +358,50 @@ class Tuning:
             )
         return sum(spent) >= limits.wh
 
-    def _ended(self) -> list[Trial]:
-        """Return the trials that have ended, the best first."""
-        for trial in self._study().get_trials(deepcopy=False):
-            # one that has ended stays as it is, so that each is read once
-            if trial.state.is_finished() and trial.number not in self._read:
-                self._read[trial.number] = self._trial(trial)
+    def _stops(self, known: Sequence[Any]) -> list[list[Trial]]:
+        """Return the stops of each trial, in order; `_ASKING` must be held.
+
+        What a worker that was killed left out is made up for: the line of a trial that
+        has ended, as in folders of an earlier version, and to tell optuna of it.
+        """
+        found: list[list[Trial]] = [[] for _ in known]
+        for stop in read_stops(self.out):
+            if stop.number >= len(known):
+                raise DamagedFileError(
+                    self.out / _JOURNAL, f"it lacks trial {stop.number} of {STOPS}"
+                )
+            found[stop.number].append(stop)
+        for trial, stops in zip(known, found, strict=True):
+            finished = trial.state.is_finished()
+            if finished and not stops:
+                values = self._values(trial.params)
+                config = self._config(values, _name(trial.number))
+                folder = experiment.run_folder(config, self.out / _TRIALS)
+                stops.append(self._at_stop(trial.number, values, folder, 1.0))
+                self._write_stop(stops[-1])
+            elif stops and not finished:
+                self._tell(self._study(), stops[-1])
+        return found
+
+    def _write_stop(self, trial: Trial) -> None:
+        file = JsonLines(self.out / STOPS)
+        try:
+            file.append(trial.to_json(self.out))
+        finally:
+            file.close()
+
+    def _trials(self) -> list[Trial]:
+        """Return every trial at its last stop, the best first."""
+        last = {stop.number: stop for stop in read_stops(self.out)}
         return sorted(
-            self._read.values(),
+            last.values(),
             key=lambda t: (t.accuracy is None, -(t.accuracy or 0.0), t.number),
         )
 
-    def _trial(self, ended: Any) -> Trial:
-        values = self._values(ended.params)
-        config = self._config(values, _name(ended.number))
-        folder = experiment.run_folder(config, self.out / _TRIALS)
-        summary = read_json(folder / SUMMARY)
-        phases = summary["phases"]
-        busy = [phases[name] for name in WORK_PHASES if name in phases]
-        wh = [phase["wh"] for phase in busy]
-        return Trial(
-            ended.number,
-            values,
-            _accuracy(summary),
-            summary["epochs"],
-            sum(phase["s"] for phase in busy),
-            None if None in wh else sum(wh),
-            folder,
-        )
-
     def _outcome(self, *, interrupted: bool) -> Outcome:
-        trials = self._ended()
         with _locked(self.out / _ASKING, wait=True):
+            self._stops(self._study().get_trials(deepcopy=False))
+            trials = self._trials()
             best = self._write(trials)
         return Outcome(tuple(trials), interrupted, best)
 
@@ -445,11 +410,12 @@ class Tuning:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         keys = [axis.key for axis in self.axes]
-        fields = ("validation_accuracy", "epochs", "seconds_warm", "wh_warm", "folder")
-        writer.writerow(["trial", *keys, *fields])
+        fields = ("share", "stopped_by", "epochs", "flops", "seconds_warm", "wh_warm")
+        writer.writerow(["trial", *keys, "validation_accuracy", *fields, "folder"])
         for trial in trials:
             cells = [trial.number, *(trial.values[key] for key in keys), trial.accuracy]
-            cells += [trial.epochs, trial.seconds, trial.wh]
+            cells += [trial.share, trial.stopped_by, trial.epochs, trial.flops]
+            cells += [trial.seconds, trial.wh]
             place = trial.folder.relative_to(self.out)
             writer.writerow([csv_cell(cell) for cell in (*cells, str(place))])
         write_whole(self.out / TABLE, text.getvalue())
@@ -459,8 +425,8 @@ class Tuning:
         config = self._config(best.values)
         config = config.model_copy(update={"name": f"{config.name}_tuned"})
         comment = (
-            f"# the best of {len(trials)} trials by {self.search}, validation accuracy "
-            f"{best.accuracy:.4f} with one seed:\n"
+            f"# the best of {len(trials)} trials by {self.search.name}, validation "
+            f"accuracy {best.accuracy:.4f}{best.after} with one seed:\n"
             f"# it was chosen for that, so expect less of it with another seed\n"
         )
         write_whole(self.out / BEST, comment + config.to_yaml())
@@ -471,7 +437,7 @@ class Tuning:
         described = {
             "config": self._config({}).model_dump(mode="json"),
             "axes": [json.loads(json.dumps(asdict(axis))) for axis in self.axes],
-            "search": self.search,
+            "search": self._said if self.search.unusual else self.search.kind,
             "seed": self.seed,
         }
         path = self.out / STUDY
@@ -488,8 +454,34 @@ class Tuning:
                 "use another --out, or remove the folder"
             )
 
+    @property
+    def _said(self) -> dict[str, Any]:
+        return {"kind": self.search.kind, **self.search.unusual}
+
     def _lock(self, number: int) -> Path:
         return self.out / _TRIALS / f".{_name(number)}.lock"
+
+
+def ask(
+    study: Any,
+    search: Search,
+    space: Sequence[Axis],
+    past: Sequence[Observed],
+    seed: int,
+) -> Any:
+    """Return optuna's trial of the next setting.
+
+    Args:
+        study: Of optuna, with the sampler of the search.
+        search: How it is chosen.
+        space: The axes as the search draws from them.
+        past: What was tried.
+        seed: Of the search.
+    """
+    point = search.point(space, past, seed)
+    if point is not None:
+        study.enqueue_trial(point)
+    return study.ask({axis.key: axis.distribution for axis in space})
 
 
 def lines(outcome: Outcome, again: str) -> Iterator[str]:
@@ -508,11 +500,11 @@ def lines(outcome: Outcome, again: str) -> Iterator[str]:
         spent += f", {sum(w for w in wh if w is not None):.4g} Wh"
     for place, trial in enumerate(ended[:5], 1):
         shown = "  ".join(f"{key}={text}" for key, text in trial.values.items())
-        yield f"  {place}  validation {trial.accuracy:.4f}  {shown}"
+        yield f"  {place}  validation {trial.accuracy:.4f}{trial.after}  {shown}"
     if ended:
         yield (
             f"best of {len(outcome.trials)} trials ({spent}): validation "
-            f"{ended[0].accuracy:.4f}, with one seed and chosen for it"
+            f"{ended[0].accuracy:.4f}{ended[0].after}, with one seed and chosen for it"
         )
         yield f"config      {outcome.best}; train it with: dpet run {outcome.best}"
     else:
@@ -530,21 +522,24 @@ def _accuracy(summary: Mapping[str, Any]) -> float | None:
     return None if summary["stopped_by"] == "diverged" else accuracy
 
 
-def _optuna(search: Search) -> Any:
+def _line(trial: Trial) -> str:
+    """Return what a search shows of a trial that has stopped."""
+    shown = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in trial.values.items())
+    found = trial.accuracy
+    text = "diverged" if found is None else f"validation {found:.4f}{trial.after}"
+    return (
+        f"trial {trial.number:<4} {shown:<44} {text}  {trial.epochs:7.2f} epochs "
+        f"{trial.seconds:8.1f} s"
+    )
+
+
+def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
         raise UserError(
             "dpet tune needs optuna: pip install 'dpet-jax[tune]'"
         ) from error
-    if search == "gp":
-        try:
-            import torch  # noqa: F401
-        except ImportError as error:
-            raise UserError(
-                "--search: gp is optuna's, which needs PyTorch for it; install torch, "
-                "or search by tpe"
-            ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna

@@ -159,6 +159,52 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
         assert resumed.summary[key] == whole.summary[key]
 
 
+def test_a_run_that_is_left_at_a_share_of_it_goes_on_to_the_same_bits(
+    whole, tmp_path, assert_same_run
+):
+    planned = config().method.planned_visits(Pool(1455, np.zeros(1455, np.int32), 10))
+    left = experiment.run(config(), tmp_path, until=0.6)
+    assert (left.stopped_by, left.summary) == ("paused", None)
+    look = read_events(left.folder / "events.jsonl")[-3]
+    assert look["event"] == "pause"
+    assert 0.6 <= look["visits"] / planned < 0.65
+    ended = experiment.run(config(), tmp_path, resume=True)
+    assert_same_run(whole.folder, ended.folder)
+    for key in ("visits", "flops", "scored_examples", "test_accuracy", "targets_on"):
+        assert ended.summary[key] == whole.summary[key]
+    # what was evaluated where it was left is not lost, and was no chance at a target
+    assert ended.summary["lost"]["visits"] == 0
+    epochs = [[t["epochs"] for t in r.summary["targets"]] for r in (whole, ended)]
+    assert epochs[0] == epochs[1]
+
+
+def test_shares_of_a_run_that_nobody_knows_the_length_of_are_refused(tmp_path):
+    paced = {
+        "method": {"kind": "dpet_anneal"},
+        "budget": {"seconds": 5, "pace": True},
+        "train": {"batch_size": 32, "schedule": {"kind": "linear"}},
+    }
+    with pytest.raises(UserError, match=r"^budget\.pace: the length"):
+        experiment.run(config(**paced), tmp_path, until=0.5)
+    unseen = {"data": {"validation_fraction": 0}, "targets": []}
+    with pytest.raises(UserError, match=r"^data\.validation_fraction: 0 leaves no"):
+        experiment.run(config(**unseen), tmp_path, until=0.5)
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_budget_of_visits_or_epochs_shortens_what_a_share_is_of():
+    pool = Pool(1000, np.zeros(1000, np.int32), 10)
+
+    def after(share, **budget):
+        made = config(method={"kind": "standard", "passes": 9}, budget=budget)
+        return experiment.pause_visits(made, pool, share)
+
+    assert after(1 / 9) == 1000  # not 1001, for all that 1/9 is not exact
+    assert after(1 / 9, visits=4500) == 500
+    assert after(0.5, epochs=2.5) == 1250
+    assert after(1e-6) == 1
+
+
 def test_work_after_the_last_checkpoint_is_lost_and_counted(
     whole, tmp_path, monkeypatch, assert_same_run
 ):

@@ -140,3 +140,19 @@ def test_a_budget_of_wh_is_used_up_when_no_step_fits():
     counters = Counters(full_pass_flops=100)
     assert Limits(wh=2.0).exhausted(counters, 0.0, 0) == "budget.wh"
     assert Limits(wh=2.0).exhausted(counters, 0.0, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("visits", "steps", "reason"),
+    [(0, 3, None), (10, 2, None), (24, 1, None), (25, 1, "paused"), (99, 1, "paused")],
+)
+def test_a_run_pauses_at_the_first_step_that_reaches_the_place(visits, steps, reason):
+    limits, done = Limits(pause=25), counters(visits=visits)
+    assert limits.steps_to_pause(done, BATCH) == steps
+    assert limits.exhausted(done, 0.0) == reason
+    assert Limits().steps_to_pause(done, BATCH) == sys.maxsize
+
+
+def test_a_budget_that_is_used_up_ends_a_run_before_it_pauses():
+    limits = Limits(pause=25, visits=25)
+    assert limits.exhausted(counters(visits=25), 0.0) == "budget.visits"

@@ -873,6 +873,25 @@ def test_resumed_run_trains_on_the_same_rows_as_an_uninterrupted_one(steps, buil
     assert first.machine.begun + second.machine.begun == whole.machine.begun
 
 
+@pytest.mark.parametrize("visits", [33, 7 * 8])
+def test_a_paused_run_goes_on_as_if_nobody_had_looked(visits, build):
+    whole = build(PLANS, **SETTINGS)
+    whole()
+    limits = replace(SETTINGS["limits"], pause=visits)
+    first = build(PLANS, **SETTINGS | {"limits": limits})
+    assert first() == "paused"
+    assert visits <= first.counters.visits < visits + BATCH
+    (look,) = first.events("pause")
+    assert look["visits"] == first.counters.visits
+    (saved,) = first.events("checkpoint")
+    assert saved["event_id"] == look["event_id"] + 1  # so that the look is not lost
+    second = build(PLANS, **SETTINGS, shelf=first.shelf)
+    second.loop.restore()
+    assert second() == "finished"
+    assert_ends_like(second, whole)
+    assert first.evaluations() + second.evaluations() == whole.evaluations()
+
+
 def test_run_can_be_resumed_again_and_again(build):
     whole = build(PLANS, **SETTINGS)
     whole()

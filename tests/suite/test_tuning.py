@@ -1,62 +1,24 @@
 """Search for settings: what is drawn, who runs it, and what is left on disk."""
 
 import csv
-import json
 import threading
-import time
-from typing import get_args
 
 import pytest
+from fakes.trials import CONFIG, RATE, Runs
 
 from dpet_jax.cli import SEARCHES, main
 from dpet_jax.config.load import load
 from dpet_jax.errors import UserError
+from dpet_jax.report.searches import read_stops
 from dpet_jax.run import experiment
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.suite import tuning
-from dpet_jax.suite.tuning import Axis, Limits, Tuning, lines
+from dpet_jax.suite.searchers.axis import Axis
+from dpet_jax.suite.searchers.by_name import NAMES, search_of
+from dpet_jax.suite.searchers.gp import Gp
+from dpet_jax.suite.tuning import Limits, Tuning, lines
 
-RATE, DECAY = "train.optimizer.learning_rate", "train.optimizer.weight_decay"
-CONFIG = """
-name: some
-data: {kind: digits}
-model: {kind: resnet, stem: 8, channels: [8], blocks: [1]}
-method: {kind: standard, passes: 1}
-train: {batch_size: 256}
-evaluate: {every: 10, batch_size: 180}
-"""
-
-
-class Runs:
-    """Takes the place of `experiment.run`: accuracy falls away from a rate of 0.1."""
-
-    def __init__(self):
-        self.begun, self.interrupts, self.took_s = [], 0, 0.0
-        self.diverges = lambda _: False
-
-    def __call__(self, config, out, *, resume, data, interrupt):
-        assert data is None
-        rate = config.train.optimizer.learning_rate
-        self.begun.append((config.name, rate, resume))
-        folder = experiment.run_folder(config, out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config.to_yaml())
-        time.sleep(self.took_s)
-        if self.interrupts:
-            self.interrupts -= 1
-            interrupt.requested = True
-            return experiment.Result(folder, "interrupted", None)
-        ended = "diverged" if self.diverges(config) else "finished"
-        phase = {"s": 2.0, "wh": None}
-        summary = {
-            "validation_accuracy": 1 - abs(rate - 0.1),
-            "stopped_by": ended,
-            "epochs": 3.0,
-            "wall_s": 5.0,
-            "phases": {"train": phase, "select": phase},
-        }
-        (folder / "summary.json").write_text(json.dumps(summary))
-        return experiment.Result(folder, ended, summary)
+DECAY = "train.optimizer.weight_decay"
 
 
 @pytest.fixture
@@ -75,6 +37,8 @@ def tune(tmp_path):
         axes = [Axis.of(text) for text in vary or (f"{RATE}=0.001..1 log",)]
         say = options.pop("say", lambda _: None)
         config = tmp_path / "some.yaml"
+        if "search" in options:
+            options["search"] = search_of(options["search"])
         return Tuning(config, (), axes, tmp_path / out, say=say, **options)
 
     return make
@@ -263,6 +227,153 @@ def test_without_optuna_it_is_said_how_to_get_it(tune, monkeypatch):
         tune()
 
 
+# trials that go on
+
+
+def last(outcome):
+    return {trial.number: trial for trial in outcome.trials}
+
+
+def test_the_best_of_a_bracket_go_on_from_where_they_stopped(tune, runs, tmp_path):
+    outcome = tune(search="hyperband").run(Limits(), interrupt=Interrupt())
+    shares = [share for _, share in runs.stops]
+    assert sorted(shares) == sorted(
+        [0.111] * 9 + [0.333] * (3 + 5) + [1.0] * (1 + 1 + 3)
+    )
+    # all but the first part of a trial is a run that is resumed, on the same folder
+    begun = {}
+    for (name, _, resumed), (_, share) in zip(runs.begun, runs.stops, strict=True):
+        assert resumed == (name in begun)
+        assert share > begun.get(name, 0.0)
+        begun[name] = share
+    trials = last(outcome)
+    assert len(trials) == 17
+    of_first = sorted(range(9), key=lambda n: abs(float(trials[n].values[RATE]) - 0.1))
+    assert [trials[n].share for n in of_first] == [
+        *(1.0, pytest.approx(1 / 3), pytest.approx(1 / 3)),
+        *[pytest.approx(1 / 9)] * 6,
+    ]
+    # only new parts count: the arithmetic of the brackets, in epochs of 3 a run
+    cost = sum(trial.epochs for trial in outcome.trials)
+    assert cost == pytest.approx(3 * (7 / 3 + 7 / 3 + 3))
+    with (tmp_path / "out/trials.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["stopped_by"] for row in rows].count("paused") == 12
+    study = tune(search="hyperband")._study()
+    assert {t.state.name for t in study.get_trials()} == {"COMPLETE", "PRUNED"}
+
+
+SMALL = "{kind: hyperband, stops: 2}"  # of 3 trials, one goes on; of 2, both are whole
+
+
+def test_a_search_by_brackets_that_was_killed_promotes_the_same(tune, runs):
+    limits = Limits(trials=8)
+    whole = tune(search=SMALL).run(limits, interrupt=Interrupt())
+    wanted, runs.stops = runs.stops, []
+    assert len(wanted) == 10
+
+    def step(interrupts):
+        flag = Interrupt()
+
+        def after_one(line):
+            flag.requested = line.startswith("trial")
+
+        runs.interrupts = interrupts
+        search = tune(out="other", search=SMALL, say=after_one)
+        return search.run(limits, interrupt=flag)
+
+    for number in range(len(wanted)):
+        if number % 3 == 0:
+            step(interrupts=1)  # is cut before it stops
+        outcome = step(interrupts=0)
+    assert runs.stops == wanted
+    assert [t[:4] for t in outcome.trials] == [t[:4] for t in whole.trials]
+
+
+def test_workers_share_brackets_and_go_no_way_twice(tune, runs):
+    limits = Limits(trials=8)
+    alone = tune(search=SMALL).run(limits, interrupt=Interrupt())
+    runs.stops, runs.took_s = [], 0.02
+    workers = [
+        threading.Thread(
+            target=lambda: tune(out="other", search=SMALL).run(
+                limits, interrupt=Interrupt()
+            )
+        )
+        for _ in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    outcome = tune(out="other", search=SMALL).run(limits, interrupt=Interrupt())
+    assert len({*runs.stops}) == len(runs.stops) == 10
+    assert [t[:4] for t in outcome.trials] == [t[:4] for t in alone.trials]
+
+
+def test_one_that_diverges_on_its_way_is_never_promoted(tune, runs):
+    runs.diverges = lambda config: config.train.optimizer.learning_rate > 0.05
+    outcome = tune(search="halving").run(Limits(), interrupt=Interrupt())
+    ended = [trial for trial in outcome.trials if trial.share == 1.0]
+    assert {trial.stopped_by for trial in ended} == {"finished", "diverged"}
+    assert all(float(t.values[RATE]) < 0.05 for t in ended if t.accuracy is not None)
+    assert outcome.trials[0].accuracy is not None
+
+
+def test_nothing_is_promoted_beyond_the_means(tune, runs):
+    limits = Limits(epochs=3.0)  # the first stops of nine trials
+    tune(search="halving").run(limits, interrupt=Interrupt())
+    assert len(runs.stops) == 9
+    tune(search="halving").run(limits, interrupt=Interrupt())
+    assert len(runs.stops) == 9
+    tune(search="halving").run(Limits(epochs=3.1), interrupt=Interrupt())
+    assert runs.stops[9:] == [(runs.stops[9][0], 0.333)]
+
+
+# what a search goes by
+
+
+def test_a_search_that_minds_the_cost_goes_by_what_was_measured(tune, runs):
+    seen = {}
+
+    class Watching(Gp):
+        def point(self, axes, past, seed):
+            del axes, seed
+            seen[runs.wh is None] = [one.cost for one in past]
+
+    for wh in (None, lambda rate: 10 * rate):
+        runs.wh = wh
+        search = tune(out=str(wh is None))
+        search.search = Watching(per_cost=True)
+        search.run(Limits(trials=3), interrupt=Interrupt())
+    rates = [rate for _, rate, _ in runs.begun[-3:]]
+    assert seen[True] == [3_000.0] * 2  # FLOPs
+    assert seen[False] == [pytest.approx(2 * 10 * rate) for rate in rates[:2]]
+
+
+@pytest.mark.usefixtures("runs")
+def test_an_axis_for_b2_changes_no_run_of_the_study(tune, tmp_path):
+    adam = CONFIG.replace("256}", "256, optimizer: {kind: adam}}")
+    made = tune(f"{RATE}=0.001..1", search="study_random")  # writes the config
+    (tmp_path / "some.yaml").write_text(adam)
+    b2 = "train.optimizer.b2"
+    made = tune(f"{RATE}=0.001..0.1", f"{b2}=0.8..0.99", out="b", search="study_random")
+    outcome = made.run(Limits(trials=2), interrupt=Interrupt())
+    assert all(0.8 <= float(trial.values[b2]) < 0.99 for trial in outcome.trials)
+    for trial in outcome.trials:
+        assert load(trial.folder / "config.yaml").train.optimizer.b2 == 0.999
+
+
+def test_a_folder_of_an_earlier_version_goes_on(tune, runs, tmp_path):
+    tune().run(Limits(trials=4), interrupt=Interrupt())
+    (tmp_path / "out/stops.jsonl").unlink()
+    outcome = tune().run(Limits(trials=6), interrupt=Interrupt())
+    assert len(outcome.trials) == len(runs.begun) == 6
+    (tmp_path / "out/journal.log").unlink()
+    with pytest.raises(UserError, match="lacks trial"):
+        tune().run(Limits(trials=6), interrupt=Interrupt())
+
+
 # the command
 
 
@@ -279,8 +390,29 @@ def test_the_command_ends_with_the_answer(tmp_path, monkeypatch, capsys):
     assert again[-2:] == printed[-2:]
 
 
+def test_real_trials_go_on_from_where_they_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.yaml").write_text(CONFIG.replace("passes: 1", "passes: 2"))
+    search = "{kind: halving, eta: 2, stops: 2}"
+    given = ["tune", "some.yaml", f"--vary={RATE}=0.02..0.2", f"--search={search}"]
+    assert main(given) == 0
+    assert "best of 2 trials" in capsys.readouterr().out
+    first, second, again = read_stops(tmp_path / "tune/some")
+    assert (first.stopped_by, second.stopped_by) == ("paused", "paused")
+    assert (again.number, again.stopped_by) == (
+        max(first, second, key=lambda trial: (trial.accuracy, -trial.number)).number,
+        "finished",
+    )
+    before = (first, second)[again.number]
+    # a pass is 6 steps of 256 of 1,455 rows
+    assert before.epochs == pytest.approx(768 / 1455 * 2, abs=1e-3)
+    assert again.epochs == pytest.approx(2 * before.epochs, abs=1e-3)
+    assert 0 < before.seconds < again.seconds
+    assert again.values == before.values
+
+
 def test_the_command_knows_every_search():
-    assert get_args(tuning.Search) == SEARCHES
+    assert NAMES == SEARCHES
 
 
 @pytest.mark.parametrize(
@@ -290,6 +422,13 @@ def test_the_command_knows_every_search():
         (["--trials=0", "--vary=a=1,2"], "--trials: 0 is no number above 0"),
         (["--trials=2"], "--vary: missing"),
         (["--trials=2", "--vary=seed"], "names no key and values"),
+        (["--search=best", "--vary=a=1,2"], "--search: unknown 'best'; one of tpe"),
+        (["--compare=tpe,tp", "--vary=a=1,2"], "--compare: unknown 'tp'"),
+        (["--compare=tpe", "--vary=a=1,2"], "nothing says when a search has to stop"),
+        (
+            ["--compare=tpe", "--vary=seed=1,2", "--trials=1", "--repeats=0"],
+            "--repeats: 0 is no number above 0",
+        ),
     ],
 )
 def test_the_command_refuses(given, message, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,1 @@
+"""How a search chooses its next setting, a class each."""
