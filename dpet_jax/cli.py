@@ -238,6 +238,26 @@ def build_parser() -> argparse.ArgumentParser:
         help="run these variants of the suite alone, or rows of a grid",
     )
 
+    practices = add(
+        "practices",
+        "Which practices save energy: searches, layers, network sizes and single "
+        "practices, on one page; start it again to go on.",
+        takes_overrides=True,
+        epilog="Without a file it is the study practices_small. Any key of the study "
+        "can be given,\nsuch as --data.fashion=DIR.",
+    )
+    practices.add_argument("study", type=_path, nargs="?", help="a YAML file")
+    practices.add_argument("--out", type=_path, default=Path("runs"), metavar="DIR")
+    practices.add_argument(
+        "--only", metavar="A,B,...", help="of hpo, layers, complexity and practices"
+    )
+    practices.add_argument(
+        "--by", choices=get_args(By), help="the unit of costs in the report"
+    )
+    practices.add_argument(
+        "--minutes", type=float, help="stop after so long; start again to go on"
+    )
+
     _add_tune(
         add(
             "tune",
@@ -955,6 +975,34 @@ def _compare(options: Any, overrides: list[str], console: Console) -> int:
     return 0 if outcome.finished else EXIT_FAILED
 
 
+def _practices(options: Any, overrides: list[str], console: Console) -> int:
+    from dpet_jax.config.packaged import packaged
+    from dpet_jax.suite.practices import Study, load_practices, names_of_parts
+
+    path = packaged("practices_small") if options.study is None else options.study
+    section = load_practices(path, overrides)
+    only = names_of_parts(options.only, section)
+    study = Study(section, path.parent, options.out / section.name, console)
+    _use_cache()
+    named = [f"--{k}={getattr(options, k)}" for k in ("only", "out")]
+    given = [option for option in named if not option.endswith("=None")]
+    file = [] if options.study is None else [str(path)]
+    again = shlex.join(["dpet", "practices", *file, *overrides, *given])
+    try:
+        outcome = study.run(only, minutes=options.minutes)
+        page = study.report(options.by, console.width)
+    except OSError as error:
+        return _failed(error, study.out, again)
+    for problem in outcome.problems:
+        print(problem, file=sys.stderr)  # noqa: T201
+    for line in page:
+        console.out(line, highlight=False)
+    if outcome.interrupted:
+        console.out(f"interrupted; go on with: {again}", highlight=False)
+        return EXIT_RESUMABLE
+    return EXIT_FAILED if outcome.problems else 0
+
+
 def _tune(options: Any, overrides: list[str], console: Console) -> int:
     from dpet_jax.config.load import load
 
@@ -1287,6 +1335,7 @@ COMMANDS: dict[str, Command] = {
     "plan": _plan,
     "layers": _layers,
     "compare": _compare,
+    "practices": _practices,
     "tune": _tune,
     "report": _report,
     "runs": _runs,

@@ -1,15 +1,17 @@
 """The configs and suites that come with the package."""
 
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from dpet_jax.config.load import read_tree
 from dpet_jax.errors import UserError
 
 #: The folder of the package that holds them; its suites lie in a folder of their own.
 FOLDER = "configs"
 SUITES = "suites"
+#: Keys that name another file, and that file.
+_REFERENCE = re.compile(r"\b(base|config|suite): ([\w./-]+\.yaml)")
 
 
 def packaged(name: str) -> Path:
@@ -38,8 +40,8 @@ def names() -> Iterator[tuple[str, Path]]:
 def copied(name: str, out: Path | None = None) -> dict[Path, str]:
     """Return a packaged config or suite as files of the user's own, by their paths.
 
-    A suite comes with its base, which is put beside it; the commands in comments name
-    the copies.
+    A suite comes with its base, and a study with its suites and configs, which are put
+    beside it; the commands in comments name the copies.
 
     Args:
         name: Of the config or the suite.
@@ -53,9 +55,9 @@ def copied(name: str, out: Path | None = None) -> dict[Path, str]:
     text = source.read_text(encoding="utf-8")
     place = f"{SUITES}/" if source.parent.name == SUITES else ""
     text = text.replace(f"{FOLDER}/{place}{source.name}", str(out))
-    base = read_tree(source).get("base")
-    if base is None:
-        return {out: text}
-    beside = out.with_name(Path(base).name)
-    text = text.replace(f"base: {base}", f"base: {beside.name}")
-    return {out: text} | copied(Path(base).stem, beside)
+    others: dict[Path, str] = {}
+    for key, other in dict.fromkeys(_REFERENCE.findall(text)):
+        beside = out.with_name(Path(other).name)
+        text = text.replace(f"{key}: {other}", f"{key}: {beside.name}")
+        others |= copied(Path(other).stem, beside)
+    return {out: text} | others

@@ -89,6 +89,41 @@ def analyse(values: np.ndarray) -> list[Effect]:
     return [*map(effect, subsets), rest]
 
 
+class Main(NamedTuple):
+    """What one factor of a grid explains, beside all others.
+
+    Attributes:
+        key: Dotted key of the factor.
+        cost: Its effect on cost.
+        accuracy: Its effect on test accuracy.
+    """
+
+    key: str
+    cost: Effect
+    accuracy: Effect
+
+
+def main_effects(grid: Grid, by: By) -> tuple[By, list[Main]]:
+    """Return the unit of cost, and what each factor alone explains.
+
+    Args:
+        grid: Of a comparison.
+        by: As `anova_sheets` has it.
+
+    Returns:
+        No effects where the factors are not all crossed.
+    """
+    unit, costs, accuracies = _measured(grid, by)
+    if costs is None or accuracies is None:
+        return unit, []
+    pairs = zip(analyse(costs), analyse(accuracies), strict=True)
+    return unit, [
+        Main(_factors(grid)[cost.axes[0]], cost, accuracy)
+        for cost, accuracy in pairs
+        if len(cost.axes) == 1
+    ]
+
+
 def anova_sheets(grids: Sequence[Grid], by: By) -> list[Sheet]:
     """Return what the factors of each grid explain, where they are all crossed.
 
@@ -97,15 +132,23 @@ def anova_sheets(grids: Sequence[Grid], by: By) -> list[Sheet]:
         by: What costs are compared in; for what does not tell networks apart, such as
             epochs, seconds stand in its place.
     """
-    unit: By = by if by in ("seconds", "wh") else "seconds"
     sheets = []
     for number, grid in enumerate(grids, 1):
-        costs = _crossed(grid, lambda run: run.spent(unit))
-        accuracies = _crossed(grid, lambda run: run.summary["test_accuracy"])
+        unit, costs, accuracies = _measured(grid, by)
         if costs is None or accuracies is None:
             continue
         sheets.append(_sheet(grid, f"anova{number}", unit, costs, accuracies))
     return sheets
+
+
+def _measured(grid: Grid, by: By) -> tuple[By, np.ndarray | None, np.ndarray | None]:
+    """Return the unit of cost, and cost and test accuracy of every run."""
+    unit: By = by if by in ("seconds", "wh") else "seconds"
+    return (
+        unit,
+        _crossed(grid, lambda run: run.spent(unit)),
+        _crossed(grid, lambda run: run.summary["test_accuracy"]),
+    )
 
 
 def _crossed(grid: Grid, value_of: Any) -> np.ndarray | None:

@@ -87,7 +87,7 @@ def write_report(
     Raises:
         UserError: If a package that draws is missing, or a file cannot be written.
     """
-    jinja2, style, drawn = _drawing()
+    jinja2, style, drawn = drawing()
     crossing, ends = cost_table(comparison.crossing, by), end_table(comparison, by)
     pictures = drawn.pictures(comparison, crossing, ends)
     shown = [picture for picture in pictures if picture.figure is not None]
@@ -141,12 +141,12 @@ def answer(comparison: Comparison, by: By, width: int = 80) -> str:
     front = front_sheet(grids(comparison))
     table = cost_table(comparison.crossing, by)
     sheets = [*ends, front, cost_sheet(table), results_sheet(table)]
-    table_text = to_text(_present(sheets)[0], width)
+    table_text = to_text(present(sheets)[0], width)
     words = [fitted(line, width) for line in verdict(comparison, by)]
     return "\n".join([table_text, *words])
 
 
-def _drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
+def drawing() -> tuple[ModuleType, ModuleType, ModuleType]:
     """Import what draws, which no other command needs."""
     try:
         import jinja2
@@ -185,8 +185,8 @@ def _content(
     return _Content(
         comparison=comparison,
         by=by,
-        results=_present(results),
-        checks=_present(
+        results=present(results),
+        checks=present(
             [*paired, tuning_sheet(crossing, by), end_tuning_sheet(comparison, by)]
         ),
         sources=sources_sheet(comparison, out),
@@ -206,7 +206,8 @@ def _untold(comparison: Comparison) -> list[str]:
     ]
 
 
-def _present(sheets: Iterable[Sheet | None]) -> list[Sheet]:
+def present(sheets: Iterable[Sheet | None]) -> list[Sheet]:
+    """Return the tables that there are and that have rows."""
     return [sheet for sheet in sheets if sheet is not None and sheet.rows]
 
 
@@ -234,16 +235,18 @@ def rendered(jinja2: ModuleType, template: Path, **values: Any) -> str:
 
     Args:
         jinja2: The package.
-        template: Its file; it has the style as `css`.
+        template: Its file, beside the parts that pages share; it has the style as
+            `css`.
         values: What it shows; text is escaped.
     """
     environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.from_string(template.read_text(encoding="utf-8"))
+    page = environment.get_template(template.name)
     return str(page.render(css=_STYLE.read_text(encoding="utf-8"), **values))
 
 

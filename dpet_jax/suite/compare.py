@@ -73,6 +73,7 @@ class Comparing:
         console: Where to show progress.
         only: Names of the variants to plan and run, or of rows of a grid; by default
             all.
+        interrupt: A flag of the caller's; by default signals are listened to.
 
     Attributes:
         folder: The suite's.
@@ -84,7 +85,12 @@ class Comparing:
     """
 
     def __init__(
-        self, suite: Suite, out: Path, console: Console, only: Sequence[str] = ()
+        self,
+        suite: Suite,
+        out: Path,
+        console: Console,
+        only: Sequence[str] = (),
+        interrupt: Interrupt | None = None,
     ) -> None:
         self.suite = suite
         self._variants = _chosen(suite, only)
@@ -92,7 +98,8 @@ class Comparing:
         self.problems = [*suite.problems]
         self._out = out
         self._console = console
-        self._interrupt = Interrupt()
+        self._interrupt = interrupt or Interrupt()
+        self._listens = interrupt is None
         self._data: dict[str, Data] = {}
         self._epochs: dict[str, float] = {}
         self._done_s = self._done_epochs = 0.0
@@ -206,7 +213,9 @@ class Comparing:
             minutes: Stop after so long; started again, the suite goes on.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        with self._interrupt.listening(), self._interrupt.after(minutes):
+        flag = self._interrupt
+        listening = flag.listening() if self._listens else contextlib.nullcontext()
+        with listening, flag.after(minutes):
             ended = self._run_all(self.trials) and self._run_all(self.reported)
         any_finished = self.folder.write(self.problems)
         states = [self.folder.state(job) for job in (*self.trials(), *self.reported())]

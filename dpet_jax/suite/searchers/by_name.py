@@ -1,5 +1,6 @@
 """Searches by the name that the command line gives them."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from dpet_jax.config import yaml12
@@ -50,8 +51,20 @@ def searches_of(text: str, option: str = "--compare") -> tuple[Search, ...]:
     Raises:
         UserError: If one is none, or there is none.
     """
-    found = _read(f"[{text}]", option)
-    searches = tuple(_search(one, option) for one in found or ())
+    return searches_from(_read(f"[{text}]", option) or (), option)
+
+
+def searches_from(read: Sequence[Any], option: str) -> tuple[Search, ...]:
+    """Return searches by their names or keys, none of them twice.
+
+    Args:
+        read: Names, or mappings of keys.
+        option: Where they come from, for messages.
+
+    Raises:
+        UserError: If one is none, or there is none.
+    """
+    searches = tuple(_search(one, option) for one in read)
     names = [search.name for search in searches]
     if not names:
         raise UserError(f"{option}: names no search; give some of {', '.join(NAMES)}")
