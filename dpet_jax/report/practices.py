@@ -286,7 +286,7 @@ def _step_sheet(found: Mapping[str, Any]) -> Sheet:
             (one["alone_s"], one["alone_j"]),
             (one["within_s"], one["within_j"]),
         )
-        for one in found["kinds"]
+        for one in sorted(found["kinds"], key=lambda one: -one["within_s"])
     ]
     none = (None, None)
     for name, of in (("no layer", "no_layer"), ("whole step", "step")):
