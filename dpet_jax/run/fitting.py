@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +63,9 @@ _LEVEL_STEPS = (300, 1600)
 #: The smallest network with so many parameters makes them: level and slope are those of
 #: every size, and below, the law has little to go by.
 _LEVEL_PARAMETERS = 20_000
+#: Within this factor a step takes what was measured, pauses between plans included,
+#: once training has lasted so long.
+_AS_MEASURED, _TELLING_S = 1.3, 5.0
 #: A target that takes longer is not begun.
 _LONGEST_S, _HOUR_S = 86_400.0, 3_600.0
 
@@ -144,7 +147,7 @@ def fit(  # noqa: PLR0913
         "image_size": image_size,
         "seed": seed,
     }
-    kept = _kept(out, asked)
+    kept, prepared = _kept(out, asked), None
     if kept is None:
         prepared = _Fitting(
             data,
@@ -186,7 +189,8 @@ def fit(  # noqa: PLR0913
     )
     if result.summary is None or result.stopped_by == "diverged":
         return Fit(out, result)
-    return _finished(kept, budget, result, config)
+    notes = [] if prepared is None else prepared.checked(result.summary)
+    return _finished(kept, budget, result, config, notes)
 
 
 def _kept(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -233,6 +237,7 @@ class _Fitting:
         self.profiles = Profiles(say=say) if profiles is None else profiles
         self.said: list[str] = []
         self._say = say
+        self._used: Planned | None = None  # what is trained
 
     def say(self, line: str) -> None:
         """Show a line, and keep it for a process that goes on."""
@@ -342,8 +347,36 @@ class _Fitting:
             config, budget, level=level, data=data, profiles=self.profiles
         )
 
+    def checked(self, summary: Mapping[str, Any]) -> list[str]:
+        """Drop what was measured if steps took another time; say so.
+
+        It may have been measured, or trained, while the machine did other work; the
+        networks are chosen by how their times compare, so that all are dropped.
+
+        Args:
+            summary: Of the run that was planned.
+        """
+        if self._used is None:
+            return []
+        plan, profiles = self._used.plan, self._used.profiles
+        steps = summary["executed_visits"] / plan.batch_size
+        said = profiles[plan.scale, plan.batch_size].step_s
+        train_s = summary["phases"]["train"]["s"]
+        if train_s < _TELLING_S or not steps:
+            return []
+        took = train_s / steps
+        if said / _AS_MEASURED < took < said * _AS_MEASURED:
+            return []
+        self.profiles.forget(profiles.values())
+        return [
+            f"a step took {1e3 * took:.3g} ms, where {1e3 * said:.3g} had been "
+            "measured: the machine did other work then or now, and is measured anew "
+            "next time"
+        ]
+
     def _say_plan(self, planned: Planned) -> None:
         """Say what will be trained, what it is expected to take, and why."""
+        self._used = planned
         first, train, expected, *_ = plan_lines(planned)
         if self.budget.unit != "target":
             paced = "clock" if self.budget.unit == "seconds" else "meter"
@@ -564,7 +597,11 @@ def _file_name(text: str) -> str:
 
 
 def _finished(
-    kept: dict[str, Any], budget: Budget, result: Result, config: Config
+    kept: dict[str, Any],
+    budget: Budget,
+    result: Result,
+    config: Config,
+    notes: Sequence[str],
 ) -> Fit:
     out, summary = result.folder, result.summary
     assert summary is not None
@@ -592,6 +629,7 @@ def _finished(
     ]
     if table is not None:
         answer.append(f"{'coreset':<12}{table}")
+    answer += [f"{'note':<12}{note}" for note in notes]
     commands = (
         f"dpet predict {out} --data=NEW_PICTURES",
         f"dpet export {out} --bf16 --out=model.safetensors",

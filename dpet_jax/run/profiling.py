@@ -9,7 +9,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +203,21 @@ class Profiles:
         except OSError as error:
             where = error.filename or path
             self.problems.append(f"{where}: {error.strerror}; the profile is not kept")
+
+    def forget(self, profiles: Iterable[Profile]) -> None:
+        """Drop profiles, so that they are measured anew when they are next asked for.
+
+        Args:
+            profiles: Kept or not.
+        """
+        for profile in profiles:
+            path = self._path(profile.key)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                self.problems.append(
+                    f"{path}: {error.strerror}; it could not be dropped"
+                )
 
     def _path(self, key: dict[str, Any]) -> Path:
         text = json.dumps(key, sort_keys=True)

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from dpet_jax.planner.planner import Budget
 from dpet_jax.run import experiment, fitting
 from dpet_jax.run.fitting import FIT, fit, recognised
 from dpet_jax.run.load import load_run
-from dpet_jax.run.profiling import Profiles
+from dpet_jax.run.profiling import Profile, Profiles
 
 #: More than any of these runs takes; of an hour the least network sees more examples
 #: than can be counted.
@@ -33,6 +34,21 @@ def pictures(folder, counts, size=(12, 9)):
             Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
             number += 1
     return folder
+
+
+def profile_of(key, step_s):
+    return Profile(
+        key=key,
+        step_s=step_s,
+        step_range_s=(step_s, step_s),
+        step_j=None,
+        num_train=100,
+        compile_s=1.0,
+        trace_s=0.5,
+        compile_j=None,
+        score_s=0.001,
+        measuring_s=2.0,
+    )
 
 
 @pytest.fixture
@@ -123,6 +139,34 @@ def test_one_command_leaves_model_coreset_and_answer_and_goes_on(tmp_path, quick
     assert (again.answer, quick) == (found.answer, [False, True])
     with pytest.raises(UserError, match="asked for otherwise"):
         fit(folder, Budget(seconds=60), out)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "dropped"), [(4.9, False), (8.0, False), (12.0, False), (14.0, True)]
+)
+def test_a_measurement_that_a_long_run_contradicts_is_dropped(
+    tmp_path, seconds, dropped
+):
+    profiles = Profiles(tmp_path)
+    # of a step of 10 ms; the run has 1,000 of them
+    kept = {
+        (1.0, 64): profile_of({"net": "large"}, 0.010),
+        (0.5, 64): profile_of({"net": "small"}, 0.004),
+    }
+    for one in kept.values():
+        profiles.keep(one, "net")
+    fitting_ = fitting._Fitting(
+        *(None, LONG, tmp_path, None, 0, lambda _: None, profiles, 0.0),
+        measuring_counts=True,
+    )
+    plan = SimpleNamespace(scale=1.0, batch_size=64)
+    fitting_._used = SimpleNamespace(plan=plan, profiles=kept)
+    summary = {"executed_visits": 64_000, "phases": {"train": {"s": seconds}}}
+    notes = fitting_.checked(summary)
+    assert bool(notes) == dropped
+    assert [profiles.find(one.key) is None for one in kept.values()] == [dropped] * 2
+    if dropped:
+        assert notes[0].startswith("a step took 14 ms, where 10 had been measured")
 
 
 @pytest.mark.usefixtures("quick")
