@@ -186,6 +186,18 @@ def test_workers_share_a_search_and_run_no_trial_twice(tune, runs):
     assert sorted(names) == [f"trial{k:04d}" for k in range(7)]
 
 
+def test_a_worker_that_was_killed_while_it_wrote_keeps_nobody_waiting(
+    tune, runs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    search = tune()
+    search.out = search.out.relative_to(tmp_path)
+    # as optuna's own lock would be left behind
+    (tmp_path / "out/journal.log.lock").symlink_to("out/journal.log")
+    search.run(Limits(trials=1), interrupt=Interrupt())
+    assert len(runs.begun) == 1
+
+
 def test_one_that_diverges_has_no_accuracy_and_is_last(tune, runs):
     runs.diverges = lambda config: config.train.optimizer.learning_rate > 0.05
     outcome = tune(f"{RATE}=0.01,0.1", search="grid").run(
