@@ -121,7 +121,7 @@ class Tuning:
         first = {axis.key: axis.edges[0] for axis in self.axes}
         for axis in self.axes:
             for text in axis.edges:
-                self._config(first | {axis.key: text})
+                self._loaded(first | {axis.key: text})
         self._check_folder()
 
     def run(
@@ -313,10 +313,12 @@ class Tuning:
         return self.data
 
     def _config(self, values: Mapping[str, str], name: str | None = None) -> Config:
-        applied = self.search.applied(dict(values))
-        changes = [f"--{key}={text}" for key, text in applied.items()]
-        config = load(self.config, [*self.overrides, *changes])
+        config = self._loaded(self.search.applied(dict(values)))
         return config if name is None else config.model_copy(update={"name": name})
+
+    def _loaded(self, values: Mapping[str, str]) -> Config:
+        changes = [f"--{key}={text}" for key, text in values.items()]
+        return load(self.config, [*self.overrides, *changes])
 
     # optuna
 

@@ -366,9 +366,10 @@ def test_a_search_that_minds_the_cost_goes_by_what_was_measured(tune, runs):
 @pytest.mark.usefixtures("runs")
 def test_an_axis_for_b2_changes_no_run_of_the_study(tune, tmp_path):
     adam = CONFIG.replace("256}", "256, optimizer: {kind: adam}}")
-    made = tune(f"{RATE}=0.001..1", search="study_random")  # writes the config
-    (tmp_path / "some.yaml").write_text(adam)
     b2 = "train.optimizer.b2"
+    with pytest.raises(UserError, match=r"train\.optimizer\.b2: unknown key"):
+        tune(f"{b2}=0.8..0.99", search="study_random")  # SGD has none
+    (tmp_path / "some.yaml").write_text(adam)
     made = tune(f"{RATE}=0.001..0.1", f"{b2}=0.8..0.99", out="b", search="study_random")
     outcome = made.run(Limits(trials=2), interrupt=Interrupt())
     assert all(0.8 <= float(trial.values[b2]) < 0.99 for trial in outcome.trials)
