@@ -37,7 +37,8 @@ from dpet_jax.suite.searchers.brackets import described, filled, standing
 from dpet_jax.suite.searchers.drawn import Tpe
 
 TABLE, BEST = "trials.csv", "best.yaml"
-_JOURNAL, _TRIALS, _ASKING = "journal.log", "trials", ".asking"
+_JOURNAL, _TRIALS = "journal.log", "trials"
+_ASKING, _WRITING = ".asking", ".writing"
 
 
 class Limits(NamedTuple):
@@ -120,7 +121,7 @@ class Tuning:
         first = {axis.key: axis.edges[0] for axis in self.axes}
         for axis in self.axes:
             for text in axis.edges:
-                self._config(first | {axis.key: text})
+                self._loaded(first | {axis.key: text})
         self._check_folder()
 
     def run(
@@ -312,10 +313,12 @@ class Tuning:
         return self.data
 
     def _config(self, values: Mapping[str, str], name: str | None = None) -> Config:
-        applied = self.search.applied(dict(values))
-        changes = [f"--{key}={text}" for key, text in applied.items()]
-        config = load(self.config, [*self.overrides, *changes])
+        config = self._loaded(self.search.applied(dict(values)))
         return config if name is None else config.model_copy(update={"name": name})
+
+    def _loaded(self, values: Mapping[str, str]) -> Config:
+        changes = [f"--{key}={text}" for key, text in values.items()]
+        return load(self.config, [*self.overrides, *changes])
 
     # optuna
 
@@ -328,7 +331,9 @@ class Tuning:
         """
         optuna = self._optuna
         storage = optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(self.out / _JOURNAL))
+            optuna.storages.journal.JournalFileBackend(
+                str(self.out / _JOURNAL), _JournalLock(self.out / _WRITING)
+            )
         )
         made = self.search.sampler(10_007 * self.seed + asked)
         return optuna.create_study(
@@ -543,6 +548,29 @@ def _optuna() -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna
+
+
+class _JournalLock:
+    """The lock of optuna's journal; the system gives it back where its process ends.
+
+    That of optuna is a link, which a worker that was killed leaves behind; where the
+    folder is named by a relative path, others would wait for it for ever.
+
+    Args:
+        path: A file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held = ExitStack()
+
+    def acquire(self) -> bool:
+        """Wait until nobody else writes."""
+        return self._held.enter_context(_locked(self._path, wait=True))
+
+    def release(self) -> None:
+        """Let others write."""
+        self._held.close()
 
 
 @contextmanager

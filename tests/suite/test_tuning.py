@@ -186,6 +186,18 @@ def test_workers_share_a_search_and_run_no_trial_twice(tune, runs):
     assert sorted(names) == [f"trial{k:04d}" for k in range(7)]
 
 
+def test_a_worker_that_was_killed_while_it_wrote_keeps_nobody_waiting(
+    tune, runs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    search = tune()
+    search.out = search.out.relative_to(tmp_path)
+    # as optuna's own lock would be left behind
+    (tmp_path / "out/journal.log.lock").symlink_to("out/journal.log")
+    search.run(Limits(trials=1), interrupt=Interrupt())
+    assert len(runs.begun) == 1
+
+
 def test_one_that_diverges_has_no_accuracy_and_is_last(tune, runs):
     runs.diverges = lambda config: config.train.optimizer.learning_rate > 0.05
     outcome = tune(f"{RATE}=0.01,0.1", search="grid").run(
@@ -354,9 +366,10 @@ def test_a_search_that_minds_the_cost_goes_by_what_was_measured(tune, runs):
 @pytest.mark.usefixtures("runs")
 def test_an_axis_for_b2_changes_no_run_of_the_study(tune, tmp_path):
     adam = CONFIG.replace("256}", "256, optimizer: {kind: adam}}")
-    made = tune(f"{RATE}=0.001..1", search="study_random")  # writes the config
-    (tmp_path / "some.yaml").write_text(adam)
     b2 = "train.optimizer.b2"
+    with pytest.raises(UserError, match=r"train\.optimizer\.b2: unknown key"):
+        tune(f"{b2}=0.8..0.99", search="study_random")  # SGD has none
+    (tmp_path / "some.yaml").write_text(adam)
     made = tune(f"{RATE}=0.001..0.1", f"{b2}=0.8..0.99", out="b", search="study_random")
     outcome = made.run(Limits(trials=2), interrupt=Interrupt())
     assert all(0.8 <= float(trial.values[b2]) < 0.99 for trial in outcome.trials)
