@@ -90,21 +90,24 @@ def leaves_warm_up(
     return bool(best > 0 and gain[-1] < max(share * best, rounds_gain or 0.0))
 
 
-def round_ends(gain: int | float, promised: int | float | None) -> bool:
-    """Decide whether a round ends, by its smoothed gain of loss per cost.
+def round_ends(gain: np.ndarray, promised: int | float | None) -> bool:
+    """Decide whether a round ends, by its smoothed gains of loss per cost.
 
     It ends when it gains less than the last round did on average, its query included:
-    a new round promises as much.
+    a new round promises as much; but not before it has gained anything, for at the high
+    rate that a round begins with losses rise first.
 
     Args:
-        gain: Of the round, now.
+        gain: float[l], of the round, the last one newest.
         promised: Of the last one; None if not known.
 
     Source:
         Charnov (1976), "Optimal Foraging, the Marginal Value Theorem": leave a patch
         when its rate falls to the average rate with the way to the next one counted.
     """
-    return promised is not None and bool(gain < promised)
+    if promised is None or not np.any(gain > 0):
+        return False
+    return bool(gain[-1] < promised)
 
 
 def cooldown_passes(given: int, left: int, share: int | float) -> int:
@@ -651,11 +654,8 @@ class TunerConfig(Section):
             if gain.size:
                 facts["best_slope"] = _known(gain.max())
         elif not warming and self.passes is not None:
-            ends = (
-                tuner.given >= self.passes.least_passes
-                and gain.size > 0
-                and round_ends(gain[-1], tuner.promised)
-            )
+            least = self.passes.least_passes
+            ends = tuner.given >= least and round_ends(gain, tuner.promised)
             facts["promised"] = tuner.promised
         left = tuner.most - tuner.given
         if ends and cooldown_passes(tuner.given, left, self.cooldown) == 0:

@@ -68,10 +68,23 @@ def test_warm_up_ends_below_a_share_of_its_best_or_below_a_round(
 
 @pytest.mark.parametrize(
     ("gain", "promised", "ends"),
-    [(0.2, None, False), (0.2, 0.1, False), (0.1, 0.2, True), (math.nan, 0.2, False)],
+    [
+        ([0.2], None, False),
+        ([0.2], 0.1, False),
+        ([0.1], 0.2, True),
+        ([0.3, 0.1], 0.2, True),
+        ([math.nan, 0.1], 0.2, True),
+        ([math.nan], 0.2, False),
+        ([], 0.2, False),
+        # the rate has risen, and what it costs is not yet won back
+        ([-0.4, -0.1], 0.2, False),
+        ([-0.4, 0.1], 0.2, True),
+    ],
 )
-def test_round_ends_below_what_a_new_one_promises(gain, promised, ends):
-    assert rules.round_ends(gain, promised) is ends
+def test_round_ends_below_what_a_new_one_promises_once_it_has_gained(
+    gain, promised, ends
+):
+    assert rules.round_ends(np.array(gain), promised) is ends
 
 
 @pytest.mark.parametrize(
