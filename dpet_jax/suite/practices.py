@@ -358,11 +358,11 @@ class Study:
 
     def _fill_pool(self, config: Config, name: str, interrupt: Interrupt) -> list[str]:
         from dpet_jax.pretrained.external import Told
-        from dpet_jax.pretrained.pool import ModelPool
+        from dpet_jax.pretrained.pool import SUFFIX, ModelPool
         from dpet_jax.run import experiment, pool_commands
 
         pool = ModelPool(self.out / POOL)
-        if name in pool.names():
+        if (pool.path / f"{name}{SUFFIX}").exists():
             return []
         folder = experiment.run_folder(config, self.out)
         result = experiment.run(

@@ -91,6 +91,11 @@ TINY = {
         "repeats": 1,
     },
     "complexity": [{"suite": "sizes.yaml"}],
+    "practices": {
+        "suite": "table.yaml",
+        "network": "before",
+        "source": {"config": str(packaged("quickstart"))},
+    },
 }
 SIZES = {
     "name": "sizes",
@@ -100,13 +105,21 @@ SIZES = {
     "targets": [0.5],
     "variants": {"net": {"grid": {"model.channels": [[8], [16]]}}},
 }
+TINY["practices"]["source"]["set"] = SIZES["set"]
+TABLE = SIZES | {
+    "name": "table",
+    "variants": {
+        "standard": {"role": "tuned"},
+        "pool": {"set": {"pool": {"network": "before"}}},
+    },
+}
 
 
 def test_the_command_refuses_before_anything_is_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     assert main(["practices", "tiny.yaml", "--only=layers"]) == 2
-    assert "no part of tiny; choose from hpo, complexity" in capsys.readouterr().err
+    assert "no part of tiny; choose from hpo, complexity," in capsys.readouterr().err
     assert main(["practices", "tiny.yaml"]) == 2
     assert "sizes.yaml: cannot read the config" in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == [tmp_path / "tiny.yaml"]
@@ -117,6 +130,7 @@ def test_a_study_runs_part_by_part_and_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     (tmp_path / "sizes.yaml").write_text(yaml.safe_dump(SIZES))
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(TABLE))
     assert main(["practices", "tiny.yaml", "--only=hpo"]) == 0
     first = capsys.readouterr().out
     assert first.count("trial 0") == 2
@@ -126,5 +140,8 @@ def test_a_study_runs_part_by_part_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "trial 0" not in second, "it was done before"
     assert "[  2/2] net/channels" in second
     assert second.splitlines()[-1] == "report      runs/tiny/report.html"
-    folder = tmp_path / "runs" / "tiny" / "sizes" / "net"
-    assert len([*folder.glob("*/seed0/summary.json")]) == 2
+    folder = tmp_path / "runs" / "tiny"
+    assert len([*folder.glob("sizes/net/*/seed0/summary.json")]) == 2
+    begun = yaml.safe_load((folder / "table/pool/seed0/config.yaml").read_text())
+    assert begun["pool"]["path"] == "runs/tiny/pool"
+    assert (folder / "pool" / "before.safetensors").exists()
