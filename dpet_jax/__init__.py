@@ -49,6 +49,10 @@ def __getattr__(name: str) -> Any:
         from dpet_jax.report.runs import read_run
 
         return read_run
+    if name == "measured":
+        from dpet_jax.energy.measure import measured
+
+        return measured
     if name == "compare":
         from dpet_jax.interactive import compare
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -344,6 +345,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     energy.add_argument(
         "--boamps", type=_path, metavar="FILE", help="write a BoAmps report here"
+    )
+
+    measure = add(
+        "measure",
+        "Run any program, and measure its seconds and its energy.",
+        epilog="  dpet measure --out=energy.json -- python train.py --lr=0.1\n\n"
+        "The program has the terminal, and its exit code is that of the command; what "
+        "was\nmeasured is printed to standard error.",
+    )
+    measure.add_argument(
+        "--out", type=_path, metavar="FILE", help="write the energy report here"
+    )
+    measure.add_argument(
+        "--prometheus",
+        metavar="[HOST:]PORT",
+        help="serve joules by source meanwhile, at this machine alone without a HOST",
+    )
+    measure.add_argument(
+        "program", nargs=argparse.REMAINDER, help="after --, with its arguments"
     )
 
     predict = add("predict", "Classify new images with the model of a finished run.")
@@ -1182,6 +1202,43 @@ def _energy(options: Any, rest: list[str], console: Console) -> int:
     return 0
 
 
+def _measure(options: Any, rest: list[str], console: Console) -> int:
+    del console, rest
+    command = options.program
+    command = command[1:] if command[:1] == ["--"] else command
+    if not command:
+        raise UserError(
+            "command line: give a program to measure, such as: dpet measure -- python "
+            "train.py"
+        )
+    out = options.out
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out: {out.parent} is no folder; make it, or give another")
+    from dpet_jax.energy import EnergyMeter
+    from dpet_jax.energy.measure import measure_command
+    from dpet_jax.energy.report.prometheus import serving
+
+    meter = EnergyMeter()
+    asked = options.prometheus
+    with serving(meter, *_address(asked)) if asked is not None else nullcontext():
+        found = measure_command(command, meter)
+    # standard output is the program's
+    for line in found.lines():
+        print(line, file=sys.stderr)  # noqa: T201
+    if out is not None:
+        found.report.write(out)
+        print(f"{'report':<12}{out}", file=sys.stderr)  # noqa: T201
+    return found.exit_code
+
+
+def _address(text: str) -> tuple[int] | tuple[int, str]:
+    """Read [HOST:]PORT."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal():
+        raise UserError(f"--prometheus: {text!r} is no [HOST:]PORT, such as 9400")
+    return (int(port), host) if host else (int(port),)
+
+
 def _export(options: Any, rest: list[str], console: Console) -> int:
     del rest
     from dpet_jax.run.export import export
@@ -1342,6 +1399,7 @@ COMMANDS: dict[str, Command] = {
     "diff": _diff,
     "suspects": _suspects,
     "energy": _energy,
+    "measure": _measure,
     "predict": _predict,
     "export": _export,
     "pool": _pool,

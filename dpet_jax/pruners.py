@@ -11,6 +11,7 @@ numpy, and what is given may be anything that numpy can read.
             pruner.observe(some, losses)                        # unweighted, [b]
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -336,14 +337,8 @@ class DataPruner:
                 f"observe: logits of shape {logits.shape} for {rows.size} rows; give "
                 "one row of logits for each"
             )
-        import jax  # the kernel is written for it
-        import jax.numpy as jnp
-
-        from dpet_jax.scores.error import label_margin
-
         assert self._labels is not None, "checked when it was made"
-        labels = jnp.asarray(self._labels[rows])
-        return np.asarray(jax.jit(jax.vmap(label_margin))(jnp.asarray(logits), labels))
+        return np.asarray(_label_margins()(logits, self._labels[rows]))
 
 
 class InfoBatchPruner(DataPruner):
@@ -494,6 +489,16 @@ class _YourLoop:
     def train(self, plan: Plan, model: ModelHandle) -> TrainResult:
         """Refuse."""
         raise UserError(f"{plan.label}: only dpet run can train the network {model!r}")
+
+
+@functools.cache
+def _label_margins() -> Callable[[Any, np.ndarray], Any]:
+    """Return the kernel for many examples; it brings JAX in, and compiles once."""
+    import jax
+
+    from dpet_jax.scores.error import label_margin
+
+    return jax.jit(jax.vmap(label_margin))
 
 
 def _made(kind: type[Method], keys: dict[str, Any]) -> Method:

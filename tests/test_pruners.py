@@ -1,6 +1,7 @@
 """Choosing in a loop of one's own: the passes of `dpet run`, in anybody's loop."""
 
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +163,8 @@ def test_a_pruner_that_was_saved_goes_on_as_it_would_have(name, tmp_path):
         state = left.state_dict()
         np.savez(tmp_path / "state.npz", **state["arrays"])
         with np.load(tmp_path / "state.npz") as arrays:
-            state = {"arrays": dict(arrays), "plain": state["plain"]}
+            plain = json.loads(json.dumps(state["plain"]))
+            state = {"arrays": dict(arrays), "plain": plain}
         again = PRUNERS[name]()
         again.load_state_dict(state)
         # what goes on in the one that was saved is nothing to the other

@@ -66,25 +66,23 @@ def summary(found: Suspects) -> list[str]:
             f"{percent(found.precision)} of those listed have a label that "
             f"data.label_noise has changed, {caught:,} of {found.num_flipped:,}"
         )
-    groups = found.duplicates
+    groups, kind = found.duplicates, "exact duplicate"
+    if found.near is not None:
+        kind = f"duplicate of a likeness of {found.near:g}"
     if not groups:
-        return [*lines, "no duplicates"]
+        return [*lines, f"no {kind}"]
     labels = [found.data.labels[group.positions] for group in groups]
     differ = sum(bool((each != each[0]).any()) for each in labels)
     splits = [{*map(found.split_of, group.positions.tolist())} for group in groups]
     leaks = sum("train" in names and len(names) > 1 for names in splits)
     extra = sum(group.positions.size - 1 for group in groups)
-    kind = "" if any(group.likeness < 1 for group in groups) else "exact "
+    kinds = kind if extra == 1 else kind.replace("duplicate", "duplicates")
     return [
         *lines,
-        f"{_counted(extra, kind + 'duplicate')} in {_counted(len(groups), 'group')}; "
-        f"labels differ in {differ:,}, {leaks:,} have a training example and one of "
-        "another split",
+        f"{extra:,} {kinds} in {len(groups):,} "
+        f"{'group' if len(groups) == 1 else 'groups'}; labels differ in {differ:,}, "
+        f"{leaks:,} have a training example and one of another split",
     ]
-
-
-def _counted(number: int, of: str) -> str:
-    return f"{number:,} {of}{'' if number == 1 else 's'}"
 
 
 def suspects_sheet(found: Suspects) -> Sheet:

@@ -81,6 +81,7 @@ class Suspects(NamedTuple):
         flipped: bool[m], which of the ranked have a label that `data.label_noise` has
             changed; None where it has changed none.
         num_flipped: How many it has changed.
+        near: Least cosine of near duplicates; None where none were looked for.
     """
 
     folder: Path
@@ -93,6 +94,7 @@ class Suspects(NamedTuple):
     data: Any
     flipped: np.ndarray | None
     num_flipped: int
+    near: float | None
 
     @property
     def precision(self) -> float | None:
@@ -287,6 +289,7 @@ def find_suspects(
         data,
         flipped,
         num_flipped,
+        near,
     )
 
 

@@ -229,7 +229,10 @@ def test_duplicates_of_two_labels_come_first_with_their_splits(found, tmp_path):
         *(["2", "train"], ["2", "train"]),
     ]
     text = (tmp_path / "suspects.html").read_text(encoding="utf-8")
-    assert "3 duplicates in 2 groups; labels differ in 1, 1 have a training" in text
+    assert (
+        "3 duplicates of a likeness of 0.97 in 2 groups; labels differ in 1, 1 have"
+        in text
+    )
 
 
 @pytest.mark.parametrize(
