@@ -56,7 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if training diverged, or the system failed, as on a full disk; 2 for a
         user's mistake; 75 if a signal interrupted a run that can be resumed.
     """
-    options, rest = build_parser().parse_known_args(arguments)
+    parser = build_parser()
+    asked = sys.argv[1:] if arguments is None else arguments
+    given, spaced = _apart(asked, _own_options(parser))
+    options, rest = parser.parse_known_args(given)
+    rest += spaced
     # kinds of the user's own lie where the command is given, as for `python -m`
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -74,6 +78,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _failed(error, getattr(options, "out", None) or Path.cwd())
+
+
+def _own_options(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the names of the options that commands have of their own."""
+    commands = next(
+        action.choices or {}
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    return {name for sub in commands.values() for name in sub._option_string_actions}
+
+
+def _apart(arguments: Sequence[str], known: set[str]) -> tuple[list[str], list[str]]:
+    """Take out overrides that hold a blank, such as --method='{kind: rs2, passes: 9}'.
+
+    Argparse would take them for positional arguments.
+
+    Args:
+        arguments: Of the command line; what follows `--` is another program's.
+        known: Names of options, which argparse knows with a blank too.
+
+    Returns:
+        The other arguments, and those.
+    """
+    held = [*arguments]
+    end = held.index("--") if "--" in held else len(held)
+
+    def taken(text: str) -> bool:
+        name, equals, _ = text.partition("=")
+        named = name.startswith("--") and " " not in name and bool(equals)
+        return " " in text and named and name not in known
+
+    apart = [text for text in held[:end] if taken(text)]
+    return [*(t for t in held[:end] if not taken(t)), *held[end:]], apart
 
 
 class _Terminal(Console):

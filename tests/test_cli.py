@@ -21,6 +21,7 @@ import pytest
 
 import dpet_jax
 from dpet_jax.cli import COMMANDS, build_parser, main
+from dpet_jax.config.packaged import packaged
 from dpet_jax.run.experiment import Result
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.training.network import DeviceNetwork
@@ -480,3 +481,17 @@ def test_a_path_that_no_file_can_have_is_refused(parser, text, capsys):
         parsed(parser, text.format("b/" + "x" * 300))
     assert caught.value.code == 2
     assert "takes 300 bytes, but a name has at most 255" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_an_override_may_hold_blanks_with_a_file_and_without(given, capsys):
+    file = [str(packaged("quickstart"))] if given else []
+    assert main(["run", *file, "--method={kind: standard, passes: 0}"]) == 2
+    assert "method.passes" in capsys.readouterr().err
+
+
+def test_what_another_program_is_given_is_no_override(tmp_path):
+    told = tmp_path / "told"
+    text = f"import sys; open({str(told)!r}, 'w').write(sys.argv[1])"
+    assert main(["measure", "--", sys.executable, "-c", text, "--a=b c"]) == 0
+    assert told.read_text() == "--a=b c"
