@@ -550,6 +550,12 @@ def _add_fit(parser: Any) -> None:
     parser.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="side to bring pictures to"
     )
+    parser.add_argument(
+        "--pool",
+        type=_path,
+        metavar="DIR",
+        help="start from one of these networks, if that is expected to save energy",
+    )
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -749,6 +755,7 @@ def _fit(options: Any, rest: list[str], console: Console) -> int:
             options.out,
             image_size=size,
             seed=options.seed,
+            pool=options.pool,
             console=console,
             began=began,
             measuring_counts=any(getattr(options, name) for name in _BUDGETS),

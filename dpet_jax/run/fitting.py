@@ -27,6 +27,8 @@ from dpet_jax.errors import UserError
 from dpet_jax.files import csv_cell, read_json, write_whole
 from dpet_jax.planner.law import SHIPPED, Level
 from dpet_jax.planner.planner import Budget, BudgetTooSmallError
+from dpet_jax.pretrained.choice import SCRATCH
+from dpet_jax.pretrained.pool import ModelPool
 from dpet_jax.run import build, experiment
 from dpet_jax.run.calibration import level_of
 from dpet_jax.run.experiment import Result
@@ -101,6 +103,7 @@ def fit(  # noqa: PLR0913
     *,
     image_size: int | None = None,
     seed: int = 0,
+    pool: Path | None = None,
     console: Console | None = None,
     profiles: Profiles | None = None,
     began: float | None = None,
@@ -123,6 +126,8 @@ def fit(  # noqa: PLR0913
         image_size: Side that pictures are brought to; by default what they have, and
             on a CPU at most 32 pixels.
         seed: Of the run.
+        pool: Folder of pre-trained networks, one of which it starts from where that is
+            expected to save energy; choosing counts. By default it starts from scratch.
         console: Where to show what happens; nowhere by default.
         profiles: What was measured here before; by default the user's cache.
         began: When the budget began to count, by `time.monotonic`; by default now.
@@ -146,8 +151,12 @@ def fit(  # noqa: PLR0913
         budget.unit: budget.amount,
         "image_size": image_size,
         "seed": seed,
+        # as folders of earlier versions have it
+        **({} if pool is None else {"pool": str(pool.resolve())}),
     }
     kept, prepared = _kept(out, asked), None
+    if kept is None and pool is not None:
+        ModelPool(pool).names()  # refuses one that is empty, before anything takes time
     if kept is None:
         prepared = _Fitting(
             data,
@@ -161,6 +170,8 @@ def fit(  # noqa: PLR0913
             measuring_counts=measuring_counts,
         )
         config, read = prepared.planned()
+        if pool is not None:
+            config = _changed(config, {"pool": {"path": pool}})
         kept = {
             "asked": asked,
             "before_s": time.monotonic() - prepared.began,
@@ -356,7 +367,8 @@ class _Fitting:
         Args:
             summary: Of the run that was planned.
         """
-        if self._used is None:
+        begun = summary.get("pool", {}).get("chosen", SCRATCH)
+        if self._used is None or begun != SCRATCH:  # a network of its own speed
             return []
         plan, profiles = self._used.plan, self._used.profiles
         steps = summary["executed_visits"] / plan.batch_size
@@ -561,7 +573,7 @@ def _changed(config: Config, parts: dict[str, dict[str, Any]]) -> Config:
     """Return a checked config in which some keys of some sections are others."""
     plain = config.model_dump(mode="json")
     for section, keys in parts.items():
-        plain[section] |= keys
+        plain[section] = (plain[section] or {}) | keys
     return validate(plain, "dpet fit")
 
 
@@ -629,6 +641,9 @@ def _finished(
     ]
     if table is not None:
         answer.append(f"{'coreset':<12}{table}")
+    if begun := summary.get("pool"):
+        ranked = len(begun["ranked"]) - 1
+        answer.append(f"{'began':<12}from {begun['chosen']}, of a pool of {ranked}")
     answer += [f"{'note':<12}{note}" for note in notes]
     commands = (
         f"dpet predict {out} --data=NEW_PICTURES",

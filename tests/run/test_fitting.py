@@ -169,6 +169,30 @@ def test_a_measurement_that_a_long_run_contradicts_is_dropped(
         assert notes[0].startswith("a step took 14 ms, where 10 had been measured")
 
 
+def test_a_fit_starts_from_a_pool_that_holds_something(tmp_path, monkeypatch):
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    with pytest.raises(UserError, match="holds no pre-trained network"):
+        fit(None, LONG, tmp_path / "out", pool=pool)
+    assert not (tmp_path / "out").exists()
+    config = fitting.look(None, None, 0).config
+    began = []
+    monkeypatch.setattr(fitting.ModelPool, "names", lambda _: ["mine"])
+    monkeypatch.setattr(fitting._Fitting, "planned", lambda _: (config, None))
+    monkeypatch.setattr(
+        fitting.experiment,
+        "run",
+        lambda config, out, **_: (
+            began.append(config) or experiment.Result(out, "interrupted", None)
+        ),
+    )
+    for _ in range(2):  # the second one goes on
+        fit(None, LONG, tmp_path / "out", pool=pool)
+    assert [str(config.pool.path) for config in began] == [str(pool)] * 2
+    with pytest.raises(UserError, match="asked for otherwise"):
+        fit(None, LONG, tmp_path / "out")
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_fit_that_was_left_before_its_run_began_keeps_its_plan(tmp_path, monkeypatch):
     def refuse(*_, **__):
