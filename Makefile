@@ -1,6 +1,6 @@
 # make demo    a first run, end to end            make test   what CI runs
 # make check   linters and types alone            make slow   every benchmark, at toy size
-# make lock    pin dependencies anew
+# make docs    the documents as a site            make lock   pin dependencies anew
 # Another interpreter: make test PYTHON=python3.12 VENV=.venv312
 
 PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo ok),$(p))))
@@ -10,8 +10,9 @@ BIN := $(VENV)/bin
 # the stamps make every set-up run once, and again only when what it installs changes
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
+DOCUMENTED := $(VENV)/.documented
 
-.PHONY: demo test slow check lock clean
+.PHONY: demo test slow check docs lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/dpet run configs/quickstart.yaml --overwrite
@@ -27,6 +28,9 @@ check: $(TESTABLE)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(DOCUMENTED)
+	$(BIN)/python docs/build.py
+
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found; set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -39,10 +43,14 @@ $(TESTABLE): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
 	@touch $@
 
+$(DOCUMENTED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
+	@touch $@
+
 # one file for both Pythons, without addresses of any index in it
 lock:
 	uv pip compile --universal --all-extras --no-annotate --no-header \
 	  --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .site .pytest_cache .mypy_cache .ruff_cache

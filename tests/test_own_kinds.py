@@ -1,4 +1,4 @@
-"""Kinds of the user's own: exactly what the README shows, run from outside the tree."""
+"""Kinds of the user's own: exactly what the docs show, run from outside the tree."""
 
 import json
 import os
@@ -18,16 +18,19 @@ from dpet_jax.config.load import load, validate
 from dpet_jax.errors import UserError
 from dpet_jax.methods.dpet import Dpet
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("\n## Add your own\n")[2].partition("\n## ")[0]
+PAGE = Path(__file__).parent.parent / "docs" / "own_kinds.md"
 FILES = dict(
-    re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", SECTION, flags=re.DOTALL)
+    re.findall(
+        r"```(?:python|yaml)\n# (\S+)\n(.*?)```",
+        PAGE.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
 )
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder that holds the README's files, and nothing of ours."""
+    """A folder that holds the page's files, and nothing of ours."""
     folder = tmp_path_factory.mktemp("outside")
     for name, text in FILES.items():
         path = folder / name
@@ -38,7 +41,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def importable(place, monkeypatch):
-    """The README's package, as if the process had been started beside it."""
+    """The page's package, as if the process had been started beside it."""
     monkeypatch.syspath_prepend(str(place))
     yield place
     for name in [n for n in sys.modules if n.partition(".")[0] == "mine"]:
@@ -68,12 +71,12 @@ def finished(process):
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """A run of the README's config, never interrupted, and what it printed."""
+    """A run of the page's config, never interrupted, and what it printed."""
     output = finished(dpet(place, "run", "mine.yaml", "--out=whole"))
     return place / "whole/mine/seed0", output
 
 
-def test_readme_shows_a_score_a_method_a_model_a_source_and_a_config_in_short():
+def test_the_page_shows_a_score_a_method_a_model_a_source_and_a_config_in_short():
     assert set(FILES) == {
         *("mine/scores.py", "mine/methods.py", "mine/models.py", "mine/sources.py"),
         "mine.yaml",

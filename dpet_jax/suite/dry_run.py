@@ -105,7 +105,7 @@ class CountingLearner:
         self.batch_size = spec.step.batch_size
         self._score_batch_size = spec.score_batch_size
         self._gives_margins = spec.step.margins
-        self._shape = data.image_shape
+        self._shape, self._num_classes = data.image_shape, data.num_classes
         self._models = dict([(MAIN, spec.step.model), *filter(None, [spec.auxiliary])])
         self._draw = np.random.default_rng(seed)
 
@@ -122,7 +122,12 @@ class CountingLearner:
         self.flops += scoring_flops(
             self._network(model), self._shape, batches, index_set.size, names
         )
-        return {name: self._random(index_set.size) for name in names}
+        size, columns = index_set.size, self._num_classes
+        return {
+            # features of whatever width: nobody trains on what is chosen by them
+            name: self._random(size, columns) if name in OUTPUTS else self._random(size)
+            for name in names
+        }
 
     def select(
         self,
@@ -165,5 +170,5 @@ class CountingLearner:
             raise ValueError(f"this run has no {model} model")
         return self._models[model]
 
-    def _random(self, size: int) -> np.ndarray:
-        return self._draw.random(size, np.float32)
+    def _random(self, *shape: int) -> np.ndarray:
+        return self._draw.random(shape, np.float32)

@@ -477,7 +477,8 @@ _WHY = {
     "base": "what all variants have in common",
     "read": "each run is read once, at its end; costs are compared at equal accuracy",
     "seeds": "fewer than three give no ranges",
-    "variants": "one length is half of the other; rates are not tuned, see the README",
+    "variants": "one length is half of the other; rates are not tuned, see "
+    "docs/comparisons.md",
 }
 
 

@@ -94,11 +94,9 @@ def test_resolved_config_loads_back_equal(text, config_file):
     assert load(config_file(config.to_yaml())) == config
 
 
-def test_config_that_the_readme_explains_loads(config_file):
-    readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
-    _, _, rest = readme.partition("## A config explained\n")
-    block = [line for line in rest.partition("\n## ")[0].splitlines() if line]
-    block = [line for line in block if line.startswith("    ")]
+def test_config_that_the_docs_explain_loads(config_file):
+    page = (CONFIGS.parent / "docs" / "config.md").read_text(encoding="utf-8")
+    block = [line for line in page.splitlines() if line.startswith("    ")]
     config = load(config_file("\n".join(line[4:] for line in block)))
     assert config.stop.on == "validation"
 

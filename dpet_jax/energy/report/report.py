@@ -33,7 +33,7 @@ class Report:
     """An energy report.
 
     Attributes:
-        data: As it is written; the README explains its keys.
+        data: As it is written; docs/inside.md explains its keys.
     """
 
     data: dict[str, Any]
