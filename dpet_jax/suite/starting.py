@@ -342,6 +342,7 @@ class _Starting:
         base = self._scaled(chosen).model_copy(update={"name": f"{out.stem}_base"})
         longest = self._even(passes)
         first = self._baseline(base, longest // 2)
+        trained = {longest // 2: first}
         phases = first["phases"]
         cold_s = phases["compile"]["s"] + phases["data"]["s"]
         length = Length(
@@ -352,17 +353,18 @@ class _Starting:
         )
         longest = self._even(min(longest, length.passes(_PLANNED * seconds, shares, 1)))
         # this one finds the programs of the first, as most runs of a suite do
-        second = self._baseline(base, longest)
+        second = trained[longest] = self._baseline(base, longest)
         length = length._replace(
             pass_s=_busy_s(second) / longest, each_s=_rest_s(second)
         )
         if length.seconds([longest * share for share in shares], 1) > seconds:
             longest = self._even(length.passes(_PLANNED * seconds, shares, 1))
-        targets = targets_between(
-            1 - first["validation_accuracy"],
-            1 - second["validation_accuracy"],
-            self.data.num_validation,
-        )
+        errors = []
+        for passes in (longest // 2, longest):
+            # where the machine turned out slower, they are not those of above
+            run = trained.get(passes) or self._baseline(base, passes)
+            errors.append(1 - run["validation_accuracy"])
+        targets = targets_between(*errors, self.data.num_validation)
         expected = length.seconds([longest * share for share in shares], 1)
         if longest < _LEAST_PASSES:
             self.say(

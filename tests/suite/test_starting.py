@@ -10,10 +10,12 @@ from dpet_jax.cli import main
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import load
 from dpet_jax.config.packaged import copied
+from dpet_jax.config.yaml12 import read
 from dpet_jax.errors import UserError
 from dpet_jax.run.build import build_data
 from dpet_jax.run.experiment import Result
 from dpet_jax.run.profiling import Profile, Profiles
+from dpet_jax.suite import starting
 from dpet_jax.suite.dry_run import estimate
 from dpet_jax.suite.starting import (
     Copies,
@@ -211,6 +213,35 @@ def test_a_suite_is_written_with_baseline_control_and_dpet_that_ends_in_the_time
     total = sum(seconds_of(job.config, digits) for job in jobs)
     assert 0.5 * 360 < total < 360
     assert found.command == f"dpet compare {tmp_path / 'mine.yaml'}"
+
+
+def test_targets_are_of_the_lengths_that_are_run_where_the_machine_turned_slow(
+    machine, tmp_path, monkeypatch
+):
+    run = starting.experiment.run
+
+    def slower(config, out, **options):
+        result = run(config, out, **options)
+        accuracy = 1 - 0.8 / config.method.passes
+        changed = result.summary | {"validation_accuracy": accuracy}
+        if len(machine) > 1:
+            train = 5 * result.summary["phases"]["train"]["s"]
+            changed["phases"] = result.summary["phases"] | {"train": {"s": train}}
+            changed["wall_s"] += 0.8 * train
+        return result._replace(summary=changed)
+
+    monkeypatch.setattr(starting.experiment, "run", slower)
+    profiles = Profiles(tmp_path)
+    out = tmp_path / "mine.yaml"
+    found = start(None, 20.0, out, suite=True, profiles=profiles)
+    suite = read(found.files[out])
+    lengths = suite["variants"]["standard"]["horizons"]["method.passes"]
+    first, second, *more = (config.method.passes for config in machine)
+    assert lengths[1] < second
+    assert {*lengths} <= {first, second, *more}
+    easy, hard = (1 - 0.8 / passes for passes in lengths)
+    assert suite["targets"]
+    assert all(easy < target < hard for target in suite["targets"])
 
 
 def test_a_narrower_network_is_taken_where_the_time_is_short(machine, tmp_path):
