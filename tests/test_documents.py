@@ -5,17 +5,22 @@ import importlib
 import json
 import re
 import shlex
+import sys
 import tomllib
 from itertools import count, pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 import yaml
 from markdown_it import MarkdownIt
 
 from dpet_jax.cli import COMMANDS, build_parser
+from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import load, parse_override
+from dpet_jax.data import ImageSet, Source, prepare
+from dpet_jax.suite.dry_run import estimate
 from dpet_jax.suite.variants import load_suite
 
 ROOT = Path(__file__).parent.parent
@@ -191,3 +196,41 @@ def test_a_notebook_keeps_no_outputs(path):
     code = [cell for cell in held if cell["cell_type"] == "code"]
     assert code
     assert [cell for cell in code if cell["outputs"] or cell["execution_count"]] == []
+
+
+@pytest.fixture
+def selector(tmp_path, monkeypatch):
+    """The files of the tutorial on a selector, where the command is given."""
+    for _, text in blocks(DOCS / "own_selector.md"):
+        if named := re.match(r"# (\S+)\n", text):
+            path = tmp_path / named[1]
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("mine.moderate")
+    for name in [n for n in sys.modules if n.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+def test_the_selector_of_the_tutorial_keeps_what_is_of_medium_distance(selector):
+    features = np.array([[0.0], [1.0], [2.0], [3.0], [14.0]])
+    chosen = selector.moderate(features, np.zeros(5, np.int32), 2)
+    assert set(chosen.indices) == {0, 1}  # 4, 3, 2, 1 and 10 from 4: the median is 3
+    assert chosen.gains.tolist() == [0, -1]
+
+
+def test_the_comparison_of_the_tutorial_counts_what_its_selector_costs(selector):
+    suite = load_suite(Path("selectors.yaml"))
+    assert not suite.problems
+    assert len(suite.variants) == 6
+    base = load(Path("base.yaml"))
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (120, 8, 8, 1), np.uint8)
+    labels = np.arange(120, dtype=np.int32) % 10
+    half = ImageSet(images[:20], labels[:20])
+    source = Source("drawn", ImageSet(images, labels), half, tuple("0123456789"))
+    config = Config.model_validate({**dict(base), "method": selector.Moderate()})
+    # four passes to look by, a third of a pass to score, 20 over three tenths
+    expected = pytest.approx(4 + 1 / 3 + 6, rel=0.25)
+    assert estimate(config, prepare(source, config.data)).epochs == expected
