@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from keys import write_keys
+
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ROOT / "zensical.toml"
 #: Of pages and styles that lie in the repository as they are shown.
@@ -27,7 +29,7 @@ _LINK = re.compile(r"\]\(([^)\s#:]+)")
 # What a page loads, but for links that a reader may follow; from anywhere but the site.
 _LOADS = r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="
 _LOADED = re.compile(rf"{_LOADS}[\"']?(?:https?:)?//")
-# Of one cell, in seconds.
+# Of one cell, or of a kernel's start, in seconds.
 _LONGEST_CELL = 600
 
 
@@ -48,6 +50,7 @@ def main() -> None:
         run_notebook(notebook, pages / notebook.relative_to(ROOT).parent)
     for place, module in project["extra"]["reference"].items():
         write_reference(pages / place, importlib.import_module(module))
+    write_keys(pages / project["extra"]["keys"])
     zensical = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     if subprocess.run(zensical, cwd=ROOT, check=False).returncode:
         raise SystemExit("docs: the site could not be built; see above")
@@ -80,7 +83,12 @@ def run_notebook(notebook: Path, folder: Path) -> None:
     held = nbformat.read(notebook, as_version=4)
     with tempfile.TemporaryDirectory() as place:
         resources = {"metadata": {"path": place}}
-        NotebookClient(held, timeout=_LONGEST_CELL, resources=resources).execute()
+        NotebookClient(
+            held,
+            timeout=_LONGEST_CELL,
+            startup_timeout=_LONGEST_CELL,
+            resources=resources,
+        ).execute()
     name = notebook.stem
     text, made = MarkdownExporter().from_notebook_node(
         held, {"unique_key": name, "output_files_dir": f"{name}_files"}

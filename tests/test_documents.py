@@ -17,6 +17,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from dpet_jax.cli import COMMANDS, build_parser
+from dpet_jax.config.choices import choices
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import load, parse_override
 from dpet_jax.data import ImageSet, Source, prepare
@@ -146,7 +147,8 @@ def test_every_page_is_in_the_navigation_once_and_nothing_else_is():
             yield from [held] if isinstance(held, str) else leaves(held)
 
     listed = [ROOT / page for page in leaves(site["project"]["nav"])]
-    made = [ROOT / page for page in site["project"]["extra"]["reference"]]
+    extra = site["project"]["extra"]
+    made = [ROOT / page for page in (extra["keys"], *extra["reference"])]
     notebooks = [path.with_suffix(".md") for path in NOTEBOOKS]
     assert sorted(listed) == sorted([*PAGES, *notebooks, *made])
 
@@ -188,6 +190,16 @@ def test_every_yaml_example_is_read_as_a_mapping():
     held = [text for p in PAGES for language, text in blocks(p) if language == "yaml"]
     assert held
     assert all(isinstance(yaml.safe_load(text), dict) for text in held)
+
+
+def test_the_page_of_keys_has_a_table_for_every_kind(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    importlib.import_module("keys").write_keys(tmp_path / "keys.md")
+    text = (tmp_path / "keys.md").read_text(encoding="utf-8")
+    for title, held in choices().items():
+        if key := re.search(r"\((\S+)\.kind\b", title):
+            assert [n for n in held if f"\n## {key[1]}: {n}\n" not in text] == []
+    assert "| `query_size` | `1000` | fewer only when the pool runs out |" in text
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

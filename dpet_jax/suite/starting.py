@@ -364,7 +364,7 @@ class _Starting:
             # where the machine turned out slower, they are not those of above
             run = trained.get(passes) or self._baseline(base, passes)
             errors.append(1 - run["validation_accuracy"])
-        targets = targets_between(*errors, self.data.num_validation)
+        targets = targets_between(errors[0], errors[1], self.data.num_validation)
         expected = length.seconds([longest * share for share in shares], 1)
         if longest < _LEAST_PASSES:
             self.say(
