@@ -81,6 +81,6 @@ def test_installed_alone_it_runs_the_quickstart_from_another_folder(wheel, tmp_p
     python(*dpet, "init", "--from=quickstart", "--out=mine.yaml")
     python(*dpet, "run", "mine.yaml", "--budget.epochs=1")
     summary = json.loads((place / "runs/quickstart/seed0/summary.json").read_text())
-    assert summary["stopped_by"] == "budget"
+    assert summary["stopped_by"] == "budget.epochs"
     python(*dpet, "report", "runs")
     assert (place / "runs/report.html").is_file()
