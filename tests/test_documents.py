@@ -16,7 +16,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from dpet_jax.cli import COMMANDS, build_parser
+from dpet_jax.cli import COMMANDS, _apart, _own_options, build_parser
 from dpet_jax.config.choices import choices
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import load, parse_override
@@ -166,7 +166,10 @@ def test_the_docs_show_the_commands_that_there_are():
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
 def test_every_command_of_the_docs_is_one_that_the_program_takes(call):
-    options, rest = build_parser().parse_known_args(call)
+    parser = build_parser()
+    given, spaced = _apart(call, _own_options(parser))
+    options, rest = parser.parse_known_args(given)
+    rest += spaced
     assert not rest or options.takes_overrides
     changes = [parse_override(override) for override in rest]
     if call[0] == "compare" and (ROOT / options.suite).is_file():
