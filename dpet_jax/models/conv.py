@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -22,7 +23,10 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 #: Images of at least so many pixels go through XLA:CPU's own convolution. The products
 #: move more memory, which such images no longer find in the cache; on 2x2 images they
 #: are an order of magnitude faster. benchmarks/bench_conv.py compares the two.
-_NATIVE_PIXELS = 256
+_NATIVE_PIXELS = 64
+#: Gradients by the kernel of such images are summed over parts of the batch whose
+#: copies take no more than this, so that the cache holds them.
+_PART_BYTES = 4 * 2**20
 
 
 def native_convolution(
@@ -151,7 +155,11 @@ def canonical_gradients(
     wanted: Wanted = BOTH,
 ) -> tuple[Any, Any]:
     """Return the gradients in forms that XLA:CPU runs fast anywhere."""
-    if stride == 1:
+    large = images.shape[1] * images.shape[2] >= _NATIVE_PIXELS
+    if large and kernel.shape[0] > 1:
+        by_images = _gradient_by_images(images, kernel, cotangent, stride)
+        by_kernel = _gradient_by_kernel(images, kernel, cotangent, stride)
+    elif stride == 1:
         by_images, by_kernel = _product_gradients(images, kernel, cotangent)
     else:
         by_images, by_kernel = _strided_gradients(images, kernel, cotangent, stride)
@@ -159,6 +167,150 @@ def canonical_gradients(
     return by_images if wanted.by_images else None, (
         by_kernel if wanted.by_kernel else None
     )
+
+
+def _gradient_by_images(images, kernel, cotangent, stride):
+    """Convolve the cotangent once for each residue of a pixel's place by the stride.
+
+    Pixels of one residue meet the same kernel positions, every stride-th of them, so
+    that no zeros are multiplied and each convolution is one that XLA:CPU runs fast.
+    """
+    sizes = images.shape[1:3]
+
+    def part(residues):
+        ways = [
+            _met(kernel.shape[0], stride, *facts)
+            for facts in zip(residues, sizes, cotangent.shape[1:3], strict=True)
+        ]
+        (rows, high), (columns, wide) = ways
+        turned = kernel[rows][:, columns].swapaxes(2, 3)
+        if 0 in turned.shape:  # the kernel is smaller than the stride
+            shape = (
+                -(-(n - r) // stride) for n, r in zip(sizes, residues, strict=True)
+            )
+            return jnp.zeros((len(images), *shape, images.shape[3]), cotangent.dtype)
+        return lax.conv_general_dilated(
+            cotangent, turned, (1, 1), [high, wide], dimension_numbers=_LAYOUT
+        )
+
+    if stride == 1:
+        return part((0, 0))
+    places = range(stride)
+    lines = [_interleaved([part((r, c)) for c in places], 2, sizes[1]) for r in places]
+    return _interleaved(lines, 1, sizes[0])
+
+
+def _met(side, stride, residue, size, outputs):
+    """Return which kernel positions pixels of a residue meet, and the margins.
+
+    Args:
+        side: Of the kernel.
+        stride: Of the convolution.
+        residue: Of a pixel's place by the stride, along one axis.
+        size: Pixels along it.
+        outputs: Of the convolution along it.
+
+    Returns:
+        Kernel positions, in the order of the outputs that they lead to, and the margin
+        that the outputs get before and after them.
+    """
+    shifted = residue + side // 2
+    positions = np.arange(shifted % stride, side, stride)[::-1]
+    if not positions.size:
+        return positions, (0, 0)
+    first, last = ((shifted - int(positions[n])) // stride for n in (0, -1))
+    pixels = -(-(size - residue) // stride)
+    return positions, (-first, pixels + last - outputs)
+
+
+def _interleaved(parts, axis, size):
+    """Put the first of each part first, then the second; `size` of them along an axis.
+
+    Parts of a size that the stride does not divide are a pixel shorter, the later ones.
+    """
+    longest = parts[0].shape[axis]
+    margins = [[(0, 0)] * 4 for _ in parts]
+    for margin, part in zip(margins, parts, strict=True):
+        margin[axis] = (0, longest - part.shape[axis])
+    padded = [jnp.pad(part, m) for part, m in zip(parts, margins, strict=True)]
+    stacked = jnp.stack(padded, axis + 1)
+    shape = list(parts[0].shape)
+    shape[axis] = longest * len(parts)
+    return lax.slice_in_dim(stacked.reshape(shape), 0, size, axis=axis)
+
+
+def _gradient_by_kernel(images, kernel, cotangent, stride):
+    """Multiply what each kernel position saw by the cotangent, part by part.
+
+    As one product it would copy the whole batch several times over, which takes longer
+    than the product.
+    """
+    side, _, inputs, outputs = kernel.shape
+    exact = np.promote_types(kernel.dtype, np.float32)
+
+    def product(images, cotangent):
+        seen, met = _seen(images, cotangent, side, stride)
+        return lax.dot_general(
+            seen, met, (((0,), (0,)), ((), ())), preferred_element_type=exact
+        )
+
+    def shape_of(images, cotangent):
+        return jax.eval_shape(
+            lambda images, cotangent: _seen(images, cotangent, side, stride),
+            images,
+            cotangent,
+        )
+
+    copies = shape_of(images[:1], cotangent[:1])
+    size = _part(len(images), sum(c.size * c.dtype.itemsize for c in copies))
+    if size == len(images):
+        found = product(images, cotangent)
+    else:
+        parts = [
+            array.reshape(-1, size, *array.shape[1:]) for array in (images, cotangent)
+        ]
+        zero = jnp.zeros((copies[0].shape[1], copies[1].shape[1]), exact)
+        found, _ = lax.scan(
+            lambda total, part: (total + product(*part), None), zero, parts
+        )
+    found = found.astype(kernel.dtype)
+    if stride == 1:
+        return found.reshape(side, inputs, side, outputs).swapaxes(1, 2)
+    return found.reshape(kernel.shape)
+
+
+def _seen(images, cotangent, side, stride):
+    """Return matrices, a line a pixel, whose product is the gradient by the kernel.
+
+    With stride 1 each of the two has the shifts along one axis, three copies instead of
+    nine of the images alone.
+    """
+    if stride == 1:
+        rows = jnp.concatenate(_taps(images, 1, side, 1), axis=-1)
+        # a pixel right of the kernel's centre belongs to an output pixel left of it
+        columns = jnp.concatenate(_taps(cotangent, 2, side, 1)[::-1], axis=-1)
+        return _lines(rows), _lines(columns)
+    taps = (
+        tap
+        for row in _taps(images, 1, side, stride)
+        for tap in _taps(row, 2, side, stride)
+    )
+    return _lines(jnp.concatenate([*taps], axis=-1)), _lines(cotangent)
+
+
+def _lines(maps):
+    """Lay feature maps out as a matrix with a line for each pixel."""
+    return maps.reshape(-1, maps.shape[-1])
+
+
+def _part(batch, image_bytes):
+    """Return how many images of a batch are taken at a time: all, or a divisor."""
+    most = max(1, _PART_BYTES // image_bytes)
+    if batch <= most:
+        return batch
+    size = next(size for size in range(most, 0, -1) if batch % size == 0)
+    # small parts of a batch that hardly divides would take longer than the whole
+    return size if 4 * size >= most else batch
 
 
 def _product_gradients(images, kernel, cotangent):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from dpet_jax.models import conv
 from dpet_jax.models.conv import (
     canonical_convolution,
     canonical_gradients,
@@ -96,6 +97,28 @@ def test_all_forms_and_gradients_equal_a_loop_over_pixels(side, stride, size):
         assert_close(of_kernel, expected[1])
 
 
+@pytest.mark.parametrize("part_bytes", [1, 2**20])
+@every_shape
+def test_gradients_of_large_images_equal_a_loop_over_pixels(
+    side, stride, size, part_bytes, monkeypatch
+):
+    monkeypatch.setattr(conv, "_NATIVE_PIXELS", 1)
+    monkeypatch.setattr(conv, "_PART_BYTES", part_bytes)
+    images, kernel, cotangent = draw(side, stride, size, (3, 5))
+    gradients = jax.jit(partial(canonical_gradients, stride))
+    expected = loop(images, kernel, stride, cotangent)
+    for got, wanted in zip(gradients(images, kernel, cotangent), expected, strict=True):
+        assert_close(got, wanted)
+
+
+def test_a_batch_is_taken_apart_by_a_divisor_or_not_at_all():
+    assert conv._part(128, conv._PART_BYTES // 10) == 8
+    assert conv._part(96, conv._PART_BYTES // 13) == 12
+    assert conv._part(127, conv._PART_BYTES // 10) == 127
+    assert conv._part(7, conv._PART_BYTES // 10) == 7
+    assert conv._part(4, 2 * conv._PART_BYTES) == 1
+
+
 def test_stride_two_pads_one_pixel_on_both_sides():
     # 'SAME' would start at pixel 0 and see the ones at rows 0 to 2: 3, not 2
     images = jnp.ones((1, 4, 1, 1))
@@ -127,16 +150,17 @@ def test_gradients_inside_a_loop_body_equal_those_outside(stride):
         assert_close(inside, 3.0 * np.asarray(outside))
 
 
-# images of 16 x 16 and more are the CPU's own convolution's
+# images of 8 x 8 and more are the CPU's own convolution's
 @pytest.mark.parametrize(
-    ("size", "maps", "products"), [((15, 16), 0, 11), ((16, 16), 1, 10)]
+    ("size", "maps", "products"), [((7, 8), 0, 11), ((8, 8), 5, 1)]
 )
 def test_the_cpu_multiplies_matrices_and_convolves_only_large_images(
     size, maps, products
 ):
     text = lowered("cpu", size)
     assert results_of(text) == ["b, 0, 1, f"] * maps
-    # 9 kernel positions and the image gradient, and forward what is left
+    # 9 kernel positions, the image gradient and the way forward; of large images the
+    # gradient by the kernel, and convolutions: forward, and of each place by the stride
     assert len(re.findall(r"= stablehlo\.dot_general", text)) == products
 
 
@@ -178,9 +202,10 @@ def results_of(text):
     return re.findall(r"stablehlo\.convolution.*?->\[(.*?)\]", text)
 
 
+@pytest.mark.parametrize("size", [(7, 6), (9, 8)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_results_have_the_dtype_of_the_images(stride):
-    arrays = [x.astype(jnp.bfloat16) for x in draw(3, stride, (7, 6), (3, 5))]
+def test_results_have_the_dtype_of_the_images(stride, size):
+    arrays = [x.astype(jnp.bfloat16) for x in draw(3, stride, size, (3, 5))]
     output = jax.eval_shape(partial(canonical_convolution, stride=stride), *arrays[:2])
     gradients = jax.eval_shape(partial(canonical_gradients, stride), *arrays)
     assert {x.dtype for x in (output, *gradients)} == {jnp.dtype("bfloat16")}
