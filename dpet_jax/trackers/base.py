@@ -4,7 +4,7 @@ A tracker of your own extends `Tracker` and goes by its import path,
 `track: [package.module:Name]`. Its writer needs two methods, `write` and `close`.
 """
 
-import importlib.util
+import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -85,20 +85,22 @@ class Tracker(Kind, ABC):
         """
 
     def check(self) -> None:
-        """Refuse to begin where the package that it needs is not installed.
+        """Import the package that it needs, before a run is metered.
 
         Raises:
-            UserError: If so, with what to install.
+            UserError: If it is not installed, with what to install.
         """
         if self.needs is None:
             return
         package, extra = self.needs
-        if importlib.util.find_spec(package) is None:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
             raise UserError(
-                f"track: {self.kind} needs the package {package}, which is not "
-                f"installed; run pip install 'dpet-jax[{extra}]', or leave "
+                f"track: {self.kind} needs the package {package}, which cannot be "
+                f"imported ({error}); run pip install 'dpet-jax[{extra}]', or leave "
                 f"{self.kind} out of track"
-            )
+            ) from error
 
     def place(self, run: TrackedRun) -> Path:
         """Return the folder to write to."""

@@ -1,5 +1,6 @@
 """Follow a run in MLflow, in a local SQLite file unless a server is given."""
 
+import importlib
 import os
 import time
 from collections.abc import Mapping
@@ -31,10 +32,18 @@ class Mlflow(Tracker):
 
     needs: ClassVar[tuple[str, str] | None] = ("mlflow", "mlflow")
 
+    def check(self) -> None:
+        """Import MLflow, which is to tell nobody what it is called for.
+
+        Raises:
+            UserError: If it is not installed, with what to install.
+        """
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        super().check()
+        importlib.import_module("mlflow.tracking")
+
     def open(self, run: TrackedRun) -> Writer:
         """Begin a run of theirs, or go on with the one that ours began."""
-        # it would tell its makers what is called, whoever runs it
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 

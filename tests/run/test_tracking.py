@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,8 @@ class Kept(Tracker):
     def write(self, event):
         if event["event"] == self.fails_at:
             raise RuntimeError("the server hung up")
+        if self.fails_at == "never":
+            GO_ON.wait()
         self.seen.append(event)
 
     def close(self, *, finished):
@@ -57,6 +60,7 @@ class Kept(Tracker):
 
 
 SEEN: dict[str, list] = {}
+GO_ON = threading.Event()
 KEPT = "test_tracking_kinds:Kept"
 
 
@@ -124,8 +128,9 @@ def test_wrong_trackers_are_told_with_the_remedy(track, told):
 def test_a_missing_extra_is_told_before_anything_is_written(
     kind, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    name = kind().kind
+    name, (package, _) = kind().kind, kind.needs
+    monkeypatch.setitem(sys.modules, package, None)  # as if there were none
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     with pytest.raises(UserError, match=rf"pip install 'dpet-jax\[{name}\]'"):
         experiment.run(validate(TINY | {"track": [name]}, "test"), tmp_path)
     assert [*tmp_path.iterdir()] == []
@@ -170,6 +175,21 @@ def test_a_tracker_that_cannot_begin_ends_those_that_have(tmp_path):
     with pytest.raises(UserError, match="cannot begin: OSError: no room; mend it"):
         Tracking(both, run_at(tmp_path), [].append)
     assert SEEN[""][-1] is False
+
+
+def test_a_tracker_that_hangs_delays_no_event_and_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpet_jax.run.tracking._PATIENCE_S", 0.01)
+    warned = []
+    GO_ON.clear()
+    try:
+        trackers = Tracking((Kept(fails_at="never"),), run_at(tmp_path), warned.append)
+        for event in EVENTS:
+            trackers.write(event)
+        trackers.close()
+    finally:
+        GO_ON.set()
+    (told,) = warned
+    assert "Kept did not end within 0.01 s and may lack the last events" in told
 
 
 def test_an_id_lasts_as_long_as_the_run(tmp_path):
