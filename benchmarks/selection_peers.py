@@ -6,8 +6,10 @@ that of ours.
 """
 
 import functools
+import importlib
 import importlib.util
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +53,10 @@ def _coreax(make: Callable[[int, Any, Any], Any], *, linear: bool = False) -> Se
             # the program, it would make each class a program of its own
             features = features / width_of(features)
             kernel = SquaredExponentialKernel(length_scale=1.0)
-        return _solved()(make(num_select, kernel, jax.random.key(0)), features)
+        solver = make(num_select, kernel, jax.random.key(0))
+        # it mixes types and ranks, which whoever calls may have forbidden for ours
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return _solved()(solver, features)
 
     return select
 
@@ -79,9 +84,12 @@ def _disparity_min(examples: Examples, num_select: int) -> Any:
     import submodlib
 
     distances = pairwise_distances(np.asarray(examples.features))
-    function = submodlib.DisparityMinFunction(
-        n=len(distances), mode="dense", sijs=1 - distances / distances.max()
-    )
+    with warnings.catch_warnings():
+        # of SciPy's old names, which its compiled part imports when first called
+        warnings.simplefilter("ignore", DeprecationWarning)
+        function = submodlib.DisparityMinFunction(
+            n=len(distances), mode="dense", sijs=1 - distances / distances.max()
+        )
     picks = function.maximize(
         budget=num_select,
         optimizer="NaiveGreedy",
@@ -94,6 +102,13 @@ def _disparity_min(examples: Examples, num_select: int) -> Any:
 
 def peers() -> tuple[dict[str, Select], list[str]]:
     """Return what is installed, and for the rest a sentence each why it is left out."""
+    with warnings.catch_warnings():
+        # of what they import in turn, of which nobody here can mend anything
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return _imported()
+
+
+def _imported() -> tuple[dict[str, Select], list[str]]:
     found: dict[str, Select] = {}
     reasons = []
     if _installed("coreax"):
@@ -110,6 +125,7 @@ def peers() -> tuple[dict[str, Select], list[str]]:
     else:
         reasons.append(_missing("coreax"))
     if _installed("submodlib"):
+        importlib.import_module("submodlib")
         found["submodlib_disparity_min"] = _disparity_min
     else:
         reasons.append(_missing("submodlib"))

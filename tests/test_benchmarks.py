@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -285,6 +286,7 @@ def test_coreax_herds_as_ours_where_rows_are_of_one_length():
     peers, _ = importlib.import_module("selection_peers").peers()
     rows = np.random.default_rng(0).normal(size=(30, 4))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    rows = jnp.asarray(rows)
     examples = Examples(rows, rows, np.zeros(30, np.int32), 4)
     theirs = peers["coreax_herding_linear"](examples, 8)
     np.testing.assert_array_equal(theirs, herding(rows, 8).indices)
