@@ -15,6 +15,10 @@ than two standard errors of the difference, from the s.d. pooled over all rows.
 
     python benchmarks/bench_coreset.py --set data.path=DIR \\
         --out=benchmarks/results/bench_coreset_cpu.json
+    python benchmarks/bench_coreset.py --toy --selector my_lab.selectors:mine
+
+A score or a selector of one's own chooses by a network trained for 2 passes, as EL2N
+does, the selector from all classes at once; how they are called: see `timing.py`.
 """
 
 import argparse
@@ -25,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from timing import report
+from timing import TOY_RUN, add_own, flat_row, parsed, report, show
 
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import load
@@ -42,11 +46,18 @@ from dpet_jax.run.load import load_run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RULES = ("random", "default", "el2n", "top_count")
-_TOY = (
-    *("data={kind: digits, validation_fraction: 0.2}", "evaluate.batch_size=100"),
-    *("train.augment={translate: 1}", "train.optimizer.learning_rate=0.05"),
-    *("targets=[]", "model={kind: resnet, stem: 8, channels: [8], blocks: [1]}"),
-)
+TOY = {"keep": [0.3], "epochs": 1, "anneal_epochs": 4, "seeds": [0]}
+COLUMNS = {
+    "rule": "rule",
+    "keep": "keep",
+    "validation": "validation_accuracy",
+    "validation\ns.d.": "validation_sd",
+    "validation\nover random": "validation_over_random",
+    "test": "test_accuracy",
+    "test\ns.d.": "test_sd",
+    "test over\nrandom": "test_over_random",
+    "standard\nerror": "test_standard_error",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
@@ -59,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--epochs", type=int, default=4, help="full passes' examples")
     parser.add_argument("--anneal-epochs", type=int, default=8, help="of the first run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--toy", action="store_true", help="digits, the least network")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args(arguments)
-    common = [f"--{one}" for one in (*(_TOY if options.toy else ()), *options.set)]
+    add_own(parser, selectors=True, scores=True)
+    options = parsed(parser, arguments, TOY)
+    small = TOY_RUN if options.toy else ()
+    common = [f"--{one}" for one in (*small, *options.set)]
+    rules = (*RULES, *options.selector, *options.score)
     data = parts.build_data(load(options.config, common))
     results: dict[tuple[str, float], list[dict]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -71,14 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
             state = bench.anneal()
             for keep, rule in [
                 (1.0, "full"),
-                *((k, r) for k in options.keep for r in RULES),
+                *((k, r) for k in options.keep for r in rules),
             ]:
                 result = bench.trained(rule, keep, state)
                 results.setdefault((rule, keep), []).append(result)
-                print(f"seed {seed} {rule:<10}{keep:4g}  {result}", flush=True)
-    rows = compared(results)
+                told = f"test accuracy {result['test_accuracy']:.4f}"
+                print(f"seed {seed} {rule} {keep:g}: {told}", flush=True)
+    rows = [flat_row(row) for row in compared(results)]
     report(__doc__.partition("\n")[0], rows, options.out, quiet=True)
-    print(table(rows))
+    show(rows, COLUMNS)
     if options.out is not None:
         print(f"written to {options.out}")
     return rows
@@ -138,6 +151,12 @@ class OneSeed:
             "el2n": f"kind: one_shot, by: el2n, keep_fraction: {keep}, "
             "per_class: true, pretrain_passes: 2",
         }.get(rule)
+        if ":" in rule:
+            per_class = "false" if rule in self._options.selector else "true"
+            keys = (
+                f"kind: one_shot, by: '{rule}', keep_fraction: {keep}, "
+                f"per_class: {per_class}, pretrain_passes: 2"
+            )
         if keys is None:
             path = self._folder / "coreset.npz"
             chosen = self._chosen(rule, keep, state)
@@ -226,29 +245,6 @@ def standard_error(groups: Sequence[Sequence[float]]) -> float | None:
         return None
     pooled = statistics.fmean(statistics.variance(group) for group in groups)
     return math.sqrt(pooled * 2 / len(groups[0]))
-
-
-def table(rows: list[dict]) -> str:
-    """Lay the rows out in Markdown, accuracies in percent."""
-    splits = ("validation", "test")
-    head = ["rule", "keep", *splits, "test loss", *(f"{s} over random" for s in splits)]
-    lines = [head, ["---"] * len(head)]
-    for row in rows:
-        cells = [row["rule"], f"{row['keep']:g}"]
-        for split in splits:
-            sd = row[f"{split}_sd"]
-            spread = "" if sd is None else f" (s.d. {100 * sd:.2f})"
-            cells.append(f"{100 * row[f'{split}_accuracy']:.2f}{spread}")
-        cells.append(f"{row['test_loss']:.3f}")
-        for split in splits:
-            over, error = (
-                row.get(f"{split}_over_random"),
-                row.get(f"{split}_standard_error"),
-            )
-            spread = "" if error is None else f" (s.e. {100 * error:.2f})"
-            cells.append("" if over is None else f"{100 * over:+.2f}{spread}")
-        lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ hold everything: pre-training and scoring are `epochs` too.
 
     python benchmarks/bench_methods.py configs/cifar10_small_one_shot.yaml \\
         --set data.path=DIR --out=benchmarks/results/bench_methods_cpu.json
+    python benchmarks/bench_methods.py --toy --selector my_lab.selectors:mine
+
+How a score or a selector of one's own is called: see `timing.py`.
 """
 
 import argparse
@@ -15,7 +18,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from timing import report
+from timing import TOY_RUN, add_own, flat_row, parsed, report, show
 
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import load
@@ -31,25 +34,43 @@ DYNAMIC = (
     *("infobatch", "loss_threshold", "stale_selective_backprop"),
     *("selective_backprop", "epsilon_greedy"),
 )
+CONFIG = Path(__file__).parent.parent / "configs" / "cifar10_small_one_shot.yaml"
+TOY = {"keep": [0.2], "passes": 2, "pretrain_passes": 1, "seeds": [0]}
+TOY |= {"only": ["standard", "rs2", "random", "herding", "infobatch"]}
+COLUMNS = {
+    "method": "method",
+    "keep": "keep_fraction",
+    "test": "test_accuracy",
+    "least": "least",
+    "most": "most",
+    "coreset": "coreset_size",
+    "epochs": "epochs",
+    "selection": "select_share",
+    "seconds": "wall_s",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", type=Path, help="data, model and training")
+    parser.add_argument(
+        *("config",), type=Path, nargs="?", default=CONFIG, help="data, model, training"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.1, 0.3])
     parser.add_argument("--passes", type=int, default=12, help="of every method")
     parser.add_argument("--pretrain-passes", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the methods")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args(arguments)
+    add_own(parser, selectors=True, scores=True)
+    options = parsed(parser, arguments, TOY)
     rows: list[dict] = []
-    common = [f"--{assignment}" for assignment in options.set]
+    own = [*options.selector, *options.score]
+    small = TOY_RUN if options.toy else ()
+    common = [f"--{assignment}" for assignment in (*small, *options.set)]
     data = parts.build_data(load(options.config, common))
     with tempfile.TemporaryDirectory() as folder:
         for name, keep, changes in methods(options):
-            if options.only and name not in options.only:
+            if options.only and name not in (*options.only, *own):
                 continue
             results = [
                 measure(
@@ -59,10 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
                 )
                 for seed in options.seeds
             ]
-            rows.append({"method": name, "keep_fraction": keep, **over_seeds(results)})
-            print(line(rows[-1]), flush=True)
+            row = {"method": name, "keep_fraction": keep} | over_seeds(results)
+            rows.append(flat_row(row))
+            told = f"{row['test_accuracy']:.3f} in {row['wall_s']:.1f} s"
+            print(f"{name} {keep:g}: {told}", flush=True)
             report(__doc__.partition("\n")[0], rows, options.out, quiet=True)
-    print(table(rows))
+    show(rows, COLUMNS)
     if options.out is not None:
         print(f"written to {options.out}")
     return rows
@@ -77,7 +100,7 @@ def methods(options: argparse.Namespace) -> Iterator[tuple[str, float, list[str]
     for keep in options.keep:
         share = f"--method.keep_fraction={keep}"
         yield "rs2", keep, ["--method.kind=rs2", passes, share]
-        for name in ONE_SHOT:
+        for name in (*ONE_SHOT, *options.selector, *options.score):
             pretraining = f"--method.pretrain_passes={options.pretrain_passes}"
             one_shot = ["--method.kind=one_shot", f"--method.by={name}"]
             yield name, keep, [*one_shot, passes, share, pretraining]
@@ -109,30 +132,12 @@ def over_seeds(results: list[dict]) -> dict:
     return {
         "test_accuracies": accuracies,
         "test_accuracy": statistics.fmean(accuracies),
+        "least": min(accuracies),
+        "most": max(accuracies),
         "coreset_size": results[0]["coreset_size"],
         **means,
-        "stopped_by": sorted({result["stopped_by"] for result in results}),
+        "stopped_by": ", ".join(sorted({one["stopped_by"] for one in results})),
     }
-
-
-def line(row: dict) -> str:
-    accuracies = row["test_accuracies"]
-    size = "-" if row["coreset_size"] is None else f"{row['coreset_size']:,}"
-    return (
-        f"| {row['method']:<25} | {row['keep_fraction']:<4g} "
-        f"| {row['test_accuracy']:.3f} ({min(accuracies):.3f}-{max(accuracies):.3f}) "
-        f"| {size:>7} | {row['epochs']:6.2f} | {row['visits']:>9,.0f} "
-        f"| {row['select_share']:6.1%} | {row['wall_s']:6.1f} |"
-    )
-
-
-def table(rows: list[dict]) -> str:
-    """Lay the rows out in Markdown."""
-    head = (
-        "| method | keep | test accuracy (range) | coreset | epochs | visits "
-        "| selection | seconds |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
-    )
-    return "\n".join([head, *map(line, rows)])
 
 
 if __name__ == "__main__":

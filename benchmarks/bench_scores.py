@@ -3,21 +3,32 @@
 For each width and dtype, on the same images on the device: a bare forward pass (logits
 summed, nothing kept), the same with the normalisation as a step of its own (unfolded),
 `score_data` with each score alone, with all at once, with logits and features as well,
-and with the best of the pool taken on the device.
+and with the best of the pool taken on the device. A row for each of these ways.
 
     python benchmarks/bench_scores.py --out=benchmarks/results/bench_scores_cpu.json
+    python benchmarks/bench_scores.py --score my_lab.scores:mine
+
+How a score of one's own is called: see `timing.py`.
 """
 
 import argparse
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from timing import interleaved, network, ratios, report, spread
+from timing import (
+    add_own,
+    flat_row,
+    interleaved,
+    network,
+    parsed,
+    ratios,
+    report,
+    spread,
+)
 
 from dpet_jax.data.augment import normalise
 from dpet_jax.scores import known_scores, lookup
@@ -32,6 +43,17 @@ ALL = tuple(
     if lookup(name).reads in ("logits", "features") and not name.startswith("artifact_")
 )
 
+TOY = {"widths": [1.0], "side": 8, "examples": 10, "batch": 4, "select": 3}
+TOY |= {"repeats": 1}
+COLUMNS = {
+    "way": "way",
+    "width": "width",
+    "dtype": "dtype",
+    "examples/s": "examples_per_s.median",
+    "over bare": "cost_over_bare.median",
+    "best over best": "best_over_best_bare",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -45,19 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument(
         "--dtypes", nargs="+", default=["float32"], choices=("float32", "bfloat16")
     )
-    parser.add_argument("--toy", action="store_true", help="the smallest network")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args(arguments)
+    add_own(parser, selectors=False, scores=True)
+    options = parsed(parser, arguments, TOY)
     rows = [
-        measure(width, dtype, options)
+        row
         for width in options.widths
         for dtype in options.dtypes
+        for row in measure(width, dtype, options)
     ]
-    report(__doc__.partition("\n")[0], rows, options.out)
+    report(__doc__.partition("\n")[0], rows, options.out, columns=COLUMNS)
     return rows
 
 
-def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
+def measure(width: float, dtype: str, options: argparse.Namespace) -> list[dict]:
     model = network(options, width)
     examples, batch, side = options.examples, options.batch, options.side
     rng = np.random.default_rng(0)
@@ -100,17 +122,18 @@ def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
         spec = ScoreSpec(model, names, batch, dtype, mesh)
         return partial(score_data, spec, *variables, data, rows, count)
 
-    everything = scored(*ALL)
+    every = (*ALL, *options.score)
+    everything = scored(*every)
     candidates = {
         "bare": bare(folded, variables),
         "bare_unfolded": bare(unfolded, variables),
-        **{name: scored(name) for name in ALL},
+        **{name: scored(name) for name in every},
         "all": everything,
-        "all_logits_features": scored(*ALL, "logits", "features"),
+        "all_logits_features": scored(*every, "logits", "features"),
         "all_and_top_k": lambda: top_k(everything()["margin"], options.select),
     }
     seconds = interleaved(candidates, options.repeats)
-    return {
+    facts = {
         "width": width,
         "depth": model.depth,
         "side": side,
@@ -118,20 +141,21 @@ def measure(width: float, dtype: str, options: argparse.Namespace) -> dict:
         "batch": batch,
         "dtype": dtype,
         "select": options.select,
-        "examples_per_s": {
-            name: spread([examples / s for s in taken])
-            for name, taken in seconds.items()
-        },
-        "cost_over_bare": {
-            name: ratios(taken, seconds["bare"])
-            for name, taken in seconds.items()
-            if name != "bare"
-        },
-        # on a noisy machine the fastest repeats say more than the pairs
-        "best_over_best_bare": {
-            name: min(taken) / min(seconds["bare"]) for name, taken in seconds.items()
-        },
     }
+    best = min(seconds["bare"])
+    return [
+        flat_row(
+            facts
+            | {
+                "way": name,
+                "examples_per_s": spread([examples / s for s in taken]),
+                "cost_over_bare": ratios(taken, seconds["bare"]),
+                # on a noisy machine the fastest repeats say more than the pairs
+                "best_over_best_bare": min(taken) / best,
+            }
+        )
+        for name, taken in seconds.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,15 @@ one program serves all classes; craig takes them as they are. Peak memory is tha
 whole process while the selector ran, JAX and the gradients included, and what it was
 above the memory before.
 
+Three objectives tell how good a selection is, in the space of the features, the mean of
+the classes; less is better. `radius`: the largest distance of an example to its nearest
+pick (k-center's). `mean_error`: the distance of the mean of the picks to that of all
+(herding's). `mmd`: maximum mean discrepancy of the picks to all, by a Gaussian kernel
+as wide as the median distance (kernel herding's). Beside ours are coreax' kernel
+herding, randomly pivoted Cholesky and kernel thinning, and submodlib-py's dispersion,
+where they are installed (extra `peers`), and with --selector one's own, by its import
+path: see `timing.py` for what it takes and gives.
+
 Given a checkout of DeepCore and an environment with PyTorch, its functions select from
 the first class, beside ours on that class: k-center, herding (which takes the farthest
 instead of the nearest point) and matching pursuit (on gradients formed before, outside
@@ -16,6 +25,7 @@ less to do: no figure.
 
     python benchmarks/bench_selection.py --data=data/cifar10 \\
         --out=benchmarks/results/bench_selection_cpu.json
+    python benchmarks/bench_selection.py --select=30 --selector my_lab.selectors:mine
 """
 
 import argparse
@@ -32,12 +42,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bench_gradient_norms import enlarged_digits, trained
-from timing import interleaved, network, ratios, report, spread
+from selection_peers import Select, peers, width_of
+from sklearn.metrics import pairwise_distances
+from timing import (
+    add_own,
+    flat_row,
+    interleaved,
+    network,
+    parsed,
+    ratios,
+    report,
+    spread,
+)
 
 from dpet_jax.data.sources import Parquet
 from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import Gradients, last_layer_gradients
 from dpet_jax.selection.badge import badge
+from dpet_jax.selection.by_name import Examples, checked_picks, own_selector
 from dpet_jax.selection.craig import craig
 from dpet_jax.selection.geometry import herding, k_center
 from dpet_jax.selection.glister import Validation, glister
@@ -109,6 +131,20 @@ SELECTORS: dict[str, Callable[[Pool, int], Selection]] = {
 }
 
 
+TOY = {"per_class": 40, "select": 6, "passes": 0.1, "repeats": 1}
+TOY |= {"selectors": ["k_center", "herding", "grad_match"]}
+COLUMNS = {
+    "selector": "selector",
+    "cold s": "cold_s",
+    "warm s": "warm_s.median",
+    "radius": "radius",
+    "mean error": "mean_error",
+    "mmd": "mmd",
+    "MiB": "peak_over_before_mib",
+    "beside s": "deepcore_s.median",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="a parquet folder; else digits")
@@ -122,9 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         "--selectors", nargs="+", choices=SELECTORS, default=list(SELECTORS)
     )
     parser.add_argument("--deepcore", type=Path, help="a checkout of DeepCore")
-    parser.add_argument("--toy", action="store_true", help="the smallest network")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        *("--no-peers",), action="store_true", help="leave out what others select"
+    )
+    add_own(parser, selectors=True, scores=False)
+    options = parsed(parser, arguments, TOY)
     pools = pools_of(options)
     num_select = min(options.select, min(pool.size for pool in pools))
     facts = {
@@ -134,19 +172,47 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         "select": num_select,
         "features": pools[0].gradients.features.shape[1],
     }
+    others, reasons = ({}, []) if options.no_peers else peers()
+    others |= {path: own_selector(path) for path in options.selector}
+    selectors = {name: SELECTORS[name] for name in options.selectors}
+    selectors |= {name: alone(name, select) for name, select in others.items()}
+    for reason in reasons:
+        print(reason, flush=True)
     rows = [
-        facts | measure(name, pools, num_select, options) for name in options.selectors
+        facts | measure(name, select, pools, num_select, options)
+        for name, select in selectors.items()
     ]
     if options.deepcore is not None:
         rows += [facts | row for row in beside_deepcore(pools[0], num_select, options)]
-    report(__doc__.partition("\n")[0], rows, options.out)
+    rows = [flat_row(row) for row in rows]
+    report(__doc__.partition("\n")[0], rows, options.out, columns=COLUMNS)
     return rows
 
 
+def alone(name: str, select: Select) -> Callable[[Pool, int], Selection]:
+    """Give a selector that is not ours the rows of a class, without the padding."""
+
+    def of_class(pool: Pool, num_select: int) -> Selection:
+        some = slice(pool.size)
+        examples = Examples(
+            pool.logits[some],
+            pool.gradients.features[some],
+            np.asarray(pool.labels[some], np.int32),
+            pool.logits.shape[1],
+        )
+        picks = select(examples, num_select)
+        return checked_picks(name, picks, pool.size, num_select)
+
+    return of_class
+
+
 def measure(
-    name: str, pools: list[Pool], num_select: int, options: argparse.Namespace
+    name: str,
+    select: Callable[[Pool, int], Selection],
+    pools: list[Pool],
+    num_select: int,
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
-    select = SELECTORS[name]
 
     def all_classes() -> list[Selection]:
         return [select(pool, num_select) for pool in pools]
@@ -172,12 +238,42 @@ def measure(
         "warm_s": spread(seconds),
         "peak_mib": peak,
         "peak_over_before_mib": None if peak is None else peak - before,
+        **objectives(pools, chosen),
     }
     if chosen[0].weights is not None:
         row["share_of_weight_0"] = float(
             np.mean(np.concatenate([one.weights for one in chosen]) == 0)
         )
     return row
+
+
+def objectives(pools: list[Pool], chosen: list[Selection]) -> dict[str, float]:
+    """Return how well picks stand for their classes; see the top."""
+    found = []
+    for pool, selection in zip(pools, chosen, strict=True):
+        rows = np.asarray(pool.gradients.features[: pool.size], np.float64)
+        picks = rows[selection.indices]
+        width = width_of(rows)
+
+        def mean_of_kernel(one, other, width=width):
+            return np.exp(
+                -(pairwise_distances(one, other) ** 2) / (2 * width**2)
+            ).mean()
+
+        discrepancy = (
+            mean_of_kernel(rows, rows)
+            + mean_of_kernel(picks, picks)
+            - 2 * mean_of_kernel(rows, picks)
+        )
+        found.append(
+            (
+                pairwise_distances(rows, picks).min(axis=1).max(),
+                np.linalg.norm(rows.mean(axis=0) - picks.mean(axis=0)),
+                max(0.0, discrepancy) ** 0.5,
+            )
+        )
+    names = ("radius", "mean_error", "mmd")
+    return dict(zip(names, np.mean(found, axis=0).tolist(), strict=True))
 
 
 def pools_of(options: argparse.Namespace) -> list[Pool]:

@@ -59,6 +59,8 @@ def objects(
         yield from objects(definitions[held["$ref"].rpartition("/")[2]], definitions)
     elif "properties" in held:
         yield held
+    elif "items" in held:
+        yield from objects(held["items"], definitions)
     for form in ("anyOf", "oneOf", "allOf"):
         for one in held.get(form, []):
             yield from objects(one, definitions)

@@ -24,7 +24,7 @@ FLOORS = (
     ("pruners",),
     ("selection",),
     ("scores",),
-    ("models", "data", "methods"),
+    ("models", "data", "methods", "trackers"),
     ("energy", "planner", "models.conv", "scores.registry"),
     ("section", "errors", "files", "arrays", "quotas"),
 )
@@ -39,13 +39,23 @@ ALONE = {
     "methods": {"scores.registry", *_GROUND},
     "models": {"models.conv", *_GROUND},
     "data": _GROUND,
+    "trackers": _GROUND,
     **{module: set() for module in _GROUND},
     "files": {"errors"},
     "arrays": {"errors"},
 }
 #: Wings and modules that never bring JAX into a process.
 WITHOUT_JAX = (
-    *("methods", "energy", "planner", "report", "section", "errors", "files"),
+    *(
+        "methods",
+        "trackers",
+        "energy",
+        "planner",
+        "report",
+        "section",
+        "errors",
+        "files",
+    ),
     "pruners",
     *("pretrained.choice", "pretrained.pool"),
     *("run.loop", "run.folder", "run.limits", "run.energy_report"),

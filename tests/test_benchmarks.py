@@ -1,25 +1,28 @@
 """Each benchmark at toy size, so that none rots; figures are not looked at."""
 
+import argparse
 import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dpet_jax.config.experiment import Config
 from dpet_jax.methods.base import Pool
+from dpet_jax.report.printed import NONE
+from dpet_jax.selection.by_name import Examples
+from dpet_jax.selection.geometry import herding
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
-QUICKSTART = FOLDER.parent / "configs" / "quickstart.yaml"
 _TINY = ("--toy", "--side=8", "--repeats=1")
 TOY = {
     "bench_compile": ["--toy"],
-    "bench_coreset": [
-        *("--toy", "--keep=0.3", "--epochs=1", "--anneal-epochs=4", "--seeds=0"),
-    ],
+    "bench_coreset": ["--toy"],
     "bench_epoch": [*_TINY, "--widths=1", "--batch=4", "--steps=2"],
     "bench_gradient_norms": [
         *(*_TINY, "--shapes", "1.0x4", "--steps=2", "--jacrev-batch=2"),
@@ -28,18 +31,11 @@ TOY = {
     "bench_fit": ["--minutes=0.4", "--scales", "0.5", "--seeds=0"],
     "bench_overhead": ["--toy"],
     "bench_pool": ["--toy", "--seeds=0"],
-    "bench_scores": [*_TINY, "--widths=1", "--examples=10", "--batch=4", "--select=3"],
-    "bench_selection": [
-        *("--toy", "--per-class=40", "--select=6", "--passes=0.1", "--repeats=1"),
-        *("--selectors", "k_center", "grad_match"),
-    ],
+    "bench_scores": ["--toy"],
+    "bench_selection": ["--toy"],
     "bench_meter": ["--tiny", "--pairs=1", "--seconds=0.01", "--periods", "0.05"],
     "bench_planner": [],
-    "bench_methods": [
-        *(str(QUICKSTART), "--set", "model.kind=resnet", "model.stem=8"),
-        *("model.channels=[8]", "model.blocks=[1]", "--keep=0.2", "--passes=2"),
-        *("--pretrain-passes=1", "--seeds=0", "--only", "herding", "infobatch"),
-    ],
+    "bench_methods": ["--toy"],
     "bench_prune": [
         *(*_TINY, "--widths", "0.25", "1", "--batch=4", "--steps=2", "--no-kill"),
         "--fractions=0.5",
@@ -121,7 +117,6 @@ def test_a_coreset_passes_unless_chance_is_better_by_more_than_noise():
     better = found | {("default", 0.3): [result(each) for each in (0.80, 0.81, 0.82)]}
     rows = {row["rule"]: row for row in bench.compared(better)}
     assert rows["default"]["test_passes"]
-    assert "| default | 0.3 | 81.00 (s.d. 1.00)" in bench.table([*rows.values()])
 
 
 def test_most_kept_takes_the_share_of_each_class():
@@ -221,3 +216,77 @@ def test_matrix_peak_counts_what_it_multiplies(dtype, monkeypatch):
 def test_committed_results_say_where_they_come_from(path):
     saved = json.loads(path.read_text())
     assert saved.keys() >= {"question", "command", "when", "device", "versions", "rows"}
+
+
+def test_rows_are_flat_and_a_table_holds_what_they_have(capsys, monkeypatch):
+    timing = importlib.import_module("timing")
+    monkeypatch.setenv("COLUMNS", "80")
+    row = timing.flat_row({"way": "mine", "s": {"median": 0.51234}, "seeds": [1, 2]})
+    assert row == {"way": "mine", "s.median": 0.51234, "seeds.0": 1, "seeds.1": 2}
+    other = {"way": "theirs", "s.median": None, "count": 12345}
+    columns = {"way": "way", "seconds": "s.median", "n": "count", "absent": "none"}
+    timing.show([row, other], columns)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["way", "seconds", "n"],
+        ["mine", "0.512", NONE],
+        ["theirs", NONE, "12,345"],
+    ]
+
+
+def test_toy_sizes_give_way_to_what_is_asked_for():
+    timing = importlib.import_module("timing")
+
+    def parsed(*arguments):
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--repeats", type=int, default=5)
+        return timing.parsed(parser, arguments, {"repeats": 1}).repeats
+
+    assert [parsed(), parsed("--toy"), parsed("--toy", "--repeats=2")] == [5, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--score=norm"], "argument --score: 'norm' is no import path; write package"),
+        (["--score=math:cos"], "'math:cos' is no score: a score is a function of one"),
+        (["--selector=math:none"], "cannot import 'math:none'"),
+        (["--selector=math:hypot"], "is no selector: a selector is a function of"),
+    ],
+)
+def test_what_is_no_selector_or_score_of_ones_own_is_told(arguments, told, capsys):
+    timing = importlib.import_module("timing")
+    parser = argparse.ArgumentParser()
+    timing.add_own(parser, selectors=True, scores=True)
+    with pytest.raises(SystemExit) as exit_:
+        parser.parse_args(arguments)
+    assert exit_.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_objectives_are_those_of_their_names():
+    """A line of points 0, 1, 2, 3 and 4, of which the ends are picked."""
+    bench = importlib.import_module("bench_selection")
+    features = np.arange(5, dtype=np.float32)[:, None]
+    gradients = SimpleNamespace(features=np.concatenate([features, [[99.0]]]))
+    pool = SimpleNamespace(gradients=gradients, size=5)
+    picks = SimpleNamespace(indices=np.array([0, 3]))
+    found = bench.objectives([pool], [picks])
+    assert (found["radius"], found["mean_error"]) == (1.0, 0.5)
+    width = np.median([1, 1, 1, 1, 2, 2, 2, 3, 3, 4])
+    gap = features - features.T
+    kernel = np.exp(-(gap**2) / (2 * width**2))
+    weights = np.full(5, 1 / 5) - np.array([0.5, 0, 0, 0.5, 0])
+    expected = (weights @ kernel @ weights) ** 0.5
+    assert found["mmd"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_coreax_herds_as_ours_where_rows_are_of_one_length():
+    pytest.importorskip("coreax", reason="an extra: dpet-jax[peers]")
+    peers, _ = importlib.import_module("selection_peers").peers()
+    rows = np.random.default_rng(0).normal(size=(30, 4))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    rows = jnp.asarray(rows)
+    examples = Examples(rows, rows, np.zeros(30, np.int32), 4)
+    theirs = peers["coreax_herding_linear"](examples, 8)
+    np.testing.assert_array_equal(theirs, herding(rows, 8).indices)

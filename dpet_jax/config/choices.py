@@ -8,9 +8,10 @@ from pydantic import BaseModel
 from dpet_jax.config import experiment as schema
 from dpet_jax.methods.dpet import Dpet
 from dpet_jax.scores.registry import lookup, selectable_scores
-from dpet_jax.section import one_of
+from dpet_jax.section import kind_of, one_of
 from dpet_jax.selection.by_name import SELECTORS
 from dpet_jax.selection.transfer import MEASURES
+from dpet_jax.trackers import TRACKERS
 
 
 def choices() -> dict[str, dict[str, str]]:
@@ -33,6 +34,7 @@ def choices() -> dict[str, dict[str, str]]:
         },
         "optimizers (train.optimizer.kind)": _kinds(schema.TrainConfig, "optimizer"),
         "schedules (train.schedule.kind)": _kinds(schema.TrainConfig, "schedule"),
+        "trackers (track)": {kind_of(one): _first_line(one) for one in TRACKERS},
     }
 
 

@@ -6,9 +6,9 @@ A default is written in its class and nowhere else; the resolved config is saved
 every run folder.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dpet_jax.config import yaml12
 from dpet_jax.data.augment import AugmentConfig
@@ -48,6 +48,7 @@ from dpet_jax.section import (
     check_file_name,
     shown,
 )
+from dpet_jax.trackers import TRACKERS, Tracker
 from dpet_jax.training.optimizer import OPTIMIZERS, OptimizerSection, Sgd
 from dpet_jax.training.plateau import PlateauConfig
 from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
@@ -271,6 +272,23 @@ class Config(Section):
     plateau: PlateauConfig | None = Field(
         None, description="keys say what to do where accuracy stops rising"
     )
+    track: tuple[Annotated[Tracker, OneOf(Tracker, TRACKERS)], ...] = Field(
+        (),
+        description="names or keys of trackers that follow the run: tensorboard, "
+        "wandb, mlflow",
+    )
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _trackers_by_name(cls, value: Any) -> Any:
+        """Take a tracker's name for its keys, and one for a list of one."""
+        if isinstance(value, str | dict):
+            value = [value]
+        if not isinstance(value, list | tuple):
+            raise ValueError(
+                f"must be a list such as [tensorboard] (got {shown(value)})"
+            )
+        return [{"kind": one} if isinstance(one, str) else one for one in value]
 
     @model_validator(mode="after")
     def _stop_has_its_split(self) -> "Config":

@@ -4,6 +4,7 @@ A method only decides. It never trains, evaluates, stops or saves, and it never 
 JAX: it moves positions in the training split, as numpy arrays.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -139,6 +140,21 @@ class Selection(NamedTuple):
     indices: np.ndarray
     gains: np.ndarray
     weights: np.ndarray | None = None
+
+
+def takes_examples(function: Any) -> bool:
+    """Return whether a function is a selector of the user's own, by its arguments.
+
+    It takes (examples, num_select), and calls the first one so, as a score does not.
+    """
+    if not callable(function) or inspect.isclass(function):
+        return False
+    try:
+        signature = inspect.signature(function)
+        signature.bind(None, None)
+    except (TypeError, ValueError):  # takes other arguments, or nobody knows which
+        return False
+    return next(iter(signature.parameters)) == "examples"
 
 
 class Coreset(NamedTuple):

@@ -19,11 +19,12 @@ from dpet_jax.methods.base import (
     Span,
     TrainResult,
     generator,
+    takes_examples,
 )
 from dpet_jax.methods.proxy import ProxyConfig
 from dpet_jax.methods.query import score_to_rank_by
 from dpet_jax.methods.rs2 import kept
-from dpet_jax.section import Count, Fraction, Passes, PassesFromZero
+from dpet_jax.section import Count, Fraction, Passes, PassesFromZero, import_from
 
 #: Selectors, by the names that configs use.
 SELECTORS = (
@@ -42,13 +43,25 @@ FORGETTING = "forgetting"
 
 def _known(name: str) -> str:
     """Refuse a name that nothing to choose by has."""
-    if name not in (*SELECTORS, FORGETTING):
-        try:
+    if name in (*SELECTORS, FORGETTING):
+        return name
+    try:
+        if not is_selector(name):
             score_to_rank_by(name)
-        except ValueError as error:
-            others = ", ".join((FORGETTING, *SELECTORS))
-            raise ValueError(f"{error}; or one of {others}") from error
+    except ValueError as error:
+        others = ", ".join((FORGETTING, *SELECTORS))
+        own = "a selector of (examples, num_select)"
+        raise ValueError(f"{error}; or one of {others}, or {own}") from error
     return name
+
+
+def is_selector(name: str) -> bool:
+    """Return whether a name is a selector's, one of the user's own included.
+
+    Raises:
+        ValueError: If it is an import path of nothing.
+    """
+    return name in SELECTORS or (":" in name and takes_examples(import_from(name)))
 
 
 class OneShotState(NamedTuple):
@@ -91,7 +104,9 @@ class OneShot(Method):
 
     kind: Literal["one_shot"] = "one_shot"
     by: Annotated[str, AfterValidator(_known)] = Field(
-        "el2n", description="a score, forgetting, or a selector; see `dpet list`"
+        "el2n",
+        description="a score, forgetting, or a selector; see `dpet list`; or "
+        "package.module:function of a score or a selector of your own",
     )
     keep_fraction: Fraction = Field(
         0.3, description="of the data that the model trains on"
@@ -121,7 +136,7 @@ class OneShot(Method):
                 f"weighted needs a selector that gives weights "
                 f"({', '.join(WEIGHTED_SELECTORS)}); {self.by} gives none"
             )
-        if self.networks > 1 and self.by in ("random", *SELECTORS):
+        if self.networks > 1 and (self.by == "random" or is_selector(self.by)):
             raise ValueError(
                 f"networks averages scores; {self.by} is none, so leave it at 1"
             )
@@ -155,7 +170,7 @@ class OneShot(Method):
     @property
     def scores(self) -> tuple[str, ...]:
         """Names of what the learner is asked for."""
-        if self.by in SELECTORS:
+        if is_selector(self.by):
             return ("logits", "features")
         return () if self.by in ("random", FORGETTING) else (self.by,)
 
@@ -231,7 +246,7 @@ class OneShot(Method):
                 "top_k", everything, size, values=values, per_class=per_class
             )
             return Selection(chosen.indices, np.full(size, np.nan, np.float32))
-        if by not in SELECTORS:
+        if not is_selector(by):
             values = self._scored(state, learner, everything)
             return learner.select(
                 "top_k", everything, size, values=values, per_class=per_class

@@ -40,6 +40,7 @@ from dpet_jax.run.progress import Display
 from dpet_jax.run.prune import Pruner
 from dpet_jax.run.segment import Segment
 from dpet_jax.run.summary import finish
+from dpet_jax.run.tracking import tracking
 from dpet_jax.run.trainer import Parts
 from dpet_jax.training.learner import DeviceLearner
 from dpet_jax.training.prune import Shears
@@ -102,6 +103,8 @@ def run(  # noqa: PLR0913
     """
     path = run_folder(config, out) if folder is None else folder
     _check_folder(config, path, resume=resume, overwrite=overwrite)
+    for tracker in config.track:
+        tracker.check()
     for library in config.data.libraries:
         with suppress(ImportError):  # `read` says what is missing
             import_module(library)
@@ -131,7 +134,13 @@ def run(  # noqa: PLR0913
                 for warning in segment.warnings:
                     display.line(f"  warning: {warning}")
                 used = _Used(config, data, model, limits)
-                return _run_segment(used, segment, meter, display, asked)
+                trackers = tracking(config, path, display.line, resumed=resume)
+                with closing(trackers):
+                    segment.recorder.listener = trackers.write
+                    result = _run_segment(used, segment, meter, display, asked)
+                    if result.summary is not None:
+                        trackers.end(result.summary)
+                return result
 
 
 class _Used(NamedTuple):
@@ -329,7 +338,10 @@ def check_same_config(config: Config, path: Path) -> None:
         UserError: With every key that differs.
     """
     saved = validate(read_yaml(path), str(path))
-    old, new = saved.model_dump(mode="json"), config.model_dump(mode="json")
+    # who follows a run changes nothing of it
+    old, new = (
+        one.model_dump(mode="json", exclude={"track"}) for one in (saved, config)
+    )
     different = [
         f"{key} was {before!r}, is now {now!r}"
         for key, before, now in sorted(changed(old, new), key=lambda one: one[0])

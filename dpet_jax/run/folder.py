@@ -4,7 +4,7 @@ import fcntl
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from dpet_jax.errors import DamagedFileError, UserError
 from dpet_jax.files import JsonLines, read_lines, replacing, write_whole
+from dpet_jax.trackers.base import TRACK
 
 EVENTS = "events.jsonl"
 SUMMARY = "summary.json"
@@ -85,7 +86,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete what an earlier run left, and nothing else."""
-        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        for folder in (CHECKPOINTS, TRACK):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
         for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
 
@@ -111,11 +113,13 @@ class Recorder:
         path: The events file.
         segment: 0, and one more with every resume.
         next_id: Number of the next event.
+        listener: Is given every event that is on disk.
     """
 
     path: Path
     segment: int = 0
     next_id: int = 0
+    listener: Callable[[dict[str, Any]], None] | None = None
     _file: JsonLines = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -132,6 +136,8 @@ class Recorder:
         }
         self._file.append(line)
         self.next_id += 1
+        if self.listener is not None:
+            self.listener(line)
         return line
 
     def close(self) -> None:

@@ -1,15 +1,22 @@
-"""Selectors by name, all called alike with what a network gives for examples."""
+"""Selectors by name, all called alike with what a network gives for examples.
 
+One of your own has its import path for a name, `package.module:function`; see
+`own_selector` for what it takes and gives.
+"""
+
+import inspect
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, Key
 
-from dpet_jax.methods.base import Selection
+from dpet_jax.errors import UserError
+from dpet_jax.methods.base import Selection, takes_examples
 from dpet_jax.scores.factors import Gradients, last_layer_gradients
+from dpet_jax.section import import_from
 from dpet_jax.selection.badge import badge
 from dpet_jax.selection.craig import craig
 from dpet_jax.selection.geometry import herding, k_center
@@ -80,8 +87,9 @@ def run_selector(
     Classes are padded to one length, so that one program serves them all.
 
     Args:
-        name: A key of `SELECTORS`; "stratified" is k-center inside each predicted
-            class, on a random projection of the features.
+        name: A key of `SELECTORS`, or the import path of one of your own;
+            "stratified" is k-center inside each predicted class, on a random
+            projection of the features.
         examples: The candidates.
         num_select: How many to pick.
         per_class: Solve one problem for each class, with a budget in proportion to its
@@ -95,11 +103,15 @@ def run_selector(
         Positions among the examples.
 
     Raises:
-        ValueError: If the name is unknown, if more are asked for than there are, or if
+        ValueError: If the name is unknown, if more are asked for than there are, if
             a label is no class.
+        UserError: If a selector of your own picks anything but as many different
+            examples as it was asked for.
     """
     check_selector(name)
     _check_labels(examples)
+    if ":" in name:
+        return _run_own(name, examples, num_select, per_class=per_class)
     key, power = jax.random.key(seed), 0
     if name == "stratified":
         key, draw = jax.random.split(key)
@@ -288,11 +300,98 @@ USES_VALIDATION = ("glister",)
 
 
 def check_selector(name: str) -> None:
-    """Refuse a name that is none of `SELECTORS`.
+    """Refuse a name that is none of `SELECTORS`, nor the import path of another.
 
     Raises:
         ValueError: If it is none.
     """
-    if name not in SELECTORS:
+    if ":" in name:
+        own_selector(name)
+    elif name not in SELECTORS:
         there = ", ".join(("top_k", *SELECTORS))
         raise ValueError(f"no selector called {name!r}; there is {there}")
+
+
+def own_selector(path: str) -> Callable[[Examples, int], Any]:
+    """Import a selector of your own.
+
+    It is a function `selector(examples, num_select)`. The first argument is called
+    `examples`, which tells it from a score: an `Examples` whose rows are all examples,
+    of one class where it is asked inside each. It returns the positions of `num_select`
+    different rows, the most important first, or a `Selection` of them.
+
+    Args:
+        path: `package.module:function`.
+
+    Raises:
+        ValueError: If it cannot be imported, or takes other arguments.
+    """
+    found = import_from(path)
+    if not takes_examples(found):
+        told = inspect.signature(found) if inspect.isfunction(found) else repr(found)
+        raise ValueError(
+            f"{path!r} is no selector: a selector is a function of (examples, "
+            f"num_select), the first argument called so, but this is {told}"
+        )
+    return found
+
+
+def _run_own(
+    path: str, examples: Examples, num_select: int, *, per_class: bool
+) -> Selection:
+    select, k = own_selector(path), examples.num_classes
+    logits, features = (
+        np.asarray(rows)[: examples.labels.size]
+        for rows in (examples.logits, examples.features)
+    )
+
+    def of_rows(rows: np.ndarray, count: int) -> Selection:
+        some = (jnp.asarray(logits[rows]), jnp.asarray(features[rows]))
+        picks = select(Examples(*some, examples.labels[rows], k), count)
+        return checked_picks(path, picks, rows.size, count)
+
+    if per_class:
+        return of_each_class(of_rows, examples.labels, k, num_select)
+    return of_rows(np.arange(examples.labels.size, dtype=np.int32), num_select)
+
+
+def checked_picks(path: str, picks: Any, count: int, num_select: int) -> Selection:
+    """Return what a selector of your own picked as a `Selection` on the host.
+
+    Args:
+        path: Its import path, for messages.
+        picks: Positions, or a `Selection`.
+        count: How many examples there were.
+        num_select: How many were asked for.
+
+    Raises:
+        UserError: If they are not as many different positions as were asked for.
+    """
+    whole = isinstance(picks, Selection)
+    indices = np.asarray(picks.indices if whole else picks)
+    integers = np.issubdtype(indices.dtype, np.integer) or indices.size == 0
+    if indices.shape != (num_select,) or not integers:
+        raise UserError(
+            f"{path} returned {indices.dtype}{list(indices.shape)}; it was asked for "
+            f"{num_select} positions, whole numbers in one row"
+        )
+    different = np.unique(indices)
+    if different.size < num_select:
+        raise UserError(
+            f"{path} picked {num_select - different.size} of {num_select} examples "
+            "again; each may be picked once"
+        )
+    if num_select and not 0 <= different[0] <= different[-1] < count:
+        raise UserError(
+            f"{path} picked positions from {different[0]} to {different[-1]} of "
+            f"{count} examples; they begin at 0"
+        )
+    if not whole:
+        nothing = np.full(num_select, np.nan, np.float32)
+        return Selection(indices.astype(np.int32), nothing)
+    weights = picks.weights
+    return Selection(
+        indices.astype(np.int32),
+        np.asarray(picks.gains, np.float32),
+        None if weights is None else np.asarray(weights, np.float32),
+    )

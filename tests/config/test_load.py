@@ -71,6 +71,7 @@ def test_config_of_a_run_made_before_kinds_were_classes_loads_unchanged(path):
         "method.restart": True,
         "budget.pace": False,
         "model.stem_kind": "cifar",
+        "track": [],
     }
     for key, value in later.items():
         assert value == as_before.get(key), key

@@ -1,5 +1,8 @@
 """One-shot methods: who chooses, after which training, and what is trained on then."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -243,3 +246,25 @@ def test_selectors_that_it_names_are_those_there_are():
     from dpet_jax.selection import by_name
 
     assert {*SELECTORS, "stratified"} == {*by_name.SELECTORS}
+
+
+def test_a_selector_of_ones_own_is_asked_for_by_its_path(monkeypatch):
+    module = SimpleNamespace(
+        pick=lambda examples, num_select: examples.labels[:num_select],
+        score=lambda logits, label: logits[label],
+        lone=lambda examples: examples,
+    )
+    monkeypatch.setitem(sys.modules, "lab", module)
+    method = method_of("lab:pick")
+    assert method.scores == ("logits", "features")
+    _, (plan,), log = run(method)
+    assert log.said[1][:4] == ("lab:pick", N, 5, FRESH)
+    assert plan.index_set.tolist() == [0, 1, 2, 3, 4]
+    assert plan.weights is None
+    assert method.label == "one shot (pick, keep 0.25)"
+    assert method_of("lab:score").scores == ("lab:score",)
+    with pytest.raises(ValidationError, match="averages scores; lab:pick is none"):
+        method_of("lab:pick", networks=2)
+    # neither a score nor a selector, and the message has both forms
+    with pytest.raises(ValidationError, match=r"\(examples, num_select\)"):
+        method_of("lab:lone")

@@ -1,10 +1,15 @@
 """Selectors by name choose what the functions choose that they stand for."""
 
+import sys
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpet_jax.errors import UserError
+from dpet_jax.methods.base import Selection
 from dpet_jax.scores.factors import last_layer_gradients
 from dpet_jax.selection.by_name import SELECTORS, Examples, run_selector
 from dpet_jax.selection.craig import craig
@@ -172,3 +177,93 @@ def test_k_center_in_each_class_starts_elsewhere(examples, arrays):
     padded = jnp.zeros((128, D), jnp.float32).at[: rows.size].set(features[rows])
     expected = k_center(padded, mine.size, key=key, allowed=jnp.arange(128) < rows.size)
     np.testing.assert_array_equal(mine, rows[expected.indices])
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Selectors of the user's own, as in a package called `lab`."""
+
+    def last(examples, num_select):
+        assert isinstance(examples, Examples)
+        return np.arange(len(examples.features))[::-1][:num_select]
+
+    def farthest(examples, num_select, *, seed=0):
+        del seed
+        return k_center(examples.features, num_select)
+
+    def weighted(examples, num_select):
+        rows = np.arange(num_select)
+        return Selection(rows, rows * 1.0, examples.labels[:num_select] + 1.0)
+
+    def picking(picks):
+        def select(examples, num_select):
+            del examples
+            return picks(num_select)
+
+        return select
+
+    wrong = {
+        "few": picking(lambda m: np.arange(m - 1)),
+        "twice": picking(lambda m: np.zeros(m, int)),
+        "out": picking(lambda m: np.arange(m) + N),
+        "mask": picking(lambda m: np.ones(m, bool)),
+    }
+    right = {"last": last, "farthest": farthest, "weighted": weighted}
+    of_others = {
+        "score": lambda logits, label: logits[label],
+        "lone": lambda examples: examples,
+    }
+    module = SimpleNamespace(**right, **wrong, **of_others)
+    monkeypatch.setitem(sys.modules, "lab", module)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_selector_of_ones_own_gets_the_examples_without_padding(examples):
+    assert run_selector("lab:last", examples, 3).indices.tolist() == [59, 58, 57]
+    chosen = run_selector("lab:farthest", examples, 5)
+    expected = k_center(examples.features[:N], 5)
+    np.testing.assert_array_equal(chosen.indices, expected.indices)
+    np.testing.assert_array_equal(chosen.gains, expected.gains)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_selector_of_ones_own_is_asked_in_each_class(examples, arrays):
+    labels = arrays[1]
+    chosen = run_selector("lab:last", examples, 12, per_class=True)
+    for label in range(K):
+        mine = chosen.indices[labels[chosen.indices] == label]
+        of_class = np.flatnonzero(labels == label)[::-1]
+        np.testing.assert_array_equal(mine, of_class[: mine.size])
+    assert chosen.indices.size == 12
+    weighted = run_selector("lab:weighted", examples, 12, per_class=True)
+    np.testing.assert_array_equal(weighted.weights, labels[weighted.indices] + 1)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("few", r"lab:few returned int64\[3\]; it was asked for 4 positions"),
+        ("twice", "lab:twice picked 3 of 4 examples again"),
+        ("out", "lab:out picked positions from 60 to 63 of 60 examples"),
+        ("mask", r"lab:mask returned bool\[4\]"),
+    ],
+)
+def test_wrong_picks_of_ones_own_are_told(examples, name, told):
+    with pytest.raises(UserError, match=told):
+        run_selector(f"lab:{name}", examples, 4)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("lab:nothing", "has no 'nothing'"),
+        ("lab:score", r"a selector is a function of \(examples, num_select\)"),
+        ("lab:lone", r"this is \(examples\)"),
+        ("nowhere.at_all:x", "cannot import"),
+    ],
+)
+def test_what_is_no_selector_is_refused(examples, path, told):
+    with pytest.raises(ValueError, match=told):
+        run_selector(path, examples, 4)
