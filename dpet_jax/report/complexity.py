@@ -7,7 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from dpet_jax.report.grid import Grid, Point
-from dpet_jax.report.printed import NONE, percent, points, significant, span
+from dpet_jax.report.printed import (
+    NONE,
+    dearer,
+    dearer_than,
+    percent,
+    points,
+    span,
+)
 from dpet_jax.report.runs import COST_NAMES
 from dpet_jax.report.sheets import Entry, Sheet
 from dpet_jax.report.table import Spread, spread
@@ -210,8 +217,9 @@ def complexity_words(found: Complexity) -> str:
     else:
         half = found.halved
         told = (
-            f"{half.half.row.label} costs {significant(half.cost.median)} of "
-            f"{half.whole.row.label} at {points(half.accuracy.median)} points "
+            f"{half.half.row.label} is "
+            f"{dearer_than(half.cost.median, half.whole.row.label)} at "
+            f"{points(half.accuracy.median)} points "
             f"({span(half.accuracy.low, half.accuracy.high, points)})"
         )
     if found.before is None or found.after is None or found.knee is None:
@@ -231,8 +239,8 @@ def _row(found: Complexity) -> tuple[Entry, ...]:
         lost = Entry(
             f"{points(half.accuracy.median)} points",
             (
-                f"{span(half.accuracy.low, half.accuracy.high, points)}, for "
-                f"{significant(half.cost.median)} of the cost: {half.half.row.label}",
+                f"{span(half.accuracy.low, half.accuracy.high, points)}, "
+                f"{dearer(half.cost.median)}: {half.half.row.label}",
             ),
         )
     knee = Entry(NONE)

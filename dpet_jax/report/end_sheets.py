@@ -10,10 +10,17 @@ from dpet_jax.report.equal_accuracy import (
     Gain,
     Ratio,
 )
-from dpet_jax.report.printed import NONE, percent, points, significant, target_name
+from dpet_jax.report.printed import (
+    NONE,
+    dearer,
+    percent,
+    points,
+    significant,
+    target_name,
+)
 from dpet_jax.report.rows import Comparison, Row
 from dpet_jax.report.runs import COST_NAMES
-from dpet_jax.report.sheets import Entry, Sheet
+from dpet_jax.report.sheets import BASELINE, Entry, Sheet, not_run
 from dpet_jax.run.costs import By
 
 UNITS: dict[By, str] = {
@@ -41,11 +48,11 @@ def ratio_sheet(table: EndTable, comparison: Comparison) -> Sheet:
     baseline, random = comparison.row("tuned"), comparison.row("random")
     name = "the baseline" if baseline is None else baseline.label
     notes = [
-        f"Each cell: cost over that of {name}, with the same network, at equal test "
-        f"accuracy; below 1 is a saving. In brackets the range of {RANGE:.0%} of "
-        "resamples. Then the cost itself"
-        + ("" if random is None else f"; the ratio to {random.label}")
-        + "; and the ratio at equal validation accuracy, the split that settings were "
+        f"Against {name} with the same network, at equal test accuracy; in brackets "
+        f"the range of {RANGE:.0%} of resamples, where a minus is cheaper.",
+        "Below it the cost itself"
+        + ("" if random is None else f"; the cost against {random.label}")
+        + "; and the same at equal validation accuracy, the split that settings were "
         "tuned on.",
         "The error of each method was fitted by a power law of the cost, over runs of "
         f"several lengths that were read once, at their end. {NONE} where a target is "
@@ -57,9 +64,7 @@ def ratio_sheet(table: EndTable, comparison: Comparison) -> Sheet:
             "An epoch is one full pass of the baseline's network, so that passes of a "
             "narrower one count for less."
         )
-    absent = [row.label for row in comparison.at_end.rows if not row.all_runs]
-    if absent:
-        notes.append(f"Not run yet: {'; '.join(absent)}.")
+    notes += not_run(comparison.at_end.rows)
     worst = max((r.misfit for r in table.rows if r.misfit is not None), default=None)
     if worst is not None:
         notes.append(
@@ -67,7 +72,7 @@ def ratio_sheet(table: EndTable, comparison: Comparison) -> Sheet:
         )
     return Sheet(
         name="equal",
-        title=f"Cost at equal accuracy, over that of {name}",
+        title=f"Cost at equal accuracy, against {name}",
         header=("method", *map(target_name, table.targets)),
         rows=tuple(
             (
@@ -89,7 +94,7 @@ def _ranges(table: EndTable) -> str:
     return (
         f"The {len(table.seeds)} seeds that all methods have at all lengths were drawn "
         "with replacement, the same ones for all methods, and all curves fitted anew. "
-        "A range that reaches 1 leaves open whether anything is saved."
+        "A range that reaches 0 leaves open whether anything is saved."
     )
 
 
@@ -98,22 +103,20 @@ def _ratio_entry(row: EndRow, target: float, table: EndTable) -> Entry:
     small = []
     if cost is not None:
         small.append(f"{significant(cost)} {UNITS[table.by]}")
+    if tuned is not None and tuned.value == 1 and tuned.low is None:
+        return Entry(BASELINE, tuple(small))
     if (random := row.random[target]) is not None and random.low is not None:
-        small.append(f"of random {ratio_text(random)}")
+        small.append(f"random: {ratio_text(random)}")
     on_validation = row.tuned_validation[target]
     if on_validation is not None and on_validation.low is not None:
-        small.append(f"validation {ratio_text(on_validation)}")
+        small.append(f"validation: {ratio_text(on_validation)}")
     saves = tuned is not None and tuned.high is not None and tuned.high < 1
     return Entry(ratio_text(tuned), tuple(small), saves)
 
 
 def ratio_text(ratio: Ratio | None) -> str:
-    """Return a ratio with its range."""
-    if ratio is None:
-        return NONE
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.2f}"
-    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+    """Return a ratio of costs with its range, in words."""
+    return NONE if ratio is None else dearer(*ratio)
 
 
 def _best_sheet(table: EndTable) -> list[Sheet]:
@@ -144,9 +147,9 @@ def _best_sheet(table: EndTable) -> list[Sheet]:
                 for arm in table.best
             ),
             notes=(
-                "Each cell: the least cost of a method's rows, which differ in their "
-                "network, over the least cost of the baseline's, at equal test "
-                "accuracy; below it that cost, and the row where it is not the first. "
+                "The least cost of a method's rows, which differ in their network, "
+                "against the least cost of the baseline's, at equal test accuracy; "
+                "below it that cost, and the row where it is not the first. "
                 f"{NONE} where the curve of one of these does not span the target.",
             ),
         )
@@ -166,7 +169,7 @@ def gain_sheet(table: EndTable) -> Sheet:
             "test accuracy",
             "validation accuracy",
             "over the baseline at this cost, points",
-            "cost over the baseline's at this accuracy",
+            "cost against the baseline's at this accuracy",
         ),
         rows=tuple(
             _gain_row(row.row.label, gain) for row in table.rows for gain in row.gains
@@ -174,7 +177,8 @@ def gain_sheet(table: EndTable) -> Sheet:
         notes=(
             "Means over seeds, standard deviations with plus or minus. Points over the "
             "baseline with its standard error, the seeds unpaired, where the baseline "
-            "has runs of the same cost; the ratio where its curve spans the accuracy.",
+            "has runs of the same cost; the last column where its curve spans the "
+            "accuracy.",
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from dpet_jax.report.printed import percent, significant
+from dpet_jax.report.printed import brief, percent, significant
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import Run
 from dpet_jax.run.costs import NEGLIGIBLE_S, By
@@ -18,6 +18,9 @@ _COSTS: dict[By, str] = {
     "visits": "examples that the main model has seen in training, repeats included "
     "(visits in table.csv); without scoring, auxiliary networks and evaluation",
 }
+
+#: Characters of a fingerprint that tell data sets apart; runs.csv has all of them.
+_MARK = 12
 
 
 def setting(comparison: Comparison, by: By) -> list[tuple[str, str]]:
@@ -62,7 +65,8 @@ def deviations(comparison: Comparison) -> list[str]:
 def _data(run: Run) -> str:
     start = run.started
     seed = run.config["data"]["split_seed"]
-    return f"{start['dataset']}, fingerprint {start['fingerprint']}, split seed {seed}"
+    mark = start["fingerprint"][:_MARK]
+    return f"{start['dataset']} (fingerprint {mark}…), split seed {seed}"
 
 
 def _sizes(run: Run) -> str:
@@ -90,6 +94,8 @@ def _fill_rows(runs: Iterable[Run]) -> str:
     if not shares:
         return ""
     most, method = max(shares)
+    if percent(most) == percent(0.0):
+        return ""
     return (
         f"at most {percent(most)} of the examples that a run has seen ({method}); they "
         "complete the last batch of a plan, and are in epochs, seconds and Wh"
@@ -127,8 +133,8 @@ def _compilation(runs: Iterable[Run]) -> str:
     if not waits:
         return ""
     return (
-        f"{significant(sum(waits))} s over all {len(waits)} runs, at most "
-        f"{significant(max(waits))} s in one; {cached} of them found programs in a "
+        f"{brief(sum(waits))} s over all {len(waits)} runs, at most "
+        f"{brief(max(waits))} s in one; {cached} of them found programs in a "
         "cache. Costs in the tables are warm, that is without compilation and reading "
         "the data, which a process does once for all its runs; cold costs would be "
         "higher by both"

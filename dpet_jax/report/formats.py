@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dpet_jax.files import csv_cell
-from dpet_jax.report.printed import NONE, TIMES
+from dpet_jax.report.printed import NONE
 from dpet_jax.report.rows import Comparison, Row
 from dpet_jax.report.runs import COMPARED, Run, compared
 from dpet_jax.report.sheets import Entry, Sheet, relative
@@ -30,7 +30,7 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     **{character: f"\\{character}" for character in "_%&$#{}"},
     NONE: "--",
-    TIMES: r"$\times$",
+    "\N{MINUS SIGN}": "$-$",
 }
 
 
@@ -212,12 +212,12 @@ def _of_run(run: Run, out: Path) -> dict[str, object]:
 def _entry_markdown(entry: Entry) -> str:
     main = escape_markdown(entry.main)
     main = f"**{main}**" if entry.strong else main
-    small = "; ".join(map(escape_markdown, entry.small))
+    small = "; ".join(map(escape_markdown, filter(None, (entry.beside, *entry.small))))
     return f"{main} ({small})".strip() if small else main
 
 
 def _entry_latex(entry: Entry) -> str:
     main = escape_latex(entry.main)
     main = f"\\textbf{{{main}}}" if entry.strong else main
-    small = escape_latex("; ".join(entry.small))
+    small = escape_latex("; ".join(filter(None, (entry.beside, *entry.small))))
     return f"{main} {{\\scriptsize ({small})}}" if small else main

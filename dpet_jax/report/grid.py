@@ -100,11 +100,11 @@ def front_sheet(found: Sequence[Grid]) -> Sheet | None:
                         Entry(str(len(point.row.runs))),
                         Entry(
                             significant(seconds.median),
-                            (span(seconds.low, seconds.high),),
+                            beside=span(seconds.low, seconds.high),
                         ),
                         Entry(
                             percent(accuracy.median),
-                            (span(accuracy.low, accuracy.high, percent),),
+                            beside=span(accuracy.low, accuracy.high, percent),
                             strong=place in best,
                         ),
                     )

@@ -1,7 +1,7 @@
 """A report on disk: one self-contained page, and its parts for papers."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from dpet_jax.report.formats import (
     to_markdown,
     to_text,
 )
+from dpet_jax.report.glossary import glossary
 from dpet_jax.report.grid import front_sheet, grids
 from dpet_jax.report.paired import paired_differences
 from dpet_jax.report.printed import fitted
@@ -29,7 +30,9 @@ from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES
 from dpet_jax.report.sheets import (
     Sheet,
+    accuracy_sheet,
     cost_sheet,
+    not_run,
     paired_sheets,
     paper_sheet,
     results_sheet,
@@ -61,6 +64,16 @@ class _Content(NamedTuple):
     setting: list[tuple[str, str]]
     deviations: list[str]
     missing: list[str]
+
+    @property
+    def texts(self) -> Iterator[str]:
+        """Everything it says, but names of runs and numbers."""
+        for sheet in (*self.results, *self.checks, self.sources):
+            yield from (sheet.title, *sheet.header, *sheet.notes)
+            yield from (s for row in sheet.rows for entry in row for s in entry.small)
+        for name, text in self.setting:
+            yield from (name, text)
+        yield from self.deviations
 
 
 def write_report(
@@ -142,7 +155,10 @@ def answer(comparison: Comparison, by: By, width: int = 80) -> str:
     table = cost_table(comparison.crossing, by)
     sheets = [*ends, front, cost_sheet(table), results_sheet(table)]
     table_text = to_text(present(sheets)[0], width)
-    words = [fitted(line, width) for line in verdict(comparison, by)]
+    words = [
+        fitted(line, width)
+        for line in (*verdict(comparison, by), *not_run(comparison.gridless.rows))
+    ]
     return "\n".join([table_text, *words])
 
 
@@ -176,6 +192,7 @@ def _content(
         *anova_sheets(crossed, by),
         cost_sheet(table),
         savings_sheet(table, crossing),
+        accuracy_sheet(table),
         paper_sheet(table),
         results_sheet(table),
         start_sheet(crossing),
@@ -227,6 +244,12 @@ def _page(
         pictures=pictures,
         inline=inline,
         lead=lead or verdict(content.comparison, content.by),
+        glossary=glossary(
+            [
+                *content.texts,
+                *(text for p in pictures for text in (p.title, p.caption)),
+            ]
+        ),
     )
 
 

@@ -27,7 +27,14 @@ from dpet_jax.report.equal_accuracy import EndRow, EndTable, end_table
 from dpet_jax.report.formats import escape_markdown, to_markdown
 from dpet_jax.report.grid import Grid, front_sheet, grids, name_of
 from dpet_jax.report.page import drawing, present, rendered
-from dpet_jax.report.printed import fitted, percent, points, significant, span
+from dpet_jax.report.printed import (
+    dearer_than,
+    fitted,
+    percent,
+    points,
+    significant,
+    span,
+)
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES, Run
 from dpet_jax.report.searches import (
@@ -411,8 +418,9 @@ def _complexity_claims(found: Sequence[Complexity]) -> Iterator[Claim]:
         yield Claim(
             f"A simpler network halves the cost at the same accuracy ({one.label})",
             "holds" if lost.low >= 0 else "does not hold" if lost.high < 0 else "open",
-            f"{half.half.row.label} for {significant(half.cost.median)} of "
-            f"{half.whole.row.label}: {points(lost.median)} points "
+            f"{half.half.row.label}, "
+            f"{dearer_than(half.cost.median, half.whole.row.label)}: "
+            f"{points(lost.median)} points "
             f"({span(lost.low, lost.high, points)})",
         )
 
@@ -446,7 +454,7 @@ def _of_practices(places: Places, by: By | None) -> Chapter:
         figure = costs_at_equal_accuracy(table, comparison, target)
     picture = Picture(
         "practices",
-        "What each practice costs over the baseline at equal test accuracy",
+        "What each practice costs against the baseline at equal test accuracy",
         "",
         "Left of the line it saves; the range is that of 95 % of resamples of seeds. "
         "Where a row is missing, its runs do not span the accuracy.",
@@ -507,14 +515,14 @@ def _saving_words(
             open_.append(told)
     name = COST_NAMES[table.by]
     yield (
-        f"At {100 * target:g} % test accuracy, in {name} over the baseline's: "
-        + (f"{'; '.join(saving)} save" if saving else "nothing saves beyond its range")
+        f"At {100 * target:g} % test accuracy, in {name} against the baseline: "
+        + ("; ".join(saving) if saving else "nothing saves beyond its range")
         + "."
     )
     if costing:
         yield f"These cost more: {'; '.join(costing)}."
     if open_:
-        yield f"Open, for the range reaches 1: {'; '.join(open_)}."
+        yield f"Open, for the range reaches 0: {'; '.join(open_)}."
 
 
 # all of them

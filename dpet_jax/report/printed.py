@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Callable
 
 NONE = "\N{EN DASH}"
-TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
+_PERCENT = " %"
+_NOTICED_S = 0.1
 
 
 def significant(value: float | None) -> str:
@@ -47,9 +48,60 @@ def points(fraction: float | None) -> str:
     return "0.0" if text in ("+0.0", f"{_MINUS}0.0") else text
 
 
-def times(ratio: float | None) -> str:
-    """Return a ratio as a factor."""
-    return NONE if ratio is None else f"{significant(ratio)}{TIMES}"
+#: From here on a ratio is told as a factor, for 150 % more is easily read as 1.5 times.
+_FACTOR_FROM = 2.0
+
+
+def dearer(
+    ratio: float | None, low: float | None = None, high: float | None = None
+) -> str:
+    """Return what a ratio of costs means: "11 % dearer (+4 to +18 %)".
+
+    Args:
+        ratio: Of a cost to that of a baseline.
+        low: Of its range, likewise a ratio; None where there is none.
+        high: Its other end.
+    """
+    if ratio is None:
+        return NONE
+    text = _dearer(ratio)
+    if low is None or high is None:
+        return text
+    if ratio >= _FACTOR_FROM:
+        return f"{text} ({significant(low)} to {significant(high)} times)"
+    ends = " to ".join(change_of(end) for end in (low, high))
+    return f"{text} ({ends} %)"
+
+
+def dearer_than(ratio: float, name: str) -> str:
+    """Return what a ratio of costs means, with the name of what it is compared with."""
+    text = _dearer(ratio)
+    return f"{text} {'as' if text.endswith('as dear') else 'than'} {name}"
+
+
+def _dearer(ratio: float) -> str:
+    if ratio >= _FACTOR_FROM:
+        return f"{significant(ratio)} times as dear"
+    change = change_of(ratio)
+    if change == "0":
+        return "as dear"
+    return f"{change[1:]} % {'dearer' if change[0] == '+' else 'cheaper'}"
+
+
+def change_of(ratio: float) -> str:
+    """Return by how many percent a cost is above or below another, with its sign."""
+    change = 100 * (ratio - 1)
+    text = f"{change:+.0f}"
+    # nothing costs all of it less
+    text = f"{change:+.2f}" if text == "-100" else text
+    return "0" if text in ("+0", "-0") else text.replace("-", _MINUS)
+
+
+def brief(seconds: float | None) -> str:
+    """Return seconds, without digits for what is too short for anybody to notice."""
+    if seconds is not None and 0 < seconds < _NOTICED_S:
+        return f"< {_NOTICED_S:g}"
+    return significant(seconds)
 
 
 def target_name(target: float) -> str:
@@ -63,7 +115,12 @@ def span(
     """Return a range, or that there is none."""
     if low is None or high is None:
         return NONE
-    return "no spread" if low == high else f"{number(low)} to {number(high)}"
+    if low == high:
+        return "no spread"
+    first, last = number(low), number(high)
+    if last.endswith(_PERCENT):  # once is enough
+        first = first.removesuffix(_PERCENT)
+    return f"{first} to {last}"
 
 
 #: What begins a line: an indent, or a name and the blanks before its text.

@@ -1,7 +1,8 @@
 """The tables of a report as text, before they become HTML, Markdown or LaTeX."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,18 +15,25 @@ from dpet_jax.report.paired import (
 from dpet_jax.report.paper import paper_ratio
 from dpet_jax.report.printed import (
     NONE,
+    brief,
+    dearer,
     percent,
     points,
     signed,
     significant,
     span,
     target_name,
-    times,
 )
 from dpet_jax.report.rows import Comparison, Row
 from dpet_jax.report.runs import COST_NAMES, Run
 from dpet_jax.report.table import Cell, CostTable, Spread, TableRow, spread
 from dpet_jax.run.costs import By
+
+#: What stands where a method would be compared with itself.
+BASELINE = "baseline"
+
+#: Columns of final results that every method has: name, seeds, accuracy, cost.
+_ALWAYS = 4
 
 
 class Entry(NamedTuple):
@@ -35,11 +43,13 @@ class Entry(NamedTuple):
         main: The number itself.
         small: What goes with it, a line each.
         strong: Whether it is set in bold.
+        beside: What goes with it on the same line, such as its range.
     """
 
     main: str
     small: tuple[str, ...] = ()
     strong: bool = False
+    beside: str = ""
 
 
 class Sheet(NamedTuple):
@@ -50,7 +60,8 @@ class Sheet(NamedTuple):
         title: What it shows.
         header: Of each column.
         rows: One entry for each column.
-        notes: How to read it, a sentence each.
+        notes: How to read it; the first is all that most readers need.
+        folded: Whether the whole table is for those who ask for it.
     """
 
     name: str
@@ -58,6 +69,18 @@ class Sheet(NamedTuple):
     header: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...] = ()
+    folded: bool = False
+
+
+def run_of(table: CostTable) -> list[TableRow]:
+    """Return the lines of a table that have a run."""
+    return [line for line in table.rows if line.row.all_runs]
+
+
+def not_run(rows: Iterable[Row]) -> list[str]:
+    """Return which methods have no run yet, a sentence or none."""
+    absent = [row.label for row in rows if not row.all_runs]
+    return [f"No run yet: {'; '.join(absent)}."] if absent else []
 
 
 def cost_sheet(table: CostTable) -> Sheet | None:
@@ -67,22 +90,41 @@ def cost_sheet(table: CostTable) -> Sheet | None:
     """
     if not table.targets:
         return None
+    lines = run_of(table)
+    cells = [cell for line in lines for cell in line.cells.values()]
+    several = any(len(cell.costs) > 1 for cell in cells)
+    missed = any(cell.reached < len(cell.costs) for cell in cells)
     return Sheet(
         name="cost",
         title=f"Cost to reach an accuracy, in {COST_NAMES[table.by]}",
         header=("method", *map(target_name, table.targets)),
         rows=tuple(
             (Entry(line.row.label), *(cost_entry(line.cells[t]) for t in table.targets))
-            for line in table.rows
+            for line in lines
         ),
         notes=(
-            "Each cell: median over seeds, where a seed that never reached the target "
-            "counts as above all that did; then the range of those that reached it, "
-            "how many of all seeds did, and the median test accuracy of their "
-            f"parameters at that moment. {NONE} where the median seed never reached "
-            "it; nothing is extrapolated.",
-            "Bold: every seed reached the target, and the most expensive of them spent "
-            "less than any seed of any other method.",
+            "Median and range over seeds."
+            if several
+            else "Of one seed, so that no spread is known.",
+            *(
+                (
+                    "A seed that never reached the target counts as above all that "
+                    "did; where some did not, the range is that of those that did, "
+                    f"and below it is how many. {NONE} where the median seed never "
+                    "reached it; nothing is extrapolated.",
+                )
+                if missed
+                else ()
+            ),
+            *(
+                (
+                    "Bold: every seed reached the target, and the most expensive of "
+                    "them spent less than any seed of any other method.",
+                )
+                if any(cell.best for cell in cells)
+                else ()
+            ),
+            *not_run(line.row for line in table.rows),
         ),
     )
 
@@ -91,18 +133,52 @@ def cost_entry(cell: Cell) -> Entry:
     """Return a cell of the cost table as text."""
     if not cell.costs:
         return Entry("", ("no run",))
-    small = [f"{cell.reached} of {len(cell.costs)}"]
+    small, seeds = [], len(cell.costs)
     if cell.reached and cell.spread is None:
-        small.insert(0, "not measured")
-    elif cell.spread is not None and cell.reached > 1:
-        small.insert(0, span(*cell.spread))
-    if cell.test_accuracy is not None:
-        small.append(f"test {percent(cell.test_accuracy)}")
-    return Entry(significant(cell.median), tuple(small), cell.best)
+        small.append("not measured")
+    if cell.reached < seeds:
+        small.append(f"{cell.reached} of {seeds} seeds" if seeds > 1 else "not reached")
+    beside = _range(*cell.spread) if cell.spread is not None else ""
+    return Entry(significant(cell.median), tuple(small), cell.best, beside)
+
+
+def _range(
+    low: float, high: float, number: Callable[[float], str] = significant
+) -> str:
+    """Return what stands beside a median: nothing where all seeds are equal."""
+    return "" if low == high else span(low, high, number)
+
+
+def accuracy_sheet(table: CostTable) -> Sheet | None:
+    """Return the test accuracy at the moments at which runs reached their targets.
+
+    None where none did.
+    """
+    lines = run_of(table)
+    held = [cell.test_accuracy for line in lines for cell in line.cells.values()]
+    if all(accuracy is None for accuracy in held):
+        return None
+    return Sheet(
+        name="at_targets",
+        title="Test accuracy when an accuracy was reached",
+        header=("method", *map(target_name, table.targets)),
+        rows=tuple(
+            (
+                Entry(line.row.label),
+                *(Entry(percent(line.cells[t].test_accuracy)) for t in table.targets),
+            )
+            for line in lines
+        ),
+        notes=(
+            "Median over the seeds that reached the target, of the same parameters. "
+            "It was measured then, and decided nothing.",
+        ),
+        folded=True,
+    )
 
 
 def savings_sheet(table: CostTable, comparison: Comparison) -> Sheet | None:
-    """Return what each method saves against both standards.
+    """Return what each method costs against both standards.
 
     None without either of them, or without a target.
     """
@@ -114,23 +190,33 @@ def savings_sheet(table: CostTable, comparison: Comparison) -> Sheet | None:
     if not labels or not table.targets:
         return None
     rows = []
-    for line in table.rows:
+    for line in run_of(table):
         entries = []
         for target in table.targets:
-            first, *others = (times(line.savings[role][target]) for role in labels)
-            entries.append(Entry(first, tuple(f"tuned {other}" for other in others)))
+            first, *others = (
+                _against(line, role, label, target) for role, label in labels.items()
+            )
+            entries.append(Entry(first, tuple(f"tuned: {other}" for other in others)))
         rows.append((Entry(line.row.label), *entries))
     first, *others = labels.values()
-    note = f"Each cell: median cost of {first} over that of the method"
+    note = f"Median cost of the method against that of {first}"
     if others:
-        note += f"; below it, marked tuned, that of {others[0]}"
+        note += f"; below it, marked tuned, against that of {others[0]}"
     return Sheet(
         name="savings",
-        title="Savings against standard training",
+        title="Cost against standard training",
         header=("method", *map(target_name, table.targets)),
         rows=tuple(rows),
-        notes=(f"{note}. Above 1 is a saving.",),
+        notes=(f"{note}.",),
     )
+
+
+def _against(line: TableRow, role: str, label: str, target: float) -> str:
+    """Return what a method costs against a baseline, which costs what it costs."""
+    saving = line.savings[role][target]
+    if saving is not None and line.row.label == label:
+        return BASELINE
+    return dearer(None if saving is None else 1 / saving)
 
 
 def paper_sheet(table: CostTable) -> Sheet | None:
@@ -149,12 +235,12 @@ def paper_sheet(table: CostTable) -> Sheet | None:
     def entry(line: TableRow, target: float) -> Entry:
         saving = line.savings.get("standard", {}).get(target)
         ours = None if saving is None else 1 / saving
-        theirs = significant(paper.get((line.row.key, target)))
-        return Entry(significant(ours), (f"paper {theirs}",))
+        theirs = dearer(paper.get((line.row.key, target)))
+        return Entry(dearer(ours), (f"paper: {theirs}",))
 
     return Sheet(
         name="paper",
-        title="Beside the paper: cost over that of standard training",
+        title="Beside the paper: cost against standard training",
         header=("method", *map(target_name, targets)),
         rows=tuple(
             (Entry(line.row.label), *(entry(line, target) for target in targets))
@@ -169,30 +255,53 @@ def paper_sheet(table: CostTable) -> Sheet | None:
 
 
 def results_sheet(table: CostTable) -> Sheet:
-    """Return the final results of each method."""
+    """Return the final results of each method.
+
+    Columns in which there is nothing for any method are left out.
+    """
+    lines = run_of(table)
+    header = (
+        "method",
+        "seeds",
+        "test accuracy",
+        f"{COST_NAMES[table.by]}, in all",
+        "coreset",
+        "pruned",
+        "selection, of FLOPs",
+        "compilation, s",
+        "stopped by",
+    )
+    rows = [_results(line) for line in lines]
+    nothing = {NONE, percent(0.0), "finished"}
+    shown = [
+        place
+        for place in range(len(header))
+        if place < _ALWAYS or {row[place].main for row in rows} - nothing
+    ]
+    names = {header[place] for place in shown}
+    notes = ["Medians, with the range over seeds beside them."]
+    if "selection, of FLOPs" in names:
+        notes.append("Selection is scoring, selecting and training auxiliary networks.")
+    if "compilation, s" in names:
+        notes.append(
+            "Compilation is in no other number here, nor is reading the data: it is "
+            "the time that runs waited for their programs, and the first run of a "
+            "process waits for what later runs, and runs with a cache, find ready."
+        )
+    if "coreset" in names and any(
+        row[header.index("pruned")].main == NONE for row in rows
+    ):
+        notes.append(
+            f"A coreset with {NONE} pruned was left by runs that trained on all data."
+        )
+    if "stopped by" not in names and rows:
+        notes.append("Every run went on to the end of its plan.")
     return Sheet(
         name="ends",
         title="At the end of the runs",
-        header=(
-            "method",
-            "seeds",
-            "test accuracy",
-            f"{COST_NAMES[table.by]}, in all",
-            "coreset",
-            "pruned",
-            "selection, of FLOPs",
-            "compilation, s",
-            "stopped by",
-        ),
-        rows=tuple(_results(line) for line in table.rows),
-        notes=(
-            "Medians, with the range below. Selection is scoring, selecting and "
-            "training auxiliary networks. Compilation is in no other number here, nor "
-            "is reading the data: it is the time that runs waited for their programs, "
-            "and the first run of a process waits for what later runs, and runs with "
-            "a cache, find ready.",
-            f"A coreset with {NONE} pruned was left by runs that trained on all data.",
-        ),
+        header=tuple(header[place] for place in shown),
+        rows=tuple(tuple(row[place] for place in shown) for row in rows),
+        notes=(*notes, *not_run(line.row for line in table.rows)),
     )
 
 
@@ -209,7 +318,7 @@ def _results(line: TableRow) -> tuple[Entry, ...]:
         Entry(NONE if size is None else f"{size:,.0f}"),
         Entry(percent(line.pruning_ratio)),
         Entry(percent(line.selection_share)),
-        _spread(spread(waits), significant),
+        _spread(spread(waits), brief),
         Entry(", ".join(reasons) or NONE),
     )
 
@@ -217,17 +326,25 @@ def _results(line: TableRow) -> tuple[Entry, ...]:
 def _spread(of: Spread | None, number: Callable[[float], str]) -> Entry:
     if of is None:
         return Entry(NONE)
-    small = () if of.low == of.high else (span(of.low, of.high, number),)
-    return Entry(number(of.median), small)
+    return Entry(number(of.median), beside=_range(of.low, of.high, number))
 
 
 def paired_sheets(differences: Sequence[Difference], by: By) -> list[Sheet]:
-    """Return the paired differences, one table for each baseline."""
-    roles = dict.fromkeys(one.role for one in differences)
-    return [
-        _paired(role, [one for one in differences if one.role == role], by)
-        for role in roles
-    ]
+    """Return the paired differences, one table for each baseline that has a run."""
+    held: dict[str, dict[str, list[Difference]]] = {}
+    for one in differences:
+        held.setdefault(one.role, {}).setdefault(one.row.key, []).append(one)
+    found = []
+    for role, by_row in held.items():
+        # without any pair, and none that was censored, there is nothing to compare
+        kept = [d for d in by_row.values() if any(_told(one) for one in d)]
+        if kept:
+            found.append(_paired(role, [one for d in kept for one in d], by))
+    return found
+
+
+def _told(one: Difference) -> bool:
+    return one.of is not None or any(one.censored.values())
 
 
 def _paired(role: str, differences: list[Difference], by: By) -> Sheet:
@@ -236,6 +353,9 @@ def _paired(role: str, differences: list[Difference], by: By) -> Sheet:
     found = {(one.row.key, one.target): one for one in differences}
     baseline = {"tuned": "tuned standard training", "random": "the random control"}
     cost = COST_NAMES[by].partition(" (")[0]
+    pairs = Counter(len(one.differences) for one in differences if one.differences)
+    usual = max(pairs, key=lambda n: (pairs[n], n), default=0)
+    testable = any(one.p is not None for one in differences)
     return Sheet(
         name=f"against_{role}",
         title=f"Paired differences from {baseline.get(role, role)}",
@@ -247,36 +367,52 @@ def _paired(role: str, differences: list[Difference], by: By) -> Sheet:
             ),
         ),
         rows=tuple(
-            (Entry(label), *(_difference(found[key, target]) for target in columns))
+            (
+                Entry(label),
+                *(_difference(found[key, t], usual, testable) for t in columns),
+            )
             for key, label in labels.items()
         ),
         notes=(
-            "Each cell: method minus baseline, median and range over the seeds that "
-            "both have (for a cost, with which both reached the target). Wilcoxon's "
-            "signed-rank test, two-sided, with Holm's correction for all methods of a "
-            f"column; not testable below {TESTABLE_PAIRS} pairs.",
+            "Method minus baseline: median and range over the seeds that both have "
+            "(for a cost, with which both reached the target), "
+            f"{_pairs(usual)} where nothing else is said.",
+            "Wilcoxon's signed-rank test, two-sided, with Holm's correction for all "
+            f"methods of a column; not testable below {TESTABLE_PAIRS} pairs"
+            + ("." if testable else ", so that nothing is tested here."),
             f"With {len(labels)} methods at least {pairs_needed(len(labels))} pairs "
             f"are needed for a p below {SIGNIFICANT:g}, however large the differences.",
-            "Censored: seeds that both have, of which one or both never reached the "
-            "target. They are in no difference and in no test, so that a cell with "
-            "censored seeds compares the easier ones alone.",
+            *(
+                (
+                    "Censored: seeds that both have, of which one or both never "
+                    "reached the target. They are in no difference and in no test, so "
+                    "that a cell with censored seeds compares the easier ones alone.",
+                )
+                if any(any(one.censored.values()) for one in differences)
+                else ()
+            ),
         ),
     )
 
 
-def _difference(one: Difference) -> Entry:
+def _pairs(count: int) -> str:
+    return f"{count} pair{'s' * (count != 1)}"
+
+
+def _difference(one: Difference, usual: int, testable: bool) -> Entry:
+    """Return a cell; what all cells have in common is said below the table."""
     if one.of is None:
         return Entry(NONE, ("no pair", *_censored(one)))
     number = points if one.target is None else signed
     pairs = len(one.differences)
-    small = [f"{pairs} pair{'s' * (pairs > 1)}"]
-    if pairs > 1:
-        small.insert(0, span(one.of.low, one.of.high, number))
+    small = [] if pairs == usual else [_pairs(pairs)]
     small += _censored(one)
-    small.append("not testable" if one.p is None else f"p = {significant(one.p)}")
+    if testable:
+        small.append("not testable" if one.p is None else f"p = {significant(one.p)}")
     if one.least_p is not None and one.least_p >= SIGNIFICANT:
         small.append(f"too few pairs: p cannot be below {significant(one.least_p)}")
-    return Entry(number(one.of.median), tuple(small))
+    beside = _range(one.of.low, one.of.high, number)
+    return Entry(number(one.of.median), tuple(small), beside=beside)
 
 
 def _censored(one: Difference) -> list[str]:
@@ -387,6 +523,7 @@ def sources_sheet(comparison: Comparison, out: Path) -> Sheet:
             for run in row.all_runs
         ),
         notes=("Paths start from the folder of this report.",),
+        folded=True,
     )
 
 

@@ -11,7 +11,7 @@ from dpet_jax.report.complexity import complexities, complexity_words
 from dpet_jax.report.end_sheets import UNITS, ratio_text
 from dpet_jax.report.equal_accuracy import EndTable, Ratio, end_table
 from dpet_jax.report.grid import grids
-from dpet_jax.report.printed import significant, target_name
+from dpet_jax.report.printed import dearer, dearer_than, significant, target_name
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.table import CostTable, TableRow, cost_table
 from dpet_jax.run.costs import By
@@ -50,8 +50,9 @@ def _of_ends(table: EndTable, comparison: Comparison) -> Iterator[str]:
         told = "" if control is None else f"; {control[1]} {ratio_text(control[0])}"
         network = " with the same network" if table.best else ""
         yield (
-            f"At {target_name(target)}: {row.row.label} costs {ratio_text(best)} of "
-            f"{baseline.label}{network}{told}."
+            f"At {target_name(target)}: {row.row.label} is "
+            f"{dearer_than(best.value, baseline.label)}{network}"
+            f"{ratio_text(best).removeprefix(dearer(best.value))}{told}."
         )
         yield _paid(best, None if control is None else control[0])
         return
@@ -77,8 +78,10 @@ def _control(
 def _paid(best: Ratio, control: Ratio | None) -> str:
     if best.high is None:
         return "There are too few seeds for a range, so that nothing is decided."
+    if best.low is not None and best.low > 1:
+        return "It saves nothing: its whole range is dearer."
     if best.high >= 1:
-        return "Its range reaches 1, so that it is open whether it saves anything."
+        return "Its range reaches 0, so that it is open whether it saves anything."
     if control is None:
         return "It saves; without a random control it is open whether by choosing."
     if control.low is not None and best.high < control.low:
@@ -105,8 +108,8 @@ def _of_crossings(table: CostTable, comparison: Comparison) -> Iterator[str]:
         assert mine.median is not None, "it is one of those known"
         seeds = len(mine.costs)
         yield (
-            f"To {target_name(target)}: {best.row.label} took "
-            f"{significant(mine.median / cost)} of {baseline.row.label} "
+            f"To {target_name(target)}: {best.row.label} was "
+            f"{dearer_than(mine.median / cost, baseline.row.label)} "
             f"({significant(mine.median)} against {significant(cost)} "
             f"{UNITS[table.by]}, "
             + ("one seed)" if seeds == 1 else f"medians of {seeds} seeds)")
@@ -123,8 +126,8 @@ def _of_crossings(table: CostTable, comparison: Comparison) -> Iterator[str]:
 
 
 def _beside(control: TableRow | None, target: float, cost: float) -> str:
-    if control is None:
+    if control is None or not control.cells[target].costs:
         return ""
     median = control.cells[target].median
-    told = "never got there" if median is None else significant(median / cost)
+    told = "never got there" if median is None else dearer(median / cost)
     return f"; {control.row.label} {told}"

@@ -12,11 +12,17 @@ from matplotlib.ticker import MaxNLocator
 from dpet_jax.errors import DamagedFileError
 from dpet_jax.files import read_npz
 from dpet_jax.report.plots.style import (
+    BESIDE,
     INK,
+    MUTED,
     WIDTH,
+    End,
+    Looks,
+    crowded,
     finished,
+    label_ends,
     legend_below,
-    look,
+    looks_of,
     new_figure,
     percent_axis,
     short,
@@ -43,18 +49,27 @@ def arrays_of(path: Path) -> dict[str, np.ndarray] | None:
 
 
 @styled
-def coreset_growth(comparison: Comparison) -> Figure | None:
+def coreset_growth(comparison: Comparison, looks: Looks | None = None) -> Figure | None:
     """Draw the size of the coreset after each round, of the first seed of each method.
+
+    Args:
+        comparison: Which runs belong to which method.
+        looks: Of the methods of the page; by default of those of the comparison.
 
     Returns:
         None if no method selected a coreset.
     """
     figure = new_figure(2.0)
     axes = figure.add_subplot()
+    looks = looks or looks_of(comparison.rows)
+    many = crowded(looks)
     found = _coresets(comparison)
-    for place, (number, label, arrays) in enumerate(found):
+    ends = []
+    for place, (key, label, arrays) in enumerate(found):
         rounds, entered = np.unique(arrays["round"], return_counts=True)
-        colour, marker, dashes = look(number)
+        colour, marker, dashes = looks[key]
+        size = float(arrays["round"].size)
+        ends.append(End(float(rounds[-1]), size, short(label, BESIDE), MUTED))
         axes.plot(
             rounds,
             np.cumsum(entered),
@@ -63,22 +78,29 @@ def coreset_growth(comparison: Comparison) -> Figure | None:
             linestyle=dashes,
             # thinner and thinner, or equal ones would hide each other
             linewidth=2.6 - 1.8 * place / len(found),
-            label=short(label),
+            label=None if many else short(label),
         )
     if not found:
         return None
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
+    if many:
+        label_ends(axes, ends)
     return finished(figure, axes, "round", "examples in the coreset", plain="y")
 
 
 @styled
-def class_balance(comparison: Comparison) -> Figure | None:
+def class_balance(comparison: Comparison, looks: Looks | None = None) -> Figure | None:
     """Draw the share of each class in the coreset of each method and in the pool.
+
+    Args:
+        comparison: Which runs belong to which method.
+        looks: Of the methods of the page; by default of those of the comparison.
 
     Returns:
         None if no method selected a coreset.
     """
+    looks = looks or looks_of(comparison.rows)
     found = _coresets(comparison)[:_MOST_PANELS]
     if not found:
         return None
@@ -91,9 +113,9 @@ def class_balance(comparison: Comparison) -> Figure | None:
         if place >= len(found):
             axes.set_visible(False)
             continue
-        number, label, arrays = found[place]
+        key, label, arrays = found[place]
         counts = np.bincount(arrays["labels"], minlength=classes)
-        axes.bar(range(classes), counts / max(1, counts.sum()), color=look(number)[0])
+        axes.bar(range(classes), counts / max(1, counts.sum()), color=looks[key].colour)
         pool = arrays.get("pool_class_counts")
         shares = np.full(classes, 1 / classes) if pool is None else pool / pool.sum()
         axes.step(
@@ -178,11 +200,11 @@ def _thumbnail(
 
 def _coresets(
     comparison: Comparison,
-) -> Sequence[tuple[int, str, dict[str, np.ndarray]]]:
+) -> Sequence[tuple[str, str, dict[str, np.ndarray]]]:
     found = []
-    for number, row in enumerate(comparison.rows):
+    for row in comparison.rows:
         for run in row.runs[:1]:
             arrays = arrays_of(run.folder / CORESET)
             if arrays is not None and arrays["labels"].size:
-                found.append((number, row.label, arrays))
+                found.append((row.key, row.label, arrays))
     return found

@@ -1,64 +1,86 @@
 """Plots of what an accuracy costs."""
 
+from collections.abc import Sequence
+
+import numpy as np
 from matplotlib.figure import Figure
 
 from dpet_jax.report.plots.curves import APART, PARTS, front, mean_parts
 from dpet_jax.report.plots.style import (
+    BESIDE,
+    GRID,
     INK,
+    MUTED,
+    End,
+    Looks,
     cost_axis,
+    crowded,
     finished,
-    look,
+    label_ends,
+    looks_of,
     new_figure,
     short,
     styled,
 )
+from dpet_jax.report.printed import target_name
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES
-from dpet_jax.report.table import CostTable
+from dpet_jax.report.table import CostTable, TableRow
 from dpet_jax.run.costs import By
 
-_PART_COLOURS = {
-    "data": "#cc79a7",
-    "selection": "#d55e00",
-    "warm-up": "#56b4e9",
-    "rounds": "#0072b2",
-    "training": "#009e73",
-    "evaluation": "#e69f00",
-    "compilation": "#9aa1a8",
-    "rest": "#c9ced3",
+#: Greys from what is chosen to what is bought by it; what is apart is hatched on none.
+_PART_LOOKS: dict[str, tuple[str, str | None]] = {
+    "data": ("none", None),
+    "selection": (INK, None),
+    "warm-up": ("#c8cdd2", None),
+    "rounds": ("#767f87", None),
+    "training": ("#a3abb2", None),
+    "evaluation": ("none", "/////"),
+    "compilation": ("none", "....."),
+    "rest": ("none", "xxxxx"),
 }
+#: Opacity of the marker of the lowest target and of the highest.
+_FILLS = (0.1, 1.0)
 
 
 @styled
-def cost_to_accuracy(table: CostTable) -> Figure | None:
+def cost_to_accuracy(table: CostTable, looks: Looks | None = None) -> Figure | None:
     """Draw the table: median and range of the cost of each target.
+
+    A few methods are drawn over the targets; of many, each has a line with its name and
+    a marker for every target.
+
+    Args:
+        table: Of costs.
+        looks: Of the methods of the page; by default of those of the table.
 
     Returns:
         None if no method reached a target.
     """
+    looks = looks or looks_of([line.row for line in table.rows])
+    lines = [
+        line
+        for line in table.rows
+        if any(cell.median is not None for cell in line.cells.values())
+    ]
+    if not lines:
+        return None
+    return (_by_method if crowded(looks) else _by_target)(table, lines, looks)
+
+
+def _by_target(table: CostTable, lines: Sequence[TableRow], looks: Looks) -> Figure:
     figure = new_figure(2.3)
     axes = figure.add_subplot()
     drawn: list[float] = []
-    step = min(
-        (b - a for a, b in zip(table.targets, table.targets[1:], strict=False)),
-        default=0.05,
-    )
-    for number, line in enumerate(table.rows):
-        held = [(t, c) for t, c in line.cells.items() if c.median is not None]
-        if not held:
-            continue
-        colour, marker, dashes = look(number)
+    for number, line in enumerate(lines):
+        places, medians, ranges = _known(line, table.targets)
+        colour, marker, dashes = looks[line.row.key]
         # side by side, or ranges at one target would cover each other
-        shift = step * 0.5 * ((number + 0.5) / len(table.rows) - 0.5)
-        medians = [c.median for _, c in held if c.median is not None]
-        ranges = [c.spread or (m, m) for (_, c), m in zip(held, medians, strict=True)]
-        # seeds that never reached the target may put the median above the range
-        below = [m - low for m, (low, _) in zip(medians, ranges, strict=True)]
-        above = [max(0.0, r[1] - m) for m, r in zip(medians, ranges, strict=True)]
+        shift = 0.6 * ((number + 0.5) / len(lines) - 0.5)
         axes.errorbar(
-            [target + shift for target, _ in held],
+            [place + shift for place in places],
             medians,
-            yerr=[below, above],
+            yerr=_arms(medians, ranges),
             color=colour,
             marker=marker,
             linestyle=dashes,
@@ -68,13 +90,80 @@ def cost_to_accuracy(table: CostTable) -> Figure | None:
             label=short(line.row.label),
         )
         drawn += medians
-    if not drawn:
-        return None
-    axes.set_xticks(table.targets)
-    cost_axis(axes, "y", drawn)
-    return finished(
-        figure, axes, "target accuracy, %", COST_NAMES[table.by], percent="x"
+    # targets are a list and no scale: the last ones are as wide as the first
+    axes.set_xticks(
+        range(len(table.targets)), [f"{100 * t:.6g}" for t in table.targets]
     )
+    axes.set_xlim(-0.5, len(table.targets) - 0.5)
+    cost_axis(axes, "y", drawn)
+    return finished(figure, axes, "target accuracy, %", COST_NAMES[table.by])
+
+
+def _by_method(table: CostTable, lines: Sequence[TableRow], looks: Looks) -> Figure:
+    figure = new_figure(0.6 + 0.17 * len(lines))
+    axes = figure.add_subplot()
+    drawn: list[float] = []
+    fills = np.linspace(*_FILLS, len(table.targets))
+    for number, line in enumerate(lines):
+        places, medians, ranges = _known(line, table.targets)
+        axes.plot(medians, [number] * len(medians), color=GRID, zorder=1)
+        # the dearest first, so that of equal ones the lowest target is seen beneath
+        for place, median, held in zip(places, medians, ranges, strict=True):
+            axes.errorbar(
+                median,
+                number,
+                xerr=_arms([median], [held]),
+                color=looks[line.row.key].colour,
+                ecolor=looks[line.row.key].colour,
+                marker="o",
+                markerfacecolor=(INK, float(fills[place])),
+                markeredgecolor=INK,
+                markeredgewidth=0.5,
+                markersize=4,
+                elinewidth=0.6,
+            )
+        drawn += medians
+    for target, fill in zip(table.targets, fills, strict=True):
+        axes.plot(
+            [],
+            [],
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            markerfacecolor=(INK, float(fill)),
+            markeredgecolor=INK,
+            markeredgewidth=0.5,
+            label=f"to {target_name(target)}",
+        )
+    axes.set_yticks(range(len(lines)), [short(line.row.label) for line in lines])
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    cost_axis(axes, "x", drawn)
+    return finished(figure, axes, COST_NAMES[table.by])
+
+
+def _known(
+    line: TableRow, targets: Sequence[float]
+) -> tuple[list[int], list[float], list[tuple[float, float]]]:
+    """Return the places of the targets that a method reached, medians and ranges."""
+    places, medians, ranges = [], [], []
+    for place, target in enumerate(targets):
+        cell = line.cells[target]
+        if cell.median is not None:
+            places.append(place)
+            medians.append(cell.median)
+            ranges.append(cell.spread or (cell.median, cell.median))
+    return places, medians, ranges
+
+
+def _arms(
+    medians: Sequence[float], ranges: Sequence[tuple[float, float]]
+) -> list[list[float]]:
+    pairs = [*zip(medians, ranges, strict=True)]
+    # seeds that never reached the target may put the median above the range
+    return [
+        [m - low for m, (low, _) in pairs],
+        [max(0.0, high - m) for m, (_, high) in pairs],
+    ]
 
 
 @styled
@@ -103,10 +192,10 @@ def cost_by_part(comparison: Comparison, by: By) -> Figure | None:
             widths,
             left=list(ends),
             height=0.7,
-            color=_PART_COLOURS[part],
+            color=_PART_LOOKS[part][0],
             edgecolor=INK,
             linewidth=0.3,
-            hatch="////" if part in APART else None,
+            hatch=_PART_LOOKS[part][1],
             label=f"{part} (apart)" if part in APART else part,
         )
         ends = [end + width for end, width in zip(ends, widths, strict=True)]
@@ -117,20 +206,29 @@ def cost_by_part(comparison: Comparison, by: By) -> Figure | None:
 
 
 @styled
-def pareto(table: CostTable) -> Figure | None:
+def pareto(table: CostTable, looks: Looks | None = None) -> Figure | None:
     """Draw the final accuracy over the cost of the whole run, with the Pareto front.
+
+    Args:
+        table: Of costs.
+        looks: Of the methods of the page; by default of those of the table.
 
     Returns:
         None if no method has both.
     """
     figure = new_figure(2.3)
     axes = figure.add_subplot()
+    looks = looks or looks_of([line.row for line in table.rows])
+    many = crowded(looks)
     points: list[tuple[float, float]] = []
-    for number, line in enumerate(table.rows):
+    ends: list[End] = []
+    for line in table.rows:
         total, accuracy = line.total, line.test_accuracy
         if total is None or accuracy is None:
             continue
-        colour, marker, _ = look(number)
+        colour, marker, _ = looks[line.row.key]
+        name = short(line.row.label, BESIDE)
+        ends.append(End(total.median, accuracy.median, name, MUTED))
         axes.errorbar(
             total.median,
             accuracy.median,
@@ -145,7 +243,7 @@ def pareto(table: CostTable) -> Figure | None:
             markersize=5,
             elinewidth=0.7,
             capsize=1.5,
-            label=short(line.row.label),
+            label=None if many else short(line.row.label),
         )
         points.append((total.median, accuracy.median))
     if not points:
@@ -161,5 +259,7 @@ def pareto(table: CostTable) -> Figure | None:
         zorder=1,
     )
     cost_axis(axes, "x", [cost for cost, _ in points])
+    if many:
+        label_ends(axes, ends)
     cost = f"{COST_NAMES[table.by]}, whole run"
     return finished(figure, axes, cost, "final test accuracy, %", percent="y")

@@ -1,6 +1,7 @@
 """The plot of accuracy over cost."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,9 +12,13 @@ from dpet_jax.report.plots.curves import Curve, accuracy_curve
 from dpet_jax.report.plots.style import (
     GRID,
     INK,
+    Look,
+    Looks,
     cost_axis,
+    crowded,
     finished,
     look,
+    looks_of,
     new_figure,
     percent_axis,
     short,
@@ -23,30 +28,31 @@ from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES
 from dpet_jax.run.costs import By
 
-#: More lines than this in one plot are a tangle.
-_TOGETHER = 7
 _COLUMNS = 3
-_TITLE = 17
+#: Characters of a line of a title, and its lines.
+_TITLE, _TITLE_LINES = 19, 2
 
 
 class Course(NamedTuple):
     """The curve of one method.
 
     Attributes:
-        number: Row of the method in the comparison.
+        key: Of the method.
         label: Its name.
         curve: Median and range over seeds.
         banded: Whether there are several seeds.
     """
 
-    number: int
+    key: str
     label: str
     curve: Curve
     banded: bool
 
 
 @styled
-def accuracy_over_cost(comparison: Comparison, by: By) -> Figure | None:
+def accuracy_over_cost(
+    comparison: Comparison, by: By, looks: Looks | None = None
+) -> Figure | None:
     """Draw the accuracy that decides about targets over what had been spent.
 
     A few methods share one plot; of many, each has a small one of its own, over the
@@ -55,29 +61,32 @@ def accuracy_over_cost(comparison: Comparison, by: By) -> Figure | None:
     Args:
         comparison: Which runs belong to which method.
         by: What costs are compared in.
+        looks: Of the methods of the page; by default of those of the comparison.
 
     Returns:
         None if no method has a curve.
     """
+    looks = looks or looks_of(comparison.rows)
     found = [
-        Course(number, row.label, curve, len(row.runs) > 1)
-        for number, row in enumerate(comparison.rows)
+        Course(row.key, row.label, curve, len(row.runs) > 1)
+        for row in comparison.rows
         if (curve := accuracy_curve(row.runs, by)) is not None
     ]
     if not found:
         return None
-    if len(found) <= _TOGETHER:
-        return _together(found, comparison.targets, by)
+    if not crowded(looks):
+        return _together(found, comparison.targets, by, looks)
     baseline = comparison.row("tuned") or comparison.row("standard")
-    number = None if baseline is None else comparison.rows.index(baseline)
-    return _apart(found, number, by)
+    return _apart(found, None if baseline is None else baseline.key, by)
 
 
-def _together(found: list[Course], targets: Sequence[float], by: By) -> Figure:
+def _together(
+    found: list[Course], targets: Sequence[float], by: By, looks: Looks
+) -> Figure:
     figure = new_figure(2.3)
     axes = figure.add_subplot()
     for course in found:
-        _draw(axes, course, marked=True)
+        _draw(axes, course, looks[course.key], marked=True)
     cost_axis(axes, "x", [float(course.curve.cost[-1]) for course in found])
     bottom = _below_targets(targets)
     seen = [c.curve.cost[c.curve.median >= bottom] for c in found]
@@ -89,9 +98,9 @@ def _together(found: list[Course], targets: Sequence[float], by: By) -> Figure:
     return finished(figure, axes, COST_NAMES[by], "accuracy, %", percent="y")
 
 
-def _apart(found: list[Course], baseline: int | None, by: By) -> Figure:
+def _apart(found: list[Course], baseline: str | None, by: By) -> Figure:
     lines = math.ceil(len(found) / _COLUMNS)
-    figure = new_figure(0.3 + 0.85 * lines)
+    figure = new_figure(0.3 + 0.9 * lines)
     grid = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place >= len(found):
@@ -99,17 +108,18 @@ def _apart(found: list[Course], baseline: int | None, by: By) -> Figure:
             continue
         mine = found[place]
         for other in found:
-            if other.number not in (mine.number, baseline):
+            if other.key not in (mine.key, baseline):
                 cost, median = other.curve.cost, other.curve.median
                 axes.step(cost, median, where="post", color=GRID, linewidth=0.5)
         for other in found:
-            if other.number == baseline != mine.number:
+            if other.key == baseline != mine.key:
                 cost, median = other.curve.cost, other.curve.median
                 axes.step(cost, median, where="post", color=INK, linewidth=0.7)
-        _draw(axes, mine, marked=False)
+        # one colour in all of them: that of the method of the panel
+        _draw(axes, mine, look(0), marked=False)
         cost_axis(axes, "x", [float(course.curve.cost[-1]) for course in found])
         percent_axis(axes, "y")
-        axes.set_title(short(mine.label, _TITLE), loc="left")
+        axes.set_title(_title(mine.label), loc="left")
         axes.tick_params(labelbottom=place + _COLUMNS >= len(found))
         axes.grid(visible=False)
     size = axes.xaxis.label.get_size()
@@ -118,8 +128,15 @@ def _apart(found: list[Course], baseline: int | None, by: By) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, course: Course, *, marked: bool) -> None:
-    colour, marker, dashes = look(course.number)
+def _title(label: str) -> str:
+    """Return a label in as many lines as a small plot has room for."""
+    return textwrap.fill(
+        label, _TITLE, max_lines=_TITLE_LINES, placeholder="…", break_long_words=True
+    )
+
+
+def _draw(axes: Axes, course: Course, drawn: Look, *, marked: bool) -> None:
+    colour, marker, dashes = drawn
     curve = course.curve
     axes.step(
         curve.cost,

@@ -7,10 +7,17 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from dpet_jax.report.equal_accuracy import EndTable
 from dpet_jax.report.plots.style import (
+    BESIDE,
     INK,
+    MUTED,
+    End,
+    Looks,
+    change_axis,
     cost_axis,
+    crowded,
     finished,
-    look,
+    label_ends,
+    looks_of,
     new_figure,
     short,
     styled,
@@ -19,8 +26,14 @@ from dpet_jax.report.runs import COST_NAMES
 
 
 @styled
-def error_over_cost(table: EndTable | None) -> Figure | None:
+def error_over_cost(
+    table: EndTable | None, looks: Looks | None = None
+) -> Figure | None:
     """Draw the test error at the end over the cost, and the fitted curves.
+
+    Args:
+        table: Of runs that are read at their end.
+        looks: Of the methods of the page; by default of those of the table.
 
     Returns:
         None if no run is read at its end.
@@ -29,8 +42,15 @@ def error_over_cost(table: EndTable | None) -> Figure | None:
         return None
     figure = new_figure(2.6)
     axes = figure.add_subplot()
-    for number, row in enumerate(table.rows):
-        colour, marker, dashes = look(number)
+    looks = looks or looks_of([row.row for row in table.rows])
+    many = crowded(looks)
+    ends = []
+    for row in table.rows:
+        colour, marker, dashes = looks[row.row.key]
+        if row.gains:
+            last = max(row.gains, key=lambda gain: gain.cost)
+            name = short(row.row.label, BESIDE)
+            ends.append(End(last.cost, 1 - last.accuracy["test"], name, MUTED))
         axes.errorbar(
             [gain.cost for gain in row.gains],
             [1 - gain.accuracy["test"] for gain in row.gains],
@@ -41,7 +61,7 @@ def error_over_cost(table: EndTable | None) -> Figure | None:
             elinewidth=0.7,
             capsize=1.5,
             capthick=0.7,
-            label=short(row.row.label),
+            label=None if many else short(row.row.label),
         )
         if row.curve is not None:
             costs = np.geomspace(row.curve.low, row.curve.high, 50)
@@ -52,6 +72,8 @@ def error_over_cost(table: EndTable | None) -> Figure | None:
                 linestyle=dashes,
             )
     _log_axes(axes, table)
+    if many:
+        label_ends(axes, ends)
     return finished(
         figure, axes, COST_NAMES[table.by], "test error, %", plain="x", percent="y"
     )
@@ -69,8 +91,14 @@ def _log_axes(axes: Axes, table: EndTable) -> None:
 
 
 @styled
-def gains_by_horizon(table: EndTable | None) -> Figure | None:
-    """Draw cost over the baseline's at equal accuracy, for the runs of each length.
+def gains_by_horizon(
+    table: EndTable | None, looks: Looks | None = None
+) -> Figure | None:
+    """Draw cost against the baseline's at equal accuracy, for the runs of each length.
+
+    Args:
+        table: Of runs that are read at their end.
+        looks: Of the methods of the page; by default of those of the table.
 
     Returns:
         None if no such ratio is known.
@@ -79,12 +107,17 @@ def gains_by_horizon(table: EndTable | None) -> Figure | None:
         return None
     figure = new_figure(2.3)
     axes = figure.add_subplot()
+    looks = looks or looks_of([row.row for row in table.rows])
+    many = crowded(looks)
+    ends = []
     drawn: list[float] = []
     for number, row in enumerate(table.rows):
         known = [(g.cost, g.ratio) for g in row.gains if g.ratio is not None]
         if not known:
             continue
-        colour, marker, dashes = look(number)
+        colour, marker, dashes = looks[row.row.key]
+        cost, last = max(known, key=lambda one: one[0])
+        ends.append(End(cost, last.value, short(row.row.label, BESIDE), MUTED))
         values = [ratio.value for _, ratio in known]
         lows = [ratio.low or ratio.value for _, ratio in known]
         highs = [ratio.high or ratio.value for _, ratio in known]
@@ -102,13 +135,16 @@ def gains_by_horizon(table: EndTable | None) -> Figure | None:
             elinewidth=0.7,
             capsize=1.5,
             capthick=0.7,
-            label=short(row.row.label),
+            label=None if many else short(row.row.label),
         )
         drawn += [cost for cost, _ in known]
     if not drawn:
         return None
     axes.axhline(1.0, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
     cost_axis(axes, "x", drawn)
+    change_axis(axes, "y")
+    if many:
+        label_ends(axes, ends)
     return finished(
-        figure, axes, COST_NAMES[table.by], "cost over the baseline's", plain="y"
+        figure, axes, COST_NAMES[table.by], "cost against the baseline's, %"
     )

@@ -27,15 +27,21 @@ from dpet_jax.report.printed import significant
 _SECONDS, _ACCURACY = "seconds of training", "test accuracy, %"
 #: Points across of the smallest and the largest marker.
 _SIZES = (3.0, 6.5)
+#: Opacity of the first fill and of the last.
+_FILLS = (0.08, 1.0)
 #: Written on light and on dark cells, whatever the ground of the page.
 _ON_LIGHT, _ON_DARK = "#101214", "#ffffff"
 
 
 class _Look(NamedTuple):
-    """How a point is drawn: marker by the first key, colour by the second, size."""
+    """How a point is drawn: marker by the first key, fill by the second, size.
+
+    Fills are the ink in more or less of its strength, for values of a key are no
+    methods, which colours belong to.
+    """
 
     marker: str
-    color: str
+    color: str | tuple[str, float]
     markersize: float
 
 
@@ -162,7 +168,14 @@ def _mean(grid: Grid, of: str, at: dict[str, object]) -> float:
 def _look(grid: Grid, point: Point) -> _Look:
     places = [values.index(point.factors[key]) for key, values in grid.axes.items()]
     first, second, third = (*places, 0, 0)[:3]
-    return _Look(look(first).marker, look(second).colour, _sizes(grid)[third])
+    return _Look(look(first).marker, _fills(grid)[second], _sizes(grid)[third])
+
+
+def _fills(grid: Grid) -> list[tuple[str, float]]:
+    """Return the fill of the markers of each value of the second key."""
+    axes = [*grid.axes.values()]
+    count = len(axes[1]) if len(axes) > 1 else 1
+    return [(INK, float(share)) for share in np.linspace(*_FILLS, count)]
 
 
 def _sizes(grid: Grid) -> list[float]:
@@ -182,6 +195,7 @@ def _draw_ranges(axes: Axes, point: Point, drawn: _Look) -> None:
         xerr=[[seconds.median - seconds.low], [seconds.high - seconds.median]],
         yerr=[[accuracy.median - accuracy.low], [accuracy.high - accuracy.median]],
         linestyle="none",
+        ecolor=INK,
         elinewidth=0.6,
         markeredgewidth=0.4,
         markeredgecolor=INK,
@@ -202,7 +216,7 @@ def _draw_front(axes: Axes, grid: Grid) -> None:
 
 def _explain(axes: Axes, grid: Grid, numbers: range) -> None:
     """Give the legend a line for every value of the keys with these numbers."""
-    sizes = _sizes(grid)
+    sizes, fills = _sizes(grid), _fills(grid)
     plain = _Look("o", "none", sizes[len(sizes) // 2])
     for number, (key, values) in enumerate(grid.axes.items()):
         if number not in numbers or len(values) < 2:
@@ -210,7 +224,7 @@ def _explain(axes: Axes, grid: Grid, numbers: range) -> None:
         for place, value in enumerate(values):
             by_key = (
                 plain._replace(marker=look(place).marker),
-                plain._replace(color=look(place).colour),
+                plain._replace(color=fills[min(place, len(fills) - 1)]),
                 plain._replace(markersize=sizes[min(place, len(sizes) - 1)]),
             )
             axes.plot(

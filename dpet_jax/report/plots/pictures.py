@@ -14,6 +14,7 @@ from dpet_jax.report.plots.course import accuracy_over_cost
 from dpet_jax.report.plots.end import error_over_cost, gains_by_horizon
 from dpet_jax.report.plots.grid import accuracy_over_seconds, heat_map, panels
 from dpet_jax.report.plots.power import power_trace
+from dpet_jax.report.plots.style import Looks, crowded, looks_of
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.table import CostTable
 from dpet_jax.run.costs import By
@@ -58,16 +59,22 @@ def pictures(
     comparison: Comparison, table: CostTable, ends: EndTable | None
 ) -> list[Picture]:
     """Draw everything that the runs hold something for."""
-    found = _of_grids(comparison) + ([] if ends is None else _of_ends(ends))
     plain = comparison.gridless
-    return found + (_of_methods(plain, table) if plain.rows else [])
+    drawn = [row for row in comparison.rows if row.cell is None or row.by_horizon]
+    looks = looks_of(drawn, comparison.row("tuned") or comparison.row("standard"))
+    found = _of_grids(comparison) + ([] if ends is None else _of_ends(ends, looks))
+    return found + (_of_methods(plain, table, looks) if plain.rows else [])
 
 
-def _of_methods(comparison: Comparison, table: CostTable) -> list[Picture]:
+def _of_methods(
+    comparison: Comparison, table: CostTable, looks: Looks
+) -> list[Picture]:
     """Draw what tells methods apart; the rows of grids are too many for that."""
     by = table.by
     table = table._replace(rows=tuple(r for r in table.rows if r.row.cell is None))
-    crossing = [] if not table.rows else _of_crossings(comparison.crossing, table)
+    crossing = (
+        [] if not table.rows else _of_crossings(comparison.crossing, table, looks)
+    )
     return [
         *crossing,
         Picture(
@@ -83,7 +90,7 @@ def _of_methods(comparison: Comparison, table: CostTable) -> list[Picture]:
             "Growth of the coreset",
             "",
             "Of the first seed of each method.",
-            coreset_growth(comparison),
+            coreset_growth(comparison, looks),
             "no run selected a coreset",
         ),
         Picture(
@@ -91,7 +98,7 @@ def _of_methods(comparison: Comparison, table: CostTable) -> list[Picture]:
             "Class balance of the coreset",
             "",
             "Of the first seed of each method, at its end.",
-            class_balance(comparison),
+            class_balance(comparison, looks),
             "no run selected a coreset",
         ),
         *_of_rows(comparison),
@@ -146,7 +153,7 @@ def _of_grids(comparison: Comparison) -> list[Picture]:
     return found
 
 
-def _of_ends(ends: EndTable) -> list[Picture]:
+def _of_ends(ends: EndTable, looks: Looks) -> list[Picture]:
     return [
         Picture(
             "error",
@@ -154,22 +161,24 @@ def _of_ends(ends: EndTable) -> list[Picture]:
             "",
             "Means and standard deviations over seeds, of runs of several lengths, and "
             "the power law fitted to each method's runs.",
-            error_over_cost(ends),
+            error_over_cost(ends, looks),
             "no run measured this cost",
         ),
         Picture(
             "gains",
             "Gain by length of the run",
             "",
-            "Cost over what the baseline's curve takes to the same test accuracy, with "
-            "its range; below the dashed line is a saving.",
-            gains_by_horizon(ends),
+            "Cost against what the baseline's curve takes to the same test accuracy, "
+            "with its range; below the dashed line is cheaper.",
+            gains_by_horizon(ends, looks),
             "no accuracy lies on the baseline's curve",
         ),
     ]
 
 
-def _of_crossings(comparison: Comparison, table: CostTable) -> list[Picture]:
+def _of_crossings(
+    comparison: Comparison, table: CostTable, looks: Looks
+) -> list[Picture]:
     by = table.by
     return [
         Picture(
@@ -177,18 +186,23 @@ def _of_crossings(comparison: Comparison, table: CostTable) -> list[Picture]:
             "Accuracy over cost",
             "",
             "Median and range over seeds. At each cost a seed counts with its latest "
-            "evaluation up to there; one that has ended keeps its last. The axis "
-            "starts a little below the lowest target.",
-            accuracy_over_cost(comparison, by),
+            "evaluation up to there; one that has ended keeps its last. "
+            + (
+                "In each plot one method, over the others in grey and the baseline in "
+                "ink."
+                if crowded(looks)
+                else "The axis starts a little below the lowest target."
+            ),
+            accuracy_over_cost(comparison, by, looks),
             "no run holds evaluations with this cost",
         ),
         Picture(
             "cost_to_accuracy",
             "Cost to reach an accuracy",
             "",
-            "Median over seeds, and range of those that reached the target; methods "
-            "are drawn side by side. Nothing where the median seed did not reach it.",
-            cost_to_accuracy(table),
+            "Median over seeds, and range of those that reached the target. Nothing "
+            "where the median seed did not reach it.",
+            cost_to_accuracy(table, looks),
             "no method's median seed reached a target",
         ),
         Picture(
@@ -197,7 +211,7 @@ def _of_crossings(comparison: Comparison, table: CostTable) -> list[Picture]:
             "",
             "Medians and ranges over seeds. On the dashed front are the methods that "
             "no other beats in both.",
-            pareto(table),
+            pareto(table, looks),
             "no method's runs all have cost and accuracy",
         ),
     ]

@@ -7,17 +7,27 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
 from dpet_jax.files import read_json
-from dpet_jax.report.plots.style import finished, look, new_figure, short, styled
+from dpet_jax.report.plots.style import (
+    COLOURS,
+    INK,
+    MUTED,
+    finished,
+    look,
+    new_figure,
+    short,
+    styled,
+)
 from dpet_jax.report.runs import Run
 from dpet_jax.run.folder import ENERGY_REPORT
 
-_SHADES = {
-    "compile": "#9aa1a8",
-    "data": "#cc79a7",
-    "select": "#d55e00",
-    "train": "#56b4e9",
-    "eval": "#e69f00",
-    "checkpoint": "#009e73",
+#: Grey, its opacity and hatches: colours belong to methods.
+_SHADES: dict[str, tuple[float, str | None]] = {
+    "compile": (0.0, "...."),
+    "data": (0.0, "\\\\\\\\"),
+    "select": (0.6, None),
+    "train": (0.25, None),
+    "eval": (0.0, "////"),
+    "checkpoint": (0.0, "xxxx"),
 }
 
 
@@ -54,11 +64,13 @@ def power_trace(run: Run) -> Figure | None:
     shaded: set[str] = set()
     for start_s, end_s, phase in stretches(run):
         if phase in _SHADES:
+            opacity, hatch = _SHADES[phase]
             axes.axvspan(
                 start_s,
                 end_s,
-                color=_SHADES[phase],
-                alpha=0.25,
+                facecolor=(MUTED, opacity),
+                edgecolor=MUTED,
+                hatch=hatch,
                 linewidth=0,
                 label=None if phase in shaded else phase,
             )
@@ -70,7 +82,8 @@ def power_trace(run: Run) -> Figure | None:
             watts,
             edges,
             baseline=None,
-            color=look(number)[0],
+            color=INK,
+            linestyle=look(number * len(COLOURS)).dashes,
             label=short(name),
             linewidth=0.9,
         )

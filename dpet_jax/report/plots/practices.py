@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from dpet_jax.report.equal_accuracy import EndTable
 from dpet_jax.report.plots.style import (
-    COLOURS,
     INK,
+    MUTED,
+    change_axis,
     finished,
     log_axis,
     new_figure,
@@ -39,7 +40,7 @@ def parts_of_a_step(found: Mapping[str, Any]) -> Figure:
         places + 0.19,
         1e3 * within,
         0.36,
-        color=COLOURS[0],
+        color=MUTED,
         xerr=1e3 * np.clip([within - low, high - within], 0, None),
         error_kw={"elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7, "ecolor": INK},
         label="within the step",
@@ -49,7 +50,7 @@ def parts_of_a_step(found: Mapping[str, Any]) -> Figure:
         [1e3 * one["alone_s"] for one in kinds],
         0.36,
         color="none",
-        edgecolor=COLOURS[0],
+        edgecolor=INK,
         hatch="////",
         linewidth=0.7,
         label="alone",
@@ -63,7 +64,9 @@ def parts_of_a_step(found: Mapping[str, Any]) -> Figure:
 def costs_at_equal_accuracy(
     table: EndTable, comparison: Comparison, target: float
 ) -> Figure | None:
-    """Draw cost over the baseline's at one accuracy, a row a practice, with ranges.
+    """Draw cost against the baseline's at one accuracy, a row a practice, with ranges.
+
+    Filled: the range lies on one side of the baseline.
 
     Returns:
         None if there is none to compare.
@@ -82,7 +85,7 @@ def costs_at_equal_accuracy(
             ratio.value,
             place,
             xerr=[[max(0.0, ratio.value - low)], [max(0.0, high - ratio.value)]],
-            color=COLOURS[0] if saves else COLOURS[1] if costs else INK,
+            color=INK,
             marker="o",
             markersize=3,
             markerfacecolor=None if saves or costs else "none",
@@ -93,7 +96,10 @@ def costs_at_equal_accuracy(
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.axvline(1.0, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
     log_axis(axes, "x")
+    change_axis(axes, "x")
     unit = COST_NAMES[table.by].partition(" (")[0]
     return finished(
-        figure, axes, f"{unit} over the baseline's at {100 * target:g} % test accuracy"
+        figure,
+        axes,
+        f"{unit} against the baseline's at {100 * target:g} % test accuracy, %",
     )

@@ -1,13 +1,13 @@
 """The plot of what searches had found for what they had spent."""
 
-from typing import NamedTuple
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dpet_jax.report.plots.style import (
-    INK,
+    BESIDE,
+    End,
+    label_ends,
     look,
     new_figure,
     percent_axis,
@@ -16,18 +16,6 @@ from dpet_jax.report.plots.style import (
     styled,
 )
 from dpet_jax.report.searches import Course, SearchRecord, SearchRow
-
-#: Of the height of the plot: what a label needs.
-_LINE = 0.075
-
-
-class _End(NamedTuple):
-    """Where the line of a search ends, and which search it is."""
-
-    cost: float
-    accuracy: float
-    name: str
-    number: int
 
 
 @styled
@@ -59,10 +47,16 @@ def best_over_cost(record: SearchRecord) -> Figure | None:
                 linewidth=0,
             )
         ends.append(
-            _End(float(cost[-1]), float(median[-1]), short(row.name, 24), number)
+            End(
+                float(cost[-1]),
+                float(median[-1]),
+                short(row.name, BESIDE),
+                colour,
+                dashes,
+            )
         )
     _scale(axes, [steps for _, steps in rows])
-    _label(axes, ends)
+    label_ends(axes, ends)
     axes.set_xlabel(f"spent, {record.unit_name}")
     axes.set_ylabel("best validation accuracy so far, %")
     percent_axis(axes, "y")
@@ -108,42 +102,3 @@ def _scale(axes: Axes, drawn: list[tuple[np.ndarray, ...]]) -> None:
     bottom = float(np.quantile(lows, 0.15))
     room = max(top - bottom, 0.01)
     axes.set_ylim(max(0.0, bottom - 0.05 * room), top + 0.08 * room)
-
-
-def _label(axes: Axes, ends: list[_End]) -> None:
-    """Write the names beside the ends of their lines, in their order, none on another.
-
-    A line of its look leads to each, for many end at one place.
-    """
-    low, high = axes.get_ylim()
-    inside = [max(0.0, (end.accuracy - low) / (high - low)) for end in ends]
-    # of equal ends that with the larger area is above
-    order = sorted(range(len(ends)), key=lambda k: (inside[k], -ends[k].number))
-    places = [inside[k] for k in order]
-    for k in range(1, len(places)):  # each above the one before it
-        places[k] = max(places[k], places[k - 1] + _LINE)
-    over = max(0.0, places[-1] - 1.0)
-    places = [place - over for place in places]
-    for k in reversed(range(len(places) - 1)):
-        places[k] = min(places[k], places[k + 1] - _LINE)
-    for k, place in zip(order, places, strict=True):
-        end = ends[k]
-        colour, _, dashes = look(end.number)
-        axes.annotate(
-            end.name,
-            (end.cost, max(end.accuracy, low)),
-            (1.12, place),
-            textcoords=axes.transAxes,
-            va="center",
-            color=INK,
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linestyle": dashes,
-                "linewidth": 1.1,
-                "relpos": (0, 0.5),
-                "shrinkA": 2,
-                "shrinkB": 0,
-            },
-        )

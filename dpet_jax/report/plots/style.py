@@ -3,7 +3,7 @@
 import functools
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from matplotlib import rc_context
@@ -11,23 +11,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from dpet_jax.report.printed import change_of
+from dpet_jax.report.rows import Row
+
 #: Inches; a column of a paper.
 WIDTH = 3.4
 INK = "#1f2428"
 GRID = "#d7dce1"
 PAPER = "#fefefe"
 
-#: Those of Okabe and Ito, but their yellow, which is hard to see on white.
-COLOURS = (
-    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
-    "#6b7278",
-)
+#: Those of Okabe and Ito, but their yellow, which is hard to see on white. On a page a
+#: colour means a method; everything else is ink and greys, which no method has.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MUTED = "#7d868e"
 _MARKERS = "osD^vPX<>phd*8"
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 _LONGEST = 30
 #: Characters of a label that fit twice beside each other; labels beyond which a list of
 #: one column is longer than its plot.
 _HALF, _MANY = 24, 6
+#: Inches that a name beside a plot needs, and that axes leave above and below.
+_LINE, _AROUND = 0.125, 0.55
+#: Characters of such a name.
+BESIDE = 24
 
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -82,6 +88,28 @@ class Look(NamedTuple):
     dashes: Any
 
 
+#: How each method of a comparison is drawn, by its key.
+Looks = Mapping[str, Look]
+
+
+class End(NamedTuple):
+    """A point of a plot that has a name beside the plot.
+
+    Attributes:
+        x: Its place.
+        y: Likewise.
+        name: What to write.
+        colour: Of the line that leads there.
+        dashes: Likewise.
+    """
+
+    x: float
+    y: float
+    name: str
+    colour: str
+    dashes: Any = "-"
+
+
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
     """Make a function draw in this style, and leave that of others as it is."""
 
@@ -100,6 +128,28 @@ def look(number: int) -> Look:
         _MARKERS[number % len(_MARKERS)],
         _DASHES[number // len(COLOURS) % len(_DASHES)],
     )
+
+
+def looks_of(rows: Sequence[Row], baseline: Row | None = None) -> Looks:
+    """Return how the methods of a page are drawn, the same in all of its plots.
+
+    As many as there are colours have one each. Of more, none has: they are grey, the
+    baseline is in ink, and their names stand beside them.
+
+    Args:
+        rows: Of the page; those without a run need no look.
+        baseline: One of them, or None.
+    """
+    keys = [row.key for row in rows if row.all_runs]
+    if len(keys) <= len(COLOURS):
+        return {key: look(number) for number, key in enumerate(keys)}
+    base = None if baseline is None else baseline.key
+    return {k: Look(INK if k == base else MUTED, "o", "-") for k in keys}
+
+
+def crowded(looks: Looks) -> bool:
+    """Return whether there are more methods than colours."""
+    return len(looks) > len(COLOURS)
 
 
 def new_figure(height: float) -> Figure:
@@ -144,6 +194,8 @@ def finished(
 def legend_below(figure: Figure, axes: Axes) -> None:
     """Put the legend below a plot, and make the figure higher by that much."""
     handles, labels = axes.get_legend_handles_labels()
+    if not labels:
+        return
     shorter = [short(label, _HALF) for label in labels]
     if len(labels) > _MANY and len({*shorter}) == len(labels):
         labels = shorter
@@ -152,6 +204,57 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.14 * lines + 0.06)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def label_ends(axes: Axes, ends: Sequence[End]) -> None:
+    """Write names beside a plot, in the order of their points, none on another.
+
+    A line leads to each, for many points may lie at one place. The plot is made as high
+    as its names need.
+
+    Args:
+        axes: With everything drawn, and its limits set.
+        ends: The points and their names.
+    """
+    figure = axes.figure
+    width, height = figure.get_size_inches()
+    height = max(height, _AROUND + _LINE * len(ends))
+    figure.set_size_inches(width, height)
+    line = _LINE / (height - _AROUND)
+    low, high = axes.get_ylim()
+    to_axes = axes.transScale + axes.transLimits
+    inside = [
+        float(to_axes.transform((end.x, min(max(end.y, low), high)))[1]) for end in ends
+    ]
+    # of equal ends the first is above
+    order = sorted(range(len(ends)), key=lambda k: (inside[k], -k))
+    places = [inside[k] for k in order]
+    for k in range(1, len(places)):  # each above the one before it
+        places[k] = max(places[k], places[k - 1] + line)
+    over = max(0.0, places[-1] - 1.0) if places else 0.0
+    places = [place - over for place in places]
+    for k in reversed(range(len(places) - 1)):
+        places[k] = min(places[k], places[k + 1] - line)
+    for k, place in zip(order, places, strict=True):
+        end = ends[k]
+        axes.annotate(
+            end.name,
+            (end.x, max(end.y, low)),
+            (1.1, place),
+            textcoords=axes.transAxes,
+            va="center",
+            color=INK,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": end.colour,
+                "linestyle": end.dashes,
+                "linewidth": 0.6,
+                "relpos": (0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 0,
+            },
+        )
 
 
 def log_axis(axes: Axes, which: str) -> None:
@@ -179,6 +282,12 @@ def plain_axis(axes: Axes, which: str) -> None:
     """Print the numbers of an axis with thousands and no exponent."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(FuncFormatter(_plain))
+
+
+def change_axis(axes: Axes, which: str) -> None:
+    """Print the ratios of an axis as what they are dearer or cheaper, in percent."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: change_of(value)))
 
 
 def percent_axis(axes: Axes, which: str) -> None:
