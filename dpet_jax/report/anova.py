@@ -12,6 +12,9 @@ from dpet_jax.report.runs import COST_NAMES
 from dpet_jax.report.sheets import Entry, Sheet
 from dpet_jax.run.costs import By
 
+#: An F below it says no more than this.
+_SMALL_F = 0.01
+
 
 class Effect(NamedTuple):
     """What one factor, or factors together beyond each alone, explain.
@@ -218,7 +221,7 @@ def _sheet(
             "the values of a factor, or of factors together beyond each alone. Test "
             f"accuracy at the end; {seeds} seed{'s' if seeds > 1 else ''} a combination"
             + (
-                ", whose scatter is what F compares with; below it the p-value, "
+                ", whose scatter is what F compares with; beside it the p-value, "
                 "uncorrected."
                 if seeds > 1
                 else ", so that nothing tells a small effect from chance."
@@ -231,5 +234,7 @@ def _entries(effect: Effect, *, strong: bool) -> tuple[Entry, Entry]:
     f = Entry(NONE)
     if effect.f is not None and effect.p is not None:
         shown = "p < 0.001" if effect.p < 0.001 else f"p = {effect.p:.3f}"
-        f = Entry(significant(effect.f), (shown,))
+        small = effect.f < _SMALL_F
+        text = f"< {_SMALL_F:g}" if small else significant(effect.f)
+        f = Entry(text, beside=shown)
     return Entry(percent(effect.share), strong=strong), f

@@ -20,15 +20,8 @@ from dpet_jax.report.printed import (
 )
 from dpet_jax.report.rows import Comparison, Row
 from dpet_jax.report.runs import COST_NAMES
-from dpet_jax.report.sheets import BASELINE, Entry, Sheet, not_run
+from dpet_jax.report.sheets import BASELINE, UNITS, Entry, Sheet, not_run
 from dpet_jax.run.costs import By
-
-UNITS: dict[By, str] = {
-    "epochs": "epochs",
-    "visits": "examples",
-    "seconds": "s",
-    "wh": "Wh",
-}
 
 
 def end_sheets(table: EndTable | None, comparison: Comparison) -> list[Sheet]:
@@ -40,7 +33,12 @@ def end_sheets(table: EndTable | None, comparison: Comparison) -> list[Sheet]:
     """
     if table is None:
         return []
-    return [ratio_sheet(table, comparison), *_best_sheet(table), gain_sheet(table)]
+    return [
+        ratio_sheet(table, comparison),
+        *_validation_sheet(table),
+        *_best_sheet(table),
+        gain_sheet(table),
+    ]
 
 
 def ratio_sheet(table: EndTable, comparison: Comparison) -> Sheet:
@@ -49,11 +47,9 @@ def ratio_sheet(table: EndTable, comparison: Comparison) -> Sheet:
     name = "the baseline" if baseline is None else baseline.label
     notes = [
         f"Against {name} with the same network, at equal test accuracy; in brackets "
-        f"the range of {RANGE:.0%} of resamples, where a minus is cheaper.",
+        f"the range of {100 * RANGE:.0f} % of resamples, where a minus is cheaper.",
         "Below it the cost itself"
-        + ("" if random is None else f"; the cost against {random.label}")
-        + "; and the same at equal validation accuracy, the split that settings were "
-        "tuned on.",
+        + ("." if random is None else f", and what it is against {random.label}."),
         "The error of each method was fitted by a power law of the cost, over runs of "
         f"several lengths that were read once, at their end. {NONE} where a target is "
         "outside the accuracies that these curves span; nothing is extrapolated.",
@@ -107,11 +103,42 @@ def _ratio_entry(row: EndRow, target: float, table: EndTable) -> Entry:
         return Entry(BASELINE, tuple(small))
     if (random := row.random[target]) is not None and random.low is not None:
         small.append(f"random: {ratio_text(random)}")
-    on_validation = row.tuned_validation[target]
-    if on_validation is not None and on_validation.low is not None:
-        small.append(f"validation: {ratio_text(on_validation)}")
     saves = tuned is not None and tuned.high is not None and tuned.high < 1
     return Entry(ratio_text(tuned), tuple(small), saves)
+
+
+def _validation_sheet(table: EndTable) -> list[Sheet]:
+    known = [
+        row
+        for row in table.rows
+        if any(
+            r is not None and r.low is not None for r in row.tuned_validation.values()
+        )
+    ]
+    if not known:
+        return []
+    return [
+        Sheet(
+            name="equal_validation",
+            title="The same at equal validation accuracy",
+            header=("method", *map(target_name, table.targets)),
+            rows=tuple(
+                (
+                    Entry(row.row.label),
+                    *(
+                        Entry(ratio_text(row.tuned_validation[t]))
+                        for t in table.targets
+                    ),
+                )
+                for row in known
+            ),
+            notes=(
+                "On the split that settings were tuned on, so that it may flatter "
+                "those that were tuned most.",
+            ),
+            folded=True,
+        )
+    ]
 
 
 def ratio_text(ratio: Ratio | None) -> str:
@@ -158,7 +185,7 @@ def _best_sheet(table: EndTable) -> list[Sheet]:
 
 def gain_sheet(table: EndTable) -> Sheet:
     """Return what the runs of each length reached."""
-    unit = COST_NAMES[table.by]
+    unit = UNITS[table.by]
     return Sheet(
         name="gains",
         title="At the end of the runs of each length",

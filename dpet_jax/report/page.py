@@ -248,6 +248,12 @@ def _page(
             [
                 *content.texts,
                 *(text for p in pictures for text in (p.title, p.caption)),
+                *(
+                    text.get_text()
+                    for picture in pictures
+                    for legend in picture.figure.legends
+                    for text in legend.get_texts()
+                ),
             ]
         ),
     )

@@ -29,6 +29,13 @@ from dpet_jax.report.runs import COST_NAMES, Run
 from dpet_jax.report.table import Cell, CostTable, Spread, TableRow, spread
 from dpet_jax.run.costs import By
 
+#: Of costs, for people.
+UNITS: dict[By, str] = {
+    "epochs": "epochs",
+    "visits": "examples",
+    "seconds": "s",
+    "wh": "Wh",
+}
 #: What stands where a method would be compared with itself.
 BASELINE = "baseline"
 
@@ -196,7 +203,8 @@ def savings_sheet(table: CostTable, comparison: Comparison) -> Sheet | None:
             first, *others = (
                 _against(line, role, label, target) for role, label in labels.items()
             )
-            entries.append(Entry(first, tuple(f"tuned: {other}" for other in others)))
+            small = (f"tuned: {other}" for other in others if other != NONE)
+            entries.append(Entry(first, tuple(small)))
         rows.append((Entry(line.row.label), *entries))
     first, *others = labels.values()
     note = f"Median cost of the method against that of {first}"
@@ -235,6 +243,8 @@ def paper_sheet(table: CostTable) -> Sheet | None:
     def entry(line: TableRow, target: float) -> Entry:
         saving = line.savings.get("standard", {}).get(target)
         ours = None if saving is None else 1 / saving
+        if line.row.paper == "standard" and ours == 1:
+            return Entry(BASELINE)
         theirs = dearer(paper.get((line.row.key, target)))
         return Entry(dearer(ours), (f"paper: {theirs}",))
 
@@ -264,7 +274,7 @@ def results_sheet(table: CostTable) -> Sheet:
         "method",
         "seeds",
         "test accuracy",
-        f"{COST_NAMES[table.by]}, in all",
+        f"cost in all, {UNITS[table.by]}",
         "coreset",
         "pruned",
         "selection, of FLOPs",
@@ -273,12 +283,14 @@ def results_sheet(table: CostTable) -> Sheet:
     )
     rows = [_results(line) for line in lines]
     nothing = {NONE, percent(0.0), "finished"}
-    shown = [
-        place
-        for place in range(len(header))
+    names = {
+        name
+        for place, name in enumerate(header)
         if place < _ALWAYS or {row[place].main for row in rows} - nothing
-    ]
-    names = {header[place] for place in shown}
+    }
+    if "coreset" in names:  # of which it is to be told whether it was trained on
+        names.add("pruned")
+    shown = [place for place, name in enumerate(header) if name in names]
     notes = ["Medians, with the range over seeds beside them."]
     if "selection, of FLOPs" in names:
         notes.append("Selection is scoring, selecting and training auxiliary networks.")
@@ -288,9 +300,8 @@ def results_sheet(table: CostTable) -> Sheet:
             "the time that runs waited for their programs, and the first run of a "
             "process waits for what later runs, and runs with a cache, find ready."
         )
-    if "coreset" in names and any(
-        row[header.index("pruned")].main == NONE for row in rows
-    ):
+    of, pruned = header.index("coreset"), header.index("pruned")
+    if any(row[of].main != NONE and row[pruned].main == NONE for row in rows):
         notes.append(
             f"A coreset with {NONE} pruned was left by runs that trained on all data."
         )

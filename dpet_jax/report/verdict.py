@@ -8,11 +8,12 @@ one of its seeds, lies apart.
 from collections.abc import Iterator
 
 from dpet_jax.report.complexity import complexities, complexity_words
-from dpet_jax.report.end_sheets import UNITS, ratio_text
+from dpet_jax.report.end_sheets import ratio_text
 from dpet_jax.report.equal_accuracy import EndTable, Ratio, end_table
 from dpet_jax.report.grid import grids
 from dpet_jax.report.printed import dearer, dearer_than, significant, target_name
 from dpet_jax.report.rows import Comparison
+from dpet_jax.report.sheets import UNITS
 from dpet_jax.report.table import CostTable, TableRow, cost_table
 from dpet_jax.run.costs import By
 

@@ -106,7 +106,7 @@ def test_the_sheet_of_a_crossed_grid_says_what_its_seconds_hang_on(found):
     # seconds grow tenfold with the scale
     assert [row[0].strong for row in first.rows].index(True) == 0
     assert float(first.rows[0][2].main.removesuffix(" %")) > 70
-    assert first.rows[0][3].small == ("p < 0.001",)
+    assert first.rows[0][3].beside == "p < 0.001"
     assert first.rows[-1][3].main == NONE
 
 

@@ -77,7 +77,7 @@ def test_a_grid_of_networks_is_measured_along_its_front(tmp_path):
     assert (name.main, knee.main) == ("cnn", "width 0.5")
     assert lost.main == "\N{MINUS SIGN}2.0 points"
     (words,) = verdict(comparison, "epochs")
-    assert "width 0.5 costs 0.3" in words
+    assert "width 0.5 is 70 % cheaper than width 1 at" in words
     assert "\N{MINUS SIGN}2.0 points" in words
     assert words.endswith("beyond.")
 

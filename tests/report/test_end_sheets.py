@@ -14,6 +14,8 @@ from dpet_jax.report.page import answer, write_report
 from dpet_jax.report.plots.end import error_over_cost, gains_by_horizon
 from dpet_jax.report.printed import NONE
 
+CHEAPER = "20 % cheaper (\N{MINUS SIGN}20 to \N{MINUS SIGN}20 %)"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -36,16 +38,19 @@ def cells(sheet):
 
 def test_the_first_table_is_the_ratio_with_its_range(sheets):
     equal = sheets["equal"]
-    assert [*sheets] == ["equal", "best", "gains"]
+    assert [*sheets] == ["equal", "equal_validation", "best", "gains"]
     assert equal.header == ("method", "85 %", "88 %")
     saving = cells(equal)["saving"][1]
-    assert saving.main == "0.80 (0.80 to 0.80)"
+    assert saving.main == CHEAPER
     assert saving.strong
-    assert saving.small[:2] == ("5.00 epochs", "of random 0.64 (0.64 to 0.64)")
+    assert saving.small == (
+        "5.00 epochs",
+        "random: 36 % cheaper (\N{MINUS SIGN}36 to \N{MINUS SIGN}36 %)",
+    )
     standard, chance = cells(equal)["standard"][0], cells(equal)["chance"][0]
-    assert standard.main == "1.00"
+    assert standard[:2] == ("baseline", ("4.00 epochs",))
     assert not standard.strong
-    assert chance.main == "1.25 (1.25 to 1.25)"
+    assert chance.main == "25 % dearer (+25 to +25 %)"
     assert not chance.strong
     assert cells(equal)["saving_half"][0].main == NONE
     notes = " ".join(equal.notes)
@@ -55,7 +60,7 @@ def test_the_first_table_is_the_ratio_with_its_range(sheets):
 
 def test_an_arm_is_judged_at_its_best_network(sheets):
     best = cells(sheets["best"])["saving"][0]
-    assert best.main == "0.50 (0.50 to 0.50)"
+    assert best.main == "50 % cheaper (\N{MINUS SIGN}50 to \N{MINUS SIGN}50 %)"
     assert best.small == ("2.00 epochs", "saving_half")
 
 
@@ -67,7 +72,7 @@ def test_gains_have_a_line_for_each_length(sheets):
     assert line[3].main == "86.6 % ± 0.0"
     assert line[4].main == "85.6 %"
     assert line[5].main == "+1.6 ± 0.0"
-    assert line[6].main == "0.80 (0.80 to 0.80)"
+    assert line[6].main == CHEAPER
     first = gains.rows[0]
     assert first[0].main == "standard"
     assert first[5].main == NONE
@@ -77,7 +82,7 @@ def test_too_few_seeds_are_said(tmp_path):
     comparison = read_comparison([end_suite(tmp_path, seeds=(0, 1))])
     sheet, *_ = end_sheets(end_table(comparison, "epochs"), comparison)
     assert "No range: 2 seeds are common to all runs, and it takes 3." in sheet.notes
-    assert cells(sheet)["saving"][0].main == "0.80"
+    assert cells(sheet)["saving"][0].main == "20 % cheaper"
 
 
 def test_tuning_says_what_was_chosen_once(comparison):
@@ -100,23 +105,23 @@ def test_the_table_of_numbers_has_a_line_a_run(comparison, folder):
 def test_the_report_leads_with_it_and_draws_the_curves(comparison, tmp_path):
     page, *files = write_report(comparison, "epochs", tmp_path)
     text = page.read_text()
-    assert text.index("over that of standard") < text.index("of each length")
-    assert "0.80 (0.80 to 0.80)" in text
+    assert text.index("against standard") < text.index("of each length")
+    assert CHEAPER in text
     assert {"error.svg", "gains.svg"} <= {file.name for file in files}
     assert "accuracy.svg" not in {file.name for file in files}
-    assert "0.80 (0.80 to 0.80)" in (tmp_path / "table.tex").read_text()
+    assert r"20 \% cheaper ($-$20 to $-$20 \%)" in (tmp_path / "table.tex").read_text()
 
 
 def test_the_answer_for_a_terminal_is_that_table(comparison, tmp_path):
     lines = answer(comparison, "epochs").splitlines()
-    assert lines[0] == "Cost at equal accuracy, over that of standard"
+    assert lines[0] == "Cost at equal accuracy, against standard"
     assert lines[1].split() == ["method", "85", "%", "88", "%"]
-    assert any(line.split()[:2] == ["saving", "0.80"] for line in lines)
+    assert any(line.split()[:2] == ["saving", "20"] for line in lines)
     crossing = answer(read_comparison([small_suite(tmp_path)]), "epochs")
     assert crossing.startswith("Cost to reach an accuracy")
     # four methods below their header, then the verdict
     assert len({len(line) for line in crossing.splitlines()[1:6]}) == 1
-    assert crossing.splitlines()[6].startswith("To 80 %: margin took")
+    assert crossing.splitlines()[6].startswith("To 80 %: margin was")
 
 
 def test_both_ways_of_reading_stand_in_one_report(folder, tmp_path):

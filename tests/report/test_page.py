@@ -11,6 +11,7 @@ from fakes.runs import fake_run, fake_suite, small_suite, variant
 
 from dpet_jax.errors import UserError
 from dpet_jax.report.comparison import read_comparison
+from dpet_jax.report.glossary import TERMS, glossary
 from dpet_jax.report.page import write_report
 from dpet_jax.report.plots import pictures
 
@@ -109,10 +110,32 @@ def test_page_holds_what_a_reader_needs(report):
         "peak 0.2, 4 epochs",
         "not testable",
         "../margin/seed1",
-        "paper 0.401",
+        "paper: 60 % cheaper",
+        "A full-pass equivalent",
     ):
         assert words in text, words
     assert report[2].count("<svg") == len(list((report[1] / "plots").glob("*.svg")))
+
+
+def test_glossary_holds_the_terms_of_the_page_alone(report):
+    names = [term.name for term in glossary(["Cost against it", "all in epochs"])]
+    assert names == ["dearer, cheaper", "epoch"]
+    text = " ".join(Reader(report[2]).text)
+    assert "Training on random parts of the data, before anything is chosen." in text
+    assert "power law" not in text
+    assert [term.name for term in TERMS] == sorted(
+        (term.name for term in TERMS), key=str.lower
+    )
+
+
+def test_notes_and_tables_for_those_who_ask_are_folded(report):
+    text = report[2]
+    shown = re.sub(r"<details.*?</details>", "", text, flags=re.DOTALL)
+    assert "Median and range over seeds." in shown
+    assert "Bold: every seed" in text
+    assert "Bold: every seed" not in shown
+    assert '<th scope="col">run folder' in text
+    assert "run folder" not in shown
 
 
 def test_markdown_holds_the_same(report):

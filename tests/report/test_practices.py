@@ -153,12 +153,12 @@ def test_practices_are_sorted_by_what_they_save(tmp_path):
     (chapter,) = read_study(Places(practices=end_suite(tmp_path)))
     first, second = chapter.answer
     assert first == (
-        "At 88 % test accuracy, in epochs (full-pass equivalents) over the baseline's: "
-        "saving 0.80 (0.80 to 0.80) save."
+        "At 88 % test accuracy, in epochs (full-pass equivalents) against the "
+        "baseline: saving 20 % cheaper (\N{MINUS SIGN}20 to \N{MINUS SIGN}20 %)."
     )
-    assert second == "These cost more: chance 1.25 (1.25 to 1.25)."
+    assert second == "These cost more: chance 25 % dearer (+25 to +25 %)."
     assert [s.name for s in chapter.sheets] == [
-        *("equal", "best", "gains", "equal_seconds")
+        *("equal", "equal_validation", "best", "gains", "equal_seconds")
     ]
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from fakes.runs import events_of, fake_run, small_suite
@@ -19,17 +20,20 @@ from dpet_jax.report.formats import (
 from dpet_jax.report.paired import paired_differences
 from dpet_jax.report.printed import (
     NONE,
+    brief,
+    dearer,
+    dearer_than,
     percent,
     points,
     signed,
     significant,
     span,
     target_name,
-    times,
 )
 from dpet_jax.report.sheets import (
     Entry,
     Sheet,
+    accuracy_sheet,
     cost_entry,
     cost_sheet,
     paired_sheets,
@@ -96,41 +100,78 @@ def test_signs_are_always_there_and_are_no_hyphens():
     assert signed(None) == points(None) == NONE
 
 
-def test_fractions_ratios_and_ranges_are_printed_with_their_units():
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        ((None,), NONE),
+        ((1.114,), "11 % dearer"),
+        ((0.897,), "10 % cheaper"),
+        ((1.004,), "as dear"),
+        ((0.996,), "as dear"),
+        ((1.98,), "98 % dearer"),
+        ((2.36,), "2.36 times as dear"),
+        ((0.004,), "99.60 % cheaper"),
+        ((0.76, 0.70, 0.83), "24 % cheaper (\N{MINUS SIGN}30 to \N{MINUS SIGN}17 %)"),
+        ((1.17, 0.97, 2.34), "17 % dearer (\N{MINUS SIGN}3 to +134 %)"),
+        ((2.4, 1.8, 3.0), "2.40 times as dear (1.80 to 3.00 times)"),
+        ((0.9, None, 1.0), "10 % cheaper"),
+    ],
+)
+def test_ratios_of_costs_are_told_as_what_is_dearer(ratio, text):
+    assert dearer(*ratio) == text
+
+
+def test_what_is_dearer_is_dearer_than_something():
+    assert dearer_than(0.5, "it") == "50 % cheaper than it"
+    assert dearer_than(1.0, "it") == "as dear as it"
+    assert dearer_than(3.0, "it") == "3.00 times as dear as it"
+
+
+def test_seconds_that_nobody_notices_have_no_digits():
+    assert brief(0.00858) == "< 0.1"
+    assert [brief(s) for s in (0.0, 0.1, 12.34, None)] == ["0", "0.100", "12.3", NONE]
+
+
+def test_fractions_and_ranges_are_printed_with_their_units():
     assert percent(0.96666) == "96.7 %"
     assert target_name(0.9) == "90 %"
     assert target_name(0.925) == "92.5 %"
-    assert times(2.345) == "2.35\N{MULTIPLICATION SIGN}"
     assert span(1.0, 2.0) == "1.00 to 2.00"
-    assert span(0.5, 0.6, percent) == "50.0 % to 60.0 %"
+    assert span(0.5, 0.6, percent) == "50.0 to 60.0 %"
     assert span(2.0, 2.0) == "no spread"
-    assert percent(None) == times(None) == span(None, 2.0) == NONE
+    assert percent(None) == span(None, 2.0) == NONE
 
 
 # tables
 
 
-def test_cell_shows_median_range_seeds_and_test_accuracy():
-    cell = Cell((1.0, 3.0, None), 2, 3.0, 0.689)
-    small = ("1.00 to 3.00", "2 of 3", "test 68.9 %")
-    assert cost_entry(cell) == ("3.00", small, False)
+def test_cell_of_which_nothing_is_special_is_one_line():
+    cell = Cell((1.0, 3.0), 2, 2.0, 0.689)
+    assert cost_entry(cell) == ("2.00", (), False, "1.00 to 3.00")
     assert cost_entry(cell._replace(best=True)).strong
+    assert cost_entry(Cell((2.0, 2.0), 2, 2.0, 0.7)) == ("2.00", (), False, "")
+
+
+def test_cell_says_how_many_seeds_reached_the_target_where_some_did_not():
+    entry = cost_entry(Cell((1.0, 3.0, None), 2, 3.0, 0.689))
+    assert entry == ("3.00", ("2 of 3 seeds",), False, "1.00 to 3.00")
 
 
 @pytest.mark.parametrize(
-    ("cell", "entry"),
+    ("cell", "small"),
     [
-        (Cell((None, None), 0, None, None), (NONE, ("0 of 2",), False)),
-        (Cell((), 0, None, None), ("", ("no run",), False)),
-        (Cell((1.0, None), 1, None, 0.7), (NONE, ("1 of 2", "test 70.0 %"), False)),
-        (
-            Cell((None, None), 2, None, 0.7),
-            (NONE, ("not measured", "2 of 2", "test 70.0 %"), False),
-        ),
+        (Cell((None, None), 0, None, None), ("0 of 2 seeds",)),
+        (Cell((None,), 0, None, None), ("not reached",)),
+        (Cell((1.0, None), 1, None, 0.7), ("1 of 2 seeds",)),
+        (Cell((None, None), 2, None, 0.7), ("not measured",)),
     ],
 )
-def test_cell_without_a_median_is_a_dash_with_the_reason(cell, entry):
-    assert cost_entry(cell) == entry
+def test_cell_without_a_median_is_a_dash_with_the_reason(cell, small):
+    assert cost_entry(cell) == (NONE, small, False, "")
+
+
+def test_cell_without_a_run_says_so():
+    assert cost_entry(Cell((), 0, None, None)) == ("", ("no run",), False, "")
 
 
 def test_table_has_a_column_for_each_target_and_a_line_for_each_method(table):
@@ -141,14 +182,36 @@ def test_table_has_a_column_for_each_target_and_a_line_for_each_method(table):
     ]
     assert [entry.strong for entry in row_of(sheet, "margin")[1:]] == [True, True]
     assert "epochs" in sheet.title
+    assert sheet.notes[0] == "Median and range over seeds."
+    # every seed reached every target
+    assert not any("never reached" in note for note in sheet.notes)
+
+
+def test_test_accuracies_have_a_table_of_their_own(table, tmp_path):
+    sheet = accuracy_sheet(table)
+    assert sheet.header == ("method", "60 %", "80 %")
+    # validation says 0.92 times 0.5 and 0.75 to the power of 0.3
+    assert [entry.main for entry in row_of(sheet, "margin")[1:]] == ["59.7 %", "83.4 %"]
+    never = loose(tmp_path, accuracies=[(1.0, 0.5)])
+    assert accuracy_sheet(cost_table(never, "epochs")) is None
+
+
+def test_methods_without_a_run_are_named_below_and_have_no_row(table):
+    gone = table.rows[0].row
+    gone = replace(gone, by_target={}, runs=())
+    held = table._replace(rows=(table.rows[0]._replace(row=gone), *table.rows[1:]))
+    for sheet in (cost_sheet(held), results_sheet(held)):
+        assert [row[0].main for row in sheet.rows] == ["tuned", "random", "margin"]
+        assert sheet.notes[-1] == "No run yet: standard."
 
 
 def test_savings_name_both_standards(table, comparison):
     sheet = savings_sheet(table, comparison)
     entry = row_of(sheet, "margin")[2]
     # 6.3 and 3.15 over 1.575 epochs
-    assert entry.main.startswith("4.00")
-    assert entry.small[0].startswith("tuned 2.00")
+    assert entry == ("75 % cheaper", ("tuned: 50 % cheaper",), False, "")
+    assert row_of(sheet, "standard")[2].main == "baseline"
+    assert row_of(sheet, "tuned")[2].small == ("tuned: baseline",)
     assert "standard" in sheet.notes[0]
 
 
@@ -156,7 +219,8 @@ def test_ratios_of_the_paper_are_beside_ours_where_targets_coincide(table):
     sheet = paper_sheet(table)
     assert [row[0].main for row in sheet.rows] == ["standard", "margin"]
     entry = row_of(sheet, "margin")[2]
-    assert (entry.main, entry.small) == ("0.250", ("paper 0.401",))
+    assert (entry.main, entry.small) == ("75 % cheaper", ("paper: 60 % cheaper",))
+    assert row_of(sheet, "standard")[2] == ("baseline", (), False, "")
 
 
 def test_what_the_runs_do_not_have_is_no_table(tmp_path):
@@ -174,9 +238,21 @@ def test_final_results_show_coreset_pruning_selection_and_compilation(table):
     assert shown["pruned"].main == "98.8 %"
     assert shown["selection, of FLOPs"].main == "11.9 %"
     assert shown["compilation, s"].main == "4.00"
-    assert shown["test accuracy"].small == ("91.0 % to 91.2 %",)
-    assert shown["stopped by"].main == "finished"
+    assert shown["test accuracy"].beside == "91.0 to 91.2 %"
     assert row_of(sheet, "standard")[4].main == NONE
+
+
+def test_final_results_have_no_column_in_which_there_is_nothing(table, tmp_path):
+    sheet = results_sheet(table)
+    assert "stopped by" not in sheet.header
+    assert "Every run went on to the end of its plan." in sheet.notes
+    plain = loose(tmp_path, stopped_by="target")
+    sheet = results_sheet(cost_table(plain, "epochs"))
+    assert sheet.header == (
+        *("method", "seeds", "test accuracy", "cost in all, epochs"),
+        *("compilation, s", "stopped by"),
+    )
+    assert sheet.rows[0][-1].main == "target"
 
 
 def test_runs_on_all_data_that_leave_a_coreset_have_pruned_nothing(table):
@@ -184,7 +260,7 @@ def test_runs_on_all_data_that_leave_a_coreset_have_pruned_nothing(table):
     sheet = results_sheet(table._replace(rows=tuple(left)))
     shown = dict(zip(sheet.header, row_of(sheet, "margin"), strict=True))
     assert (shown["coreset"].main, shown["pruned"].main) == ("12", NONE)
-    assert sheet.notes[-1].startswith(f"A coreset with {NONE} pruned")
+    assert sheet.notes[-2].startswith(f"A coreset with {NONE} pruned")
 
 
 def test_tuning_shows_trials_seeds_cost_and_choices(comparison):
@@ -203,12 +279,24 @@ def test_paired_differences_show_pairs_and_that_they_cannot_be_tested(comparison
     assert "random control" in random.title
     row = tuned.rows[2]
     assert row[1].main == "+1.0"
-    assert row[1].small[1:] == ("2 pairs", "not testable")
+    # as in every cell, which is said once
+    assert row[1].small == ()
+    assert "2 pairs where nothing else is said" in tuned.notes[0]
+    assert tuned.notes[1].endswith("so that nothing is tested here.")
     assert row[3].main == "\N{MINUS SIGN}1.58"
-    assert "Holm" in tuned.notes[0]
+    assert "Holm" in tuned.notes[1]
     tested = paired_sheets([one._replace(p=0.03456) for one in found], "epochs")
     assert "p = 0.0346" in tested[0].rows[0][1].small
-    assert "With 3 methods at least 7 pairs are needed" in tuned.notes[1]
+    some = [one._replace(p=None if one.target else 0.03) for one in found]
+    assert "not testable" in paired_sheets(some, "epochs")[0].rows[0][2].small
+    some = [
+        one._replace(differences=(0.1,) * (1 + (n == 0))) for n, one in enumerate(found)
+    ]
+    assert paired_sheets(some, "epochs")[0].rows[0][1].small == ("2 pairs",)
+    assert "With 3 methods at least 7 pairs are needed" in tuned.notes[2]
+    nothing = dict.fromkeys(found[0].censored, 0)
+    nobody = [one._replace(of=None, differences=(), censored=nothing) for one in found]
+    assert paired_sheets(nobody, "epochs") == []
 
 
 def test_censored_seeds_and_tests_of_too_few_pairs_are_labelled(comparison):
@@ -284,7 +372,7 @@ def test_every_run_is_traced_to_its_folder_from_the_report(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("data set", "digits, fingerprint f00df00d"),
+        ("data set", "digits (fingerprint f00df00df00d…), split seed 0"),
         ("examples", "1,000 train, 100 validation, 200 test"),
         ("evaluation grid", "every 1 full-pass equivalents on 100 validation examples"),
         ("device", "1 x cpu (cpu), 2 CPU cores"),
@@ -308,6 +396,7 @@ def test_setting_says_how_much_of_the_cost_only_filled_batches_up(tmp_path):
         (folder / "events.jsonl").write_text(lines)
     text = dict(setting(read_comparison([tmp_path]), "epochs"))["fill rows"]
     assert text.startswith("at most 3.2 % of the examples that a run has seen (RS2)")
+    assert "fill rows" not in dict(setting(loose(tmp_path / "none"), "epochs"))
 
 
 @pytest.mark.parametrize(

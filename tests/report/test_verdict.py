@@ -29,15 +29,17 @@ def pair(folder, costs, *, role="standard", control=None):
 
 def test_where_every_seed_is_below_all_others_it_is_said(tmp_path):
     assert said(small_suite(tmp_path)) == [
-        "To 80 %: margin took 0.500 of tuned (1.58 against 3.15 epochs, medians of 2 "
-        "seeds); random 0.750.",
+        "To 80 %: margin was 50 % cheaper than tuned (1.58 against 3.15 epochs, "
+        "medians of 2 seeds); random 25 % cheaper.",
         "Every seed of it took less than every seed of any other method.",
     ]
 
 
 def test_seeds_that_overlap_decide_nothing(tmp_path):
     first, second = said(pair(tmp_path, [2.0, 5.0, 3.0]))
-    assert first.startswith("To 80 %: mine took 0.750 of base (3.00 against 4.00")
+    assert first.startswith(
+        "To 80 %: mine was 25 % cheaper than base (3.00 against 4.00"
+    )
     assert (
         second == "Its seeds and those of others overlap, so that nothing is decided."
     )
@@ -45,7 +47,7 @@ def test_seeds_that_overlap_decide_nothing(tmp_path):
 
 def test_a_control_that_costs_no_more_decides_against_it(tmp_path):
     first, second = said(pair(tmp_path, [2.0, 2.0], control=[1.0, 2.5]))
-    assert first.endswith("; chance 0.438.")
+    assert first.endswith("; chance 56 % cheaper.")
     assert "nothing is decided" in second
 
 
@@ -55,9 +57,15 @@ def test_one_seed_decides_nothing(tmp_path):
     assert second == "With one seed nothing is decided."
 
 
+def test_of_a_control_that_has_not_run_nothing_is_said(tmp_path):
+    first, second = said(pair(tmp_path, [1.0], control=[]))
+    assert first.endswith("epochs, one seed).")
+    assert second == "With one seed nothing is decided."
+
+
 def test_a_method_that_costs_more_is_said_to(tmp_path):
     first, _ = said(pair(tmp_path, [8.0, 8.0]))
-    assert first.startswith("To 80 %: mine took 2.00 of base")
+    assert first.startswith("To 80 %: mine was 2.00 times as dear as base")
 
 
 def test_without_a_baseline_or_a_rival_that_got_there_nothing_is_said(tmp_path):
@@ -67,8 +75,8 @@ def test_without_a_baseline_or_a_rival_that_got_there_nothing_is_said(tmp_path):
 
 def test_runs_read_at_their_end_are_told_by_ratio_and_range(tmp_path):
     assert said(end_suite(tmp_path)) == [
-        "At 88 %: saving costs 0.80 (0.80 to 0.80) of standard with the same network; "
-        "chance 1.25 (1.25 to 1.25).",
+        "At 88 %: saving is 20 % cheaper than standard with the same network "
+        "(\N{MINUS SIGN}20 to \N{MINUS SIGN}20 %); chance 25 % dearer (+25 to +25 %).",
         "It saves, and by choosing: the random control costs more.",
     ]
 
@@ -78,6 +86,7 @@ def test_runs_read_at_their_end_are_told_by_ratio_and_range(tmp_path):
     [
         (Ratio(0.8, None, None), None, "too few seeds"),
         (Ratio(0.8, 0.6, 1.0), None, "open whether it saves"),
+        (Ratio(1.2, 1.1, 1.3), None, "saves nothing"),
         (Ratio(0.8, 0.7, 0.9), None, "without a random control"),
         (Ratio(0.8, 0.7, 0.9), Ratio(1.0, 0.91, 1.1), "by choosing"),
         (Ratio(0.8, 0.7, 0.9), Ratio(0.9, 0.85, 1.1), "may be by dropping"),

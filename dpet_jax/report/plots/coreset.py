@@ -85,7 +85,7 @@ def coreset_growth(comparison: Comparison, looks: Looks | None = None) -> Figure
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     if many:
-        label_ends(axes, ends)
+        label_ends(figure, axes, ends)
     return finished(figure, axes, "round", "examples in the coreset", plain="y")
 
 

@@ -260,6 +260,6 @@ def pareto(table: CostTable, looks: Looks | None = None) -> Figure | None:
     )
     cost_axis(axes, "x", [cost for cost, _ in points])
     if many:
-        label_ends(axes, ends)
+        label_ends(figure, axes, ends)
     cost = f"{COST_NAMES[table.by]}, whole run"
     return finished(figure, axes, cost, "final test accuracy, %", percent="y")

@@ -30,7 +30,7 @@ from dpet_jax.run.costs import By
 
 _COLUMNS = 3
 #: Characters of a line of a title, and its lines.
-_TITLE, _TITLE_LINES = 19, 2
+_TITLE, _TITLE_LINES = 17, 2
 
 
 class Course(NamedTuple):

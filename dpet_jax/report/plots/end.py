@@ -73,7 +73,7 @@ def error_over_cost(
             )
     _log_axes(axes, table)
     if many:
-        label_ends(axes, ends)
+        label_ends(figure, axes, ends)
     return finished(
         figure, axes, COST_NAMES[table.by], "test error, %", plain="x", percent="y"
     )
@@ -144,7 +144,7 @@ def gains_by_horizon(
     cost_axis(axes, "x", drawn)
     change_axis(axes, "y")
     if many:
-        label_ends(axes, ends)
+        label_ends(figure, axes, ends)
     return finished(
         figure, axes, COST_NAMES[table.by], "cost against the baseline's, %"
     )

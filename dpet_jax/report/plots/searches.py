@@ -56,7 +56,7 @@ def best_over_cost(record: SearchRecord) -> Figure | None:
             )
         )
     _scale(axes, [steps for _, steps in rows])
-    label_ends(axes, ends)
+    label_ends(figure, axes, ends)
     axes.set_xlabel(f"spent, {record.unit_name}")
     axes.set_ylabel("best validation accuracy so far, %")
     percent_axis(axes, "y")

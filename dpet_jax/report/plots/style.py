@@ -31,7 +31,7 @@ _LONGEST = 30
 #: one column is longer than its plot.
 _HALF, _MANY = 24, 6
 #: Inches that a name beside a plot needs, and that axes leave above and below.
-_LINE, _AROUND = 0.125, 0.55
+_LINE, _AROUND = 0.14, 0.55
 #: Characters of such a name.
 BESIDE = 24
 
@@ -206,17 +206,17 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def label_ends(axes: Axes, ends: Sequence[End]) -> None:
+def label_ends(figure: Figure, axes: Axes, ends: Sequence[End]) -> None:
     """Write names beside a plot, in the order of their points, none on another.
 
     A line leads to each, for many points may lie at one place. The plot is made as high
     as its names need.
 
     Args:
-        axes: With everything drawn, and its limits set.
+        figure: The figure.
+        axes: Its axes, with everything drawn, and their limits set.
         ends: The points and their names.
     """
-    figure = axes.figure
     width, height = figure.get_size_inches()
     height = max(height, _AROUND + _LINE * len(ends))
     figure.set_size_inches(width, height)
@@ -231,8 +231,7 @@ def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     places = [inside[k] for k in order]
     for k in range(1, len(places)):  # each above the one before it
         places[k] = max(places[k], places[k - 1] + line)
-    over = max(0.0, places[-1] - 1.0) if places else 0.0
-    places = [place - over for place in places]
+    places[-1:] = [min(1.0, place) for place in places[-1:]]
     for k in reversed(range(len(places) - 1)):
         places[k] = min(places[k], places[k + 1] - line)
     for k, place in zip(order, places, strict=True):
