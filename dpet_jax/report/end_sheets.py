@@ -46,7 +46,7 @@ def ratio_sheet(table: EndTable, comparison: Comparison) -> Sheet:
     baseline, random = comparison.row("tuned"), comparison.row("random")
     name = "the baseline" if baseline is None else baseline.label
     notes = [
-        f"Against {name} with the same network, at equal test accuracy; in brackets "
+        f"Against {name} with the same network, at equal test accuracy; beside it "
         f"the range of {100 * RANGE:.0f} % of resamples, where a minus is cheaper.",
         "Below it the cost itself"
         + ("." if random is None else f", and what it is against {random.label}."),
@@ -78,6 +78,7 @@ def ratio_sheet(table: EndTable, comparison: Comparison) -> Sheet:
             for row in table.rows
         ),
         notes=tuple(notes),
+        ranged=True,
     )
 
 
@@ -104,7 +105,7 @@ def _ratio_entry(row: EndRow, target: float, table: EndTable) -> Entry:
     if (random := row.random[target]) is not None and random.low is not None:
         small.append(f"random: {ratio_text(random)}")
     saves = tuned is not None and tuned.high is not None and tuned.high < 1
-    return Entry(ratio_text(tuned), tuple(small), saves)
+    return _entry(tuned, tuple(small), strong=saves)
 
 
 def _validation_sheet(table: EndTable) -> list[Sheet]:
@@ -125,10 +126,7 @@ def _validation_sheet(table: EndTable) -> list[Sheet]:
             rows=tuple(
                 (
                     Entry(row.row.label),
-                    *(
-                        Entry(ratio_text(row.tuned_validation[t]))
-                        for t in table.targets
-                    ),
+                    *(_entry(row.tuned_validation[t]) for t in table.targets),
                 )
                 for row in known
             ),
@@ -137,8 +135,17 @@ def _validation_sheet(table: EndTable) -> list[Sheet]:
                 "those that were tuned most.",
             ),
             folded=True,
+            ranged=True,
         )
     ]
+
+
+def _entry(
+    ratio: Ratio | None, small: tuple[str, ...] = (), *, strong: bool = False
+) -> Entry:
+    main = dearer(None if ratio is None else ratio.value)
+    beside = ratio_text(ratio).removeprefix(main).strip(" ()")
+    return Entry(main, small, strong, beside)
 
 
 def ratio_text(ratio: Ratio | None) -> str:
@@ -156,7 +163,7 @@ def _best_sheet(table: EndTable) -> list[Sheet]:
         small = [] if cost is None else [f"{significant(cost)} {UNITS[table.by]}"]
         if chosen is not None and chosen.label != label:
             small.append(chosen.label)
-        return Entry(ratio_text(ratio), tuple(small))
+        return _entry(ratio, tuple(small))
 
     return [
         Sheet(
@@ -179,6 +186,7 @@ def _best_sheet(table: EndTable) -> list[Sheet]:
                 "below it that cost, and the row where it is not the first. "
                 f"{NONE} where the curve of one of these does not span the target.",
             ),
+            ranged=True,
         )
     ]
 
@@ -207,6 +215,7 @@ def gain_sheet(table: EndTable) -> Sheet:
             "has runs of the same cost; the last column where its curve spans the "
             "accuracy.",
         ),
+        ranged=True,
     )
 
 
@@ -224,7 +233,7 @@ def _gain_row(label: str, gain: Gain) -> tuple[Entry, ...]:
         Entry(test),
         Entry(percent(gain.accuracy.get("validation"))),
         Entry(over),
-        Entry(ratio_text(gain.ratio)),
+        _entry(gain.ratio),
     )
 
 

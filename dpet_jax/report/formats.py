@@ -53,7 +53,7 @@ def to_markdown(sheet: Sheet) -> str:
 
 
 def to_text(sheet: Sheet, width: int = 80) -> str:
-    """Return a table for a terminal: its numbers alone, in columns.
+    """Return a table for a terminal: its numbers, without what is below them.
 
     Nothing is wider than the terminal: names are wrapped at words, and columns that do
     not fit beside each other follow below, with the names again.
@@ -63,7 +63,8 @@ def to_text(sheet: Sheet, width: int = 80) -> str:
         width: Of the terminal, in characters.
     """
     names, *columns = zip(
-        *[tuple(entry.main for entry in row) for row in sheet.rows], strict=True
+        *[tuple(_on_terminal(entry, sheet) for entry in row) for row in sheet.rows],
+        strict=True,
     )
     name, *headers = sheet.header
     room = width - len(_MARGIN)
@@ -96,6 +97,11 @@ def to_text(sheet: Sheet, width: int = 80) -> str:
             text += [_row(part, []) for part in parts[:-1]]
             text.append(_row(parts[-1].ljust(first), cells))
     return "\n".join(text)
+
+
+def _on_terminal(entry: Entry, sheet: Sheet) -> str:
+    beside = f" ({entry.beside})" if sheet.ranged and entry.beside else ""
+    return f"{entry.main}{beside}"
 
 
 def _blocks(widths: Sequence[int], room: int) -> Iterator[list[int]]:

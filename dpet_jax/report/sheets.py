@@ -69,6 +69,7 @@ class Sheet(NamedTuple):
         rows: One entry for each column.
         notes: How to read it; the first is all that most readers need.
         folded: Whether the whole table is for those who ask for it.
+        ranged: Whether a terminal shows what is beside the numbers too.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Sheet(NamedTuple):
     rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...] = ()
     folded: bool = False
+    ranged: bool = False
 
 
 def run_of(table: CostTable) -> list[TableRow]:

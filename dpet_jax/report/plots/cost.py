@@ -32,9 +32,9 @@ from dpet_jax.run.costs import By
 _PART_LOOKS: dict[str, tuple[str, str | None]] = {
     "data": ("none", None),
     "selection": (INK, None),
-    "warm-up": ("#c8cdd2", None),
-    "rounds": ("#767f87", None),
-    "training": ("#a3abb2", None),
+    "warm-up": ("#b2bac1", None),
+    "rounds": ("#666e76", None),
+    "training": ("#8b949c", None),
     "evaluation": ("none", "/////"),
     "compilation": ("none", "....."),
     "rest": ("none", "xxxxx"),

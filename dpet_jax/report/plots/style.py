@@ -20,9 +20,10 @@ INK = "#1f2428"
 GRID = "#d7dce1"
 PAPER = "#fefefe"
 
-#: Those of Okabe and Ito, but their yellow, which is hard to see on white. On a page a
+#: Those of Okabe and Ito, but their yellow, which is hard to see on white, and with a
+#: darker purple: without green cones theirs is the grey that their green is. On a page a
 #: colour means a method; everything else is ink and greys, which no method has.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = ("#0072b2", "#d55e00", "#56b4e9", "#e69f00", "#009e73", "#aa4499")
 MUTED = "#7d868e"
 _MARKERS = "osD^vPX<>phd*8"
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
