@@ -143,6 +143,8 @@ def _validation_sheet(table: EndTable) -> list[Sheet]:
 def _entry(
     ratio: Ratio | None, small: tuple[str, ...] = (), *, strong: bool = False
 ) -> Entry:
+    if ratio is not None and ratio.value == 1 and ratio.low in (None, 1):
+        return Entry(BASELINE, small)
     main = dearer(None if ratio is None else ratio.value)
     beside = ratio_text(ratio).removeprefix(main).strip(" ()")
     return Entry(main, small, strong, beside)

@@ -23,7 +23,7 @@ from dpet_jax.report.complexity import (
     complexity_words,
 )
 from dpet_jax.report.end_sheets import end_sheets, ratio_text
-from dpet_jax.report.equal_accuracy import EndRow, EndTable, end_table
+from dpet_jax.report.equal_accuracy import RANGE, EndRow, EndTable, end_table
 from dpet_jax.report.formats import escape_markdown, to_markdown
 from dpet_jax.report.grid import Grid, front_sheet, grids, name_of
 from dpet_jax.report.page import drawing, present, rendered
@@ -456,8 +456,9 @@ def _of_practices(places: Places, by: By | None) -> Chapter:
         "practices",
         "What each practice costs against the baseline at equal test accuracy",
         "",
-        "Left of the line it saves; the range is that of 95 % of resamples of seeds. "
-        "Where a row is missing, its runs do not span the accuracy.",
+        f"Left of the line it saves; the range is that of {100 * RANGE:.0f} % of "
+        "resamples of seeds. Filled: it lies on one side of the line. Where a row is "
+        "missing, its runs do not span the accuracy.",
         figure,
         "no accuracy is spanned by the baseline and another",
     )

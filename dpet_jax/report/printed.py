@@ -50,6 +50,8 @@ def points(fraction: float | None) -> str:
 
 #: From here on a ratio is told as a factor, for 150 % more is easily read as 1.5 times.
 _FACTOR_FROM = 2.0
+#: And the end of a range, which has a sign and is not read so.
+_FAR = 10.0
 
 
 def dearer(
@@ -69,8 +71,9 @@ def dearer(
         return text
     if ratio >= _FACTOR_FROM:
         return f"{text} ({significant(low)} to {significant(high)} times)"
-    ends = " to ".join(change_of(end) for end in (low, high))
-    return f"{text} ({ends} %)"
+    if high >= _FAR:
+        return f"{text} ({change_of(low)} % to {significant(high)} times)"
+    return f"{text} ({change_of(low)} to {change_of(high)} %)"
 
 
 def dearer_than(ratio: float, name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import matplotlib
 import numpy as np
 import pytest
-from fakes.runs import fake_run, small_suite
+from fakes.runs import fake_run, fake_suite, small_suite, variant
 
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.plots.coreset import (
@@ -22,13 +22,17 @@ from dpet_jax.report.plots.curves import accuracy_curve, front, mean_parts, part
 from dpet_jax.report.plots.pictures import missing, pictures
 from dpet_jax.report.plots.power import power_trace, stretches
 from dpet_jax.report.plots.style import (
+    COLOURS,
     GRID,
     INK,
+    MUTED,
     PAPER,
+    change_axis,
     finished,
     inline,
     log_axis,
     look,
+    looks_of,
     new_figure,
     percent_axis,
     settle,
@@ -211,6 +215,74 @@ def test_cost_of_each_target_is_that_of_the_table(suite):
         )
         ends = [segment[:, 1] for segment in bars.get_segments()]
         np.testing.assert_allclose(ends, [line.cells[t].spread for t in table.targets])
+
+
+def test_targets_are_a_list_and_no_scale(tmp_path):
+    fake_run(tmp_path / "m" / "seed0", [(1.0, 0.99)], targets=(0.5, 0.9, 0.99))
+    table = cost_table(read_comparison([tmp_path]), "epochs")
+    axes = cost_to_accuracy(table).axes[0]
+    assert [*axes.get_xticks()] == [0, 1, 2]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["50", "90", "99"]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Eight methods, more than there are colours, and one that has not run."""
+    folder = tmp_path_factory.mktemp("many")
+    names = [f"method {n}" for n in range(8)]
+    for n, name in enumerate(names):
+        course = [(1.0 + n, 0.7), (2.0 + n, 0.9)]
+        fake_run(folder / name, course, coreset=[0, 1] * 4, test_accuracy=0.9 - n / 99)
+    rows = [variant(name, {"0.6": [name], "0.8": [name]}) for name in names]
+    rows.append(variant("absent", {"0.6": [], "0.8": []}))
+    return read_comparison([fake_suite(folder, rows, {"tuned": "method 3"})])
+
+
+def test_of_more_methods_than_colours_none_has_one_and_the_baseline_is_ink(many, suite):
+    looks = looks_of(many.rows, many.row("tuned"))
+    assert "absent" not in looks
+    assert looks.pop("method 3").colour == INK
+    assert {look.colour for look in looks.values()} == {MUTED}
+    few = looks_of(suite.rows)
+    assert [look.colour for look in few.values()] == [*COLOURS[:4]]
+    # a method that has not run takes no colour from those that have
+    assert [*looks_of([many.rows[-1], *many.rows[:2]])] == ["method 0", "method 1"]
+    assert not {INK, MUTED} & {*COLOURS}
+
+
+def test_many_methods_have_a_line_each_with_all_of_their_targets(many):
+    table = cost_table(many, "epochs")
+    figure = cost_to_accuracy(table)
+    axes = figure.axes[0]
+    names = [row.label for row in many.rows[:8]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    places = [c.lines[0].get_xydata()[0] for c in axes.containers]
+    medians = [
+        (line.cells[t].median, n)
+        for n, line in enumerate(table.rows[:8])
+        for t in table.targets
+    ]
+    np.testing.assert_allclose(places, medians)
+    assert labels_of(figure) == ["to 60 %", "to 80 %"]
+
+
+@pytest.mark.parametrize(
+    "draw", [coreset_growth, lambda c: pareto(cost_table(c, "epochs"))]
+)
+def test_names_of_many_methods_stand_beside_their_plot_in_order_and_apart(many, draw):
+    figure = draw(many)
+    (axes,) = figure.axes
+    names = [row.label for row in many.rows[:8]]
+    assert {text.get_text() for text in axes.texts} == {*names}
+    places = sorted(text.xyann[1] for text in axes.texts)
+    room = figure.get_size_inches()[1] - 0.55
+    assert min(np.diff(places)) * room >= 0.13
+    assert {text.xyann[0] for text in axes.texts} == {1.1}
+    by_height = sorted(axes.texts, key=lambda text: text.xyann[1])
+    heights = [text.xy[1] for text in by_height]
+    assert heights == sorted(heights)
+    in_legend = labels_of(figure) if figure.legends else []
+    assert not {*in_legend} & {*names}
 
 
 def test_target_that_the_median_seed_missed_is_not_drawn(tmp_path):
@@ -474,6 +546,25 @@ def test_logarithmic_axis_has_plain_numbers(high, most):
     labels = [label for label in logarithmic() if label]
     assert 2 <= len(labels) <= most
     assert all(re.fullmatch(r"[\d,.]+", label) for label in labels)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.8, 1.25), (0.4, 6.0)])
+def test_logarithmic_axis_of_ratios_says_what_is_dearer(low, high):
+    @styled
+    def ratios():
+        figure = new_figure(1.5)
+        axes = figure.add_subplot()
+        axes.plot([low, high], [1, 2])
+        log_axis(axes, "x")
+        change_axis(axes, "x")
+        figure.draw_without_rendering()
+        left, right = axes.get_xlim()
+        ticks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+        return [label.get_text() for x, label in ticks if left <= x <= right]
+
+    labels = ratios()
+    assert 3 <= len(labels) <= 8
+    assert {"0", "+100" if high > 2 else "+20"} <= {*labels}
 
 
 def test_fractions_are_printed_in_percent():

@@ -114,6 +114,7 @@ def test_signs_are_always_there_and_are_no_hyphens():
         ((0.76, 0.70, 0.83), "24 % cheaper (\N{MINUS SIGN}30 to \N{MINUS SIGN}17 %)"),
         ((1.17, 0.97, 2.34), "17 % dearer (\N{MINUS SIGN}3 to +134 %)"),
         ((2.4, 1.8, 3.0), "2.40 times as dear (1.80 to 3.00 times)"),
+        ((1.23, 0.88, 37126.1), "23 % dearer (\N{MINUS SIGN}12 % to 37,100 times)"),
         ((0.9, None, 1.0), "10 % cheaper"),
     ],
 )

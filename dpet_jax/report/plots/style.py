@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from dpet_jax.report.printed import change_of
 from dpet_jax.report.rows import Row
@@ -74,6 +74,11 @@ _STYLE: Any = {
     "hatch.linewidth": 0.5,
 }
 
+#: Changes in percent that a logarithmic axis marks, and one that is so many
+#: times as high as low.
+_CHANGES = (-50, -40, -30, -20, -10, 0, 10, 20, 30, 50, 70, 100)
+_FAR_CHANGES = (-95, -90, -80, -50, 0, 100, 400, 900, 1900)
+_WIDE = 2.5
 #: A linear axis would squeeze the shorter ones into a corner.
 _LOG_FROM = 3.0
 
@@ -288,6 +293,10 @@ def change_axis(axes: Axes, which: str) -> None:
     """Print the ratios of an axis as what they are dearer or cheaper, in percent."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(FuncFormatter(lambda value, _: change_of(value)))
+    if axis.get_scale() == "log":
+        low, high = axis.get_view_interval()
+        changes = _CHANGES if high < _WIDE * low else _FAR_CHANGES
+        axis.set_major_locator(FixedLocator([1 + change / 100 for change in changes]))
 
 
 def percent_axis(axes: Axes, which: str) -> None:
