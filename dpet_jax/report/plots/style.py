@@ -21,8 +21,8 @@ GRID = "#d7dce1"
 PAPER = "#fefefe"
 
 #: Those of Okabe and Ito, but their yellow, which is hard to see on white, and with a
-#: darker purple: without green cones theirs is the grey that their green is. On a page a
-#: colour means a method; everything else is ink and greys, which no method has.
+#: darker purple: without green cones theirs is the grey that their green is. A colour
+#: means a method on all of a page; the rest is ink and greys, which no method has.
 COLOURS = ("#0072b2", "#d55e00", "#56b4e9", "#e69f00", "#009e73", "#aa4499")
 MUTED = "#7d868e"
 _MARKERS = "osD^vPX<>phd*8"
