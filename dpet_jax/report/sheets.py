@@ -112,19 +112,7 @@ def cost_sheet(table: CostTable) -> Sheet | None:
             for line in lines
         ),
         notes=(
-            "Median and range over seeds."
-            if several
-            else "Of one seed, so that no spread is known.",
-            *(
-                (
-                    "A seed that never reached the target counts as above all that "
-                    "did; where some did not, the range is that of those that did, "
-                    f"and below it is how many. {NONE} where the median seed never "
-                    "reached it; nothing is extrapolated.",
-                )
-                if missed
-                else ()
-            ),
+            _how(several=several, missed=missed),
             *(
                 (
                     "Bold: every seed reached the target, and the most expensive of "
@@ -135,6 +123,20 @@ def cost_sheet(table: CostTable) -> Sheet | None:
             ),
             *not_run(line.row for line in table.rows),
         ),
+    )
+
+
+def _how(*, several: bool, missed: bool) -> str:
+    """Return how costs are to be read: no more than these need."""
+    if not several:
+        never = f"; {NONE} where it never reached the target" if missed else ""
+        return f"Of one seed, so that no spread is known{never}."
+    if not missed:
+        return "Median and range over seeds."
+    return (
+        "Median over seeds, where one that never reached the target counts as above "
+        "all that did; then the range of those that did and below it how many. "
+        f"{NONE} where the median seed never did; nothing is extrapolated."
     )
 
 
@@ -189,14 +191,15 @@ def accuracy_sheet(table: CostTable) -> Sheet | None:
 def savings_sheet(table: CostTable, comparison: Comparison) -> Sheet | None:
     """Return what each method costs against both standards.
 
-    None without either of them, or without a target.
+    None without either of them, a target, or a baseline that reached one.
     """
     labels = {
         role: row.label
         for role in ("standard", "tuned")
         if (row := comparison.row(role)) is not None
     }
-    if not labels or not table.targets:
+    known = (of for line in table.rows for of in line.savings.values())
+    if not labels or all(saving is None for of in known for saving in of.values()):
         return None
     rows = []
     for line in run_of(table):

@@ -186,6 +186,10 @@ def test_table_has_a_column_for_each_target_and_a_line_for_each_method(table):
     assert sheet.notes[0] == "Median and range over seeds."
     # every seed reached every target
     assert not any("never reached" in note for note in sheet.notes)
+    cells = {**table.rows[0].cells, 0.8: Cell((1.0, None), 1, None, 0.7)}
+    missed = table.rows[0]._replace(cells=cells)
+    sheet = cost_sheet(table._replace(rows=(missed, *table.rows[1:])))
+    assert "never reached the target" in sheet.notes[0]
 
 
 def test_test_accuracies_have_a_table_of_their_own(table, tmp_path):
@@ -228,6 +232,8 @@ def test_what_the_runs_do_not_have_is_no_table(tmp_path):
     without = loose(tmp_path / "loose")
     assert savings_sheet(cost_table(without, "epochs"), without) is None
     assert tuning_sheet(without, "epochs") is None
+    never = read_comparison([small_suite(tmp_path / "never", targets=(0.95,))])
+    assert savings_sheet(cost_table(never, "epochs"), never) is None
     suite = small_suite(tmp_path / "suite", targets=(0.61,))
     assert paper_sheet(cost_table(read_comparison([suite]), "epochs")) is None
 
