@@ -109,6 +109,7 @@ class EndRow(NamedTuple):
         tuned: By target, against the baseline with the same network.
         tuned_validation: The same by validation accuracy.
         random: By target, against the random control with the same network.
+        overall: By target, against the baseline, whatever network the method has.
         gains: One a horizon.
     """
 
@@ -119,6 +120,7 @@ class EndRow(NamedTuple):
     tuned: dict[float, Ratio | None]
     tuned_validation: dict[float, Ratio | None]
     random: dict[float, Ratio | None]
+    overall: dict[float, Ratio | None]
     gains: tuple[Gain, ...]
 
 
@@ -221,6 +223,7 @@ def end_table(comparison: Comparison, by: By) -> EndTable | None:
                 tuned=against(row, tuned),
                 tuned_validation=against(row, tuned, "validation"),
                 random=against(row, like(row, random)),
+                overall=against(row, None if baseline is None else baseline.key),
                 gains=_gains(row.key, tuned, measured, curves),
             )
         )

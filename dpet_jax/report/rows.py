@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from dpet_jax.config.load import flat
@@ -167,14 +168,21 @@ def runs_of(rows: Iterable[Row]) -> tuple[Run, ...]:
     return tuple({run.folder: run for row in rows for run in row.all_runs}.values())
 
 
-def data_of(run: Run) -> tuple[str, ...]:
-    """Return what must be equal for accuracies to be compared."""
+def data_of(run: Run, *, at_end: bool = False) -> tuple[str, ...]:
+    """Return what must be equal for accuracies to be compared.
+
+    Args:
+        run: The run.
+        at_end: Whether it is read once, at its end, so that it does not matter how
+            often it was looked at on the way.
+    """
     data, start = run.config["data"], run.started
+    looks = f"evaluated every {run.config['evaluate']['every']:g} epochs"
     return (
         f"{start['dataset']} {start['fingerprint'][:12]}",
         f"split {data['split_seed']}",
         f"{start['train']} + {start['validation']} + {start['test']} examples",
-        f"evaluated every {run.config['evaluate']['every']:g} epochs",
+        *(() if at_end else (looks,)),
         f"targets on {run.summary['targets_on']}",
     )
 
@@ -211,8 +219,9 @@ def mixed_settings(row: Row) -> list[str]:
 def comparable(rows: list[Row], by: By | None, problems: list[str]) -> list[Row]:
     """Leave out the runs that must not be mixed with most others.
 
-    Those of another data set, split or evaluation grid; for a cost in seconds or Wh
-    those of another device; for Wh those of another energy quality or boundary.
+    Those of another data set or split, or of another evaluation grid unless all are
+    read at their end; for a cost in seconds or Wh those of another device; for Wh those
+    of another energy quality or boundary.
 
     Args:
         rows: As they were found.
@@ -222,7 +231,9 @@ def comparable(rows: list[Row], by: By | None, problems: list[str]) -> list[Row]
     Raises:
         UserError: If no run has measured the cost.
     """
-    rows = _alike(rows, problems, data_of, "data set, split or evaluation grid")
+    at_end = all(row.by_horizon for row in rows if row.all_runs)
+    what = "data set or split" if at_end else "data set, split or evaluation grid"
+    rows = _alike(rows, problems, partial(data_of, at_end=at_end), what)
     if by not in ("wh", "seconds"):
         kinds = sorted({", ".join(device_of(run)) for run in runs_of(rows)})
         if len(kinds) > 1:

@@ -79,6 +79,18 @@ def test_gains_have_a_line_for_each_length(sheets):
     assert first[5].main == NONE
 
 
+def test_how_often_runs_were_looked_at_matters_to_none_that_is_read_at_its_end(
+    tmp_path,
+):
+    folder = end_suite(tmp_path)
+    for config in folder.glob("saving/*/*/config.yaml"):
+        config.write_text(config.read_text().replace("every: 1.0", "every: 0.5"))
+    assert "every: 0.5" in config.read_text()
+    comparison = read_comparison([folder])
+    assert comparison.problems == ()
+    assert len(comparison.runs) == 36
+
+
 def test_too_few_seeds_are_said(tmp_path):
     comparison = read_comparison([end_suite(tmp_path, seeds=(0, 1))])
     sheet, *_ = end_sheets(end_table(comparison, "epochs"), comparison)

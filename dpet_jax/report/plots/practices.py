@@ -77,7 +77,7 @@ def costs_at_equal_accuracy(
     figure = new_figure(0.6 + 0.17 * len(rows))
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
-        ratio = row.tuned[target]
+        ratio = row.overall[target]
         assert ratio is not None, "those alone are asked"
         low, high = ratio.low or ratio.value, ratio.high or ratio.value
         saves, costs = high < 1, low > 1
