@@ -1,9 +1,13 @@
 """Suites on a cluster: what is run where and how often, and what is refused before."""
 
+import importlib.util
 import io
+import os
 import socket
+import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from fakes.cluster import FakeRay
@@ -12,6 +16,7 @@ from rich.console import Console
 
 from dpet_jax.config.load import validate
 from dpet_jax.errors import UserError
+from dpet_jax.files import read_json
 from dpet_jax.run import experiment
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.suite import cluster
@@ -111,6 +116,43 @@ def test_a_suite_whose_node_dies_has_every_run_once_and_the_same_costs(
     assert places == ["[  1/3", "[  2/3", "[  3/3"]
     # nothing is left of the cluster in the folder
     assert not [*(tmp_path / "some").glob(".cluster*")]
+
+
+def has_ray():
+    return importlib.util.find_spec("ray") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_ray(), reason="Ray, the extra cluster, is not installed")
+def test_a_node_of_ray_that_is_killed_costs_no_run_and_changes_no_number(tmp_path):
+    suite = Path(__file__).parents[2] / "configs" / "suites" / "digits.yaml"
+    given = ["--seeds=0", "--only=standard,dpet_margin", "--checkpoint.every_s=0.2"]
+    command = ["compare", str(suite), *given]
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    script = Path(__file__).parents[1] / "fakes" / "two_nodes.py"
+    for program, out in (
+        ([sys.executable, "-m", "dpet_jax.cli"], alone),
+        ([sys.executable, str(script), str(both)], both),
+    ):
+        ended = subprocess.run(
+            [*program, *command, f"--out={out}"],
+            env={**os.environ, "RAY_worker_niceness": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    paths = sorted(path.relative_to(alone) for path in alone.rglob("summary.json"))
+    assert [path.parts[1] for path in paths] == ["dpet_margin", "standard"]
+    assert sorted(path.relative_to(both) for path in both.rglob("summary.json")) == (
+        paths
+    )
+    same = ("epochs", "visits", "validation_accuracy", "test_accuracy")
+    for path in paths:
+        one, other = read_json(alone / path), read_json(both / path)
+        assert {key: one[key] for key in same} == {key: other[key] for key in same}
+    segments = {e["segment"] for p in paths for e in events_of((both / p).parent)}
+    assert segments == {0, 1}
 
 
 def test_no_more_runs_are_begun_than_there_is_room_for(tmp_path, fake, monkeypatch):
