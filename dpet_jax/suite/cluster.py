@@ -18,7 +18,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,6 +146,7 @@ class _Ticket(NamedTuple):
     """What every task is told.
 
     Attributes:
+        cwd: Where the command works, so that relative paths mean the same.
         out: Parent of the folders of all runs.
         sign: A file in the folder of the suite, and
         says: what it holds.
@@ -153,6 +154,7 @@ class _Ticket(NamedTuple):
         share: What a run gets.
     """
 
+    cwd: str
     out: str
     sign: str
     says: str
@@ -163,6 +165,8 @@ class _Ticket(NamedTuple):
 def look(ticket: _Ticket, configs: Mapping[str, Config]) -> list[str]:
     """Return what keeps this machine from taking part, a text each."""
     sign = Path(ticket.sign)
+    with suppress(OSError):  # what is missed there shows itself where it is read
+        os.chdir(ticket.cwd)
     try:
         seen = sign.exists() and sign.read_text(encoding="utf-8") == ticket.says
         if seen:
@@ -245,7 +249,6 @@ class OnRay:
     Args:
         ray: The module, connected to a cluster.
         ticket: What every task is told.
-        share: What a run gets of a node.
     """
 
     def __init__(self, ray: Any, ticket: _Ticket) -> None:
@@ -377,6 +380,7 @@ def on_ray(
         any_gpu = any(one.get("GPU") for one in nodes)
         cpus, gpus = share.get("cpus"), share.get("gpus")
         ticket = _Ticket(
+            str(Path.cwd()),
             str(folder.resolve().parent),
             str(sign),
             sign.name,
