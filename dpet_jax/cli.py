@@ -276,6 +276,38 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="run these variants of the suite alone, or rows of a grid",
     )
+    compare.add_argument(
+        "--on",
+        metavar="ray[://HOST:PORT]",
+        help="run as tasks of Ray, several at once: on this machine, or on the cluster "
+        "that it is part of; all nodes must see --out",
+    )
+    compare.add_argument(
+        "--cpus-per-run",
+        type=float,
+        metavar="N",
+        help="with --on or --print-slurm: cores of a run; 1 with --on by default",
+    )
+    compare.add_argument(
+        "--gpus-per-run",
+        type=float,
+        metavar="N",
+        help="with --on or --print-slurm: GPUs of a run; with --on by default 1 where "
+        "there are any; below 1 runs share one, and their energy is not valid",
+    )
+    compare.add_argument(
+        "--print-slurm",
+        action="store_true",
+        help="print an array job for SLURM, a task for each missing run; run nothing",
+    )
+    compare.add_argument(
+        "--time", metavar="HH:MM:SS", help="with --print-slurm: of a task"
+    )
+    compare.add_argument(
+        "--job",
+        metavar="RUN",
+        help="run this run alone, as a task of an array job does, and write no report",
+    )
 
     practices = add(
         "practices",
@@ -1004,40 +1036,142 @@ def _whole_numbers(option: str, text: str | None) -> list[int]:
 
 
 def _compare(options: Any, overrides: list[str], console: Console) -> int:
+    _check_places(options)
+    comparing = _comparing(options, overrides, console)
+    if options.dry_run:
+        for line in comparing.plan_lines(measure=options.measure):
+            console.out(line, highlight=False)
+        return EXIT_MISTAKE if comparing.suite.problems else 0
+    named = [f"--{k}={getattr(options, k)}" for k in ("seeds", "only", "out")]
+    given = [option for option in named if not option.endswith("=None")]
+    plain = ["dpet", "compare", str(options.suite), *overrides, *given]
+    if options.print_slurm:
+        return _print_slurm(options, comparing, plain, console)
+    placed = [
+        f"--{k.replace('_', '-')}={getattr(options, k)}"
+        for k in ("on", "cpus_per_run", "gpus_per_run", "job")
+        if getattr(options, k) is not None
+    ]
+    again = shlex.join([*plain, *placed])
+    try:
+        if options.job is not None:
+            return _run_alone(options, comparing, again, console)
+        return _run_suite(options, comparing, again, console)
+    except OSError as error:
+        return _failed(error, comparing.folder.path, again)
+
+
+def _comparing(options: Any, overrides: list[str], console: Console) -> Any:
     seeds = _whole_numbers("--seeds", options.seeds) or None
     from dpet_jax.suite.variants import load_suite
 
     suite = load_suite(options.suite, overrides, seeds)
+    if options.on is not None:
+        # this process only tells others what to do: the accelerators are theirs
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
     _use_cache()
     from dpet_jax.suite.compare import Comparing
 
-    if options.measure and not options.dry_run:
-        raise UserError("command line: --measure goes with --dry-run; add it")
     only = options.only.split(",") if options.only else []
-    comparing = Comparing(suite, options.out, console, only)
-    if options.dry_run:
-        for line in comparing.plan_lines(measure=options.measure):
-            console.out(line, highlight=False)
-        return EXIT_MISTAKE if suite.problems else 0
-    named = [f"--{k}={getattr(options, k)}" for k in ("seeds", "only", "out")]
-    given = [option for option in named if not option.endswith("=None")]
-    again = shlex.join(["dpet", "compare", str(options.suite), *overrides, *given])
-    try:
+    return Comparing(suite, options.out, console, only)
+
+
+def _run_suite(options: Any, comparing: Any, again: str, console: Console) -> int:
+    if options.on is None:
         outcome = comparing.run(minutes=options.minutes)
-        if outcome.interrupted:
-            console.out(f"interrupted; go on with: {again}", highlight=False)
-        if outcome.any_finished:
-            _write_report([outcome.folder], options.by, outcome.folder, console)
-        else:
-            for line in (*outcome.problems, "report      none: no run has finished"):
-                console.out(line, highlight=False)
-    except OSError as error:
-        return _failed(error, comparing.folder.path, again)
+    else:
+        from dpet_jax.suite.cluster import on_ray
+
+        share = {"cpus": options.cpus_per_run, "gpus": options.gpus_per_run}
+        data = comparing.each_data()
+        with on_ray(options.on, comparing.folder.path, share, data) as executor:
+            outcome = comparing.run(minutes=options.minutes, executor=executor)
+    if outcome.interrupted:
+        console.out(f"interrupted; go on with: {again}", highlight=False)
+    if outcome.any_finished:
+        _write_report([outcome.folder], options.by, outcome.folder, console)
+    else:
+        for line in (*outcome.problems, "report      none: no run has finished"):
+            console.out(line, highlight=False)
     if outcome.interrupted:
         return EXIT_RESUMABLE
-    if suite.problems:
+    if comparing.suite.problems:
         return EXIT_MISTAKE
     return 0 if outcome.finished else EXIT_FAILED
+
+
+def _check_places(options: Any) -> None:
+    """Refuse what does not go together about where the runs of a suite are run."""
+    ways = {
+        "--on": options.on is not None,
+        "--print-slurm": options.print_slurm,
+        "--job": options.job is not None,
+        "--dry-run": options.dry_run,
+    }
+    chosen = [name for name, given in ways.items() if given]
+    if len(chosen) > 1:
+        both = " and ".join(chosen)
+        raise UserError(f"command line: {both} exclude each other; give one of them")
+    if options.measure and not options.dry_run:
+        raise UserError("command line: --measure goes with --dry-run; add it")
+    if options.time is not None and not options.print_slurm:
+        raise UserError("command line: --time goes with --print-slurm; add it")
+    for name in ("cpus_per_run", "gpus_per_run"):
+        share, option = getattr(options, name), f"--{name.replace('_', '-')}"
+        if share is None:
+            continue
+        if options.on is None and not options.print_slurm:
+            raise UserError(
+                f"command line: {option} goes with --on=ray or --print-slurm; add one"
+            )
+        if not 0 <= share < float("inf") or (share > 1 and share % 1):
+            raise UserError(
+                f"command line: {option}: {share:g} is neither a whole number nor a "
+                "share below 1"
+            )
+        if options.print_slurm and share % 1:
+            raise UserError(
+                f"command line: {option}: SLURM gives whole ones, not {share:g}; give "
+                "a whole number"
+            )
+
+
+def _run_alone(options: Any, comparing: Any, again: str, console: Console) -> int:
+    ended = comparing.run_alone(options.job, minutes=options.minutes)
+    if ended.error is not None:
+        raise ended.error
+    if ended.how == "interrupted":
+        console.out(f"interrupted; go on with: {again}", highlight=False)
+        return EXIT_RESUMABLE
+    if ended.how == "failed":
+        print(f"{ended.folder}: {ended.reason}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
+    console.out(f"finished: {ended.folder}", highlight=False)
+    return 0
+
+
+def _print_slurm(
+    options: Any, comparing: Any, command: list[str], console: Console
+) -> int:
+    from dpet_jax.suite.slurm import Request, array_job
+
+    jobs = comparing.missing()
+    if not jobs:
+        raise UserError(
+            f"{comparing.folder.path}: no run is missing; write the report with "
+            f"{shlex.join(command)}"
+        )
+    cpus, gpus = (
+        None if share is None else int(share)
+        for share in (options.cpus_per_run, options.gpus_per_run)
+    )
+    request = Request(options.time, cpus, gpus)
+    name = comparing.suite.section.name
+    for line in array_job(name, jobs, command, request, Path.cwd()):
+        console.out(line, highlight=False)
+    return 0
 
 
 def _practices(options: Any, overrides: list[str], console: Console) -> int:

@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class FolderInUseError(UserError):
+    """Another process runs in the folder; when it has ended, this one could."""
+
+
 class DamagedFileError(UserError):
     """A file that the program wrote is no longer as it wrote it.
 

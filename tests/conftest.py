@@ -1,6 +1,7 @@
 """How every test runs JAX: strictly, and never compiling what is compiled already."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -32,6 +33,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(base / "dpet_jax" / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+# tests that run beside these are no neighbours on the cards that they all make up
+_NOTES = tempfile.TemporaryDirectory(prefix="dpet_jax-")
+os.environ["DPET_RUNTIME_DIR"] = _NOTES.name
 
 
 @pytest.fixture

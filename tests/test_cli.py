@@ -169,6 +169,26 @@ WRONG = {
         ["compare", "TINY", "--seeds=0,x"],
         "--seeds: '0,x' is no list of numbers; write it like 0,1,2",
     ),
+    "no place to run": (
+        ["compare", "nowhere.yaml", "--on=ray", "--job=some/full/seed0"],
+        "--on and --job exclude each other; give one of them",
+    ),
+    "cores of nowhere": (
+        ["compare", "nowhere.yaml", "--cpus-per-run=2"],
+        "--cpus-per-run goes with --on=ray or --print-slurm; add one",
+    ),
+    "neither whole GPUs nor a share of one": (
+        ["compare", "nowhere.yaml", "--on=ray", "--gpus-per-run=1.5"],
+        "--gpus-per-run: 1.5 is neither a whole number nor a share below 1",
+    ),
+    "a share of a GPU of SLURM's": (
+        ["compare", "nowhere.yaml", "--print-slurm", "--gpus-per-run=0.5"],
+        "SLURM gives whole ones, not 0.5; give a whole number",
+    ),
+    "time of nothing": (
+        ["compare", "nowhere.yaml", "--time=1:00:00"],
+        "--time goes with --print-slurm; add it",
+    ),
     "nothing to report on": (
         ["report", "DIR"],
         "no finished run to report on; give a folder that `dpet run` or",

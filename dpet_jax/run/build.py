@@ -10,6 +10,7 @@ from dpet_jax.config import experiment as schema
 from dpet_jax.data import Data, prepare
 from dpet_jax.data.augment import Augmentation
 from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
+from dpet_jax.energy.probes.neighbours import watched
 from dpet_jax.errors import UserError
 from dpet_jax.methods.base import ModelHandle, Pool
 from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD, Network
@@ -269,7 +270,7 @@ def build_meter(config: schema.Config, meters: Sequence[Probe] = ()) -> EnergyMe
     no_device = Accelerator(
         barrier=lambda: None, compile_s=lambda: compile_counts().seconds
     )
-    return EnergyMeter(found, period_s=section.period_s, accelerator=no_device)
+    return EnergyMeter(watched(found), period_s=section.period_s, accelerator=no_device)
 
 
 def build_limits(config: schema.Config) -> Limits:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from dpet_jax.errors import DamagedFileError, UserError
+from dpet_jax.errors import DamagedFileError, FolderInUseError, UserError
 from dpet_jax.files import JsonLines, read_lines, replacing, write_whole
 from dpet_jax.trackers.base import TRACK
 
@@ -47,8 +47,8 @@ class RunFolder:
         path: Where; made if missing.
 
     Raises:
-        UserError: If the folder cannot be made or written, or another process runs in
-            it.
+        UserError: If the folder cannot be made or written.
+        FolderInUseError: If another process runs in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +65,7 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
-            raise UserError(
+            raise FolderInUseError(
                 f"{path}: another process is running in this folder; wait for it or "
                 "choose another with --out=DIR"
             ) from error

@@ -2,7 +2,6 @@
 
 import contextlib
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +17,11 @@ from dpet_jax.run.costs import WORK_PHASES
 from dpet_jax.run.folder import CONFIG
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.suite.dry_run import estimate
+from dpet_jax.suite.executor import Ended, Executor, InTurn, run_job
 from dpet_jax.suite.folder import State, SuiteFolder
 from dpet_jax.suite.variants import Job, Suite, Variant
 from dpet_jax.training.optimizer import Sgd
 from dpet_jax.training.schedule import Cosine
-
-#: What a failed run leaves in its folder.
-ERROR = "error.txt"
 
 #: Length of the trial run that measures how long an epoch takes.
 _PACE_S = 3.0
@@ -201,9 +198,31 @@ class Comparing:
                 "alone; it may need one for each target"
             )
 
+    def missing(self) -> list[Job]:
+        """Return the trials that have not finished; if all have, the reported runs."""
+        for wanted in (self.trials, self.reported):
+            left = [job for job in wanted() if self.folder.state(job) != "finished"]
+            if left:
+                return left
+        return []
+
     # running
 
-    def run(self, *, minutes: float | None = None) -> Outcome:
+    def each_data(self) -> dict[str, tuple[Config, Data]]:
+        """Return every data set of the runs, and a config that asks for it.
+
+        Raises:
+            UserError: If one cannot be read.
+        """
+        configs = {
+            job.config.data.model_dump_json(): job.config
+            for job in (*self.trials(), *self.reported())
+        }
+        return {key: (one, self._data_of(one)) for key, one in configs.items()}
+
+    def run(
+        self, *, minutes: float | None = None, executor: Executor | None = None
+    ) -> Outcome:
         """Run everything that is missing, tuning first.
 
         A finished run is not repeated and a begun one is resumed. A run that fails is
@@ -211,12 +230,15 @@ class Comparing:
 
         Args:
             minutes: Stop after so long; started again, the suite goes on.
+            executor: Where to run; by default here, one after another.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        flag = self._interrupt
+        flag, runs = self._interrupt, executor or InTurn(self.run_one)
         listening = flag.listening() if self._listens else contextlib.nullcontext()
         with listening, flag.after(minutes):
-            ended = self._run_all(self.trials) and self._run_all(self.reported)
+            ended = self._run_all(self.trials, runs) and self._run_all(
+                self.reported, runs
+            )
         any_finished = self.folder.write(self.problems)
         states = [self.folder.state(job) for job in (*self.trials(), *self.reported())]
         return Outcome(
@@ -227,58 +249,64 @@ class Comparing:
             tuple(dict.fromkeys(self.problems)),
         )
 
-    def _run_all(self, wanted: Callable[[], Sequence[Job]]) -> bool:
+    def _run_all(self, wanted: Callable[[], Sequence[Job]], executor: Executor) -> bool:
         """Run some jobs; return False if that was interrupted."""
         seen: set[str] = set()
         # what is wanted may depend on how the first ones end
-        while new := [job for job in wanted() if job.folder not in seen]:
-            for job in new:
-                seen.add(job.folder)
+        while new := {j.folder: j for j in wanted() if j.folder not in seen}:
+            seen |= {*new}
+            for job in new.values():
                 if self.folder.state(job) == "finished":
                     self._count(job)
-                    continue
-                if self._interrupt.requested or not self._run(job):
-                    return False
-                self.folder.write(self.problems)
-                self._show_progress(job)
+                else:
+                    executor.submit(job)
+            whole = True
+            with contextlib.closing(executor.results(self._interrupt)) as results:
+                for ended in results:
+                    if ended.how == "interrupted":
+                        whole = False
+                        continue
+                    self._note(new[ended.folder], ended)
+                    self.folder.write(self.problems)
+                    self._show_progress(new[ended.folder])
+            if not whole:
+                return False
         return True
 
-    def _run(self, job: Job) -> bool:
-        """Run one job; return False if it was interrupted."""
-        folder = self.folder.of(job)
-        begun = self.folder.state(job) == "begun"
+    def run_one(self, job: Job, interrupt: Interrupt) -> Ended:
+        """Run one job in this process, and record it nowhere but in its own folder."""
         # on a terminal a bar shows the run; a log gets one line when it is done
         inner = self._console if self._console.is_terminal else None
-        try:
-            result = experiment.run(
-                job.config,
-                self._out,
-                resume=begun,
-                console=inner,
-                data=self._data_of(job.config),
-                interrupt=self._interrupt,
-            )
-        except OSError:
+        return run_job(job, self._out, self._data_of, interrupt, console=inner)
+
+    def run_alone(self, folder: str, *, minutes: float | None = None) -> Ended:
+        """Run one job, for whoever runs the others; nothing else is written.
+
+        Args:
+            folder: Of the job, below the output folder.
+            minutes: Stop after so long; started again, it goes on.
+
+        Raises:
+            UserError: If the suite has no such job.
+        """
+        for job in self.folder.every_job():
+            if job.folder == folder:
+                with self._interrupt.listening(), self._interrupt.after(minutes):
+                    return self.run_one(job, self._interrupt)
+        raise UserError(
+            f"command line: --job: {folder!r} is no run of "
+            f"{self.suite.section.name}; --print-slurm and --dry-run show them all"
+        )
+
+    def _note(self, job: Job, ended: Ended) -> None:
+        if ended.error is not None:
             # a full disk, say, which the next run would meet too
-            raise
-        except UserError as error:
+            raise ended.error
+        if ended.how == "failed":
             self._failed.add(job.folder)
-            self.problems.append(f"{job.folder}: not run: {error}")
-        except Exception as error:
-            self._failed.add(job.folder)
-            # one failed run must not stop the others; its traceback is kept
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
-            self.problems.append(
-                f"{job.folder}: failed: {type(error).__name__}: {_first_line(error)} "
-                f"(see {ERROR} in its folder)"
-            )
+            self.problems.append(f"{job.folder}: {ended.reason}")
         else:
-            if result.stopped_by == "interrupted":
-                return False
-            (folder / ERROR).unlink(missing_ok=True)
             self._count(job)
-        return True
 
     def _show_progress(self, job: Job) -> None:
         jobs = [*self.trials(), *self.reported()]
@@ -363,7 +391,3 @@ def _chosen(suite: Suite, only: Sequence[str]) -> tuple[Variant, ...]:
 def _name(job: Job) -> str:
     what = f"tuning {job.variant}" if job.trial else job.variant
     return " ".join(filter(None, (what, job.setting, f"seed {job.config.seed}")))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

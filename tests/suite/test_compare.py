@@ -263,6 +263,33 @@ def test_variants_can_be_chosen_and_the_others_stay_in_the_record(pair, tmp_path
         make(tmp_path, only=["lesss"])
 
 
+def test_what_is_missing_are_the_trials_and_then_the_runs_to_be_reported(
+    pair, tmp_path
+):
+    comparing, _ = make(tmp_path, TUNED)
+    assert [job.trial for job in comparing.missing()] == [True, True]
+    shutil.copytree(pair / "full", tmp_path / "runs" / "some" / "full")
+    comparing, _ = make(tmp_path)
+    assert [job.folder for job in comparing.missing()] == ["some/less/seed0"]
+
+
+def test_a_run_can_be_run_alone_by_its_folder_and_nothing_else_is_written(
+    pair, tmp_path, ran
+):
+    for name, hows in (("full", []), ("less", ["some/less/seed0"])):
+        shutil.copytree(pair / "full", tmp_path / "runs" / "some" / "full")
+        ended = make(tmp_path)[0].run_alone(f"some/{name}/seed0")
+        assert ended.how == "finished"
+        assert ran == hows
+        assert {path.name for path in (tmp_path / "runs/some").iterdir()} <= {
+            "full",
+            "less",
+        }
+        shutil.rmtree(tmp_path / "runs" / "some" / "full")
+    with pytest.raises(UserError, match="--job: 'some/full' is no run of some; --pr"):
+        make(tmp_path)[0].run_alone("some/full")
+
+
 def test_a_full_disk_ends_a_suite_which_goes_on_when_there_is_space(
     pair, tmp_path, monkeypatch, ran
 ):
