@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
 
         return read_run
     if name == "measured":
-        from dpet_jax.energy.measure import measured
+        from dpet_jax.run.measure import measured
 
         return measured
     if name == "compare":

@@ -1394,8 +1394,8 @@ def _measure(options: Any, rest: list[str], console: Console) -> int:
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out: {out.parent} is no folder; make it, or give another")
     from dpet_jax.energy import EnergyMeter
-    from dpet_jax.energy.measure import measure_command
     from dpet_jax.energy.report.prometheus import serving
+    from dpet_jax.run.measure import measure_command
 
     meter = EnergyMeter()
     asked = options.prometheus

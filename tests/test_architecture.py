@@ -58,7 +58,7 @@ WITHOUT_JAX = (
     ),
     "pruners",
     *("pretrained.choice", "pretrained.pool"),
-    *("run.loop", "run.folder", "run.limits", "run.energy_report"),
+    *("run.loop", "run.folder", "run.limits", "run.energy_report", "run.measure"),
     *("suite.schema", "suite.variants", "suite.folder", "config.load"),
     *("models", "training", "data", "cli"),  # their __init__, and the command line
 )

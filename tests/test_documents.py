@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import json
 import re
 import shlex
@@ -104,7 +105,9 @@ def commands(path):
             for line in text.replace("\\\n", " ").splitlines():
                 if _BEFORE.match(line):
                     said = _BEFORE.sub("", line)
-                    yield tuple(shlex.split(said, comments=True)[1:])
+                    words = shlex.split(said, comments=True)[1:]
+                    # up to where another program goes on
+                    yield tuple(itertools.takewhile(lambda word: word != "|", words))
 
 
 def python_of(path):

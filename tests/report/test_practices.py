@@ -1,6 +1,7 @@
 """The report of a study: what holds, and a page of whatever has run."""
 
 import json
+from pathlib import Path
 
 import pytest
 from fakes.runs import end_suite, fake_run, fake_suite, variant
@@ -163,13 +164,14 @@ def test_practices_are_sorted_by_what_they_save(tmp_path):
     ]
 
 
-def test_a_page_shows_what_has_run_and_names_what_has_not(tmp_path):
+def test_a_page_shows_what_has_run_and_names_what_has_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     step = tmp_path / "layers.json"
     step.write_text(json.dumps(STEP))
     places = Places(
-        searches=tmp_path / "nowhere",
+        searches=Path("nowhere"),
         layers=step,
-        complexity=(tmp_path / "unrun",),
+        complexity=(Path("unrun"),),
         practices=end_suite(tmp_path / "table"),
     )
     chapters = read_study(places)

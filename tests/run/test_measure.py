@@ -15,10 +15,10 @@ from fakes.work import is_waited_for, pending_work
 
 import dpet_jax
 from dpet_jax.energy import EnergyMeter, Found, Unavailable
-from dpet_jax.energy import measure as measuring
-from dpet_jax.energy.measure import measure_command
 from dpet_jax.energy.report.export import csv_row
 from dpet_jax.errors import UserError
+from dpet_jax.run import measure as measuring
+from dpet_jax.run.measure import measure_command
 
 NO_CPU = Unavailable("cpu", "powercap: permission denied", "as root, chgrp")
 
