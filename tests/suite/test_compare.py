@@ -472,7 +472,7 @@ def test_rows_that_were_left_out_are_named_and_take_no_range_from_the_others(tmp
     table = end_table(comparison, "epochs")
     assert [row.row.key for row in table.rows] == ["full"]
     assert table.seeds == (0, 1, 2)
-    assert "Not run yet: anneal." in ratio_sheet(table, comparison).notes
+    assert "No run yet: anneal." in ratio_sheet(table, comparison).notes
     assert comparison.crossing.rows == ()
 
 
