@@ -8,6 +8,7 @@ from dpet_jax.energy.meter import EnergyMeter as EnergyMeter
 from dpet_jax.energy.meter import NoSourceError as NoSourceError
 from dpet_jax.energy.probes.callable_probe import CallableProbe as CallableProbe
 from dpet_jax.energy.probes.cpu_model import CpuPowerModel as CpuPowerModel
+from dpet_jax.energy.probes.discover import absent_tools as absent_tools
 from dpet_jax.energy.probes.discover import discover as discover
 from dpet_jax.energy.probes.source import Found as Found
 from dpet_jax.energy.probes.source import Probe as Probe

@@ -12,7 +12,7 @@ import jax
 
 import dpet_jax
 from dpet_jax.config.load import changed
-from dpet_jax.energy import Probe, discover
+from dpet_jax.energy import Probe, absent_tools, discover
 
 #: What JAX and its compilers are told outside a config, and results may depend on.
 _SETTINGS = (
@@ -21,6 +21,9 @@ _SETTINGS = (
     "jax_exec_time_optimization_effort",
 )
 _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+
+#: A line for a config; it is refused until its blanks are filled.
+_CPU_MODEL = "energy: {allow_modelled: true, cpu_model: {idle_w: , max_w: , source: }}"
 
 
 @contextmanager
@@ -116,7 +119,7 @@ def findings(cache: Path | None) -> Iterator[tuple[str, str]]:
     """
     for device in jax.local_devices():
         yield "device", f"{device.platform} {device.id}: {device.device_kind}"
-    yield "cpu cores", str(len(os.sched_getaffinity(0)))
+    yield "cpu cores", str(device_facts()["cpu_cores"])
     yield from versions().items()
     yield "compile cache", _cache(cache)
     yield "seconds", "measured: monotonic clock, by phase"
@@ -126,12 +129,22 @@ def findings(cache: Path | None) -> Iterator[tuple[str, str]]:
         probe.close()
     for component, reason, remedy in found.unavailable:
         yield _name(component), f"not measurable: {reason}; {remedy}"
+    if not any(_tells_cpu(probe) for probe in found.probes):
+        yield "CPU model", f"fill in watts and where they come from: {_CPU_MODEL}"
+    if absent := absent_tools():
+        yield "not asked", "; ".join(absent)
     yield "other meters", "none by itself; give a CallableProbe to experiment.run"
 
 
 def _name(component: str) -> str:
     known = component in ("gpu", "cpu", "dram", "tpu")
     return f"{component.upper() if known else component} energy"
+
+
+def _tells_cpu(probe: Probe) -> bool:
+    """Whether a sensor's energy is that of the CPU, or holds it."""
+    of_cpu = probe.component == "cpu" or probe.scope in ("node", "module", "psys")
+    return of_cpu and probe.sources[0].quality == "measured"
 
 
 def _cache(cache: Path | None) -> str:
@@ -144,7 +157,9 @@ def _cache(cache: Path | None) -> str:
 
 def _sources(probe: Probe) -> str:
     first, *others = probe.sources
-    text = f"measured: {probe.id} by {first.method} ({first.kind})"
+    text = f"{first.quality}: {probe.id} by {first.method} ({first.kind})"
+    if first.quality == "modelled":
+        text += f", give or take {first.rel_uncertainty:.0%}"
     if others:
         text += f", checked by {', '.join(other.method for other in others)}"
     facts = probe.facts()

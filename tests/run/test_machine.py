@@ -4,9 +4,13 @@ import re
 
 import jax
 import numpy as np
+import pytest
+import yaml
 from fakes.nvml import FakeGpu, FakeNVML
 from fakes.rapl import server
+from pydantic import ValidationError
 
+from dpet_jax.config.experiment import EnergyConfig
 from dpet_jax.energy import Found, Unavailable
 from dpet_jax.energy.probes import rapl
 from dpet_jax.energy.probes.nvml import probe as nvml
@@ -114,3 +118,20 @@ def test_company_on_the_card_is_told(monkeypatch):
 def test_a_cache_that_is_switched_off_is_told(monkeypatch):
     told = dict(findings(monkeypatch, Found((), ())))
     assert told["compile cache"].startswith("off")
+
+
+def test_config_line_for_a_model_is_offered_where_nothing_measures_the_cpu(
+    monkeypatch, tmp_path
+):
+    told = dict(findings(monkeypatch, Found((), ())))
+    line = told["CPU model"].partition(": ")[2]
+    blanks = {"idle_w": None, "max_w": None, "source": None}
+    section = yaml.safe_load(line)["energy"]
+    assert section == {"allow_modelled": True, "cpu_model": blanks}
+    with pytest.raises(ValidationError, match=r"cpu_model\.idle_w"):
+        EnergyConfig.model_validate(section)  # before it is filled
+    section["cpu_model"] = {"idle_w": 20, "max_w": 95, "source": "a wall meter"}
+    assert EnergyConfig.model_validate(section).allow_modelled
+    assert "amd: " in told["not asked"]
+    measured = rapl.find(server(tmp_path).root)
+    assert "CPU model" not in dict(findings(monkeypatch, measured))

@@ -11,9 +11,10 @@ from fakes.probe import FakeProbe, power
 from fakes.rapl import server
 
 from dpet_jax.energy import CpuPowerModel, EnergyMeter
-from dpet_jax.energy.probes import rapl
-from dpet_jax.energy.probes.discover import discover
+from dpet_jax.energy.probes import amd, apple, rapl, zeusd
+from dpet_jax.energy.probes.discover import absent_tools, discover
 from dpet_jax.energy.probes.nvml import probe as nvml_probe
+from dpet_jax.energy.probes.source import Found, Unavailable
 
 
 def device(platform, number=0):
@@ -175,3 +176,72 @@ def test_interrupt_during_the_search_releases_the_driver(during, two_gpus, monke
     with pytest.raises(KeyboardInterrupt):
         discover()
     assert (two_gpus.inits, two_gpus.initialised) == (1, False)
+
+
+# tools of others, asked only for what cannot be read directly
+
+
+@pytest.fixture
+def tools(monkeypatch, clock):
+    """Let every tool be there, with a reading of each component."""
+    asked = []
+
+    def answer(name, *parts):
+        def find(*arguments):
+            asked.append((name, *arguments))
+            probes = (
+                FakeProbe(clock, power(9.0), id=f"{c}:{name}", component=c, scope=s)
+                for c, s in parts
+                if name != "zeusd" or c == "gpu" or c in arguments[0]
+            )
+            return Found(tuple(probes), ())
+
+        return find
+
+    monkeypatch.setattr(amd, "find", answer("amd", ("gpu", "gpu")))
+    monkeypatch.setattr(zeusd, "gpus", answer("zeusd", ("gpu", "gpu")))
+    both = (("cpu", "package"), ("dram", "dram"))
+    monkeypatch.setattr(zeusd, "cpus", answer("zeusd", *both))
+    monkeypatch.setattr(apple, "find", answer("apple", *both))
+    for tool, there in ((amd, True), (zeusd, True), (apple, False)):
+        reason = None if there else "apple: this is not macOS"
+        monkeypatch.setattr(tool, "absent", lambda reason=reason: reason)
+    return asked
+
+
+@pytest.mark.usefixtures("two_gpus", "a_cpu")
+def test_nothing_is_counted_twice_where_it_can_be_read_directly(tools):
+    found = discover([device("gpu", 0)])
+    assert [i.split(":")[0] for i in ids(found)] == ["gpu", "cpu", "dram"]
+    assert tools == []
+
+
+@pytest.mark.usefixtures("no_driver", "no_cpu")
+def test_tools_of_others_stand_in_for_what_cannot_be_read(tools, monkeypatch):
+    found = discover([device("rocm", 1)])
+    assert ids(found) == ["gpu:amd", "cpu:zeusd", "dram:zeusd"]
+    assert found.unavailable == ()
+    assert tools == [("amd", [1]), ("zeusd", frozenset({"cpu", "dram"}))]
+    refusal = Found((), (Unavailable("gpu", "amd: no", "look"),))
+    monkeypatch.setattr(amd, "find", lambda _: refusal)
+    assert ids(discover(host=False)) == ["gpu:zeusd"]
+    monkeypatch.setattr(zeusd, "gpus", lambda _: Found((), ()))
+    told = [entry.reason for entry in discover(host=False).unavailable]
+    assert "no NVIDIA driver" in told[0]
+    assert told[1:] == ["amd: no"]
+
+
+@pytest.mark.usefixtures("no_driver", "no_cpu", "tools")
+def test_a_model_that_was_asked_for_replaces_one_of_the_system(model, monkeypatch):
+    estimate = FakeProbe(FakeClock(), power(9.0, quality="modelled"), id="cpu:apple")
+    monkeypatch.setattr(apple, "absent", lambda: None)
+    monkeypatch.setattr(apple, "find", lambda: Found((estimate,), ()))
+    assert discover([]).probes == (estimate,)
+    assert discover([], cpu_model=model).probes == (model,)
+    metal = discover([device("METAL")], host=False)
+    assert "METAL" not in reasons(metal)
+
+
+@pytest.mark.usefixtures("tools")
+def test_reasons_of_tools_that_are_not_there_stand_in_one_place():
+    assert absent_tools() == ("apple: this is not macOS",)
