@@ -20,6 +20,7 @@ from dpet_jax.energy.accounts.ledger import (
     mean_watts,
 )
 from dpet_jax.energy.accounts.logbook import Logbook
+from dpet_jax.energy.accounts.quantity import Energy
 from dpet_jax.energy.accounts.state import (
     Accounts,
     Idle,
@@ -335,6 +336,18 @@ class EnergyMeter:
     def wh(self) -> dict[str, float] | None:
         """Return the gross Wh of every phase in the best quality, or None."""
         return self._known(()).wh()
+
+    def energy(self, *, without: Collection[str] = ()) -> Energy:
+        """Return the gross energy so far, with its interval.
+
+        Args:
+            without: Phases that are left out.
+        """
+        accounts = self._known(())
+        rows = (row for name, row in accounts.phases.items() if name not in without)
+        # inner edges cancel in the whole
+        whole = replace(sum(rows, Row()), edge_j2={}, edges=0)
+        return accounts.energy(whole, edges=True, checked=True)
 
     def accounts(self) -> Accounts:
         """Return everything known up to now, earlier segments included."""

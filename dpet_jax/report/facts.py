@@ -168,7 +168,8 @@ def _lost(run: Run) -> str | None:
     lost = run.summary["lost"]
     if lost["seconds"] < NEGLIGIBLE_S and not lost["visits"]:
         return None
-    wh = "" if not lost["wh"] else f" and {significant(float(lost['wh']))} Wh"
+    told = lost["wh"] and run.quality != "modelled"
+    wh = f" and {significant(float(lost['wh']))} Wh" if told else ""
     name = f"{run.summary['name']}, seed {run.seed}"
     return (
         f"{name}: a crash lost {significant(float(lost['seconds']))} s{wh}, "

@@ -40,7 +40,9 @@ class Glance(NamedTuple):
         test_accuracy: At its end, in [0, 1]; None where it has none yet, or diverged.
         validation_accuracy: The last one that was measured, likewise.
         epochs: Full-pass equivalents spent so far.
-        wh: Energy of everything spent so far; None where not measured.
+        wh: Energy of everything spent so far; None where not measured, or where a model
+            told it of a run that has not ended, whose interval is not known yet.
+        modelled_wh: The interval of that, if a model told it.
         seconds: Of selection and training so far.
         when: Start of its last segment, UTC, as ISO 8601.
         dataset: Name of its data set.
@@ -54,6 +56,7 @@ class Glance(NamedTuple):
     validation_accuracy: float | None
     epochs: float
     wh: float | None
+    modelled_wh: tuple[float, float] | None
     seconds: float
     when: str | None
     dataset: str
@@ -117,6 +120,9 @@ def _glance(
         looks = [e for e in events if e["event"] == "evaluate" and e.get("accuracy")]
         seconds, wh = spent.get("seconds") or {}, spent.get("wh")
         held = summary or {}
+        interval = _modelled_wh(held)
+        if summary is None and (config.get("energy") or {}).get("allow_modelled"):
+            wh = None
         kind = str(config["method"]["kind"]).rpartition(":")[2].replace("_", " ")
         return Glance(
             folder=folder,
@@ -129,10 +135,26 @@ def _glance(
             ),
             epochs=float(spent.get("epochs", 0.0)),
             wh=None if wh is None else float(sum(wh.values())),
+            modelled_wh=interval,
             seconds=float(sum(seconds.get(phase, 0.0) for phase in WARM_PHASES)),
             when=started.get("when"),
             dataset=str(started.get("dataset", config["data"]["kind"])),
         )
+
+
+def _modelled_wh(summary: dict[str, Any]) -> tuple[float, float] | None:
+    energy = summary.get("energy") or {}
+    if energy.get("quality") != "modelled":
+        return None
+    low, high = energy["wh_k2"]
+    return float(low), float(high)
+
+
+def _wh_text(wh: float | None, interval: tuple[float, float] | None) -> str:
+    if wh is None or interval is None:
+        return significant(wh)
+    low, high = map(significant, interval)
+    return f"≈ {significant(wh)} [{low}, {high}]"
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[Event], dict[str, Any] | None]:
@@ -182,7 +204,7 @@ def runs_sheet(listing: Listing, root: Path | None) -> Sheet:
             Entry(run.state),
             Entry(percent(run.test_accuracy)),
             Entry(significant(run.epochs)),
-            *((Entry(significant(run.wh)),) if measured else ()),
+            *((Entry(_wh_text(run.wh, run.modelled_wh)),) if measured else ()),
             Entry(_begun(run.when, year)),
         )
         for run in listing.runs
@@ -277,6 +299,8 @@ def _results(summary: dict[str, Any] | None, seen: Glance) -> dict[str, Any]:
         for entry in summary["targets"]
     }
     energy = {"wh": summary["energy"].get("wh")}
+    if (interval := _modelled_wh(summary)) is not None:
+        energy["wh"] = _wh_text(energy["wh"], interval)
     return {key: summary.get(key) for key in _RESULTS} | energy | targets
 
 

@@ -61,7 +61,7 @@ def _row(label: str, run: Run, found: dict[str, Any]) -> tuple[Entry, ...]:
             _change([s and 1000 * s for s in found["step_s"] or ()]),
             (f"timed {_change(timed)}",) if any(timed) else (),
         ),
-        Entry(_change(found["step_wh"] or ())),
+        Entry(_change(() if run.quality == "modelled" else found["step_wh"] or ())),
         Entry(" to ".join(NONE if a is None else percent(a) for a in judged)),
     )
 

@@ -287,7 +287,12 @@ class Run:
         return target_cost(self.events, target)
 
     def spent(self, by: By) -> float | None:
-        """Return what the whole run cost; None where that was not measured."""
+        """Return what the whole run cost; None where that was not measured.
+
+        A model's Wh are no cost: what two of them differ by lies within its interval.
+        """
+        if by == "wh" and self.quality == "modelled":
+            return None
         return compared(spent_at(self.end), by)
 
     def _last(self, event: str) -> Event:

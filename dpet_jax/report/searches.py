@@ -262,7 +262,6 @@ class SearchRecord:
     Attributes:
         config: Name of the config.
         unit: Of all costs.
-        modelled: Whether the energy is a model's, not measured.
         pooled_best: Best validation accuracy of all trials; None if none has any.
         budget: What every search spent at least, over which areas are taken.
         rows: The searches, that with the largest mean area first.
@@ -270,7 +269,6 @@ class SearchRecord:
 
     config: str
     unit: Unit
-    modelled: bool
     pooled_best: float | None
     budget: float
     rows: tuple[SearchRow, ...]
@@ -278,7 +276,7 @@ class SearchRecord:
     @property
     def unit_name(self) -> str:
         """The unit, as tables and axes have it."""
-        return UNIT_NAMES[self.unit] + (" (modelled)" if self.modelled else "")
+        return UNIT_NAMES[self.unit]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -321,7 +319,7 @@ def read_searches(folder: Path, unit: Unit | None = None) -> SearchRecord:
     if not stops:
         raise UserError(f"{folder}: no trial has stopped yet; start the searches again")
     taken = unit or natural_unit(stops)
-    if taken == "wh" and any(stop.wh is None for stop in stops):
+    if taken == "wh" and not _all_measured(stops):
         raise UserError(f"{folder}: not every trial measured energy; compare by epochs")
     return compared_searches(
         {key: each for key, each in found.items() if each}, taken, config
@@ -335,13 +333,17 @@ def search_folder(folder: Path, name: str, seed: int) -> Path:
 
 def natural_unit(stops: Sequence[Trial]) -> Unit:
     """Return what trials are compared in, if nobody says; see `read_searches`."""
-    if all(stop.wh is not None for stop in stops):
-        qualities = {stop.quality for stop in stops}
-        if len(qualities) == 1 and qualities <= {"measured", "modelled"}:
-            return "wh"
+    if _all_measured(stops):
+        return "wh"
     each = [stop.flops / stop.epochs for stop in stops if stop.epochs]
     alike = not each or max(each) <= min(each) * (1 + _ALIKE)
     return "epochs" if alike else "flops"
+
+
+def _all_measured(stops: Sequence[Trial]) -> bool:
+    """Whether costs can be compared in Wh, which those of models cannot."""
+    known = all(stop.wh is not None for stop in stops)
+    return known and {stop.quality for stop in stops} == {"measured"}
 
 
 def compared_searches(
@@ -368,8 +370,7 @@ def compared_searches(
         )
         rows.append(_row(name, courses))
     rows.sort(key=lambda row: -(row.area.mean or 0.0))
-    modelled = unit == "wh" and {stop.quality for stop in every} == {"modelled"}
-    return SearchRecord(config, unit, modelled, pooled, budget, tuple(rows))
+    return SearchRecord(config, unit, pooled, budget, tuple(rows))
 
 
 def _costs(stops: Sequence[Trial], unit: Unit) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dpet_jax.report.paired import (
     SIGNIFICANT,
@@ -482,7 +482,7 @@ def start_sheet(comparison: Comparison) -> Sheet | None:
     ]
     if not runs:
         return None
-    shares = [pool.get("with_pretraining") or {} for _, _, pool in runs]
+    shares = [_shares(run, pool) for _, run, pool in runs]
     measured = any(share.get("wh") for share in shares)
     unit, name, scale = ("wh", "Wh", 1.0) if measured else ("flops", "TFLOPs", 1e12)
     rows = []
@@ -514,6 +514,14 @@ def start_sheet(comparison: Comparison) -> Sheet | None:
             "what pre-training has cost, or not in the same quality.",
         ),
     )
+
+
+def _shares(run: Run, pool: dict[str, Any]) -> dict[str, Any]:
+    """Return costs with pre-training; a model's Wh have no interval and are no cost."""
+    shares = dict(pool.get("with_pretraining") or {})
+    if run.quality == "modelled":
+        shares["wh"] = None
+    return shares
 
 
 def sources_sheet(comparison: Comparison, out: Path) -> Sheet:

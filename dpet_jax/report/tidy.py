@@ -2,13 +2,14 @@
 
 Every table begins with the same columns, so that they can be joined: `key` and `method`
 of the row, `seed`, and `folder`, the run's as seen from the file. An empty cell is what
-was not measured. Costs go by the names that summary.json has for them; those named warm
-leave out compiling and reading the data.
+was not measured; Wh of a model stand only where their interval stands beside them. Costs
+go by the names that summary.json has for them; those named warm leave out compiling and
+reading the data.
 """
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from dpet_jax.run.costs import Spent, spent_at
 IDENTITY = ("key", "method", "seed", "folder")
 
 _SPENT = ("epochs", "visits", "seconds_warm", "seconds", "wh_warm", "wh")
+_WH = ("wh_warm", "wh")
 _RUNS = (
     *("stopped_by", "test_accuracy", "validation_accuracy", *_SPENT, "wall_s"),
+    *("wh_total", "wh_total_low", "wh_total_high"),
     *("energy_quality", "coreset_size", "pruning_ratio", "flops", "select_flops"),
     *("dataset", "fingerprint", "train", "device", "cpu_cores"),
 )
-_PHASES = ("phase", "seconds", "wh", "quality")
+_PHASES = ("phase", "seconds", "wh", "wh_low", "wh_high", "quality")
 _CURVES = (*_SPENT, "split", "accuracy", "loss")
 _TARGETS = ("target", "reached", *_SPENT, "accuracy", "test_accuracy")
 
@@ -84,15 +87,27 @@ def _identity(row: Row, run: Run, out: Path) -> dict[str, Any]:
     return named | ({} if row.cell is None else row.cell.factors)
 
 
-def _spent(spent: Spent | None) -> dict[str, Any]:
-    return {name: getattr(spent, name, None) for name in _SPENT}
+def _spent(run: Run, spent: Spent | None) -> dict[str, Any]:
+    """Return what was spent; no Wh of a model, for which no interval is kept here."""
+    modelled = run.quality == "modelled"
+    return {
+        name: None if modelled and name in _WH else getattr(spent, name, None)
+        for name in _SPENT
+    }
+
+
+def _ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:
+    return (None, None) if interval is None else (interval[0], interval[1])
 
 
 def _of_run(run: Run) -> Iterator[_Line]:
     summary, start = run.summary, run.started
     kept = ("test_accuracy", "coreset_size", "pruning_ratio", "flops", "select_flops")
+    energy = summary["energy"]
+    low, high = _ends(energy.get("wh_k2"))
     yield {
-        **_spent(spent_at(run.end)),
+        **_spent(run, spent_at(run.end)),
+        **{"wh_total": energy.get("wh"), "wh_total_low": low, "wh_total_high": high},
         **{name: summary[name] for name in kept},
         "stopped_by": run.stopped_by,
         "validation_accuracy": summary.get("validation_accuracy"),
@@ -108,10 +123,14 @@ def _of_run(run: Run) -> Iterator[_Line]:
 
 def _phases(run: Run) -> Iterator[_Line]:
     for name, phase in run.summary["phases"].items():
+        low, high = _ends(phase.get("wh_k2"))
+        modelled = phase.get("quality") == "modelled"
         yield {
             "phase": name,
             "seconds": phase["s"],
-            "wh": phase.get("wh"),
+            "wh": None if modelled and low is None else phase.get("wh"),
+            "wh_low": low,
+            "wh_high": high,
             "quality": phase.get("quality"),
         }
 
@@ -119,7 +138,7 @@ def _phases(run: Run) -> Iterator[_Line]:
 def _curve(run: Run) -> Iterator[_Line]:
     for event in run.evaluations():
         yield {
-            **_spent(spent_at(event)),
+            **_spent(run, spent_at(event)),
             "split": event.get("split"),
             "accuracy": event["accuracy"],
             "loss": event["loss"],
@@ -132,7 +151,7 @@ def _targets(run: Run, targets: Iterable[float]) -> Iterator[_Line]:
         yield {
             "target": target,
             "reached": int(cost is not None),
-            **_spent(None if cost is None else cost.spent),
+            **_spent(run, None if cost is None else cost.spent),
             "accuracy": cost and cost.accuracy,
             "test_accuracy": cost and cost.test_accuracy,
         }

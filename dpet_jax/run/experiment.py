@@ -1,7 +1,7 @@
 """The composition root: config in, parts wired, a run folder out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from importlib import import_module
@@ -136,11 +136,23 @@ def run(  # noqa: PLR0913
                 used = _Used(config, data, model, limits)
                 trackers = tracking(config, path, display.line, resumed=resume)
                 with closing(trackers):
-                    segment.recorder.listener = trackers.write
+                    segment.recorder.listener = _measured_to(trackers.write, meter)
                     result = _run_segment(used, segment, meter, display, asked)
                     if result.summary is not None:
                         trackers.end(result.summary)
                 return result
+
+
+def _measured_to(
+    write: Callable[[Mapping[str, Any]], None], meter: EnergyMeter
+) -> Callable[[Mapping[str, Any]], None]:
+    """Hand events on without a model's Wh, for a curve has no room for an interval."""
+
+    def hand_on(event: Mapping[str, Any]) -> None:
+        modelled = event.get("wh") is not None and meter.quality == "modelled"
+        write({**event, "wh": None} if modelled else event)
+
+    return hand_on
 
 
 class _Used(NamedTuple):

@@ -428,7 +428,11 @@ class Loop:
         spent = None if limits.wh is None else self.wh_without_eval
         if limits.wh and spent and spent >= _WARN_AT * limits.wh and not self._warned:
             self._warned = True
-            self.parts.display.line(f"  {spent:.4g} of {limits.wh:g} Wh are spent")
+            told = f"{spent:.4g}"
+            if self.parts.meter.quality == "modelled":
+                energy = self.parts.meter.energy(without=("eval",))
+                told = f"{energy}, without evaluation,"
+            self.parts.display.line(f"  {told} of {limits.wh:g} Wh are spent")
         pending = 0 if self._chunks is None else self._chunks.pending_steps
         return limits.steps_to_wh(spent, self._pace.step_wh, pending)
 
@@ -528,9 +532,15 @@ class Loop:
         self.parts.display.evaluation(
             f"  {self._label}  {accuracy:<16}  {counters.visits:>11,} visits"
             f"  {counters.epochs:7.2f} epochs  {meter.total_s:7.1f} s"
-            + ("" if wh is None else f"  {sum(wh.values()):8.4g} Wh"),
+            + ("" if wh is None else self._told_wh(sum(wh.values()))),
             last=last,
         )
+
+    def _told_wh(self, wh: float) -> str:
+        meter = self.parts.meter
+        if meter.quality == "modelled":
+            return f"  {meter.energy()}"
+        return f"  {wh:8.4g} Wh"
 
     def _last_evaluation(self, reason: StopReason) -> StopReason:
         """Evaluate where a run ends off the grid, as every run does."""

@@ -87,8 +87,8 @@ def _row(card: Card) -> tuple[str, ...]:
         _number(card.joules_per_image, ".3g"),
         _number(card.accuracy, ".3f"),
         _number(training.epochs, ".1f"),
-        _number(training.wh, ".3g")
-        + (" (model)" if training.quality == "modelled" else ""),
+        # of a model's energy a card keeps no interval
+        "modelled" if training.quality == "modelled" else _number(training.wh, ".3g"),
         card.licence or "-",
     )
 
@@ -106,6 +106,8 @@ def show(pool: ModelPool, name: str) -> Lines:
     card, network, arrays = pool.load(name)  # which looks at the arrays too
     plain = card.model_dump(mode="json")
     training = {f"training.{k}": v for k, v in plain.pop("training").items()}
+    if card.training.quality == "modelled":
+        training["training.wh"] = "of a model, without its interval; not shown"
     names = plain["class_names"]
     if names is not None and len(names) > 12:
         plain["class_names"] = [*names[:12], f"… {len(names)} in all"]

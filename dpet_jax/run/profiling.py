@@ -249,7 +249,7 @@ def measure(
     counts = compile_counts().since(before)
     steps = _Steps(learner, data)
     warm = steps.timed(min(_WARM_UP, learner.main.max_steps))
-    metered = compiling.energy is not None and compiling.energy.wh is not None
+    metered = meter.quality == "measured"
     least_s = _METERED_S if metered else 0.0
     each = max(1, min(round(_TIMING_S / warm), learner.main.max_steps))
     timings: list[float] = []
@@ -300,8 +300,14 @@ class _Steps:
 
 
 def joules_of(window: Window) -> float | None:
-    """Return the gross joules of a window; None where it has none, or was too short."""
+    """Return the gross joules of a window; None where none were measured.
+
+    That is also so where it was too short for the sensor, or where a model told them: a
+    plan would lose the interval.
+    """
     energy = window.energy
     if energy is None or energy.wh is None or window.resolution_limited:
+        return None
+    if energy.quality != "measured":
         return None
     return 3600 * energy.wh

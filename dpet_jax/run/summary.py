@@ -6,7 +6,7 @@ import numpy as np
 
 from dpet_jax.config.experiment import Config
 from dpet_jax.data import Data
-from dpet_jax.energy.report.report import headline
+from dpet_jax.energy.report.report import headline, interval_text
 from dpet_jax.files import read_json
 from dpet_jax.methods.base import Coreset
 from dpet_jax.methods.coreset import coreset_arrays
@@ -106,7 +106,7 @@ def finish(
         **segment.past(),
         "segments": segment.recorder.segment + 1,
         "compilations": segment.compile_summary(),
-        "pruning": _pruning(config, segment),
+        "pruning": _pruning(config, segment, report.data["energy"]["quality"]),
         "label_noise": config.data.label_noise,
         "compat": config.method.model_dump().get("compat", "none"),
         "stopped_by": stopped_by,
@@ -140,12 +140,15 @@ def _energy(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pruning(config: Config, segment: Segment) -> dict[str, Any] | None:
+def _pruning(config: Config, segment: Segment, quality: str) -> dict[str, Any] | None:
     """Return what came of pruning; None where the config says nothing of it."""
     if config.prune is None:
         return None
     events = read_events(segment.folder.path / EVENTS)
-    return pruning(events, config.train.batch_size)
+    found = pruning(events, config.train.batch_size)
+    if quality == "modelled":  # a step's energy by a model has no interval
+        found["step_wh"] = (None, None)
+    return found
 
 
 def _losses(data: Data, loop: Loop) -> dict[str, np.ndarray]:
@@ -206,7 +209,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         )
     if "precision" in summary:
         rows["precision"] = said(summary["precision"])
-    rows |= _printed_pool(summary.get("pool"))
+    modelled = summary["energy"].get("quality") == "modelled"
+    rows |= _printed_pool(summary.get("pool"), modelled=modelled)
     # runs of an earlier version say nothing of it
     if (pruned := summary.get("pruning")) is not None:
         rows["pruning"] = pruning_line(pruned)
@@ -215,12 +219,13 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         cost = "not reached"
         if target["reached"]:
             cost = f"{target['epochs']:.2f} epochs"
-            if target["wh"] is not None:
+            if target["wh"] is not None and not modelled:
                 cost += f", {target['wh']:.4g} Wh"
         rows[f"to {target['target']:g}"] = f"{cost} ({summary['targets_on']})"
     lost = summary["lost"]
     if lost["seconds"] >= NEGLIGIBLE_S:
-        wh = "" if lost["wh"] is None else f", {lost['wh']:.4g} Wh"
+        told = lost["wh"] is not None and not modelled
+        wh = f", {lost['wh']:.4g} Wh" if told else ""
         rows["lost to crashes"] = f"{lost['seconds']:.1f} s{wh}"
     warnings = [("warning", text) for text in summary["warnings"]]
     return [f"{name:<18}{text}" for name, text in [*rows.items(), *warnings]]
@@ -232,17 +237,28 @@ def _printed_energy(summary: dict[str, Any]) -> dict[str, str]:
     if energy["wh"] is None:
         rows["energy"] += " - see dpet doctor"
         return rows
-    phases = {name: phase["wh"] for name, phase in summary["phases"].items()}
-    rows["Wh"] = "   ".join(f"{name} {wh:.4g}" for name, wh in phases.items() if wh)
+    phases = {name: phase for name, phase in summary["phases"].items() if phase["wh"]}
+    modelled = energy.get("quality") == "modelled"
+    rows["Wh"] = "   ".join(
+        f"{name} ≈ {phase['wh']:.4g} {interval_text(phase['wh_k2'])}"
+        if modelled
+        else f"{name} {phase['wh']:.4g}"
+        for name, phase in phases.items()
+    )
     if budget["wh"] is not None:
-        rows["Wh budget"] = (
-            f"{budget['spent_wh']:.4g} of {budget['wh']:g} Wh, evaluation excluded; "
-            f"overshot by {budget['overshoot_wh']:.4g}"
-        )
+        told = f"{budget['spent_wh']:.4g}"
+        if modelled:  # assumptions add up
+            ends = [p["wh_k2"] for name, p in phases.items() if name != "eval"]
+            interval = [sum(end[which] for end in ends) for which in (0, 1)]
+            told = f"≈ {told} {interval_text(interval)} MODELLED"
+        told += f" of {budget['wh']:g} Wh, evaluation excluded"
+        if not modelled:
+            told += f"; overshot by {budget['overshoot_wh']:.4g}"
+        rows["Wh budget"] = told
     return rows
 
 
-def _printed_pool(pool: dict[str, Any] | None) -> dict[str, str]:
+def _printed_pool(pool: dict[str, Any] | None, *, modelled: bool) -> dict[str, str]:
     """Return what the run started from, and its cost with that of pre-training."""
     if pool is None:
         return {}
@@ -256,7 +272,7 @@ def _printed_pool(pool: dict[str, Any] | None) -> dict[str, str]:
     shares = pool.get("with_pretraining", {})
     for unit, name, scale in (("wh", "Wh", 1.0), ("flops", "TFLOPs", 1e12)):
         share = dict(shares.get(unit) or {})
-        if share:
+        if share and not (modelled and unit == "wh"):
             rows[f"cost in {name}"] = f"{share.pop('without') / scale:.4g}; with " + (
                 "a share of pre-training "
                 + ", ".join(f"{v / scale:.4g} at {n} uses" for n, v in share.items())

@@ -219,9 +219,9 @@ class Tuning:
     def _past(
         self, known: Sequence[Any], stops: Sequence[Sequence[Trial]]
     ) -> list[Observed]:
-        """Return what was tried, and what it cost: Wh if known of all, or FLOPs."""
+        """Return what was tried, and its cost: Wh if measured of all, or FLOPs."""
         ended = [trial[-1] for trial in stops if trial]
-        by_wh = all(trial.wh is not None for trial in ended)
+        by_wh = all(_measured_wh(trial) is not None for trial in ended)
         past = []
         for trial, found in zip(known, stops, strict=True):
             accuracy, cost = None, None
@@ -420,7 +420,7 @@ class Tuning:
         for trial in trials:
             cells = [trial.number, *(trial.values[key] for key in keys), trial.accuracy]
             cells += [trial.share, trial.stopped_by, trial.epochs, trial.flops]
-            cells += [trial.seconds, trial.wh]
+            cells += [trial.seconds, _measured_wh(trial)]
             place = trial.folder.relative_to(self.out)
             writer.writerow([csv_cell(cell) for cell in (*cells, str(place))])
         write_whole(self.out / TABLE, text.getvalue())
@@ -499,7 +499,7 @@ def lines(outcome: Outcome, again: str) -> Iterator[str]:
     ended = [trial for trial in outcome.trials if trial.accuracy is not None]
     epochs = sum(trial.epochs for trial in outcome.trials)
     seconds = sum(trial.seconds for trial in outcome.trials)
-    wh = [trial.wh for trial in outcome.trials]
+    wh = [_measured_wh(trial) for trial in outcome.trials]
     spent = f"{epochs:.4g} epochs, {seconds:.4g} s"
     if wh and None not in wh:
         spent += f", {sum(w for w in wh if w is not None):.4g} Wh"
@@ -520,6 +520,11 @@ def lines(outcome: Outcome, again: str) -> Iterator[str]:
 
 def _name(number: int) -> str:
     return f"trial{number:04d}"
+
+
+def _measured_wh(trial: Trial) -> float | None:
+    """Return the energy of a trial; None of a model's, which has no interval here."""
+    return None if "modelled" in trial.quality else trial.wh
 
 
 def _accuracy(summary: Mapping[str, Any]) -> float | None:

@@ -158,7 +158,6 @@ def test_modelled_energy_has_columns_of_its_own():
 def test_phases_of_a_modelled_run_are_modelled():
     row = csv_row(energy_report(quality="modelled"))
     assert energies(row)["train_wh"] == (9.0, "modelled")
-    assert energies(row)["target_wh"] == (8.0, "modelled")
 
 
 def test_phase_may_have_a_quality_of_its_own():
@@ -554,3 +553,12 @@ def test_text_of_a_user_is_no_formula_and_negative_numbers_stay(tmp_path):
     (row,) = rows(path)
     assert row["run_id"] == '\'=HYPERLINK("x")'
     assert row["net_of_idle_wh"] == "-0.5"
+
+
+def test_interval_of_a_phase_stands_beside_it_and_of_a_target_there_is_none():
+    report = energy_report(quality="modelled")
+    report["phases"]["train"]["wh_k2"] = [4.0, 19.0]
+    row = csv_row(report)
+    assert energies(row)["train_low_wh"] == (4.0, "modelled")
+    assert energies(row)["train_high_wh"] == (19.0, "modelled")
+    assert (row["target_wh"], row["facility_wh"]) == (None, None)

@@ -1212,3 +1212,15 @@ def test_accounts_of_a_running_meter_are_json_and_come_back(clock):
     plain = json.loads(json.dumps(accounts.to_json()))
     assert plain == accounts.to_json()
     assert Accounts.from_json(plain) == accounts
+
+
+def test_energy_so_far_is_told_with_its_interval(clock):
+    sources = [power(w, **MODEL) for w in (36.0, 18.0, 72.0)]
+    with meter_of(FakeProbe(clock, *sources), clock=clock) as meter:
+        with meter.window("train"):
+            clock.wait(10.0)
+        with meter.window("eval"):
+            clock.wait(10.0)
+        told = meter.energy(without=("eval", "other"))
+    assert told.quality == "modelled"
+    assert str(told) == "≈ 0.1 Wh [0.05, 0.2] MODELLED"

@@ -269,3 +269,11 @@ def test_unmeasured_seconds_may_have_drawn_all_that_the_device_can():
     assert whole.interval_wh == pytest.approx((2.0, 2.0))
     assert partly.interval_wh == pytest.approx((2.0, 2.0 + 9 * 1400 / 3600))
     assert partly.wh == whole.wh
+
+
+def test_savings_of_a_model_reach_to_where_its_assumptions_differ_most():
+    ours = Energy(10.0, "modelled", 0.0, 4.0, 20.0)
+    theirs = Energy(20.0, "modelled", 0.0, 8.0, 40.0)
+    assert ours.ratio(theirs) == (0.5, 0.1, 2.5)
+    nothing = Energy(20.0, "modelled", 0.0, 0.0, 40.0)
+    assert ours.ratio(nothing)[2] == math.inf

@@ -745,3 +745,11 @@ def test_a_source_that_was_given_up_checks_nothing(clock):
     source = run(clock, probe).data["energy"]["by_source"][0]
     assert source["events"]["demoted"] == 1
     assert source["cross_check"] is None
+
+
+def test_phases_of_a_model_are_printed_with_their_interval(clock):
+    lines = [x for x in str(run(clock, model(clock))).splitlines() if "Wh" in x]
+    assert len(lines) > 2
+    assert all("≈" in line and "[" in line for line in lines)
+    measured = str(run(clock, gpu(clock)))
+    assert "≈" not in measured

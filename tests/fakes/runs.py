@@ -398,3 +398,13 @@ def _write_coreset(folder, labels, images):
         score=scores[shown],
         class_names=np.array([f"class {label}" for label in range(labels.max() + 1)]),
     )
+
+
+def modelled(folder):
+    """Give a run's energy, which is a model's, the intervals of some numbers."""
+    path = Path(folder, "summary.json")
+    summary = json.loads(path.read_text())
+    summary["energy"] |= {"wh": 4, "wh_k2": [1, 9]}
+    summary["phases"]["train"]["wh_k2"] = [1, 6]
+    path.write_text(json.dumps(summary))
+    return folder

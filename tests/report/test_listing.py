@@ -4,11 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from fakes.runs import fake_run
+from fakes.runs import fake_run, modelled
 
 from dpet_jax.cli import main
 from dpet_jax.errors import UserError
-from dpet_jax.report.listing import UNFINISHED, difference, glance, list_runs
+from dpet_jax.report.listing import (
+    UNFINISHED,
+    difference,
+    glance,
+    list_runs,
+    runs_sheet,
+)
 from dpet_jax.report.printed import NONE
 
 
@@ -172,3 +178,17 @@ def test_a_difference_to_something_that_is_no_run_is_refused(tmp_path, capsys):
     one = started(fake_run(tmp_path / "one"))
     assert main(["diff", str(one), str(tmp_path)]) == 2
     assert f"{tmp_path}: holds no run; give" in capsys.readouterr().err
+
+
+def test_wh_of_a_model_are_listed_with_their_interval_or_not_at_all(tmp_path):
+    facts = {"wh_per_epoch": 0.5, "quality": "modelled"}
+    ended = modelled(fake_run(tmp_path / "a", **facts))
+    model = {"settings": {"energy": {"allow_modelled": True}}}
+    begun = fake_run(tmp_path / "b", **facts, **model)
+    (begun / "summary.json").unlink()
+    shown = runs_sheet(list_runs([tmp_path]), tmp_path)
+    at = shown.header.index("Wh")
+    assert [row[at].main for row in shown.rows] == ["≈ 1.89 [1.00, 9.00]", "–"]
+    other = fake_run(tmp_path / "c", wh_per_epoch=0.5)
+    groups = {group.title: group.rows for group in difference(ended, other)[2]}
+    assert ("wh", "≈ 4.00 [1.00, 9.00]", "–") in groups["results"]

@@ -202,12 +202,18 @@ def test_another_device_is_left_out_of_seconds_and_wh(tmp_path, by):
     assert "another device" in problems[0]
 
 
-@pytest.mark.parametrize("other", [{"quality": "modelled"}, {"included": ["cpu"]}])
-def test_another_energy_is_left_out_of_wh_only(tmp_path, other):
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"quality": "modelled"}, "it has not measured energy"),
+        ({"included": ["cpu"]}, "another energy quality or boundary"),
+    ],
+)
+def test_another_energy_is_left_out_of_wh_only(tmp_path, other, why):
     wh = {"wh_per_epoch": 1.0}
     rows, problems = rows_of(tmp_path, wh, wh, wh | other), []
     assert left(comparable(rows, "wh", problems)) == ["0", "1"]
-    assert "another energy quality or boundary" in problems[0]
+    assert why in problems[0]
     assert left(comparable(rows, "seconds", [])) == ["0", "1", "2"]
 
 
@@ -364,3 +370,12 @@ def test_row_of_a_paper_that_is_not_known_is_none(tmp_path):
     fake_run(tmp_path / "a")
     suite = fake_suite(tmp_path, [variant("a", {"0.6": ["a"]}, paper="nobody")])
     assert read_comparison([suite]).rows[0].paper is None
+
+
+def test_wh_of_models_are_not_compared_for_their_interval_holds_any_saving(tmp_path):
+    modelled = {"wh_per_epoch": 1.0, "quality": "modelled"}
+    rows = rows_of(tmp_path, modelled, modelled)
+    with pytest.raises(UserError, match=r"no run has measured energy .*--by=epochs"):
+        comparable(rows, "wh", [])
+    assert rows[0].runs[0].spent("wh") is None
+    assert rows[0].runs[0].spent("epochs") == 3.0

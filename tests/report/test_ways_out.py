@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fakes.runs import end_suite, fake_run, grid_suite, small_suite
+from fakes.runs import end_suite, fake_run, grid_suite, modelled, small_suite
 
 from dpet_jax.report.column import column_tables
 from dpet_jax.report.comparison import read_comparison
@@ -260,3 +260,18 @@ def test_one_method_is_reported_without_a_rival(tmp_path):
     assert "<strong>" not in text
     assert "plots/accuracy.svg" in held
     assert r"$72.0 \pm 2.0$" in (out / "paper" / "results.tex").read_text()
+
+
+def test_wh_of_a_model_stand_only_beside_their_interval(tmp_path):
+    folder = fake_run(tmp_path / "a", wh_per_epoch=1.0, quality="modelled")
+    modelled(folder)
+    found = tables(tmp_path)
+    (run,) = found["runs.csv"]
+    assert [run[f"wh_total{end}"] for end in ("", "_low", "_high")] == ["4", "1", "9"]
+    for name in ("runs.csv", "curves.csv", "targets.csv"):
+        assert {(line["wh"], line["wh_warm"]) for line in found[name]} == {("", "")}
+    told = {
+        p["phase"]: (p["wh"], p["wh_low"], p["wh_high"]) for p in found["phases.csv"]
+    }
+    assert told["train"] == ("3.0", "1", "6")
+    assert told["eval"] == ("", "", "")

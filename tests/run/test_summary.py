@@ -121,3 +121,22 @@ def test_a_method_without_a_coreset_says_so():
 def test_a_coreset_that_a_run_on_all_data_left_is_no_pruned_run():
     told = lines(pruning_ratio=None)["coreset"]
     assert told == "600 of 1,437 (left by training on all)"
+
+
+MODELLED = MEASURED | {
+    "energy": {"wh": 2.0, "headline": "≈ 2 Wh", "quality": "modelled"},
+    "phases": {
+        "train": {"s": 7.41, "wh": 1.5, "wh_k2": [0.5, 3.0], "quality": "modelled"},
+        "select": {"s": 0.84, "wh": 0.5, "wh_k2": [0.25, 1.0], "quality": "modelled"},
+    },
+}
+
+
+def test_no_wh_of_a_model_is_told_without_its_interval():
+    reached = [{"target": 0.9, "reached": True, "epochs": 7.5, "wh": 0.75}]
+    told = lines(**MODELLED, targets=reached)
+    assert told["Wh"] == "train ≈ 1.5 [0.5, 3]   select ≈ 0.5 [0.25, 1]"
+    budget = "≈ 2 [0.75, 4] MODELLED of 1.9 Wh, evaluation excluded"
+    assert told["Wh budget"] == budget
+    assert told["lost to crashes"] == "3.0 s"
+    assert told["to 0.9"] == "7.50 epochs (validation)"

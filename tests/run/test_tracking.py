@@ -295,3 +295,11 @@ def test_mlflow_keeps_one_run_in_a_local_file(tmp_path):
     assert kept.data.metrics["end/test_accuracy"] == 0.7
     curve = client.get_metric_history(name, "validation/accuracy")
     assert [(point.step, point.value) for point in curve] == [(64, 0.5), (128, 0.75)]
+
+
+def test_a_curve_has_no_wh_of_a_model():
+    told = []
+    for quality in ("measured", "modelled"):
+        meter = SimpleNamespace(quality=quality)
+        experiment._measured_to(told.append, meter)({"event": "train", "wh": WH})
+    assert ["cost/wh" in measurements(event) for event in told] == [True, False]

@@ -56,7 +56,7 @@ def test_every_search_spends_the_same_and_is_compared(asked, runs, tmp_path):
         "grid_values=3": 2,
         "hyperband_stops=2": 2,
     }
-    assert (record.config, record.unit, record.modelled) == ("some", "epochs", False)
+    assert (record.config, record.unit) == ("some", "epochs")
     assert 9.0 <= record.budget < 9.0 + 3.0
     for row in record.rows:
         assert [course.seed for course in row.courses] == [0, 1]

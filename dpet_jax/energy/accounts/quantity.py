@@ -75,7 +75,8 @@ class Energy:
     def ratio(self, other: "Energy") -> tuple[float, float, float]:
         """Return this over another energy, and the k=2 interval of that.
 
-        What the same sensors get wrong by the same factor cancels.
+        What the same sensors get wrong by the same factor cancels. Of models nothing
+        does: the ends are those where the one assumes least and the other most.
 
         Raises:
             QualityError: If they differ in quality, or one is not available or zero.
@@ -85,6 +86,10 @@ class Energy:
                 f"cannot compare {self.quality} ({self.wh} Wh) with {other.quality} "
                 f"({other.wh} Wh) energy"
             )
+        ratio = self.wh / other.wh
+        if self.quality == "modelled":
+            most = self.high_wh / other.low_wh if other.low_wh > 0 else math.inf
+            return ratio, max(0.0, self.low_wh) / other.high_wh, most
         shared = set(self.channels) == set(other.channels)
         relative = math.hypot(
             (self.high_wh - self.low_wh) / (2 * self.wh),
@@ -92,7 +97,6 @@ class Energy:
             0.0 if shared else self.gain_wh / self.wh,
             0.0 if shared else other.gain_wh / other.wh,
         )
-        ratio = self.wh / other.wh
         return ratio, max(0.0, ratio * (1 - relative)), ratio * (1 + relative)
 
     def __str__(self) -> str:

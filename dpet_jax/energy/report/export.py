@@ -58,7 +58,8 @@ def csv_row(report: Mapping[str, Any]) -> dict[str, Cell]:
     Every column of energy, `…_wh`, is followed by `…_wh_quality`: "measured",
     "derived" (computed from measured energy), "modelled", "mixed" (parts of several
     qualities, which are never added), "unavailable", or "unlabelled" if the report
-    gives a number and no quality. The target is the highest that the run was asked
+    gives a number and no quality. The interval of a phase is in columns beside it, and
+    where there is none, as of a target, a model's number is left out. The target is the highest that the run was asked
     for. Numbers that are missing, NaN or infinite are None.
 
     Args:
@@ -85,10 +86,15 @@ def csv_row(report: Mapping[str, Any]) -> dict[str, Cell]:
     for phase in PHASES:
         spent = _at(report, f"phases.{phase}") or {}
         row[f"{phase}_s"] = _number(spent.get("s"))
-        row |= _wh(phase, spent.get("wh"), spent.get("quality") or quality)
+        of = spent.get("quality") or quality
+        row |= _wh(phase, spent.get("wh"), of)
+        row |= _interval_wh(phase, spent.get("wh_k2"), of)
     row |= _target(report, quality)
     row |= cells({"stopped_by": "budget.stopped_by", "pue": "carbon.pue"})
-    row |= _wh("facility", _at(report, "carbon.facility_wh"), "derived")
+    if quality == "modelled":  # what is derived from a model has no interval here
+        row |= _wh("facility", None, None)
+    else:
+        row |= _wh("facility", _at(report, "carbon.facility_wh"), "derived")
     row |= cells(_AFTER_ENERGY)
     gpus = _at(report, "system.gpus") or []
     row["gpus"] = _cell([gpu.get("name") for gpu in gpus])
@@ -278,6 +284,8 @@ def _target(report: Mapping[str, Any], quality: Any) -> dict[str, Cell]:
         asked, key=lambda entry: entry["target"], default={}
     )
     quality = highest.get("quality") or quality
+    if quality == "modelled":  # of a moment on the way no interval is kept
+        highest = {**highest, "wh": None, "wh_incl_eval": None}
     return {
         "target": _number(highest.get("target")),
         "target_reached": _cell(highest.get("reached")),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dpet_jax.energy.accounts.state import Accounts
 from dpet_jax.energy.meter import EnergyMeter
 from dpet_jax.errors import UserError
 
@@ -37,11 +38,28 @@ class MeterCollector:
             )
             joules.add_metric(labels, channel.totals.energy_j)
         yield joules
+        yield from self._assumed(accounts)
         seconds = CounterMetricFamily(
             "dpet_measured_seconds", "Seconds since the meter began."
         )
         seconds.add_metric((), accounts.total_s)
         yield seconds
+
+    def _assumed(self, accounts: Accounts) -> Iterator[Any]:
+        """Yield the ends of the intervals of models, where there are models."""
+        from prometheus_client.core import CounterMetricFamily
+
+        models = {n: c for n, c in accounts.channels.items() if c.quality == "modelled"}
+        for end in ("low", "high"):
+            if models:
+                family = CounterMetricFamily(
+                    f"dpet_modelled_{end}_joules",
+                    f"The {end} end of a model's energy, by source.",
+                    labels=["source"],
+                )
+                for name, channel in models.items():
+                    family.add_metric((name,), getattr(channel.totals, f"{end}_j"))
+                yield family
 
 
 @contextmanager

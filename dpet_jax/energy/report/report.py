@@ -5,6 +5,7 @@ Energies in it are in Wh; the accounts that it is made of are in joules.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,7 @@ class Report:
             rows.append("  incomplete: the run was stopped, killed, or still goes on")
         for name, phase in phases.items():
             if phase["s"] or phase["count"]:
-                wh = "" if phase["wh"] is None else f"{phase['wh']:12.5g} Wh"
-                rows.append(f"  {name:<12}{phase['s']:10.2f} s{wh}")
+                rows.append(f"  {name:<12}{phase['s']:10.2f} s{_phase_wh(phase)}")
         if energy["quality"] == "measured" and energy["modelled_wh"] is not None:
             low, high = energy["modelled_interval_wh"]
             rows.append(
@@ -71,6 +71,20 @@ class Report:
                 f"   {proxies['device_seconds']:.1f} device seconds"
             )
         return "\n".join(rows)
+
+
+def interval_text(interval: Sequence[float]) -> str:
+    """Return an interval of Wh, as it stands behind every number of a model."""
+    low, high = interval
+    return f"[{low:.4g}, {high:.4g}]"
+
+
+def _phase_wh(phase: dict[str, Any]) -> str:
+    if phase["wh"] is None:
+        return ""
+    if phase["quality"] == "modelled":
+        return f"   ≈ {phase['wh']:.5g} Wh {interval_text(phase['wh_k2'])}"
+    return f"{phase['wh']:12.5g} Wh"
 
 
 def headline(data: dict[str, Any]) -> str:
