@@ -300,7 +300,7 @@ def _results(summary: dict[str, Any] | None, seen: Glance) -> dict[str, Any]:
     }
     energy = {"wh": summary["energy"].get("wh")}
     if (interval := _modelled_wh(summary)) is not None:
-        energy["wh"] = _wh_text(energy["wh"], interval)
+        energy["wh"] = _wh_text(float(energy["wh"]), interval)
     return {key: summary.get(key) for key in _RESULTS} | energy | targets
 
 

@@ -2,9 +2,9 @@
 
 Every table begins with the same columns, so that they can be joined: `key` and `method`
 of the row, `seed`, and `folder`, the run's as seen from the file. An empty cell is what
-was not measured; Wh of a model stand only where their interval stands beside them. Costs
-go by the names that summary.json has for them; those named warm leave out compiling and
-reading the data.
+was not measured; Wh of a model stand only beside their interval. Costs go by the names
+that summary.json has for them; those named warm leave out compiling and reading the
+data.
 """
 
 import csv
@@ -96,8 +96,8 @@ def _spent(run: Run, spent: Spent | None) -> dict[str, Any]:
     }
 
 
-def _ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:
-    return (None, None) if interval is None else (interval[0], interval[1])
+def _ends(interval: Sequence[int | float] | None) -> Sequence[int | float | None]:
+    return (None, None) if interval is None else interval
 
 
 def _of_run(run: Run) -> Iterator[_Line]:

@@ -136,7 +136,9 @@ def run(  # noqa: PLR0913
                 used = _Used(config, data, model, limits)
                 trackers = tracking(config, path, display.line, resumed=resume)
                 with closing(trackers):
-                    segment.recorder.listener = _measured_to(trackers.write, meter)
+                    segment.recorder.listener = _measured_to(
+                        trackers.write, lambda: meter.quality
+                    )
                     result = _run_segment(used, segment, meter, display, asked)
                     if result.summary is not None:
                         trackers.end(result.summary)
@@ -144,12 +146,12 @@ def run(  # noqa: PLR0913
 
 
 def _measured_to(
-    write: Callable[[Mapping[str, Any]], None], meter: EnergyMeter
+    write: Callable[[Mapping[str, Any]], None], quality: Callable[[], str]
 ) -> Callable[[Mapping[str, Any]], None]:
     """Hand events on without a model's Wh, for a curve has no room for an interval."""
 
     def hand_on(event: Mapping[str, Any]) -> None:
-        modelled = event.get("wh") is not None and meter.quality == "modelled"
+        modelled = event.get("wh") is not None and quality() == "modelled"
         write({**event, "wh": None} if modelled else event)
 
     return hand_on

@@ -1216,7 +1216,7 @@ def test_accounts_of_a_running_meter_are_json_and_come_back(clock):
 
 def test_energy_so_far_is_told_with_its_interval(clock):
     sources = [power(w, **MODEL) for w in (36.0, 18.0, 72.0)]
-    with meter_of(FakeProbe(clock, *sources), clock=clock) as meter:
+    with meter_of(clock, FakeProbe(clock, *sources)) as meter:
         with meter.window("train"):
             clock.wait(10.0)
         with meter.window("eval"):

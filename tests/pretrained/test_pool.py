@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from dpet_jax.errors import UserError
 from dpet_jax.models.weights import WeightsError, read_weights, write_weights
-from dpet_jax.pretrained.pool import Card, ModelPool
+from dpet_jax.pretrained.pool import Card, ModelPool, Training
+from dpet_jax.run import pool_commands
 
 ARRAYS = {
     name: np.random.default_rng(0).normal(size=shape.shape).astype(np.float32)
@@ -161,3 +162,14 @@ def test_weights_of_another_network_and_files_without_a_card_are_told(pool):
     save_file(arrays, path)
     with pytest.raises(WeightsError, match="has no card"):
         pool.card("one")
+
+
+def test_wh_of_a_model_are_in_no_table_of_cards():
+    spent = {"epochs": 1.0, "wh": 0.125}
+    for quality in ("measured", "modelled"):
+        training = Training(**spent, quality=quality)
+        (line,) = pool_commands.listing([card(training=training)])[1:]
+        assert ("0.125" in line, "modelled" in line) == (
+            quality == "measured",
+            quality == "modelled",
+        )

@@ -182,13 +182,14 @@ def test_a_difference_to_something_that_is_no_run_is_refused(tmp_path, capsys):
 
 def test_wh_of_a_model_are_listed_with_their_interval_or_not_at_all(tmp_path):
     facts = {"wh_per_epoch": 0.5, "quality": "modelled"}
+    settings = {"method": {"kind": "standard"}, "energy": {"allow_modelled": True}}
+    facts["settings"] = settings
     ended = modelled(fake_run(tmp_path / "a", **facts))
-    model = {"settings": {"energy": {"allow_modelled": True}}}
-    begun = fake_run(tmp_path / "b", **facts, **model)
+    begun = fake_run(tmp_path / "b", **facts)
     (begun / "summary.json").unlink()
     shown = runs_sheet(list_runs([tmp_path]), tmp_path)
     at = shown.header.index("Wh")
-    assert [row[at].main for row in shown.rows] == ["≈ 1.89 [1.00, 9.00]", "–"]
-    other = fake_run(tmp_path / "c", wh_per_epoch=0.5)
+    assert [row[at].main for row in shown.rows] == ["≈ 1.89 [1.00, 9.00]", NONE]
+    other = fake_run(tmp_path / "c", settings=settings)
     groups = {group.title: group.rows for group in difference(ended, other)[2]}
-    assert ("wh", "≈ 4.00 [1.00, 9.00]", "–") in groups["results"]
+    assert ("wh", "≈ 4.00 [1.00, 9.00]", NONE) in groups["results"]

@@ -58,3 +58,12 @@ def test_widths_flops_and_times_stand_before_and_after(tmp_path):
 def test_runs_that_nobody_pruned_have_no_such_table(tmp_path):
     fake_run(tmp_path / "a" / "seed0")
     assert pruning_sheet(read_comparison([tmp_path])) is None
+
+
+def test_energy_of_a_step_is_not_told_by_a_model(tmp_path):
+    found = PRUNED | {"step_wh": [0.005, 0.003]}
+    for quality in ("measured", "modelled"):
+        facts = {"wh_per_epoch": 1.0, "quality": quality, "method": quality}
+        with_pruning(tmp_path / quality / "seed0", found, **facts)
+    sheet = pruning_sheet(read_comparison([tmp_path]))
+    assert {row[7].main for row in sheet.rows} == {"0.00500 to 0.00300", NONE}

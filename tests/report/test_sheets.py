@@ -351,6 +351,9 @@ def test_pretraining_is_in_the_cost_of_runs_that_started_from_a_pool(tmp_path):
     pool["with_pretraining"]["wh"] = {"without": 3, "1": 4, "10": 3.1, "100": 3.01}
     path.write_text(json.dumps(summary | {"pool": pool}))
     assert start_sheet(read_comparison([tmp_path])).header[-1] == "Wh, 100 uses"
+    energy = summary["energy"] | {"quality": "modelled"}
+    path.write_text(json.dumps(summary | {"pool": pool, "energy": energy}))
+    assert start_sheet(read_comparison([tmp_path])).header[-1] == "TFLOPs, 100 uses"
     # nothing was taken over
     alone = {key: pool[key] for key in ("ranked", "cost", "start")}
     path.write_text(json.dumps(summary | {"pool": alone | {"chosen": "scratch"}}))
@@ -444,6 +447,14 @@ def test_honest_run_departs_from_nothing(tmp_path):
         ({"label_noise": 0.2}, "20 % of the training labels are noise (1 of 1 runs)"),
         (
             {"lost": {"seconds": 12, "visits": 3456, "wh": None}},
+            "fake, seed 0: a crash lost 12.0 s, 3,456 examples seen",
+        ),
+        (
+            {
+                "wh_per_epoch": 1.0,
+                "quality": "modelled",
+                "lost": {"seconds": 12, "visits": 3456, "wh": 0.5},
+            },
             "fake, seed 0: a crash lost 12.0 s, 3,456 examples seen",
         ),
     ],

@@ -300,6 +300,6 @@ def test_mlflow_keeps_one_run_in_a_local_file(tmp_path):
 def test_a_curve_has_no_wh_of_a_model():
     told = []
     for quality in ("measured", "modelled"):
-        meter = SimpleNamespace(quality=quality)
-        experiment._measured_to(told.append, meter)({"event": "train", "wh": WH})
+        hand_on = experiment._measured_to(told.append, lambda quality=quality: quality)
+        hand_on({"event": "train", "wh": WH})
     assert ["cost/wh" in measurements(event) for event in told] == [True, False]

@@ -16,7 +16,7 @@ from dpet_jax.suite import tuning
 from dpet_jax.suite.searchers.axis import Axis
 from dpet_jax.suite.searchers.by_name import NAMES, search_of
 from dpet_jax.suite.searchers.gp import Gp
-from dpet_jax.suite.tuning import Limits, Tuning, lines
+from dpet_jax.suite.tuning import Limits, Outcome, Tuning, lines
 
 DECAY = "train.optimizer.weight_decay"
 
@@ -449,3 +449,14 @@ def test_the_command_refuses(given, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "some.yaml").write_text(CONFIG)
     assert main(["tune", "some.yaml", *given]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("runs")
+def test_energy_of_trials_is_not_told_by_a_model(tune):
+    trial = tune().run(Limits(trials=1), interrupt=Interrupt()).trials[0]
+    measured, modelled = (
+        trial._replace(wh=0.5, quality=quality) for quality in ("measured", "modelled")
+    )
+    for one, told in ((measured, True), (modelled, False)):
+        text = "\n".join(lines(Outcome((one,), False, None), "again"))
+        assert (" 0.5 Wh" in text) == told
