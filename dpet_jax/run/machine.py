@@ -22,8 +22,10 @@ _SETTINGS = (
 )
 _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
-#: A line for a config; it is refused until its blanks are filled.
-_CPU_MODEL = "energy: {allow_modelled: true, cpu_model: {idle_w: , max_w: , source: }}"
+#: Lines for a config, which is refused until their blanks are filled.
+_CPU_MODEL = """energy:
+  allow_modelled: true
+  cpu_model: {idle_w: , max_w: , source: }"""
 
 
 @contextmanager
@@ -130,7 +132,10 @@ def findings(cache: Path | None) -> Iterator[tuple[str, str]]:
     for component, reason, remedy in found.unavailable:
         yield _name(component), f"not measurable: {reason}; {remedy}"
     if not any(_tells_cpu(probe) for probe in found.probes):
-        yield "CPU model", f"fill in watts and where they come from: {_CPU_MODEL}"
+        yield (
+            "CPU model",
+            f"with your watts and their source, in a config:\n{_CPU_MODEL}",
+        )
     if absent := absent_tools():
         yield "not asked", "; ".join(absent)
     yield "other meters", "none by itself; give a CallableProbe to experiment.run"

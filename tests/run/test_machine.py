@@ -124,7 +124,7 @@ def test_config_line_for_a_model_is_offered_where_nothing_measures_the_cpu(
     monkeypatch, tmp_path
 ):
     told = dict(findings(monkeypatch, Found((), ())))
-    line = told["CPU model"].partition(": ")[2]
+    line = told["CPU model"].partition(":\n")[2]
     blanks = {"idle_w": None, "max_w": None, "source": None}
     section = yaml.safe_load(line)["energy"]
     assert section == {"allow_modelled": True, "cpu_model": blanks}

@@ -59,8 +59,9 @@ def csv_row(report: Mapping[str, Any]) -> dict[str, Cell]:
     "derived" (computed from measured energy), "modelled", "mixed" (parts of several
     qualities, which are never added), "unavailable", or "unlabelled" if the report
     gives a number and no quality. The interval of a phase is in columns beside it, and
-    where there is none, as of a target, a model's number is left out. The target is the highest that the run was asked
-    for. Numbers that are missing, NaN or infinite are None.
+    where there is none, as of a target, a model's number is left out. The target is the
+    highest that the run was asked for. Numbers that are missing, NaN or infinite are
+    None.
 
     Args:
         report: An energy report.
