@@ -94,7 +94,7 @@ def finish(
         "wall_s": sum(seconds.values()),
         "wall_s_without_eval": sum(seconds.values()) - seconds["eval"],
         "phases": {
-            name: {key: phase[key] for key in ("s", "wh", "quality")}
+            name: {key: phase[key] for key in ("s", "wh", "wh_k2", "quality")}
             for name, phase in phases.items()
         },
         "energy": _energy(report.data),
@@ -237,25 +237,33 @@ def _printed_energy(summary: dict[str, Any]) -> dict[str, str]:
     if energy["wh"] is None:
         rows["energy"] += " - see dpet doctor"
         return rows
-    phases = {name: phase for name, phase in summary["phases"].items() if phase["wh"]}
     modelled = energy.get("quality") == "modelled"
+    phases = {
+        name: phase
+        for name, phase in summary["phases"].items()
+        # a run of an earlier version kept no interval
+        if phase["wh"] and (phase.get("wh_k2") or not modelled)
+    }
     rows["Wh"] = "   ".join(
         f"{name} ≈ {phase['wh']:.4g} {interval_text(phase['wh_k2'])}"
         if modelled
         else f"{name} {phase['wh']:.4g}"
         for name, phase in phases.items()
     )
-    if budget["wh"] is not None:
-        told = f"{budget['spent_wh']:.4g}"
-        if modelled:  # assumptions add up
-            ends = [p["wh_k2"] for name, p in phases.items() if name != "eval"]
-            interval = [sum(end[which] for end in ends) for which in (0, 1)]
-            told = f"≈ {told} {interval_text(interval)} MODELLED"
-        told += f" of {budget['wh']:g} Wh, evaluation excluded"
-        if not modelled:
-            told += f"; overshot by {budget['overshoot_wh']:.4g}"
-        rows["Wh budget"] = told
-    return rows
+    if budget["wh"] is not None and modelled:
+        paid = [phase for name, phase in phases.items() if name != "eval"]
+        # assumptions add up
+        ends = [sum(phase["wh_k2"][which] for phase in paid) for which in (0, 1)]
+        rows["Wh budget"] = (
+            f"≈ {budget['spent_wh']:.4g} {interval_text(ends)} MODELLED of "
+            f"{budget['wh']:g} Wh, evaluation excluded"
+        )
+    elif budget["wh"] is not None:
+        rows["Wh budget"] = (
+            f"{budget['spent_wh']:.4g} of {budget['wh']:g} Wh, evaluation excluded; "
+            f"overshot by {budget['overshoot_wh']:.4g}"
+        )
+    return {name: text for name, text in rows.items() if text}
 
 
 def _printed_pool(pool: dict[str, Any] | None, *, modelled: bool) -> dict[str, str]:
