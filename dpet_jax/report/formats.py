@@ -9,7 +9,7 @@ from pathlib import Path
 from dpet_jax.files import csv_cell
 from dpet_jax.report.printed import NONE
 from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import COMPARED, Run, compared
+from dpet_jax.report.runs import COMPARED, Run
 from dpet_jax.report.sheets import Entry, Sheet, relative
 
 #: Costs go by the names that summary.json has for them.
@@ -191,7 +191,7 @@ def _numbers(run: Run, target: float, out: Path) -> dict[str, object]:
     cost = run.target_cost(target)
     return _of_run(run, out) | {
         "reached": int(cost is not None),
-        **{name: cost and compared(cost.spent, by) for by, name in COMPARED.items()},
+        **{name: cost and run.cost(cost.spent, by) for by, name in COMPARED.items()},
         "accuracy": cost and cost.accuracy,
         "test_accuracy": cost and cost.test_accuracy,
     }

@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import compared
 from dpet_jax.report.table import Spread, spread
 from dpet_jax.run.costs import By
 
@@ -104,8 +103,8 @@ def _difference(
 def _values(row: Row, target: float | None, by: By) -> dict[int, float | None]:
     if target is None:
         return {run.seed: run.summary["test_accuracy"] for run in row.runs}
-    costs = {run.seed: run.target_cost(target) for run in row.by_target.get(target, ())}
-    return {seed: c and compared(c.spent, by) for seed, c in costs.items()}
+    found = [(run, run.target_cost(target)) for run in row.by_target.get(target, ())]
+    return {run.seed: c and run.cost(c.spent, by) for run, c in found}
 
 
 def _corrected(family: list[Difference]) -> list[Difference]:

@@ -287,13 +287,17 @@ class Run:
         return target_cost(self.events, target)
 
     def spent(self, by: By) -> float | None:
-        """Return what the whole run cost; None where that was not measured.
+        """Return what the whole run cost; None where that was not measured."""
+        return self.cost(spent_at(self.end), by)
+
+    def cost(self, spent: Spent, by: By) -> float | None:
+        """Return what is compared of what was spent; None where it was not measured.
 
         A model's Wh are no cost: what two of them differ by lies within its interval.
         """
         if by == "wh" and self.quality == "modelled":
             return None
-        return compared(spent_at(self.end), by)
+        return compared(spent, by)
 
     def _last(self, event: str) -> Event:
         for one in reversed(self.events):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dpet_jax.report.rows import Comparison, Row
-from dpet_jax.report.runs import Run, compared
+from dpet_jax.report.runs import Run
 from dpet_jax.run.costs import By
 
 
@@ -132,7 +132,10 @@ def cost_table(comparison: Comparison, by: By) -> CostTable:
 def cell_of(runs: Sequence[Run], target: float, by: By) -> Cell:
     """Compute one cell from the events of some runs."""
     found = [run.target_cost(target) for run in runs]
-    costs = tuple(None if c is None else compared(c.spent, by) for c in found)
+    costs = tuple(
+        None if c is None else run.cost(c.spent, by)
+        for run, c in zip(runs, found, strict=True)
+    )
     reached = [c for c in found if c is not None]
     measured = sum(cost is not None for cost in costs)
     median = None

@@ -11,6 +11,7 @@ from fakes.runs import end_suite, fake_run, grid_suite, modelled, small_suite
 from dpet_jax.report.column import column_tables
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.equal_accuracy import end_table
+from dpet_jax.report.formats import to_csv
 from dpet_jax.report.page import answer, write_report
 from dpet_jax.report.table import cost_table
 from dpet_jax.report.tidy import IDENTITY, tidy_tables
@@ -275,3 +276,5 @@ def test_wh_of_a_model_stand_only_beside_their_interval(tmp_path):
     }
     assert told["train"] == ("3.0", "1", "6")
     assert told["eval"] == ("", "", "")
+    table = to_csv(read_comparison([tmp_path]), tmp_path)
+    assert {line["wh_warm"] for line in csv.DictReader(io.StringIO(table))} == {""}

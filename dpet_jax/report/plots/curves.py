@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpet_jax.report.runs import Run, compared
+from dpet_jax.report.runs import Run
 from dpet_jax.run.costs import By, spent_at
 
 #: Parts that are in no cost of the table.
@@ -76,7 +76,7 @@ def accuracy_curve(runs: Sequence[Run], by: By) -> Curve | None:
 
 def course(run: Run, by: By) -> tuple[np.ndarray, np.ndarray] | None:
     """Return costs and accuracies of a run's evaluations; None if not measured."""
-    found = [(compared(spent_at(e), by), e["accuracy"]) for e in run.evaluations()]
+    found = [(run.cost(spent_at(e), by), e["accuracy"]) for e in run.evaluations()]
     if any(cost is None for cost, _ in found):
         return None
     costs, accuracies = zip(*found, strict=True) if found else ((), ())
