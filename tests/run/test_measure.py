@@ -300,3 +300,16 @@ def test_a_missing_client_is_named(clock, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(UserError, match=r"pip install 'dpet-jax\[prometheus\]'"):
         serving(meter_of(clock), 0).__enter__()
+
+
+def test_prometheus_is_told_the_ends_of_a_model(clock):
+    pytest.importorskip("prometheus_client", reason="the extra prometheus is missing")
+    from dpet_jax.energy.report.prometheus import MeterCollector
+
+    model = {"quality": "modelled", "rel_uncertainty": 0.0}
+    cpu = FakeProbe(clock, *(power(watts, **model) for watts in (50.0, 20.0, 90.0)))
+    with meter_of(clock, cpu, unavailable=()) as meter:
+        clock.wait(10.0)
+        found = {f.name: f.samples for f in MeterCollector(meter).collect()}
+    ends = [found[f"dpet_modelled_{end}_joules"][0].value for end in ("low", "high")]
+    assert ends == pytest.approx([200.0, 900.0], rel=0.02)

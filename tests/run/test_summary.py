@@ -1,11 +1,15 @@
 """The gallery of a run and its closing lines; the rest is in test_experiment."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from dpet_jax.config.load import validate
+from dpet_jax.energy import Energy
 from dpet_jax.methods.base import Coreset
 from dpet_jax.run import build as parts
 from dpet_jax.run import summary
+from dpet_jax.run.loop import Loop
 from dpet_jax.run.summary import summary_lines
 
 
@@ -140,3 +144,14 @@ def test_no_wh_of_a_model_is_told_without_its_interval():
     assert told["Wh budget"] == budget
     assert told["lost to crashes"] == "3.0 s"
     assert told["to 0.9"] == "7.50 epochs (validation)"
+
+
+def test_progress_tells_wh_of_a_model_with_their_interval():
+    energy = Energy(0.5, "modelled", 0.0, 0.25, 1.0)
+    for quality, told in (
+        ("measured", "       0.5 Wh"),
+        ("modelled", "  ≈ 0.5 Wh [0.25, 1] MODELLED"),
+    ):
+        meter = SimpleNamespace(quality=quality, energy=lambda: energy)
+        loop = SimpleNamespace(parts=SimpleNamespace(meter=meter))
+        assert Loop._told_wh(loop, 0.5) == told
