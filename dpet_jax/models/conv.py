@@ -247,21 +247,15 @@ def _gradient_by_kernel(images, kernel, cotangent, stride):
     """
     side, _, inputs, outputs = kernel.shape
     exact = np.promote_types(kernel.dtype, np.float32)
+    see = partial(_seen, side=side, stride=stride)
 
     def product(images, cotangent):
-        seen, met = _seen(images, cotangent, side, stride)
+        seen, met = see(images, cotangent)
         return lax.dot_general(
             seen, met, (((0,), (0,)), ((), ())), preferred_element_type=exact
         )
 
-    def shape_of(images, cotangent):
-        return jax.eval_shape(
-            lambda images, cotangent: _seen(images, cotangent, side, stride),
-            images,
-            cotangent,
-        )
-
-    copies = shape_of(images[:1], cotangent[:1])
+    copies = jax.eval_shape(see, images[:1], cotangent[:1])
     size = _part(len(images), sum(c.size * c.dtype.itemsize for c in copies))
     if size == len(images):
         found = product(images, cotangent)

@@ -278,7 +278,7 @@ class Study:
             steps.append(("layers of a step", lambda _: self._take_apart(network)))
         if practices is not None and practices.source and "practices" in asked:
             source, name = practices.source, practices.network
-            before = self.config_of(source, POOL + "_" + name)
+            before = self.config_of(source, f"{POOL}_{name}")
             steps.append(("the pool", lambda i: self._fill_pool(before, name, i)))
         for _, suite in suites:
             steps.append((suite.section.name, lambda i, s=suite: self._compare(s, i)))

@@ -3,28 +3,18 @@
 import json
 
 import pytest
-from fakes.trials import CONFIG, RATE, Runs
+from fakes.trials import CONFIG, RATE
 
 from dpet_jax.cli import main
 from dpet_jax.errors import UserError
 from dpet_jax.report.searches import read_searches, search_folder
-from dpet_jax.run import experiment
 from dpet_jax.run.interrupt import Interrupt
-from dpet_jax.suite import tuning
 from dpet_jax.suite.searchers.axis import Axis
 from dpet_jax.suite.searchers.by_name import searches_of
 from dpet_jax.suite.searches import Searches, run_searches
 from dpet_jax.suite.tuning import Limits
 
 SMALL = "random,{kind: grid, values: 3},{kind: hyperband, stops: 2}"
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    runs = Runs()
-    monkeypatch.setattr(experiment, "run", runs)
-    monkeypatch.setattr(tuning.build, "build_data", lambda _: None)
-    return runs
 
 
 @pytest.fixture

@@ -4,29 +4,19 @@ import csv
 import threading
 
 import pytest
-from fakes.trials import CONFIG, RATE, Runs
+from fakes.trials import CONFIG, RATE
 
 from dpet_jax.cli import SEARCHES, main
 from dpet_jax.config.load import load
 from dpet_jax.errors import UserError
 from dpet_jax.report.searches import read_stops
-from dpet_jax.run import experiment
 from dpet_jax.run.interrupt import Interrupt
-from dpet_jax.suite import tuning
 from dpet_jax.suite.searchers.axis import Axis
 from dpet_jax.suite.searchers.by_name import NAMES, search_of
 from dpet_jax.suite.searchers.gp import Gp
 from dpet_jax.suite.tuning import Limits, Outcome, Tuning, lines
 
 DECAY = "train.optimizer.weight_decay"
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    runs = Runs()
-    monkeypatch.setattr(experiment, "run", runs)
-    monkeypatch.setattr(tuning.build, "build_data", lambda _: None)
-    return runs
 
 
 @pytest.fixture
