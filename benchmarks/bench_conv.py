@@ -1,8 +1,10 @@
 """How large must images be for XLA:CPU's convolution to beat products of matrices?
 
 Decides `_NATIVE_PIXELS` of dpet_jax/models/conv.py, and shows what its two gradients
-gain over the ones that autodiff emits. Everything runs inside a loop body, as in
-training, and every element of a result is read, so that none is left uncomputed.
+gain over the ones that autodiff emits. Rows with `pixels_at_once` say how many pixels of
+a line to compute as channels of one where there are few channels. Everything runs
+inside a loop body, as in training, and every element of a result is read, so that none
+is left uncomputed.
 
     python benchmarks/bench_conv.py --out=benchmarks/results/bench_conv_cpu.json
 """
@@ -39,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         ],
         help="image side x channels",
     )
+    parser.add_argument(
+        "--narrow",
+        nargs="*",
+        default=["1x8", "1x16", "3x8", "3x16", "3x32", "8x8", "8x16", "16x16", "16x32"],
+        help="input x output channels of a 3x3 convolution of 16 x 16 pixels",
+    )
     parser.add_argument("--strides", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--loops", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
@@ -49,8 +57,53 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         for stride in options.strides
         for shape in options.shapes
     ]
+    rows += [
+        grouped(*map(int, pair.split("x")), stride, options)
+        for stride in options.strides
+        for pair in options.narrow
+    ]
     report(__doc__.partition("\n")[0], rows, options.out)
     return rows
+
+
+def grouped(
+    inputs: int, outputs: int, stride: int, options: argparse.Namespace
+) -> dict:
+    """Measure a convolution of 1, 2, 4 and 8 pixels of a line at once."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(options.batch, 16, 16, inputs)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, inputs, outputs)), jnp.float32)
+
+    def looped(size):
+        @jax.jit
+        def run(images, kernel):
+            def body(_, last):
+                return jnp.max(
+                    conv.convolution_of_groups(
+                        images + 1e-9 * last, kernel, stride, [(1, 1)] * 2, size
+                    )
+                )
+
+            return lax.fori_loop(0, options.loops, body, jnp.float32(0))
+
+        return lambda: run(images, kernel)
+
+    seconds = interleaved(
+        {str(size): looped(size) for size in (1, 2, 4, 8)}, options.repeats
+    )
+    out = 16 // stride
+    flops = 2 * options.batch * out * out * 9 * inputs * outputs * options.loops
+    return {
+        "pixels_at_once": conv.pixels_at_once(inputs, outputs),
+        "inputs": inputs,
+        "outputs": outputs,
+        "stride": stride,
+        "batch": options.batch,
+        "gflop_per_s": {
+            size: spread([flops / s / 1e9 for s in taken])
+            for size, taken in seconds.items()
+        },
+    }
 
 
 def measure(side: int, channels: int, stride: int, options: argparse.Namespace) -> dict:

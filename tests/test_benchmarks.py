@@ -44,7 +44,16 @@ TOY = {
     "bench_widths": [
         *(*_TINY, "--widths", "1", "1.1", "1.5", "--batch=4", "--steps=2"),
     ],
-    "bench_conv": ["--batch=2", "--shapes", "4x8", "2x32", "--loops=2", "--repeats=1"],
+    "bench_conv": [
+        "--batch=2",
+        "--shapes",
+        "4x8",
+        "2x32",
+        "--narrow",
+        "3x4",
+        "--loops=2",
+        "--repeats=1",
+    ],
 }
 
 

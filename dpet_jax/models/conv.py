@@ -24,6 +24,10 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 #: move more memory, which such images no longer find in the cache; on 2x2 images they
 #: are an order of magnitude faster. benchmarks/bench_conv.py compares the two.
 _NATIVE_PIXELS = 64
+#: Channels that fill the registers of XLA:CPU's convolution; where there are fewer on
+#: both sides, several pixels of a line are computed as channels of one. Of pictures,
+#: with their three channels, it takes more.
+_FULL, _FULL_OF_PICTURES = 24, 48
 #: Gradients by the kernel of such images are summed over parts of the batch whose
 #: copies take no more than this, so that the cache holds them.
 _PART_BYTES = 4 * 2**20
@@ -131,8 +135,62 @@ def canonical_convolution(images, kernel, stride):
         strided = images[:, ::stride, ::stride]
         return jnp.einsum("bhwc,co->bhwo", strided, kernel[0, 0])
     if images.shape[1] * images.shape[2] >= _NATIVE_PIXELS:
-        return native_convolution(images, kernel, stride)
+        pad = kernel.shape[0] // 2
+        return convolution_of_groups(images, kernel, stride, [(pad, pad)] * 2)
     return product_convolution(images, kernel, stride)
+
+
+def pixels_at_once(inputs: int, outputs: int) -> int:
+    """Return how many pixels of a line XLA:CPU should compute as channels of one.
+
+    A kernel that is shifted once for each of them multiplies more zeros the more they
+    are: for two pixels a 3x3 kernel is 3x4, a third more work, yet 16 channels take 0.7
+    of the time. benchmarks/bench_conv.py compares the numbers.
+    """
+    full = _FULL_OF_PICTURES if 1 < inputs < 8 else _FULL
+    if inputs >= _FULL or outputs >= full:
+        return 1
+    return 1 << (-(-full // outputs) - 1).bit_length()
+
+
+def convolution_of_groups(images, kernel, stride, margins, size=None):
+    """Convolve with given margins, a group of pixels of a line at once where it pays.
+
+    The result of a group lies in memory as that of its pixels one by one.
+
+    Args:
+        images: A batch, channels last.
+        kernel: A kernel of any two sides.
+        stride: Step in both directions.
+        margins: Pixels of zeros before and after, of lines and in a line.
+        size: Pixels of a group; by default those of `pixels_at_once`.
+    """
+    side, across, inputs, outputs = kernel.shape
+    (low, high), width = margins[1], images.shape[2]
+    pixels = (width + low + high - across) // stride + 1
+    size = pixels_at_once(inputs, outputs) if size is None else size
+    if size == 1 or pixels < size:
+        return lax.conv_general_dilated(
+            images, kernel, (stride, stride), margins, dimension_numbers=_LAYOUT
+        )
+    seen, groups = across + (size - 1) * stride, -(-pixels // size)
+    shifted = [
+        jnp.pad(
+            kernel,
+            ((0, 0), (n * stride, seen - across - n * stride), (0, 0), (0, 0)),
+        )
+        for n in range(size)
+    ]
+    covered = (groups - 1) * size * stride + seen
+    found = lax.conv_general_dilated(
+        images,
+        jnp.stack(shifted, axis=3).reshape(side, seen, inputs, size * outputs),
+        (stride, size * stride),
+        [margins[0], (low, covered - low - width)],
+        dimension_numbers=_LAYOUT,
+    )
+    lines = found.reshape(*found.shape[:2], groups * size, outputs)
+    return lines[:, :, :pixels]
 
 
 def product_convolution(images, kernel, stride):
@@ -189,9 +247,7 @@ def _gradient_by_images(images, kernel, cotangent, stride):
                 -(-(n - r) // stride) for n, r in zip(sizes, residues, strict=True)
             )
             return jnp.zeros((len(images), *shape, images.shape[3]), cotangent.dtype)
-        return lax.conv_general_dilated(
-            cotangent, turned, (1, 1), [high, wide], dimension_numbers=_LAYOUT
-        )
+        return convolution_of_groups(cotangent, turned, 1, [high, wide])
 
     if stride == 1:
         return part((0, 0))

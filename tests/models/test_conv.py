@@ -12,8 +12,10 @@ from dpet_jax.models.conv import (
     canonical_convolution,
     canonical_gradients,
     convolution,
+    convolution_of_groups,
     native_convolution,
     native_gradients,
+    pixels_at_once,
     product_convolution,
 )
 
@@ -109,6 +111,31 @@ def test_gradients_of_large_images_equal_a_loop_over_pixels(
     expected = loop(images, kernel, stride, cotangent)
     for got, wanted in zip(gradients(images, kernel, cotangent), expected, strict=True):
         assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 4])
+@every_shape
+def test_several_pixels_at_once_equal_a_loop_over_pixels(side, stride, size, at_once):
+    images, kernel, _ = draw(side, stride, size, (3, 5))
+    margins = [(side // 2, side // 2)] * 2
+    several = partial(
+        convolution_of_groups, stride=stride, margins=margins, size=at_once
+    )
+    output = jax.jit(several)(images, kernel)
+    assert_close(output, loop(images, kernel, stride))
+
+
+def test_few_channels_take_several_pixels_at_once():
+    assert [pixels_at_once(16, outputs) for outputs in (4, 8, 12, 16, 24)] == [
+        8,
+        4,
+        2,
+        2,
+        1,
+    ]
+    assert pixels_at_once(24, 8) == 1
+    # pictures of three channels are worth more
+    assert [pixels_at_once(3, outputs) for outputs in (8, 16, 32, 64)] == [8, 4, 2, 1]
 
 
 def test_a_batch_is_taken_apart_by_a_divisor_or_not_at_all():
