@@ -1,8 +1,8 @@
 """How large must images be for XLA:CPU's convolution to beat products of matrices?
 
 Decides `_NATIVE_PIXELS` of dpet_jax/models/conv.py, and shows what its two gradients
-gain over the ones that autodiff emits. Rows with `pixels_at_once` say how many pixels of
-a line to compute as channels of one where there are few channels. Everything runs
+gain over the ones that autodiff emits. Rows with `pixels_at_once` say how many pixels
+of a line to compute as channels of one, where channels are few. Everything runs
 inside a loop body, as in training, and every element of a result is read, so that none
 is left uncomputed.
 

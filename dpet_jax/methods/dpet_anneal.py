@@ -10,13 +10,13 @@ from dpet_jax.methods.base import Learner, Plan, Pool, Span, generator
 from dpet_jax.methods.dynamic import DynamicState, LossDriven, after
 from dpet_jax.section import Count, Fraction, Positive, Share, UpToOne
 
-#: `drop: auto` drops half from this many full passes on; shorter runs have no losses to
-#: go by when it would matter.
-_AUTO_FROM, _AUTO = 4.0, 0.5
+#: `drop: auto` drops half at most, and nothing in less than this many full passes:
+#: shorter runs have no losses to go by when it would matter.
+_AUTO_FROM, _AUTO = 3.0, 0.5
 #: Bounds of the unbiased form's probabilities, so that no weight exceeds their inverse.
 _LEAST_CHANCE = 0.1
-#: An example counts as learnt where its label has this probability.
-_LEARNT = 0.9
+#: `drop: auto` leaves out what has its label right: nothing else is more probable.
+_RIGHT = 0.5
 
 
 class DpetAnneal(LossDriven):
@@ -37,8 +37,9 @@ class DpetAnneal(LossDriven):
     full_first: Count = Field(1, description="full passes before anything is dropped")
     drop: Literal["auto"] | Share = Field(
         "auto",
-        description=f"share left out of a pass; auto: {_AUTO:g} from {_AUTO_FROM:g} "
-        "epochs on, else 0",
+        description="share left out of a pass; auto: as many as have a probability of "
+        f"{_RIGHT:g} for their label, {_AUTO:g} at most; in less than {_AUTO_FROM:g} "
+        "epochs none",
     )
     revisit: UpToOne = Field(0.05, description="share of those that is visited anyway")
     final: Share = Field(0.15, description="last share of the budget, on everything")
@@ -79,7 +80,7 @@ class DpetAnneal(LossDriven):
 
     @property
     def dropped(self) -> float:
-        """The share that a pass of the middle leaves out."""
+        """The share that a pass of the middle leaves out, with `auto` the most."""
         if self.drop == "auto":
             return _AUTO if self.epochs >= _AUTO_FROM else 0.0
         return self.drop
@@ -153,13 +154,21 @@ class DpetAnneal(LossDriven):
         n = state.num_examples
         shuffled = draw.permutation(n)  # the order among equal losses is random
         ranked = shuffled[np.argsort(self._difficulty(state)[shuffled], kind="stable")]
-        lowest, highest = round(self.dropped * n), round(self.drop_highest * n)
+        lowest, highest = (
+            round(share * n) for share in (self._share(state), self.drop_highest)
+        )
         chosen = ranked[lowest : max(lowest + 1, n - highest)]
         others = draw.permutation(ranked[:lowest])
         size = _whole(chosen.size + round(self.revisit * lowest), batch)
         chosen = draw.permutation(chosen)[:size]
         rows = np.concatenate([chosen, others[: size - chosen.size]])
         return chosen, rows, None
+
+    def _share(self, state: DynamicState) -> float:
+        """Return the share to leave out now."""
+        if self.drop != "auto":
+            return self.dropped
+        return min(self.dropped, _right(state))
 
     def _difficulty(self, state: DynamicState) -> np.ndarray:
         """Return what examples are ranked by, the first to leave out lowest."""
@@ -174,7 +183,7 @@ class DpetAnneal(LossDriven):
     def _by_chance(
         self, state: DynamicState, draw: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        chances = chances_of(-np.expm1(-state.losses), 1 - self.dropped)
+        chances = chances_of(-np.expm1(-state.losses), 1 - self._share(state))
         rows = np.flatnonzero(draw.random(state.num_examples) < chances)
         if not rows.size:
             rows = np.array([int(np.argmax(state.losses))])
@@ -184,8 +193,15 @@ class DpetAnneal(LossDriven):
         """Return what explains a pass: how much was learnt before it."""
         if state.passes == 0:
             return {"dropped": dropped}
-        learnt = float(np.mean(state.losses <= -math.log(_LEARNT)))
-        return {"dropped": dropped, "learnt": learnt}
+        return {"dropped": dropped, "learnt": _right(state)}
+
+
+def _right(state: DynamicState) -> float:
+    """Return the share of the examples that training has seen predicted right.
+
+    Many classes are learnt slowly, and what is not learnt yet is not to be left out.
+    """
+    return float(np.mean(state.losses <= -math.log(_RIGHT)))
 
 
 def _whole(size: int, batch: int) -> int:

@@ -394,7 +394,7 @@ def plan_lines(planned: Planned) -> Iterator[str]:
         f"  train     {found.epochs:.4g} epochs, {found.visits:,} examples in "
         f"{found.steps:,} steps of {found.batch_size}, {config.model.compute_dtype}; "
         f"drop {method.drop}"
-        + (f" ({method.dropped:g})" if method.drop == "auto" else "")
+        + (f" ({method.dropped:g} at most)" if method.drop == "auto" else "")
     )
     wh = "energy not measured" if found.wh is None else f"{found.wh:.4g} Wh"
     yield f"  expected  {found.seconds:.4g} s in all, {wh}; {_accuracy(found)}"

@@ -99,7 +99,9 @@ def test_the_lowest_are_left_out_but_for_a_few(by):
 
 
 def test_the_opposite_control_leaves_the_highest_out():
-    (_, (plan, known), *_), _ = run(DpetAnneal(epochs=8, by="easy", revisit=0.0))
+    (_, (plan, known), *_), _ = run(
+        DpetAnneal(epochs=8, drop=0.5, by="easy", revisit=0.0)
+    )
     np.testing.assert_array_equal(plan.index_set, np.sort(np.argsort(known)[: N // 2]))
 
 
@@ -131,8 +133,9 @@ def test_margins_are_asked_for_only_where_they_rank():
 
 
 def test_the_random_control_asks_no_loss():
-    one, _ = run(DpetAnneal(epochs=8, by="random"))
-    other, _ = run(DpetAnneal(epochs=8, by="random"), losses=lambda k: -losses_of(k))
+    method = DpetAnneal(epochs=8, drop=0.5, by="random")
+    one, _ = run(method)
+    other, _ = run(method, losses=lambda k: -losses_of(k))
     for (plan, _), (twin, _) in zip(one, other, strict=True):
         np.testing.assert_array_equal(plan.index_set, twin.index_set)
 
@@ -155,13 +158,26 @@ def test_highest_losses_can_be_left_out_too():
     np.testing.assert_array_equal(plan.index_set, np.sort(ranked[300:800]))
 
 
-def test_auto_drops_half_where_there_is_time_for_it():
-    assert DpetAnneal(epochs=3.9).dropped == 0.0
-    assert DpetAnneal(epochs=4.0).dropped == 0.5
+def test_auto_drops_half_at_most_where_there_is_time_for_it():
+    assert DpetAnneal(epochs=2.9).dropped == 0.0
+    assert DpetAnneal(epochs=3.0).dropped == 0.5
     assert DpetAnneal(epochs=2.0, drop=0.3).dropped == 0.3
 
 
-@pytest.mark.parametrize(("visits", "dropped"), [(3 * N, 0.0), (5 * N, 0.5)])
+@pytest.mark.parametrize(("right", "dropped"), [(0.0, 0.0), (0.2, 0.2), (0.8, 0.5)])
+@pytest.mark.parametrize("by", ["loss", "random"])
+def test_auto_drops_no_more_than_is_predicted_right(right, dropped, by):
+    losses = np.full(N, 0.70, np.float32)  # a probability just below 1/2
+    losses[: round(right * N)] = 0.69
+    method = DpetAnneal(epochs=8, revisit=0.0, by=by)
+    plans, _ = run(method, losses=lambda _: losses)
+    assert plans[1][0].facts["dropped"] == pytest.approx(dropped)
+    if by == "loss" and dropped:
+        left_out = np.setdiff1d(np.arange(N), plans[1][0].index_set)
+        assert left_out.max() < round(right * N)
+
+
+@pytest.mark.parametrize(("visits", "dropped"), [(2 * N, 0.0), (5 * N, 0.5)])
 def test_auto_goes_by_the_time_that_a_clock_leaves(visits, dropped):
     for planned in (2.0, 6.0):
         assert DpetAnneal(epochs=planned).lasting(visits, N).dropped == dropped
@@ -194,8 +210,8 @@ def test_passes_are_whole_batches_but_for_the_end_of_the_budget():
 def test_a_pass_says_how_much_was_learnt_before_it():
     share = 0.37
     losses = np.full(N, 1.0, np.float32)
-    losses[: round(share * N)] = 0.1  # a probability of 0.905
-    plans, _ = run(DpetAnneal(epochs=8), losses=lambda _: losses)
+    losses[: round(share * N)] = 0.6  # a probability of 0.55
+    plans, _ = run(DpetAnneal(epochs=8, drop=0.5), losses=lambda _: losses)
     assert plans[1][0].facts["learnt"] == pytest.approx(share)
     assert plans[1][0].facts["dropped"] == pytest.approx(0.5 - 0.025)
 
@@ -253,7 +269,7 @@ def test_two_chances_are_those_of_infobatch():
 
 
 def test_the_unbiased_form_visits_by_chance_and_weighs_by_its_inverse():
-    plans, _ = run(DpetAnneal(epochs=8, unbiased=True))
+    plans, _ = run(DpetAnneal(epochs=8, drop=0.5, unbiased=True))
     middle = [plan for plan, _ in plans if plan.weights is not None]
     assert len(middle) >= 5
     for plan, known in plans[1:5]:
@@ -285,7 +301,7 @@ def test_the_unbiased_form_weighs_two_levels_as_infobatch_does():
 
 
 def test_the_coreset_is_what_was_kept_but_the_hardest_of_each_class():
-    method = DpetAnneal(epochs=8, coreset_fraction=0.2)
+    method = DpetAnneal(epochs=8, drop=0.5, coreset_fraction=0.2)
     # the higher the row, the higher its loss
     _, state = run(method, losses=lambda _: np.linspace(0, 2, N, dtype=np.float32))
     coreset = method.coreset(state)
