@@ -67,8 +67,7 @@ class Tracking:
     def end(self, summary: Mapping[str, Any]) -> None:
         """Hand on what the run ended with."""
         self._finished = True
-        ends = {key: summary.get(key) for key in _ENDS}
-        self.write({"event": "end", "visits": summary["visits"], **ends})
+        self.write(end_event(summary))
 
     def close(self) -> None:
         """Let the trackers write what is left and end, if they do so in time."""
@@ -113,23 +112,26 @@ def _told(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def tracking(
-    config: Config, folder: Path, warn: Callable[[str], None], *, resumed: bool
-) -> Tracking:
-    """Open a run's trackers, where what its folder holds ends.
+def end_event(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run ended with, as an event that is in no file."""
+    ends = {key: summary.get(key) for key in _ENDS}
+    return {"event": "end", "visits": summary["visits"], **ends}
+
+
+def tracked_run(config: Config, folder: Path, *, resumed: bool) -> TrackedRun:
+    """Return what trackers follow, from where what its folder holds ends.
 
     Args:
         config: The run's.
         folder: Of the run, held by this process.
-        warn: Shows a sentence.
         resumed: Whether the run goes on.
     """
     step = 0
-    if config.track and resumed and (folder / EVENTS).exists():
+    if resumed and (folder / EVENTS).exists():
         # what was lost is counted in visits too, but it is no place to go on from
         kept = [e for e in read_events(folder / EVENTS) if e["event"] != "lost"]
         step = max((event.get("visits", 0) for event in kept), default=0)
-    run = TrackedRun(
+    return TrackedRun(
         config.name,
         config.seed,
         folder,
@@ -137,4 +139,3 @@ def tracking(
         step,
         resumed,
     )
-    return Tracking(config.track, run, warn)

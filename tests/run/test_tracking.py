@@ -12,7 +12,7 @@ from dpet_jax.config.load import validate
 from dpet_jax.errors import UserError
 from dpet_jax.run import experiment
 from dpet_jax.run.folder import Recorder, RunFolder, read_events
-from dpet_jax.run.tracking import Tracking, tracking
+from dpet_jax.run.tracking import Tracking, tracked_run
 from dpet_jax.trackers import TRACKERS, Mlflow, Tensorboard, Wandb
 from dpet_jax.trackers.base import TrackedRun, Tracker, kept_id, measurements
 
@@ -212,9 +212,10 @@ def test_a_resumed_run_begins_where_its_checkpoint_was(tmp_path):
     recorder.write("lost", after_event_id=1, visits=64)
     recorder.close()
     config = validate(TINY | {"track": [KEPT]}, "test")
-    tracking(config, tmp_path, [].append, resumed=True)
-    tracking(config, tmp_path, [].append, resumed=False)
-    assert [(run.step, run.resumed) for run in SEEN[""]] == [(64, True), (0, False)]
+    resumed = tracked_run(config, tmp_path, resumed=True)
+    anew = tracked_run(config, tmp_path, resumed=False)
+    assert (resumed.step, resumed.resumed) == (64, True)
+    assert (anew.step, anew.resumed) == (0, False)
 
 
 def test_a_run_is_followed_to_its_end_by_a_tracker_of_ones_own(tmp_path):
