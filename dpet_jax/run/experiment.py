@@ -138,7 +138,8 @@ def run(  # noqa: PLR0913
             with closing(Segment(config, data, held)) as segment, listening:
                 for warning in segment.warnings:
                     display.line(f"  warning: {warning}")
-                followed = tracked_run(config, path, resumed=resume)
+                modelled = meter.quality == "modelled"
+                followed = tracked_run(config, path, resumed=resume, modelled=modelled)
                 trackers = Tracking(config.track, followed, display.line)
                 # closed in turn, the callbacks first, for they may raise
                 with closing(trackers), closing(Callbacks(callbacks, followed)) as told:

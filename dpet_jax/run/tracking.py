@@ -118,24 +118,33 @@ def end_event(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"event": "end", "visits": summary["visits"], **ends}
 
 
-def tracked_run(config: Config, folder: Path, *, resumed: bool) -> TrackedRun:
+def tracked_run(
+    config: Config, folder: Path, *, resumed: bool, modelled: bool = False
+) -> TrackedRun:
     """Return what trackers follow, from where what its folder holds ends.
 
     Args:
         config: The run's.
         folder: Of the run, held by this process.
         resumed: Whether the run goes on.
+        modelled: Whether its Wh are a model's, which trackers leave out.
     """
-    step = 0
+    past: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
     if resumed and (folder / EVENTS).exists():
-        # what was lost is counted in visits too, but it is no place to go on from
-        kept = [e for e in read_events(folder / EVENTS) if e["event"] != "lost"]
-        step = max((event.get("visits", 0) for event in kept), default=0)
+        past = read_events(folder / EVENTS, superseded=True)
+        kept = read_events(folder / EVENTS)
+    # what was lost is counted in visits too, but it is no place to go on from
+    past, kept = ([e for e in some if e["event"] != "lost"] for some in (past, kept))
+    if modelled:
+        past, kept = ([e | {"wh": None} for e in some] for some in (past, kept))
     return TrackedRun(
         config.name,
         config.seed,
         folder,
         config.model_dump(mode="json"),
-        step,
+        max((event.get("visits", 0) for event in kept), default=0),
         resumed,
+        tuple(past),
+        tuple(kept),
     )
