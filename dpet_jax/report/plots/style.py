@@ -21,10 +21,10 @@ GRID = "#d7dce1"
 PAPER = "#fefefe"
 
 #: First those of Okabe and Ito, but their yellow, which is hard to see on white, and
-#: with a darker purple: without green cones theirs is the grey that their green is. Then
-#: six that lie as far as can be from these, from one another and from the grey, also for
-#: those who lack a kind of cones, and are seen on white and on dark ground. A colour
-#: means a method on all of a page; the rest is ink and greys, which no method has.
+#: with a darker purple: without green cones theirs is the grey that their green is.
+#: Then six that lie as far as can be from these, from one another and from the grey,
+#: also for those who lack a kind of cones, and are seen on white and on dark ground. A
+#: colour means a method on all of a page; the rest is ink and greys, which none has.
 COLOURS = (
     *("#0072b2", "#d55e00", "#56b4e9", "#e69f00", "#009e73", "#aa4499"),
     *("#8080ff", "#8040ff", "#e00040", "#208040", "#c0a060", "#c02000"),
