@@ -57,6 +57,10 @@ def __getattr__(name: str) -> Any:
         from dpet_jax.interactive import compare
 
         return compare
+    if name == "StopRun":
+        from dpet_jax.run.callbacks import StopRun
+
+        return StopRun
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

@@ -25,6 +25,7 @@ from dpet_jax.report.page import answer, write_report
 from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import Run, read_run
 from dpet_jax.run import experiment
+from dpet_jax.run.callbacks import Callback
 from dpet_jax.run.costs import By
 from dpet_jax.run.machine import use_compilation_cache
 
@@ -38,6 +39,7 @@ def run(  # noqa: PLR0913
     data: Data | Source | None = None,
     method: Method | None = None,
     model: ModelSection | None = None,
+    callbacks: Sequence[Callback] = (),
     out: Path | str = "runs",
     resume: bool = False,
     overwrite: bool = False,
@@ -54,6 +56,9 @@ def run(  # noqa: PLR0913
             resizes and splits. The run records that it was given in Python.
         method: Instead of the config's.
         model: Instead of the config's.
+        callbacks: Each is called with every event once it is on disk: a function of
+            the event, a tracker, or an object with a tracker's `write` and `close`.
+            `dpet_jax.StopRun`, raised in one, ends the run well.
         out: Parent of the run folder, `<out>/<name>/seed<k>`.
         resume: Go on with what the folder holds.
         overwrite: Replace what the folder holds.
@@ -62,6 +67,8 @@ def run(  # noqa: PLR0913
     Raises:
         UserError: For a mistake in config, data or folder, before training starts.
         KeyboardInterrupt: If a signal ended it; `resume=True` goes on.
+        Exception: What a callback raised, once the run has saved; `resume=True` goes
+            on.
     """
     resolved = _config(config, dict(changes or {}))
     parts = {"method": method, "model": model}
@@ -79,6 +86,7 @@ def run(  # noqa: PLR0913
         overwrite=overwrite,
         console=Console() if progress else None,
         data=data,
+        callbacks=callbacks,
     )
     if result.summary is None:
         raise KeyboardInterrupt(f"{result.folder}: go on with resume=True")
@@ -143,7 +151,7 @@ class Compared:
 
 
 def compare(
-    suite: Path | str,
+    suite: Mapping[str, Any] | Path | str,
     changes: Mapping[str, Any] | None = None,
     *,
     only: Sequence[str] = (),
@@ -156,7 +164,8 @@ def compare(
     """Run what a suite lacks, and return the comparison; called again, it goes on.
 
     Args:
-        suite: A YAML file.
+        suite: A YAML file, or its keys as nested data; its base may be a `Config`, a
+            config's keys, its file or the name of a packaged one.
         changes: Dotted keys and their values, for every run.
         only: Names of variants to run alone.
         seeds: Instead of the suite's.
@@ -171,7 +180,8 @@ def compare(
     from dpet_jax.suite.compare import Comparing
     from dpet_jax.suite.variants import load_suite
 
-    loaded = load_suite(Path(suite), [*(changes or {}).items()], seeds)
+    given = suite if isinstance(suite, Mapping) else Path(suite)
+    loaded = load_suite(given, [*(changes or {}).items()], seeds, "compare")
     use_compilation_cache()
     console = Console() if progress else Console(quiet=True)
     outcome = Comparing(loaded, Path(out), console, only).run(minutes=minutes)

@@ -208,6 +208,16 @@ def test_the_page_of_keys_has_a_table_for_every_kind(tmp_path, monkeypatch):
     assert "| `query_size` | `1000` | fewer only when the pool runs out |" in text
 
 
+def test_the_page_on_python_has_every_event():
+    text = (DOCS / "python.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (`.+?`) \|", text, re.MULTILINE)
+    told = {name for cell in listed for name in re.findall(r"`(\w+)`", cell)}
+    written = re.compile(r'(?:_event|recorder\.write|\.chose)\(\s*"(\w+)"')
+    files = (ROOT / "dpet_jax" / "run").glob("*.py")
+    found = {name for file in files for name in written.findall(file.read_text())}
+    assert told == found | {"end"}
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_a_notebook_keeps_no_outputs(path):
     held = json.loads(path.read_text(encoding="utf-8"))["cells"]

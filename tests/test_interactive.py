@@ -123,16 +123,12 @@ def test_objects_take_the_place_of_sections_and_data_record_what_they_are(
 
 def test_a_comparison_is_returned_with_its_table(run, tmp_path, monkeypatch):
     monkeypatch.setattr("dpet_jax.report.plots.style.to_png", lambda _: b"")
-    base = tmp_path / "base.yaml"
-    base.write_text(yaml.safe_dump(TINY))
     suite = {
-        **{"name": "pair", "base": "base.yaml", "seeds": [0], "targets": [0.05]},
+        **{"name": "pair", "base": TINY, "seeds": [0], "targets": [0.05]},
         "variants": {"a": {"role": "standard"}, "b": {"set": {"method.epochs": 1.0}}},
     }
-    path = tmp_path / "pair.yaml"
-    path.write_text(yaml.safe_dump(suite))
     found = dpet_jax.compare(
-        path, {"train.label_smoothing": 0.1}, out=tmp_path, progress=False
+        suite, {"train.label_smoothing": 0.1}, out=tmp_path, progress=False
     )
     assert (found.finished, found.problems, found.by) == (True, (), run_unit(run))
     assert [row.key for row in found.comparison.rows] == ["a", "b"]
@@ -141,6 +137,16 @@ def test_a_comparison_is_returned_with_its_table(run, tmp_path, monkeypatch):
     }
     assert str(found).startswith("Cost to reach an accuracy")
     assert found.report().parent == tmp_path / "pair"
+    # a file says the same, and finds what has been run
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY))
+    path = tmp_path / "pair.yaml"
+    path.write_text(yaml.safe_dump(suite | {"base": "base.yaml"}))
+    again = dpet_jax.compare(
+        path, {"train.label_smoothing": 0.1}, out=tmp_path, progress=False
+    )
+    assert str(again) == str(found)
+    with pytest.raises(UserError, match=r"^compare: train\.lr: unknown key"):
+        dpet_jax.compare(suite, {"train.lr": 1.0}, out=tmp_path, progress=False)
 
 
 def run_unit(run):

@@ -20,6 +20,7 @@ from dpet_jax.methods.base import Pool
 from dpet_jax.models.network import Network
 from dpet_jax.pretrained.choice import table_lines
 from dpet_jax.run import build
+from dpet_jax.run.callbacks import Callback, Callbacks
 from dpet_jax.run.energy_report import run_report
 from dpet_jax.run.folder import (
     CONFIG,
@@ -40,7 +41,7 @@ from dpet_jax.run.progress import Display
 from dpet_jax.run.prune import Pruner
 from dpet_jax.run.segment import Segment
 from dpet_jax.run.summary import finish
-from dpet_jax.run.tracking import tracking
+from dpet_jax.run.tracking import Tracking, tracked_run
 from dpet_jax.run.trainer import Parts
 from dpet_jax.training.learner import DeviceLearner
 from dpet_jax.training.prune import Shears
@@ -78,6 +79,7 @@ def run(  # noqa: PLR0913
     interrupt: Interrupt | None = None,
     folder: Path | None = None,
     until: float | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Run an experiment from its first or its latest checkpoint to its end.
 
@@ -96,6 +98,9 @@ def run(  # noqa: PLR0913
         until: Share of the run after which to evaluate it on validation and leave it,
             so that it can be resumed, as if nobody had looked; see `pause_visits`. By
             default it goes on to its end.
+        callbacks: Called with every event once it is on disk, in this thread; what
+            one raises is raised when the run has left its folder in order. `StopRun`
+            ends the run with the reason "callback".
 
     Raises:
         UserError: For every mistake in config, data or folder, before training starts
@@ -133,15 +138,26 @@ def run(  # noqa: PLR0913
             with closing(Segment(config, data, held)) as segment, listening:
                 for warning in segment.warnings:
                     display.line(f"  warning: {warning}")
-                used = _Used(config, data, model, limits)
-                trackers = tracking(config, path, display.line, resumed=resume)
-                with closing(trackers):
+                modelled = meter.quality == "modelled"
+                followed = tracked_run(config, path, resumed=resume, modelled=modelled)
+                trackers = Tracking(config.track, followed, display.line)
+                # closed in turn, the callbacks first, for they may raise
+                with closing(trackers), closing(Callbacks(callbacks, followed)) as told:
+
+                    def tell(event: Mapping[str, Any]) -> None:
+                        trackers.write(event)
+                        told.write(event)
+
                     segment.recorder.listener = _measured_to(
-                        trackers.write, lambda: meter.quality
+                        tell, lambda: meter.quality
                     )
+                    if segment.lost is not None:
+                        told.write(segment.lost)
+                    used = _Used(config, data, model, limits, told)
                     result = _run_segment(used, segment, meter, display, asked)
                     if result.summary is not None:
                         trackers.end(result.summary)
+                        told.end(result.summary)
                 return result
 
 
@@ -164,6 +180,7 @@ class _Used(NamedTuple):
     data: Data
     model: Network
     limits: Limits
+    callbacks: Callbacks
 
 
 def _limits(config: Config, data: Data, until: float | None) -> Limits:
@@ -214,7 +231,7 @@ def _run_segment(
     interrupt: Interrupt,
 ) -> Result:
     """Run what one process adds to a run, in a folder that it holds."""
-    config, data, model, limits = used
+    config, data, model, limits, callbacks = used
     path = segment.folder.path
     if segment.energy is not None:
         with reading(path):
@@ -243,7 +260,7 @@ def _run_segment(
     with meter.window("compile"):
         for compilation in learner.compile():
             segment.compiled(compilation, meter)
-            if interrupt.requested:
+            if interrupt.requested or callbacks.asked == "interrupted":
                 return _left(segment, meter)
     if config.energy.idle_s:
         display.line(f"  measuring what idling costs, {config.energy.idle_s:g} s")
@@ -265,6 +282,7 @@ def _run_segment(
             seed=config.seed,
             untrained=begun.untrained,
             pruner=_pruner(config, data, shears, learner, segment, meter),
+            callbacks=callbacks,
         )
     )
     loop.at.counters.flops += begun.flops + int(precision.get("flops", 0))

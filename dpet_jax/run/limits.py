@@ -9,8 +9,9 @@ from dpet_jax.run.counters import Counters
 from dpet_jax.training.plateau import PlateauConfig
 
 #: What ends a run: its method has no more plans, it reached its target, its accuracy
-#: has stopped rising, a budget is used up, the loss is not finite, or it left so that
-#: it can be resumed: because a signal interrupted it, or where it was asked to pause.
+#: has stopped rising, a budget is used up, a callback stopped it, the loss is not
+#: finite, or it left so that it can be resumed: because a signal interrupted it, or
+#: where it was asked to pause.
 StopReason = Literal[
     "finished",
     "target",
@@ -19,6 +20,7 @@ StopReason = Literal[
     "budget.visits",
     "budget.seconds",
     "budget.wh",
+    "callback",
     "diverged",
     "interrupted",
     "paused",

@@ -414,7 +414,7 @@ class Loop:
     def _exhausted(self) -> StopReason | None:
         if self.parts.interrupt.requested:
             return "interrupted"
-        return self.parts.limits.exhausted(
+        return self.parts.callbacks.asked or self.parts.limits.exhausted(
             self.counters, self.seconds_without_eval, self._steps_to_wh()
         )
 

@@ -37,6 +37,7 @@ class Segment:
         energy: The meter's accounts at the checkpoint that is resumed, with what was
             lost since; None in a first segment.
         warnings: What is not as it was when the run was left, a sentence each.
+        lost: The event that says what a resumed run does again; None in a first one.
         close: Releases the files.
 
     Raises:
@@ -51,6 +52,7 @@ class Segment:
         self.energy: Accounts | None = None
         self.prunings: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self.lost: dict[str, Any] | None = None
         self._content = content_hash(data)
         self._environment = environment()
         path = folder.path / EVENTS
@@ -124,7 +126,7 @@ class Segment:
         lost_before = (recorded or energy).lost
         self.energy = energy.with_lost(recorded or energy)
         lost = self.energy.lost
-        self.recorder.write(
+        self.lost = self.recorder.write(
             "lost",
             time_s=energy.total_s,
             after_event_id=after,

@@ -67,8 +67,7 @@ class Tracking:
     def end(self, summary: Mapping[str, Any]) -> None:
         """Hand on what the run ended with."""
         self._finished = True
-        ends = {key: summary.get(key) for key in _ENDS}
-        self.write({"event": "end", "visits": summary["visits"], **ends})
+        self.write(end_event(summary))
 
     def close(self) -> None:
         """Let the trackers write what is left and end, if they do so in time."""
@@ -113,28 +112,39 @@ def _told(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def tracking(
-    config: Config, folder: Path, warn: Callable[[str], None], *, resumed: bool
-) -> Tracking:
-    """Open a run's trackers, where what its folder holds ends.
+def end_event(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run ended with, as an event that is in no file."""
+    ends = {key: summary.get(key) for key in _ENDS}
+    return {"event": "end", "visits": summary["visits"], **ends}
+
+
+def tracked_run(
+    config: Config, folder: Path, *, resumed: bool, modelled: bool = False
+) -> TrackedRun:
+    """Return what trackers follow, from where what its folder holds ends.
 
     Args:
         config: The run's.
         folder: Of the run, held by this process.
-        warn: Shows a sentence.
         resumed: Whether the run goes on.
+        modelled: Whether its Wh are a model's, which trackers leave out.
     """
-    step = 0
-    if config.track and resumed and (folder / EVENTS).exists():
-        # what was lost is counted in visits too, but it is no place to go on from
-        kept = [e for e in read_events(folder / EVENTS) if e["event"] != "lost"]
-        step = max((event.get("visits", 0) for event in kept), default=0)
-    run = TrackedRun(
+    past: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
+    if resumed and (folder / EVENTS).exists():
+        past = read_events(folder / EVENTS, superseded=True)
+        kept = read_events(folder / EVENTS)
+    # what was lost is counted in visits too, but it is no place to go on from
+    past, kept = ([e for e in some if e["event"] != "lost"] for some in (past, kept))
+    if modelled:
+        past, kept = ([e | {"wh": None} for e in some] for some in (past, kept))
+    return TrackedRun(
         config.name,
         config.seed,
         folder,
         config.model_dump(mode="json"),
-        step,
+        max((event.get("visits", 0) for event in kept), default=0),
         resumed,
+        tuple(past),
+        tuple(kept),
     )
-    return Tracking(config.track, run, warn)

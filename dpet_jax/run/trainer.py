@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from dpet_jax.energy import EnergyMeter
 from dpet_jax.methods.base import Learner, Method, Plan, Pool, TrainResult
+from dpet_jax.run.callbacks import Callbacks
 from dpet_jax.run.folder import Recorder
 from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import Limits
@@ -76,6 +77,7 @@ class Parts:
         seed: The run's seed.
         untrained: Whether the network stays as it starts, and the method plans nothing.
         pruner: Prunes the network; None where nobody does.
+        callbacks: Are told of events, and may have asked the run to end.
     """
 
     method: Method
@@ -93,3 +95,4 @@ class Parts:
     seed: int
     untrained: bool = False
     pruner: Pruner | None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)

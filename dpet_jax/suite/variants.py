@@ -1,5 +1,6 @@
 """The runs that a suite is made of, and the choice of settings by its trials."""
 
+import copy
 import itertools
 import json
 import math
@@ -8,7 +9,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import (
@@ -20,9 +21,11 @@ from dpet_jax.config.load import (
     validate,
     validate_as,
 )
+from dpet_jax.config.packaged import SUITES, names
 from dpet_jax.errors import UserError
 from dpet_jax.report.paper import PAPER_WH
 from dpet_jax.report.runs import Run
+from dpet_jax.section import shown
 from dpet_jax.suite.schema import SuiteConfig, VariantConfig, WholeOrNot
 
 #: The one setting of a variant that is not tuned.
@@ -198,10 +201,22 @@ class Suite:
     problems: tuple[str, ...]
 
 
+#: Where some keys and values come from, for messages.
+_Layer: TypeAlias = tuple[str, Sequence[tuple[str, Any]]]
+
+
+class _Base(NamedTuple):
+    """The config that all runs start from: what messages call it, and its keys."""
+
+    name: str
+    tree: dict[str, Any]
+
+
 def load_suite(
-    path: Path,
+    suite: Path | Mapping[str, Any],
     overrides: Sequence[str | tuple[str, Any]] = (),
     seeds: Sequence[int] | None = None,
+    origin: str = COMMAND_LINE,
 ) -> Suite:
     """Read a suite and resolve the config of every setting of every variant.
 
@@ -209,26 +224,37 @@ def load_suite(
     variant's, a combination of its grid, a setting that is tried, the command line.
 
     Args:
-        path: A YAML file.
+        suite: A YAML file, or its keys as nested data. In these the base may be a
+            config or its keys too, or the name of a packaged one.
         overrides: `--a.b=value` each, or a dotted key and its value, for all variants.
         seeds: Instead of the suite's.
+        origin: Of overrides and seeds, for messages.
 
     Raises:
         UserError: If the suite or its base is wrong, or no variant is right. A variant
             that is wrong alone is a problem of the suite.
     """
-    tree = read_tree(path)
+    if isinstance(suite, Mapping):
+        where, tree = "the suite", dict(suite)
+        base = _given_base(tree.get("base"), where)
+        if base is not None:
+            tree["base"] = base.name
+    else:
+        where, tree, base = str(suite), read_tree(suite), None
     if seeds is not None:
         tree["seeds"] = [*seeds]
-    origins = {} if seeds is None else {"seeds": COMMAND_LINE}
-    section = validate_as(SuiteConfig, tree, str(path), origins)
-    base = path.parent / section.base
-    read_tree(base)
+    origins = {} if seeds is None else {"seeds": origin}
+    section = validate_as(SuiteConfig, tree, where, origins)
+    if base is None:
+        assert isinstance(suite, Path), "a suite without a base is not valid"
+        path = suite.parent / section.base
+        base = _Base(str(path), read_tree(path))
     changes = [parse_override(o) if isinstance(o, str) else o for o in overrides]
+    layer = (origin, changes)
     variants, problems = [], []
     for key, variant in section.variants.items():
         try:
-            variants += _resolved(path, base, section, key, variant, changes)
+            variants += _resolved(where, base, section, key, variant, layer)
         except UserError as error:
             problems.append(str(error))
     if not variants:
@@ -236,16 +262,43 @@ def load_suite(
     return Suite(section, tuple(variants), tuple(problems))
 
 
+def _given_base(base: Any, where: str) -> _Base | None:
+    """Return the base of a suite that was given as data; None if it has none."""
+    match base:
+        case None:
+            return None
+        case Config():
+            return _Base("the base, a config", base.model_dump(mode="json"))
+        case Mapping():
+            return _Base("the base", copy.deepcopy(dict(base)))
+        case str() | Path():
+            known = {n: p for n, p in names() if p.parent.name != SUITES}
+            path = Path(base)
+            path = path if path.exists() else known.get(str(base), path)
+            if path.exists():
+                return _Base(str(path), read_tree(path))
+            raise UserError(
+                f"{where}: base: {shown(str(base))} is no file, and no packaged config "
+                f"has this name; give a path, a config's keys, or one of "
+                f"{', '.join(known)}"
+            )
+        case _:
+            raise UserError(
+                f"{where}: base: must be a config, its keys, the path of its file or "
+                f"the name of a packaged one (got {shown(base)})"
+            )
+
+
 def _resolved(
-    path: Path,
-    base: Path,
+    origin: str,
+    base: _Base,
     suite: SuiteConfig,
     name: str,
     section: VariantConfig,
-    changes: Sequence[tuple[str, Any]],
+    changes: _Layer,
 ) -> list[Variant]:
     """Return the row of a variant, or those of its grid."""
-    where = f"{path}: variants.{name}"
+    where = f"{origin}: variants.{name}"
     if section.paper is not None and section.paper not in PAPER_WH:
         raise UserError(
             f"{where}.paper: unknown {section.paper!r}; one of {', '.join(PAPER_WH)}"
@@ -254,7 +307,7 @@ def _resolved(
     for cell, values in setting_names(section.grid).items():
         factors = dict(zip(section.grid, values, strict=True))
         layers = [
-            (f"{path}: set", [*flat(suite.set)]),
+            (f"{origin}: set", [*flat(suite.set)]),
             (f"{where}.set", [*flat(section.set)]),
             (f"{where}.grid", [*factors.items()]),
         ]
@@ -264,17 +317,13 @@ def _resolved(
     return variants
 
 
-#: Where some keys and values come from, for messages.
-_Layer = tuple[str, Sequence[tuple[str, Any]]]
-
-
 def _settings(
     where: str,
-    base: Path,
+    base: _Base,
     suite: SuiteConfig,
     variant: Variant,
     layers: Sequence[_Layer],
-    changes: Sequence[tuple[str, Any]],
+    changes: _Layer,
 ) -> Iterator[tuple[str, Setting]]:
     """Yield every setting of a row, by its name.
 
@@ -284,19 +333,19 @@ def _settings(
         suite: The whole suite.
         variant: The row.
         layers: Above the base, the later above the earlier.
-        changes: Those of the command line.
+        changes: Above all others.
     """
     section = variant.section
     axes = section.tune.axes if section.tune else {}
     grid = {key: axis.values for key, axis in axes.items()} | (section.horizons or {})
     for name, values in setting_names(grid).items():
-        tree = read_tree(base)
+        tree = copy.deepcopy(base.tree)
         origins: dict[str, str] = {}
         for origin, layer in (
             *layers,
             (f"{where}.tune.grid", [*zip(axes, values, strict=False)]),
             (f"{where}.horizons", [*zip(grid, values, strict=True)][len(axes) :]),
-            (COMMAND_LINE, changes),
+            changes,
         ):
             for dotted, _ in layer:
                 if dotted in ("name", "seed", "targets"):
@@ -313,7 +362,7 @@ def _settings(
         yield (
             name,
             Setting(
-                config=validate(tree, f"{where} (with {base})", origins),
+                config=validate(tree, f"{where} (with {base.name})", origins),
                 values=values[: len(axes)],
                 horizon=values[-1] if section.horizons else None,
                 text=_in_words(dict(zip(axes, values, strict=False))),

@@ -40,6 +40,8 @@ class TrackedRun(NamedTuple):
         config: Its resolved config as plain data.
         step: Examples trained on so far; above 0 where a run goes on that was left.
         resumed: Whether it goes on.
+        past: Events of before, also those that it does again; none in a new run.
+        kept: Those of them that stand.
     """
 
     name: str
@@ -48,6 +50,8 @@ class TrackedRun(NamedTuple):
     config: dict[str, Any]
     step: int = 0
     resumed: bool = False
+    past: tuple[Mapping[str, Any], ...] = ()
+    kept: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def title(self) -> str:
@@ -159,3 +163,32 @@ def kept_id(run: TrackedRun, tracker: str, begin: Callable[[], str]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, f"{found}\n")
     return found
+
+
+class Once:
+    """Knows which events a tracker has had, where a crash makes a run do some again.
+
+    An event that is done again has a number of its own, so that it is known by how far
+    its curve had come.
+
+    Args:
+        run: What is followed.
+        last: Number of the last event that the tracker holds; -1 if it holds none.
+    """
+
+    def __init__(self, run: TrackedRun, last: int) -> None:
+        self._come: dict[tuple[Any, ...], int] = {}
+        for event in run.past:
+            if event["event_id"] <= last and "visits" in event:
+                curve = _curve(event)
+                self._come[curve] = max(event["visits"], self._come.get(curve, -1))
+
+    def had(self, event: Mapping[str, Any]) -> bool:
+        """Whether the tracker has had it, in an earlier part of the run."""
+        visits = event.get("visits")
+        return visits is not None and visits <= self._come.get(_curve(event), -1)
+
+
+def _curve(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what the points of a curve have in common."""
+    return tuple(event.get(key) for key in ("event", "split", "target"))

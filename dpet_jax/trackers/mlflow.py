@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from dpet_jax.trackers.base import (
+    Once,
     TrackedRun,
     Tracker,
     Writer,
@@ -17,6 +18,8 @@ from dpet_jax.trackers.base import (
     measurements,
 )
 
+# Of a run of theirs, the number of the last event that it holds.
+_LAST = "dpet.last_event_id"
 # MLflow's own limit of the values of a parameter.
 _LONGEST = 500
 
@@ -69,18 +72,21 @@ class Mlflow(Tracker):
                 client.log_batch(begun.info.run_id, params=params[first : first + 100])
             return begun.info.run_id
 
-        return _Run(client, kept_id(run, "mlflow", begin), run.step)
+        name = kept_id(run, "mlflow", begin)
+        last = int(client.get_run(name).data.tags.get(_LAST, -1))
+        return _Run(client, name, run.step, Once(run, last))
 
 
 class _Run:
-    def __init__(self, client: Any, run_id: str, step: int) -> None:
+    def __init__(self, client: Any, run_id: str, step: int, once: Once) -> None:
         self._client = client
         self._id = run_id
         self._step = step
+        self._once = once
         client.set_terminated(run_id, "RUNNING")
 
     def write(self, event: Mapping[str, Any]) -> None:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric, RunTag
 
         self._step = event.get("visits", self._step)
         now = int(1000 * time.time())
@@ -88,8 +94,11 @@ class _Run:
             Metric(name, value, now, self._step)
             for name, value in measurements(event).items()
         ]
-        if metrics:
-            self._client.log_batch(self._id, metrics=metrics)
+        if metrics and not self._once.had(event):
+            held = (
+                [RunTag(_LAST, str(event["event_id"]))] if "event_id" in event else []
+            )
+            self._client.log_batch(self._id, metrics=metrics, tags=held)
 
     def close(self, *, finished: bool) -> None:
         self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")

@@ -1,5 +1,6 @@
 """What the plots of a report show, and how they look."""
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -8,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 from fakes.runs import fake_run, fake_suite, small_suite, variant
+from matplotlib.colors import to_rgb
 
 from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.plots.coreset import (
@@ -194,6 +196,7 @@ def test_many_methods_have_a_plot_each_over_all_others(tmp_path):
     for place, axes in enumerate(panels):
         colours = [line.get_color() for line in axes.get_lines()]
         assert len(colours) == len(many.rows)
+        assert colours[-1] == COLOURS[place]
         assert colours.count(INK) == (place != tuned)
         assert colours.count(GRID) == len(many.rows) - 1 - (place != tuned)
         (mine,) = lines_of(axes)
@@ -227,7 +230,7 @@ def test_targets_are_a_list_and_no_scale(tmp_path):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """Eight methods, more than there are colours, and one that has not run."""
+    """Eight methods, more than can share a plot, and one that has not run."""
     folder = tmp_path_factory.mktemp("many")
     names = [f"method {n}" for n in range(8)]
     for n, name in enumerate(names):
@@ -239,15 +242,62 @@ def many(tmp_path_factory):
 
 
 def test_of_more_methods_than_colours_none_has_one_and_the_baseline_is_ink(many, suite):
-    looks = looks_of(many.rows, many.row("tuned"))
-    assert "absent" not in looks
+    rows = [replace(many.rows[0], key=f"method {n}") for n in range(len(COLOURS) + 1)]
+    looks = looks_of(rows, rows[3])
     assert looks.pop("method 3").colour == INK
     assert {look.colour for look in looks.values()} == {MUTED}
+    assert len({look.colour for look in looks_of(rows[1:], rows[3]).values()}) == 12
     few = looks_of(suite.rows)
     assert [look.colour for look in few.values()] == [*COLOURS[:4]]
     # a method that has not run takes no colour from those that have
+    assert "absent" not in looks_of(many.rows)
     assert [*looks_of([many.rows[-1], *many.rows[:2]])] == ["method 0", "method 1"]
     assert not {INK, MUTED} & {*COLOURS}
+
+
+def linear(colour):
+    """Return the linear light of a colour, [3]."""
+    light = np.array(to_rgb(colour))
+    return np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
+
+
+def seen(colour, cones):
+    """Return CIELAB, [3], of a colour as it is seen with these cones."""
+    to_xyz = [
+        [0.4124, 0.3576, 0.1805],
+        [0.2126, 0.7152, 0.0722],
+        [0.0193, 0.1192, 0.9505],
+    ]
+    x, y, z = np.cbrt(to_xyz @ (cones @ linear(colour)).clip(1e-2) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+#: Machado, Oliveira and Fernandes 2009, severity 1: all cones, and without one kind.
+CONES = {
+    "all": np.eye(3),
+    "red": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "green": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "blue": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+@pytest.mark.parametrize("lacking", CONES)
+def test_colours_differ_for_every_eye(lacking):
+    cones = np.array(CONES[lacking])
+    colours = [seen(colour, cones) for colour in (*COLOURS, MUTED)]
+    apart = [np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)]
+    # 2.3 is just noticed; of those that lie nearest, dashes and markers differ too
+    assert min(apart) > (12 if lacking == "all" else 7)
+
+
+def test_colours_are_seen_on_light_and_on_dark_ground():
+    def contrast(*both):
+        low, high = sorted(linear(one) @ [0.2126, 0.7152, 0.0722] for one in both)
+        return (high + 0.05) / (low + 0.05)
+
+    for colour in COLOURS:
+        assert contrast(colour, "#ffffff") > 2.1
+        assert contrast(colour, "#1d2126") > 2.5
 
 
 def test_many_methods_have_a_line_each_with_all_of_their_targets(many):

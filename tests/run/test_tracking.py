@@ -12,9 +12,9 @@ from dpet_jax.config.load import validate
 from dpet_jax.errors import UserError
 from dpet_jax.run import experiment
 from dpet_jax.run.folder import Recorder, RunFolder, read_events
-from dpet_jax.run.tracking import Tracking, tracking
+from dpet_jax.run.tracking import Tracking, tracked_run
 from dpet_jax.trackers import TRACKERS, Mlflow, Tensorboard, Wandb
-from dpet_jax.trackers.base import TrackedRun, Tracker, kept_id, measurements
+from dpet_jax.trackers.base import Once, TrackedRun, Tracker, kept_id, measurements
 
 WH = {"train": 0.25, "select": 0.5, "eval": None}
 EVENTS = (
@@ -74,9 +74,13 @@ def importable(monkeypatch):
     SEEN.clear()
 
 
-def run_at(folder, *, step=0, resumed=False):
+def run_at(folder, *, step=0, resumed=False, past=(), kept=()):
     plain = {"seed": 3, "train": {"batch_size": 32}}
-    return TrackedRun("tiny", 3, folder, plain, step=step, resumed=resumed)
+    return TrackedRun("tiny", 3, folder, plain, step, resumed, past, kept)
+
+
+def numbered(events, first=0):
+    return tuple({**one, "event_id": n} for n, one in enumerate(events, first))
 
 
 def follow(tracker, run, events=EVENTS, *, finished=True):
@@ -212,9 +216,34 @@ def test_a_resumed_run_begins_where_its_checkpoint_was(tmp_path):
     recorder.write("lost", after_event_id=1, visits=64)
     recorder.close()
     config = validate(TINY | {"track": [KEPT]}, "test")
-    tracking(config, tmp_path, [].append, resumed=True)
-    tracking(config, tmp_path, [].append, resumed=False)
-    assert [(run.step, run.resumed) for run in SEEN[""]] == [(64, True), (0, False)]
+    resumed = tracked_run(config, tmp_path, resumed=True)
+    anew = tracked_run(config, tmp_path, resumed=False)
+    assert (resumed.step, resumed.resumed) == (64, True)
+    assert [event["event_id"] for event in resumed.past] == [0, 1, 2]
+    assert [event["event_id"] for event in resumed.kept] == [0, 1]
+    assert (anew.step, anew.resumed, anew.past, anew.kept) == (0, False, (), ())
+
+
+def test_what_a_tracker_holds_of_a_model_has_no_wh(tmp_path):
+    recorder = Recorder(tmp_path / "events.jsonl")
+    recorder.write("train", visits=64, wh=WH)
+    recorder.close()
+    config = validate(TINY, "test")
+    for modelled, wh in ((False, WH), (True, None)):
+        run = tracked_run(config, tmp_path, resumed=True, modelled=modelled)
+        assert [event["wh"] for event in (*run.past, *run.kept)] == [wh, wh]
+
+
+def test_what_is_done_again_is_known_by_how_far_its_curve_had_come(tmp_path):
+    past = numbered(EVENTS)
+    once = Once(run_at(tmp_path, resumed=True, past=past), last=3)
+    again = numbered(EVENTS, first=9)
+    # the second look had not been handed over, and what has no place is always new
+    assert [once.had(event) for event in again] == [False, True, True, True, False]
+    assert once.had({"event": "train", "visits": 100})  # in chunks of another length
+    assert not once.had({"event": "train", "visits": 129})
+    assert not once.had({"event": "evaluate", "split": "test", "visits": 64})
+    assert not any(map(Once(run_at(tmp_path, past=past), last=-1).had, again))
 
 
 def test_a_run_is_followed_to_its_end_by_a_tracker_of_ones_own(tmp_path):
@@ -266,15 +295,54 @@ def _records(path: Path, event_of):
 def test_wandb_writes_offline_what_it_can_send_later(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="an extra: dpet-jax[wandb]")
     monkeypatch.setenv("HOME", str(tmp_path))
-    follow(Wandb(), run_at(tmp_path))
+    place = tmp_path / "track" / "wandb" / "wandb"
+    held = numbered(EVENTS)
+    follow(Wandb(), run_at(tmp_path), held[:4], finished=False)
+    # a crash: the last chunk is done again, and what was written is not to be relied on
+    (first,) = place.glob("offline-run-*")
     wandb.teardown()  # its process writes on for a moment
-    (offline,) = (tmp_path / "track" / "wandb" / "wandb").glob("offline-run-*")
+    (written,) = first.glob("*.wandb")
+    written.write_bytes(b"")
+    run = run_at(tmp_path, step=64, resumed=True, past=held[:4], kept=held[:3])
+    follow(Wandb(), run, numbered(EVENTS[3:], first=6))
+    wandb.teardown()
+    (offline,) = place.glob("offline-run-*")
     name = (tmp_path / "track" / "wandb.id").read_text().strip()
+    assert offline.name.endswith(name)
     (written,) = offline.glob("*.wandb")
     assert written.name == f"run-{name}.wandb"
-    content = written.read_bytes()
-    for key in (b"validation/accuracy", b"train/loss", b"end/test_accuracy"):
-        assert key in content
+    rows = [*_wandb_rows(written)]
+    assert [row["_step"] for row in rows] == [0, 1, 2, 6, 7, 8]
+    assert [row["visits"] for row in rows] == [0, 64, 64, 128, 128, 128]
+    curve = [row["validation/accuracy"] for row in rows if "validation/accuracy" in row]
+    assert curve == [0.5, 0.75]
+    assert [row["cost/wh"] for row in rows if "cost/wh" in row] == [0.75]
+    assert rows[-1]["end/test_accuracy"] == 0.7
+
+
+def _wandb_rows(path: Path):
+    """Yield the rows of a file of W&B's, a log as LevelDB has them."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place, parts = path.read_bytes(), 7, b""
+    while place < len(content):
+        if 32768 - place % 32768 < 7:  # no header fits into the rest of a block
+            place += 32768 - place % 32768
+            continue
+        size, kind = (
+            int.from_bytes(content[place + 4 : place + 6], "little"),
+            content[place + 6],
+        )
+        parts += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            record, parts = Record.FromString(parts), b""
+            if record.HasField("history"):
+                items = record.history.item
+                yield {
+                    item.key or item.nested_key[0]: json.loads(item.value_json)
+                    for item in items
+                }
 
 
 @pytest.mark.filterwarnings("ignore")  # of the package, none of ours
@@ -282,12 +350,15 @@ def test_mlflow_keeps_one_run_in_a_local_file(tmp_path):
     pytest.importorskip("mlflow", reason="an extra: dpet-jax[mlflow]")
     from mlflow.tracking import MlflowClient
 
-    follow(Mlflow(), run_at(tmp_path), EVENTS[:3], finished=False)
+    held = numbered(EVENTS)
+    follow(Mlflow(), run_at(tmp_path), held[:3], finished=False)
     database = tmp_path / "track" / "mlflow" / "mlflow.db"
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
     name = (tmp_path / "track" / "mlflow.id").read_text().strip()
     assert client.get_run(name).info.status == "KILLED"
-    follow(Mlflow(), run_at(tmp_path, step=64, resumed=True), EVENTS[3:])
+    # a crash: all but the first is done again
+    run = run_at(tmp_path, step=0, resumed=True, past=held[:3], kept=held[:1])
+    follow(Mlflow(), run, numbered(EVENTS[1:], first=5))
     kept = client.get_run(name)
     assert kept.info.status == "FINISHED"
     assert kept.info.run_name == "tiny/seed3"
@@ -295,6 +366,8 @@ def test_mlflow_keeps_one_run_in_a_local_file(tmp_path):
     assert kept.data.metrics["end/test_accuracy"] == 0.7
     curve = client.get_metric_history(name, "validation/accuracy")
     assert [(point.step, point.value) for point in curve] == [(64, 0.5), (128, 0.75)]
+    losses = client.get_metric_history(name, "train/loss")
+    assert [(point.step, point.value) for point in losses] == [(64, 2.0), (128, 1.0)]
 
 
 def test_a_curve_has_no_wh_of_a_model():

@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from dpet_jax.config.experiment import Config
 from dpet_jax.errors import UserError
+from dpet_jax.methods.rs2 import Rs2
 from dpet_jax.report.runs import Run
 from dpet_jax.suite.schema import SuiteConfig
 from dpet_jax.suite.variants import Answer, answers, load_suite, setting_names
@@ -64,6 +67,70 @@ def test_layers_lie_above_each_other(load):
 def test_another_kind_starts_its_section_anew(load):
     full = by_key(load())["full"].settings[""].config
     assert full.method.model_dump() == {"kind": "standard", "passes": 2}
+
+
+def settings_of(suite):
+    return {
+        (variant.key, name): setting.config
+        for variant in suite.variants
+        for name, setting in variant.settings.items()
+    }
+
+
+def test_a_suite_given_as_data_is_the_one_of_its_file(load, tmp_path):
+    wanted = settings_of(load())
+    keys = yaml.safe_load(BASE)
+    bases = (
+        keys,
+        Config.model_validate(keys),
+        tmp_path / "base.yaml",
+        str(tmp_path / "base.yaml"),
+    )
+    for base in bases:
+        given = yaml.safe_load(SUITE) | {"base": base}
+        assert settings_of(load_suite(given)) == wanted
+    assert keys == yaml.safe_load(BASE)  # and is left as it was
+
+
+def test_a_base_may_be_packaged_or_hold_objects():
+    given = yaml.safe_load(SUITE) | {"base": "quickstart", "set": {}}
+    (config, *_) = settings_of(load_suite(given)).values()
+    assert config.data.kind == "digits"
+    assert config.train.optimizer.learning_rate == 0.05
+    given |= {"base": {"method": Rs2(passes=4)}, "variants": {"as_it_is": {}}}
+    (config,) = settings_of(load_suite(given)).values()
+    assert config.method == Rs2(passes=4)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"base": 3}, r"^the suite: base: must be a config, its keys, .* \(got 3\)"),
+        (
+            {"base": "quikstart"},
+            r"^the suite: base: 'quikstart' is no file, and",
+        ),
+        (
+            {"base": {"train": {"batch_siz": 3}}},
+            r"variants\.full \(with the base\):",
+        ),
+        ({"nme": "x"}, r"^the suite: nme: unknown key, did you mean name\?"),
+        (
+            {"variants": {"a": {"set": {"seed": 1}}}},
+            r"^the suite: variants\.a\.set",
+        ),
+    ],
+)
+def test_a_mistake_in_a_suite_given_as_data_names_its_key(given, told):
+    with pytest.raises(UserError, match=told):
+        load_suite(yaml.safe_load(SUITE) | {"base": {}} | given)
+
+
+def test_a_suite_given_as_data_needs_a_base():
+    given = yaml.safe_load(SUITE)
+    del given["base"]
+    with pytest.raises(UserError, match=r"^the suite: base: missing"):
+        load_suite(given)
 
 
 def test_targets_and_seeds_are_the_suites(load):

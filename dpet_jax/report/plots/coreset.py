@@ -14,7 +14,7 @@ from dpet_jax.files import read_npz
 from dpet_jax.report.plots.style import (
     BESIDE,
     INK,
-    MUTED,
+    LONGEST,
     WIDTH,
     End,
     Looks,
@@ -69,7 +69,7 @@ def coreset_growth(comparison: Comparison, looks: Looks | None = None) -> Figure
         rounds, entered = np.unique(arrays["round"], return_counts=True)
         colour, marker, dashes = looks[key]
         size = float(arrays["round"].size)
-        ends.append(End(float(rounds[-1]), size, short(label, BESIDE), MUTED))
+        ends.append(End(float(rounds[-1]), size, short(label, BESIDE), colour))
         axes.plot(
             rounds,
             np.cumsum(entered),
@@ -126,7 +126,7 @@ def class_balance(comparison: Comparison, looks: Looks | None = None) -> Figure 
             linewidth=0.8,
             label="equal shares" if pool is None else "share of the pool",
         )
-        axes.set_title(short(label), loc="left")
+        axes.set_title(short(label, BESIDE if columns > 1 else LONGEST), loc="left")
         axes.set_xlim(-0.7, classes - 0.3)
         axes.grid(visible=False, axis="x")
         if classes <= _MOST_NAMES:

@@ -10,7 +10,6 @@ from dpet_jax.report.plots.style import (
     BESIDE,
     GRID,
     INK,
-    MUTED,
     End,
     Looks,
     cost_axis,
@@ -106,6 +105,7 @@ def _by_method(table: CostTable, lines: Sequence[TableRow], looks: Looks) -> Fig
     fills = np.linspace(*_FILLS, len(table.targets))
     for number, line in enumerate(lines):
         places, medians, ranges = _known(line, table.targets)
+        colour = looks[line.row.key].colour
         axes.plot(medians, [number] * len(medians), color=GRID, zorder=1)
         # the dearest first, so that of equal ones the lowest target is seen beneath
         for place, median, held in zip(places, medians, ranges, strict=True):
@@ -113,11 +113,11 @@ def _by_method(table: CostTable, lines: Sequence[TableRow], looks: Looks) -> Fig
                 median,
                 number,
                 xerr=_arms([median], [held]),
-                color=looks[line.row.key].colour,
-                ecolor=looks[line.row.key].colour,
+                color=colour,
+                ecolor=colour,
                 marker="o",
-                markerfacecolor=(INK, float(fills[place])),
-                markeredgecolor=INK,
+                markerfacecolor=(colour, float(fills[place])),
+                markeredgecolor=colour,
                 markeredgewidth=0.5,
                 markersize=4,
                 elinewidth=0.6,
@@ -228,7 +228,7 @@ def pareto(table: CostTable, looks: Looks | None = None) -> Figure | None:
             continue
         colour, marker, _ = looks[line.row.key]
         name = short(line.row.label, BESIDE)
-        ends.append(End(total.median, accuracy.median, name, MUTED))
+        ends.append(End(total.median, accuracy.median, name, colour))
         axes.errorbar(
             total.median,
             accuracy.median,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from dpet_jax.report.plots.curves import Curve, accuracy_curve
 from dpet_jax.report.plots.style import (
+    COLOURS,
     GRID,
     INK,
     Look,
@@ -77,7 +78,7 @@ def accuracy_over_cost(
     if not crowded(looks):
         return _together(found, comparison.targets, by, looks)
     baseline = comparison.row("tuned") or comparison.row("standard")
-    return _apart(found, None if baseline is None else baseline.key, by)
+    return _apart(found, None if baseline is None else baseline.key, by, looks)
 
 
 def _together(
@@ -98,7 +99,7 @@ def _together(
     return finished(figure, axes, COST_NAMES[by], "accuracy, %", percent="y")
 
 
-def _apart(found: list[Course], baseline: str | None, by: By) -> Figure:
+def _apart(found: list[Course], baseline: str | None, by: By, looks: Looks) -> Figure:
     lines = math.ceil(len(found) / _COLUMNS)
     figure = new_figure(0.3 + 0.9 * lines)
     grid = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False)
@@ -115,8 +116,9 @@ def _apart(found: list[Course], baseline: str | None, by: By) -> Figure:
             if other.key == baseline != mine.key:
                 cost, median = other.curve.cost, other.curve.median
                 axes.step(cost, median, where="post", color=INK, linewidth=0.7)
-        # one colour in all of them: that of the method of the panel
-        _draw(axes, mine, look(0), marked=False)
+        # where methods have no colours, each has the first in its own plot
+        drawn = looks[mine.key] if len(looks) <= len(COLOURS) else look(0)
+        _draw(axes, mine, drawn, marked=False)
         cost_axis(axes, "x", [float(course.curve.cost[-1]) for course in found])
         percent_axis(axes, "y")
         axes.set_title(_title(mine.label), loc="left")

@@ -9,7 +9,6 @@ from dpet_jax.report.equal_accuracy import EndTable
 from dpet_jax.report.plots.style import (
     BESIDE,
     INK,
-    MUTED,
     End,
     Looks,
     change_axis,
@@ -50,7 +49,7 @@ def error_over_cost(
         if row.gains:
             last = max(row.gains, key=lambda gain: gain.cost)
             name = short(row.row.label, BESIDE)
-            ends.append(End(last.cost, 1 - last.accuracy["test"], name, MUTED))
+            ends.append(End(last.cost, 1 - last.accuracy["test"], name, colour))
         axes.errorbar(
             [gain.cost for gain in row.gains],
             [1 - gain.accuracy["test"] for gain in row.gains],
@@ -117,7 +116,7 @@ def gains_by_horizon(
             continue
         colour, marker, dashes = looks[row.row.key]
         cost, last = max(known, key=lambda one: one[0])
-        ends.append(End(cost, last.value, short(row.row.label, BESIDE), MUTED))
+        ends.append(End(cost, last.value, short(row.row.label, BESIDE), colour))
         values = [ratio.value for _, ratio in known]
         lows = [ratio.low or ratio.value for _, ratio in known]
         highs = [ratio.high or ratio.value for _, ratio in known]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dpet_jax.files import read_json
 from dpet_jax.report.plots.style import (
-    COLOURS,
+    FEW,
     INK,
     MUTED,
     finished,
@@ -83,7 +83,7 @@ def power_trace(run: Run) -> Figure | None:
             edges,
             baseline=None,
             color=INK,
-            linestyle=look(number * len(COLOURS)).dashes,
+            linestyle=look(number * FEW).dashes,
             label=short(name),
             linewidth=0.9,
         )

@@ -20,14 +20,21 @@ INK = "#1f2428"
 GRID = "#d7dce1"
 PAPER = "#fefefe"
 
-#: Those of Okabe and Ito, but their yellow, which is hard to see on white, and with a
-#: darker purple: without green cones theirs is the grey that their green is. A colour
-#: means a method on all of a page; the rest is ink and greys, which no method has.
-COLOURS = ("#0072b2", "#d55e00", "#56b4e9", "#e69f00", "#009e73", "#aa4499")
+#: First those of Okabe and Ito, but their yellow, which is hard to see on white, and
+#: with a darker purple: without green cones theirs is the grey that their green is.
+#: Then six that lie as far as can be from these, from one another and from the grey,
+#: also for those who lack a kind of cones, and are seen on white and on dark ground. A
+#: colour means a method on all of a page; the rest is ink and greys, which none has.
+COLOURS = (
+    *("#0072b2", "#d55e00", "#56b4e9", "#e69f00", "#009e73", "#aa4499"),
+    *("#8080ff", "#8040ff", "#e00040", "#208040", "#c0a060", "#c02000"),
+)
+#: Methods that share a plot; of more, names stand beside it, or each has its own.
+FEW = 6
 MUTED = "#7d868e"
 _MARKERS = "osD^vPX<>phd*8"
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
-_LONGEST = 30
+LONGEST = 30
 #: Characters of a label that fit twice beside each other; labels beyond which a list of
 #: one column is longer than its plot.
 _HALF, _MANY = 24, 6
@@ -132,7 +139,7 @@ def look(number: int) -> Look:
     return Look(
         COLOURS[number % len(COLOURS)],
         _MARKERS[number % len(_MARKERS)],
-        _DASHES[number // len(COLOURS) % len(_DASHES)],
+        _DASHES[number // FEW % len(_DASHES)],
     )
 
 
@@ -154,8 +161,8 @@ def looks_of(rows: Sequence[Row], baseline: Row | None = None) -> Looks:
 
 
 def crowded(looks: Looks) -> bool:
-    """Return whether there are more methods than colours."""
-    return len(looks) > len(COLOURS)
+    """Return whether there are more methods than can share a plot."""
+    return len(looks) > FEW
 
 
 def new_figure(height: float) -> Figure:
@@ -163,7 +170,7 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def short(label: str, longest: int = _LONGEST) -> str:
+def short(label: str, longest: int = LONGEST) -> str:
     """Return a label that fits into a plot."""
     return label if len(label) <= longest else f"{label[: longest - 1].rstrip()}…"
 
