@@ -234,7 +234,7 @@ def flops_by_hand(model: Any, side: int) -> int:
     for block in model.shape_of_blocks:
         side = -(-side // block.stride)
         places = side * side
-        total += places * 9 * block.inner * (incoming + block.channels)
+        total += places * 9 * block.inner[0] * (incoming + block.channels)
         total += places * incoming * block.channels * block.projection
         incoming = block.channels
     return 2 * (total + incoming * model.num_classes)

@@ -51,6 +51,7 @@ from dpet_jax.section import (
 from dpet_jax.trackers import TRACKERS, Tracker
 from dpet_jax.training.optimizer import OPTIMIZERS, OptimizerSection, Sgd
 from dpet_jax.training.plateau import PlateauConfig
+from dpet_jax.training.resolution import ResolutionConfig
 from dpet_jax.training.schedule import SCHEDULES, Cosine, ScheduleSection
 
 #: What `method.kind` may name without an import path; the first is the default.
@@ -100,6 +101,9 @@ class TrainConfig(Section):
     )
     augment: AugmentConfig = Field(
         AugmentConfig(), description="random changes to training images"
+    )
+    resolution: ResolutionConfig | None = Field(
+        None, description="keys train on small images first"
     )
     label_smoothing: Share = Field(
         0.0, description="probability that is spread over all classes"
@@ -301,6 +305,23 @@ class Config(Section):
             raise ValueError(
                 "data.validation_fraction is 0 but targets are reached on validation; "
                 "give it a share such as 0.1, or set stop.on: test to repeat a paper"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _images_grow(self) -> "Config":
+        resolution, last = self.train.resolution, self.data.input_size
+        if resolution is None:
+            return self
+        if last is None:
+            raise ValueError(
+                "train.resolution lets images grow, but data.input_size does not say "
+                "to what side; give it"
+            )
+        if resolution.start >= last:
+            raise ValueError(
+                f"train.resolution.start is {resolution.start} pixels, no less than "
+                f"the {last} of data.input_size that images grow to; choose fewer"
             )
         return self
 

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 from dpet_jax.data.decode import empty_images, resize_images
 from dpet_jax.data.source import DataSection, ImageSet, Source, checked
 from dpet_jax.data.split import add_label_noise, stratified_split, stratified_subset
+from dpet_jax.data.view import WHOLE, View
 from dpet_jax.errors import UserError
 
 _CHUNK_ROWS = 1024
@@ -40,6 +41,7 @@ class Data:
             split and noise: with `source_rows` it says which examples these are.
         noisy_rows: Positions in the training split whose label was changed, ascending.
         clean_labels: The right labels of `noisy_rows`.
+        view: What of each image a network sees where nothing is random.
         origin: The kind of source that a run has read it from; "given in Python" for
             all others, those made with `dataclasses.replace` among them.
     """
@@ -57,6 +59,7 @@ class Data:
     fingerprint: str
     noisy_rows: Int64[np.ndarray, " f"]
     clean_labels: Int32[np.ndarray, " f"]
+    view: View = WHOLE
     origin: str = field(default="given in Python", init=False)
 
     def read_by(self, kind: str) -> "Data":
@@ -80,9 +83,14 @@ class Data:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image."""
+        """Height, width and channels of every image, as it is stored."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what a network sees of it."""
+        return self.view.shape(self.image_shape)
 
     @property
     def train_rows(self) -> Int32[np.ndarray, " t"]:
@@ -116,6 +124,8 @@ def content_hash(data: Data) -> str:
         if not one.init:
             continue
         value = getattr(data, one.name)
+        if one.name == "view" and value == WHOLE:
+            continue  # sets that are seen as they are keep the hash that they had
         if isinstance(value, np.ndarray):
             value = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
             digest.update(f"{one.name} {value.dtype.str} {value.shape}\n".encode())
@@ -179,6 +189,7 @@ def prepare(source: Any, section: DataSection) -> Data:
         fingerprint=_fingerprint(train, test, *own),
         noisy_rows=noisy_rows,
         clean_labels=clean[noisy_rows],
+        view=section.view,
     )
 
 
@@ -206,7 +217,9 @@ def _of_classes(source: Source, names: tuple[str, ...]) -> Source:
 
 
 def _resized(split: ImageSet, section: DataSection) -> ImageSet:
-    return ImageSet(resize_images(split.images, section.size), split.labels)
+    return ImageSet(
+        resize_images(split.images, section.size, section.resize), split.labels
+    )
 
 
 def _validation(

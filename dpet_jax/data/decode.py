@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,6 +21,9 @@ from dpet_jax.errors import UserError
 # JPEGs take 1.3 times as long with two threads as without).
 _MIN_BYTES_FOR_THREADS = 8_192
 
+#: What becomes of a picture of another shape than is wanted.
+Resize = Literal["stretch", "crop"]
+
 _GREY_MODES = ("1", "L", "LA", "La")
 _ORIENTATION = 0x0112  # EXIF: how the camera was held; 1 is upright
 _SHOWN = 5
@@ -30,6 +33,7 @@ def decode_images(
     pictures: Sequence[bytes | Path],
     place: Callable[[int], str],
     size: tuple[int, int] | None = None,
+    resize: Resize = "stretch",
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Decode whatever picture files Pillow reads.
 
@@ -42,6 +46,8 @@ def decode_images(
         place: Names a row for messages, such as "a.parquet row 17".
         size: Height and width to which every picture is resized, or None to take them
             as they are; then all must have one size.
+        resize: Whether a picture of another shape is stretched, or what is longer of it
+            cropped so that the middle stays.
 
     Returns:
         Pixels, 0 to 255.
@@ -54,7 +60,7 @@ def decode_images(
     first = 0
     damaged: list[str] = []
     of_other_size: list[str] = []
-    for row, picture in enumerate(_decoded(pictures, size)):
+    for row, picture in enumerate(_decoded(pictures, size, resize)):
         if isinstance(picture, str):
             damaged.append(f"{place(row)}: the image cannot be decoded ({picture})")
             continue
@@ -82,7 +88,7 @@ def decode_images(
 
 
 def _decoded(
-    pictures: Sequence[bytes | Path], size: tuple[int, int] | None
+    pictures: Sequence[bytes | Path], size: tuple[int, int] | None, resize: Resize
 ) -> Iterator[np.ndarray | str]:
     """Yield the pixels of each picture, or what is wrong with it."""
     from PIL import Image
@@ -91,7 +97,7 @@ def _decoded(
 
     def decode(row: int) -> np.ndarray | str:
         try:
-            return _decode_one(pictures[row], size)
+            return _decode_one(pictures[row], size, resize)
         except Exception as error:  # a damaged file makes Pillow raise nearly anything
             return f"{num_bytes[row]} bytes; {_reason(error)}"
 
@@ -122,7 +128,9 @@ def empty_images(
 
 
 def resize_images(
-    images: UInt8[np.ndarray, "n h w c"], size: tuple[int, int] | None
+    images: UInt8[np.ndarray, "n h w c"],
+    size: tuple[int, int] | None,
+    resize: Resize = "stretch",
 ) -> UInt8[np.ndarray, "n h2 w2 c"]:
     """Resize every image by averaging areas (Pillow's BOX filter).
 
@@ -130,6 +138,7 @@ def resize_images(
         images: Grey or RGB pixels.
         size: Height and width; None, or those that the images have, returns `images`
             itself.
+        resize: As for `decode_images`.
 
     Returns:
         Pixels, each rounded to the nearest level.
@@ -141,7 +150,7 @@ def resize_images(
     resized = empty_images(len(images), *size, images.shape[3])
     for row, image in enumerate(images):
         picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-        resized[row] = _pixels(picture, size)
+        resized[row] = _pixels(picture, size, resize)
     return resized
 
 
@@ -183,7 +192,9 @@ def some(lines: Sequence[str]) -> str:
     return f"{shown}\nand {more} more like these" if more > 0 else shown
 
 
-def _decode_one(picture: bytes | Path, size: tuple[int, int] | None) -> np.ndarray:
+def _decode_one(
+    picture: bytes | Path, size: tuple[int, int] | None, resize: Resize
+) -> np.ndarray:
     from PIL import Image, ImageOps
 
     file = io.BytesIO(picture) if isinstance(picture, bytes) else _checked(picture)
@@ -201,10 +212,10 @@ def _decode_one(picture: bytes | Path, size: tuple[int, int] | None) -> np.ndarr
         if tagged and opened.getexif().get(_ORIENTATION, 1) != 1:
             upright = ImageOps.exif_transpose(opened)
         if upright.mode in _GREY_MODES:
-            return _pixels(upright.convert("L"), size)
+            return _pixels(upright.convert("L"), size, resize)
         if "transparency" in upright.info:
-            return _pixels(upright.convert("RGBA").convert("RGB"), size)
-        return _pixels(upright.convert("RGB"), size)
+            return _pixels(upright.convert("RGBA").convert("RGB"), size, resize)
+        return _pixels(upright.convert("RGB"), size, resize)
 
 
 def _checked(path: Path) -> Path:
@@ -213,13 +224,30 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _pixels(picture: Any, size: tuple[int, int] | None) -> np.ndarray:
+def _pixels(picture: Any, size: tuple[int, int] | None, resize: Resize) -> np.ndarray:
     from PIL import Image
 
     if size is not None:
-        picture = picture.resize(size[::-1], Image.Resampling.BOX)
+        box = None if resize == "stretch" else _middle(picture.size, size[::-1])
+        picture = picture.resize(size[::-1], Image.Resampling.BOX, box)
     array = np.asarray(picture)
     return array if array.ndim == 3 else array[:, :, None]
+
+
+def _middle(
+    size: tuple[int, int], wanted: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Return the edges of the largest box of a shape in the middle of a picture.
+
+    Args:
+        size: Width and height of the picture.
+        wanted: Width and height of which the box has the shape.
+    """
+    scale = min(have / want for have, want in zip(size, wanted, strict=True))
+    left, top = (
+        (have - scale * want) / 2 for have, want in zip(size, wanted, strict=True)
+    )
+    return left, top, size[0] - left, size[1] - top
 
 
 def _num_bytes(picture: bytes | Path) -> int:

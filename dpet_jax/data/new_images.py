@@ -11,7 +11,7 @@ from jaxtyping import Int32, UInt8
 
 from dpet_jax.arrays import read_arrays
 from dpet_jax.data.class_folders import class_folders, names_of
-from dpet_jax.data.decode import decode_images, resize_images
+from dpet_jax.data.decode import Resize, decode_images, resize_images
 from dpet_jax.data.source import check_images, check_labels
 from dpet_jax.data.sources.idx import holds_idx, read_split
 from dpet_jax.errors import UserError
@@ -32,7 +32,10 @@ class NewImages(NamedTuple):
 
 
 def read_new_images(
-    path: Path, image_shape: tuple[int, int, int], class_names: tuple[str, ...]
+    path: Path,
+    image_shape: tuple[int, int, int],
+    class_names: tuple[str, ...],
+    resize: Resize = "stretch",
 ) -> NewImages:
     """Read images and bring them to the size a model was trained on.
 
@@ -42,6 +45,7 @@ def read_new_images(
             or one of idx files, of which the test split is read.
         image_shape: Height, width and channels that the model takes.
         class_names: Names of the model's classes.
+        resize: How the images that it was trained on were brought to that shape.
 
     Raises:
         UserError: If there is nothing to read or it does not fit the model.
@@ -50,14 +54,14 @@ def read_new_images(
         images, labels = read_split(path, "test")
         new = NewImages([str(row) for row in range(len(images))], images, labels)
     elif os.path.isdir(path):
-        new = _read_folder(path, image_shape[:2], class_names)
+        new = _read_folder(path, image_shape[:2], class_names, resize)
     elif path.suffix == ".npz" and os.path.isfile(path):
         new = _read_npz(path)
     else:
         raise UserError(
             f"--data: {path}: is neither an .npz file nor a folder of pictures"
         )
-    images = resize_images(new.images, image_shape[:2])
+    images = resize_images(new.images, image_shape[:2], resize)
     if images.shape[3] == 1 < image_shape[2]:
         images = np.repeat(images, image_shape[2], axis=3)
     if images.shape[1:] != image_shape:
@@ -92,7 +96,7 @@ def _read_npz(path: Path) -> NewImages:
 
 
 def _read_folder(
-    path: Path, size: tuple[int, int], class_names: tuple[str, ...]
+    path: Path, size: tuple[int, int], class_names: tuple[str, ...], resize: Resize
 ) -> NewImages:
     listed = class_folders(path)
     if listed.deeper:
@@ -104,7 +108,7 @@ def _read_folder(
     if not files:
         raise UserError(f"--data: {path}: holds no pictures")
     labels = _labels(path, listed.classes, listed.loose, class_names)
-    images = decode_images(files, lambda row: str(files[row]), size)
+    images = decode_images(files, lambda row: str(files[row]), size, resize)
     return NewImages([str(file.relative_to(path)) for file in files], images, labels)
 
 

@@ -4,14 +4,15 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from dpet_jax.data.view import View
 from dpet_jax.errors import UserError
-from dpet_jax.section import Count, Kind, Seed, Share, Side
+from dpet_jax.section import Count, Fraction, Kind, Seed, Share, Side
 
 # Rows looked at together, so that a check never copies a whole data set.
 _CHUNK_ROWS = 1024
@@ -65,6 +66,21 @@ class DataSection(Kind):
     image_size: Side | None = Field(
         None, description="resize all images to so many pixels a side, averaging areas"
     )
+    resize: Literal["stretch", "crop"] = Field(
+        "stretch",
+        description="to image_size: stretch the whole image, or crop what is longer of "
+        "it, the middle staying",
+    )
+    input_size: Side | None = Field(
+        None,
+        description="side of what the network sees, to which stored images are resized "
+        "on the device; null: as stored",
+    )
+    evaluation_crop: Fraction = Field(
+        1.0,
+        description="share of each side that evaluation and scoring see, the middle; "
+        "0.875 is usual with 224 of 256 pixels",
+    )
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
         None, description="names of those to keep, which are labelled in this order"
     )
@@ -87,8 +103,9 @@ class DataSection(Kind):
     def read(self) -> Source:
         """Read the whole data set into memory.
 
-        Pictures of several sizes are brought to `self.size` while they are decoded; of
-        the keys of this class that is the only one that `read` needs to look at.
+        Pictures of several sizes are brought to `self.size` while they are decoded, as
+        `self.resize` says; of the keys of this class these are the only ones that
+        `read` needs to look at.
 
         Raises:
             UserError: If there is nothing to read, or it is no image classification
@@ -99,6 +116,24 @@ class DataSection(Kind):
     def size(self) -> tuple[int, int] | None:
         """Height and width that `image_size` asks for; None if it asks for nothing."""
         return None if self.image_size is None else (self.image_size, self.image_size)
+
+    @model_validator(mode="after")
+    def _crop_has_its_size(self) -> "DataSection":
+        if self.resize == "crop" and self.image_size is None:
+            raise ValueError(
+                "resize is crop, but image_size says of no size to bring images to; "
+                "give image_size, or leave resize at stretch"
+            )
+        return self
+
+    @property
+    def view(self) -> View:
+        """What of each stored image a network sees where nothing is random."""
+        return View(
+            input_size=self.input_size,
+            evaluation_crop=self.evaluation_crop,
+            resize=self.resize,
+        )
 
 
 def check_images(images: np.ndarray, place: str) -> UInt8[np.ndarray, "n h w c"]:

@@ -380,6 +380,32 @@ class Method(Kind, ABC):
         return None
 
 
+def span_of(
+    plan: Plan,
+    horizon: Literal["plan", "method"] | int | float,
+    visits: int,
+    method: Method,
+    pool: Pool,
+) -> Span:
+    """Return where a plan lies on the schedule.
+
+    Args:
+        plan: The plan; it may say so itself.
+        horizon: How long a schedule runs: over each plan, over all that the method
+            plans, or over so many epochs.
+        visits: Of the run before the plan.
+        method: Of the run.
+        pool: Likewise.
+    """
+    if plan.schedule is not None:
+        return plan.schedule
+    if horizon == "plan":
+        return plan.stretch or Span(0, plan.visits)
+    if horizon == "method":
+        return Span(visits, method.planned_visits(pool))
+    return Span(visits, round(horizon * pool.num_examples))
+
+
 def generator(seed: int, stream: str, index: int = 0) -> np.random.Generator:
     """Make the random generator of one decision, on demand.
 

@@ -14,6 +14,7 @@ NORMS = {
     "stem": "stem_norm",
     "conv1": "norm1",
     "conv2": "norm2",
+    "conv3": "norm3",
     "shortcut": "shortcut_norm",
 }
 
@@ -24,22 +25,40 @@ StemKind = Literal["cifar", "imagenet"]
 _STEMS: dict[StemKind, tuple[int, int]] = {"cifar": (3, 1), "imagenet": (7, 2)}
 
 
+#: What a block is made of: two 3x3 convolutions, or a 3x3 one between two 1x1 ones, of
+#: which the last gives `EXPANSION` times as many channels.
+BlockKind = Literal["basic", "bottleneck"]
+EXPANSION: dict[BlockKind, int] = {"basic": 1, "bottleneck": 4}
+#: Sides of the convolutions of each, and which of them has the stride.
+_SIDES: dict[BlockKind, tuple[int, ...]] = {"basic": (3, 3), "bottleneck": (1, 3, 1)}
+_STRIDED: dict[BlockKind, int] = {"basic": 0, "bottleneck": 1}
+
+
 class Block(NamedTuple):
-    """One residual block of two 3x3 convolutions.
+    """One residual block.
 
     Attributes:
         name: Of its parameters.
         channels: Channels of its output.
         stride: 2 for the first block of every stage but the first, else 1.
         projection: Whether the shortcut needs a 1x1 convolution to match the output.
-        inner: Channels between its two convolutions.
+        inner: Channels between its convolutions, one count fewer than those are.
+        kind: What it is made of.
     """
 
     name: str
     channels: int
     stride: int
     projection: bool
-    inner: int
+    inner: tuple[int, ...]
+    kind: BlockKind = "basic"
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels that each of its convolutions gives, by name, in their order."""
+        widths = (*self.inner, self.channels)
+        main = {f"conv{number}": width for number, width in enumerate(widths, 1)}
+        return main | ({"shortcut": self.channels} if self.projection else {})
 
 
 def residual_blocks(
@@ -47,17 +66,22 @@ def residual_blocks(
     channels: tuple[int, ...],
     blocks: tuple[int, ...],
     inner: tuple[int, ...] = (),
+    kind: BlockKind = "basic",
 ) -> Iterator[Block]:
     """Yield the blocks of a network from its first to its last.
 
     Args:
         stem: Channels of the stem convolution.
-        channels: Channels of each stage; all stages but the first halve the image.
+        channels: Channels of each stage, before a bottleneck's last convolution makes
+            them more; all stages but the first halve the image.
         blocks: Blocks of each stage.
-        inner: Channels inside each block; empty where they are those of its output.
+        inner: Channels inside each block, one after the other; empty where they are
+            those of its stage.
+        kind: What each is made of.
     """
     incoming, widths = stem, iter(inner)
-    for stage, (outgoing, count) in enumerate(zip(channels, blocks, strict=True)):
+    for stage, (width, count) in enumerate(zip(channels, blocks, strict=True)):
+        outgoing = EXPANSION[kind] * width
         for block in range(count):
             stride = 2 if stage > 0 and block == 0 else 1
             yield Block(
@@ -65,7 +89,8 @@ def residual_blocks(
                 outgoing,
                 stride,
                 stride != 1 or incoming != outgoing,
-                next(widths, outgoing),
+                tuple(next(widths, width) for _ in _SIDES[kind][1:]),
+                kind,
             )
             incoming = outgoing
 
@@ -82,13 +107,23 @@ def stem(layer: Layer, x: Any, kind: StemKind) -> Any:
 def residual(layer: Layer, x: Any, block: Block) -> Any:
     """Wire one residual block.
 
+    A bottleneck has its stride in the 3x3 convolution, as torchvision does since its
+    version 1.5, and not in the first, as the paper does.
+
     Args:
-        layer: Called for "conv1", "conv2" and, where the block projects, "shortcut".
+        layer: Called for "conv1", "conv2", with a bottleneck "conv3" and, where the
+            block projects, "shortcut".
         x: Feature maps.
         block: Shape of the block.
+
+    Source:
+        He et al. (2016), "Deep Residual Learning for Image Recognition", figure 5.
     """
-    y = nn.relu(layer("conv1", x, 3, block.stride))
-    y = layer("conv2", y, 3, 1)
+    y, sides = x, _SIDES[block.kind]
+    for number, side in enumerate(sides):
+        y = nn.relu(y) if number else y
+        stride = block.stride if number == _STRIDED[block.kind] else 1
+        y = layer(f"conv{number + 1}", y, side, stride)
     if block.projection:
         x = layer("shortcut", x, 1, block.stride)
     return nn.relu(x + y)

@@ -11,14 +11,18 @@ from dpet_jax.errors import UserError
 from dpet_jax.models.network import ModelSection, Network
 from dpet_jax.section import LARGEST_COUNT, Count, Depth, Multiplier, Number
 
+#: Least side of pictures for which "auto" is the stem of ImageNet; the last maps are 3
+#: pixels a side then.
+_LARGE = 96
+
 
 class _Residual(ModelSection):
     """What the residual families share; a channel count of theirs is a multiple."""
 
-    stem_kind: Literal["cifar", "imagenet"] = Field(
+    stem_kind: Literal["cifar", "imagenet", "auto"] = Field(
         "cifar",
         description="imagenet begins with a 7x7 convolution of stride 2 and a maximum, "
-        "as published weights do; for large images",
+        "as published weights do; auto: imagenet from 96 pixels a side on",
     )
 
     def _network(
@@ -28,12 +32,22 @@ class _Residual(ModelSection):
         blocks: tuple[int, ...],
         num_classes: int,
         image_shape: tuple[int, int, int],
+        block_kind: Literal["basic", "bottleneck"] = "basic",
     ) -> Network:
         # brings Flax, for which reading a config need not wait
         from dpet_jax.models.resnet import ResidualNetwork
 
+        begin = self.stem_kind
+        if begin == "auto":
+            begin = "imagenet" if min(image_shape[:2]) >= _LARGE else "cifar"
         return ResidualNetwork(
-            stem, channels, blocks, num_classes, image_shape[2], self.stem_kind
+            stem,
+            channels,
+            blocks,
+            num_classes,
+            image_shape[2],
+            begin,
+            block_kind=block_kind,
         )
 
     def narrower(self, network: Any, share: float) -> Network:
@@ -71,20 +85,14 @@ class _Residual(ModelSection):
         return network.label + (f" width {width:g}" if width != 1 else "")
 
 
-class ResNet18(_Residual):
-    """CIFAR ResNet-18: 3x3 stem, no max-pool, 64-128-256-512, two blocks a stage.
-
-    11,173,962 parameters at 10 classes and multipliers 1. The width multiplier scales
-    the stem too.
-
-    Source:
-        He et al. (2016), "Deep Residual Learning for Image Recognition"; the variant
-        with a 3x3 stem that CIFAR experiments use.
-    """
+class _FourStages(_Residual):
+    """What the families of ImageNet share: 64-128-256-512, of any width and depth."""
 
     scales: ClassVar[tuple[float, ...]] = (0.125, 0.25, 0.5, 0.75, 1.0)
+    #: Blocks of each stage at multiplier 1, and what they are made of.
+    blocks_of_stages: ClassVar[tuple[int, ...]]
+    block_kind: ClassVar[Literal["basic", "bottleneck"]]
 
-    kind: Literal["resnet18"] = "resnet18"
     width_multiplier: Multiplier = Field(1.0, description="of the channels")
     depth_multiplier: Multiplier = Field(1.0, description="of the blocks in a stage")
     channel_multiple: Count = Field(
@@ -97,12 +105,57 @@ class ResNet18(_Residual):
             scaled_channels(base, self.width_multiplier, self.channel_multiple)
             for base in (64, 128, 256, 512)
         )
-        blocks = (scaled_blocks(2, self.depth_multiplier),) * 4
-        return self._network(channels[0], channels, blocks, num_classes, image_shape)
+        blocks = tuple(
+            scaled_blocks(count, self.depth_multiplier)
+            for count in self.blocks_of_stages
+        )
+        shape = (channels[0], channels, blocks)
+        return self._network(*shape, num_classes, image_shape, self.block_kind)
 
-    def scaled(self, scale: float) -> "ResNet18":
+    def scaled(self, scale: float) -> "_FourStages":
         """Return the section of another width, as deep."""
         return self.model_copy(update={"width_multiplier": scale})
+
+
+class ResNet18(_FourStages):
+    """ResNet-18: 64-128-256-512, two basic blocks a stage.
+
+    By default with the 3x3 stem of CIFAR and no max-pool: 11,173,962 parameters at 10
+    classes and multipliers 1. With `stem_kind: imagenet` and 1,000 classes it is that
+    of torchvision: 11,689,512 parameters. The width multiplier scales the stem too.
+
+    Source:
+        He et al. (2016), "Deep Residual Learning for Image Recognition"; the variant
+        with a 3x3 stem that CIFAR experiments use.
+    """
+
+    blocks_of_stages: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
+    block_kind: ClassVar[Literal["basic", "bottleneck"]] = "basic"
+
+    kind: Literal["resnet18"] = "resnet18"
+
+
+class ResNet50(_FourStages):
+    """ResNet-50: bottleneck blocks, 3-4-6-3 a stage, that widen channels four times.
+
+    With the stem of ImageNet and 1,000 classes it is that of torchvision, version 1.5:
+    25,557,032 parameters, 4.09e9 multiply-adds at 224 pixels. The width multiplier
+    scales stem and blocks alike.
+
+    Source:
+        He et al. (2016), "Deep Residual Learning for Image Recognition", table 1; the
+        stride in the 3x3 convolution as in torchvision.
+    """
+
+    blocks_of_stages: ClassVar[tuple[int, ...]] = (3, 4, 6, 3)
+    block_kind: ClassVar[Literal["basic", "bottleneck"]] = "bottleneck"
+
+    kind: Literal["resnet50"] = "resnet50"
+    stem_kind: Literal["cifar", "imagenet", "auto"] = Field(
+        "auto",
+        description="imagenet begins with a 7x7 convolution of stride 2 and a maximum, "
+        "as published weights do; auto: imagenet from 96 pixels a side on",
+    )
 
 
 class ResNet20(_Residual):
@@ -154,7 +207,11 @@ class ResNet20(_Residual):
 
 
 class ResNet(_Residual):
-    """A residual network of basic blocks with explicit channels and blocks a stage."""
+    """A residual network with explicit channels and blocks a stage.
+
+    ResNet-34 is `stem: 64, channels: [64, 128, 256, 512], blocks: [3, 4, 6, 3]`; with
+    bottlenecks and `blocks: [3, 4, 23, 3]` it is ResNet-101.
+    """
 
     kind: Literal["resnet"] = "resnet"
     stem: Count = Field(description="channels of the first convolution")
@@ -162,7 +219,12 @@ class ResNet(_Residual):
         min_length=1, max_length=16, description="of each stage"
     )
     blocks: tuple[Depth, ...] = Field(
-        min_length=1, description="of each stage, two convolutions each"
+        min_length=1, description="of each stage, two or three convolutions each"
+    )
+    block_kind: Literal["basic", "bottleneck"] = Field(
+        "basic",
+        description="basic: two 3x3 convolutions; bottleneck: 1x1, 3x3, 1x1, of which "
+        "the last gives four times the stage's channels",
     )
 
     @model_validator(mode="after")
@@ -177,7 +239,7 @@ class ResNet(_Residual):
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
         """Shape the network for a data set."""
         shape = (self.stem, self.channels, self.blocks)
-        return self._network(*shape, num_classes, image_shape)
+        return self._network(*shape, num_classes, image_shape, self.block_kind)
 
 
 class _Chain(ModelSection):
@@ -351,7 +413,7 @@ class Linear(_Chain):
 
 
 #: What `model.kind` may name without an import path; the first is the default.
-MODELS = (ResNet18, ResNet20, ResNet, Cnn, Poly, Linear)
+MODELS = (ResNet18, ResNet20, ResNet50, ResNet, Cnn, Poly, Linear)
 
 
 def scaled_channels(base: int, multiplier: float, multiple: int) -> int:

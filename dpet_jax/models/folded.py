@@ -37,8 +37,8 @@ def fold(params: Params, stats: Params) -> Params:
         if block.startswith("stage"):
             folded[block] = {
                 conv: fold_conv(layers, stats[block], conv, NORMS[conv])
-                for conv in ("conv1", "conv2", "shortcut")
-                if conv in layers
+                for conv in layers
+                if conv in NORMS
             }
     return folded
 

@@ -1,4 +1,4 @@
-"""The residual network of basic blocks, of any width and depth."""
+"""The residual network of basic or bottleneck blocks, of any width and depth."""
 
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dpet_jax.models.blocks import (
+    EXPANSION,
     NORMS,
     Block,
+    BlockKind,
     StemKind,
     residual,
     residual_blocks,
@@ -33,14 +35,17 @@ class ResidualNetwork(Network):
 
     Attributes:
         stem: Channels of the stem convolution.
-        channels: Channels of each stage; all stages but the first halve the image.
-        blocks: Basic blocks of each stage.
+        channels: Channels of each stage; all stages but the first halve the image. The
+            output of a bottleneck has four times as many.
+        blocks: Blocks of each stage.
         num_classes: Outputs of the last layer.
         in_channels: Channels of the images.
         stem_kind: "cifar" begins with a 3x3 convolution; "imagenet" with a 7x7 one of
             stride 2 and a 3x3 maximum of stride 2.
-        inner: Channels between the two convolutions of each block, from the first block
-            to the last; empty where none was pruned, when they are the stage's.
+        inner: Channels between the convolutions of each block, from the first block to
+            the last; empty where none was pruned, when they are the stage's.
+        block_kind: "basic" blocks are two 3x3 convolutions; "bottleneck" ones a 3x3
+            between two 1x1.
     """
 
     stem: int
@@ -50,6 +55,7 @@ class ResidualNetwork(Network):
     in_channels: int
     stem_kind: StemKind = "cifar"
     inner: tuple[int, ...] = ()
+    block_kind: BlockKind = "basic"
 
     def __post_init__(self) -> None:
         """Refuse a shape that is no network."""
@@ -60,10 +66,11 @@ class ResidualNetwork(Network):
             )
         if min(self.stem, *self.channels, *self.blocks, self.in_channels) < 1:
             raise ValueError(f"every count must be at least 1: {self}")
-        if self.inner and (len(self.inner) != sum(self.blocks) or min(self.inner) < 1):
+        wanted = sum(len(block.inner) for block in self.shape_of_blocks)
+        if self.inner and (len(self.inner) != wanted or min(self.inner) < 1):
             raise ValueError(
-                f"inner {self.inner} needs one count, at least 1, for each of "
-                f"{sum(self.blocks)} blocks"
+                f"inner {self.inner} needs {wanted} counts, at least 1 each, for "
+                f"{sum(self.blocks)} {self.block_kind} blocks"
             )
         if self.num_classes < 2:
             raise ValueError(f"need at least 2 classes, got {self.num_classes}")
@@ -76,12 +83,13 @@ class ResidualNetwork(Network):
     @property
     def depth(self) -> int:
         """Weight layers as the literature counts them (ResNet-18 has 18)."""
-        return 2 + 2 * sum(self.blocks)
+        blocks = self.shape_of_blocks
+        return 2 + sum(len(block.inner) + 1 for block in blocks)
 
     @property
     def num_features(self) -> int:
         """Width d of the penultimate layer."""
-        return self.channels[-1]
+        return EXPANSION[self.block_kind] * self.channels[-1]
 
     @property
     def head(self) -> str:
@@ -95,31 +103,22 @@ class ResidualNetwork(Network):
     @property
     def shape_of_blocks(self) -> tuple[Block, ...]:
         """Its blocks from the first to the last."""
-        shape = (self.stem, self.channels, self.blocks, self.inner)
+        shape = (self.stem, self.channels, self.blocks, self.inner, self.block_kind)
         return tuple(residual_blocks(*shape))
 
     @property
     def channel_groups(self) -> tuple[ChannelGroup, ...]:
         """The channels inside its blocks; the sums around them keep their shape."""
         return tuple(
-            ChannelGroup(
-                block.name,
-                block.inner,
-                scale=(block.name, NORMS["conv1"], "norm", "scale"),
-                bias=(block.name, NORMS["conv1"], "norm", "bias"),
-                axes={
-                    (block.name, "conv1"): 3,
-                    (block.name, NORMS["conv1"]): 0,
-                    (block.name, "conv2"): 2,
-                },
-            )
+            _group(block, number)
             for block in self.shape_of_blocks
+            for number in range(1, len(block.inner) + 1)
         )
 
     def with_channels(self, widths: tuple[int, ...]) -> "ResidualNetwork":
         """Return the network with other counts of channels inside its blocks."""
         unpruned = replace(self, inner=())
-        full = tuple(block.channels for block in unpruned.shape_of_blocks)
+        full = tuple(w for block in unpruned.shape_of_blocks for w in block.inner)
         return unpruned if widths == full else replace(self, inner=widths)
 
     def init(self, key: Key[Array, ""]) -> tuple[Params, Params]:
@@ -218,6 +217,20 @@ class ResidualNetwork(Network):
         )
 
 
+def _group(block: Block, number: int) -> ChannelGroup:
+    """Return the channels that a convolution inside a block gives to the next one."""
+    conv, after = f"conv{number}", f"conv{number + 1}"
+    norm = (block.name, NORMS[conv])
+    return ChannelGroup(
+        # a basic block has one group, which is called like it
+        block.name if len(block.inner) == 1 else f"{block.name}/{conv}",
+        block.inner[number - 1],
+        scale=(*norm, "norm", "scale"),
+        bias=(*norm, "norm", "bias"),
+        axes={(block.name, conv): 3, norm: 0, (block.name, after): 2},
+    )
+
+
 class _Block(nn.Module):
     block: Block
     train: bool
@@ -227,8 +240,7 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x):
         def layer(name, x, side, stride):
-            inside = name == "conv1"
-            channels = self.block.inner if inside else self.block.channels
+            channels = self.block.widths[name]
             x = Conv(channels, side, stride, self.dtype, self.convolve, name=name)(x)
             return Norm(self.train, self.dtype, name=NORMS[name])(x)
 

@@ -1,7 +1,7 @@
 """Weights of residual networks as PyTorch's libraries name and lay them out.
 
-torchvision and timm agree on the names of a ResNet of basic blocks. Kernels are
-[out in h w] there and [h w in out] here.
+torchvision and timm agree on the names of a ResNet, of basic blocks or of bottlenecks.
+Kernels are [out in h w] there and [h w in out] here.
 """
 
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dpet_jax.models.blocks import EXPANSION, BlockKind
 from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.models.weights import Arrays, WeightsError, check_names
 
@@ -20,6 +21,8 @@ _LAYERS = {
     "bn1": "norm1",
     "conv2": "conv2",
     "bn2": "norm2",
+    "conv3": "conv3",
+    "bn3": "norm3",
     "downsample.0": "shortcut",
     "downsample.1": "shortcut_norm",
 }
@@ -43,7 +46,7 @@ def is_torch_layout(arrays: Mapping[str, np.ndarray]) -> bool:
 def from_torch(
     path: Path, arrays: Mapping[str, np.ndarray]
 ) -> tuple[ResidualNetwork, Arrays]:
-    """Convert the weights of a ResNet of basic blocks, of any widths and depths.
+    """Convert the weights of a ResNet, of any widths and depths.
 
     Args:
         path: The file that they come from, for messages.
@@ -73,11 +76,10 @@ def _our_name(path: Path, name: str) -> str:
     place = f"stage{block[1]}_block{int(block[2]) + 1}/" if block else ""
     if ours is None:
         raise WeightsError(
-            f"{path}: has {name}, which no ResNet of basic blocks has; ResNet-18 and "
-            "ResNet-34 of torchvision and timm can be read (not those of bottleneck "
-            "blocks, or with a deep stem)"
+            f"{path}: has {name}, which no ResNet has; ResNet-18, -34, -50, -101 and "
+            "-152 of torchvision and timm can be read (not those with a deep stem)"
         )
-    if ours.endswith("norm") or ours in ("norm1", "norm2"):
+    if "norm" in ours:
         if kind in _NORM:
             tree, leaf = _NORM[kind]
             return f"{tree}/{place}{ours}/norm/{leaf}"
@@ -87,7 +89,7 @@ def _our_name(path: Path, name: str) -> str:
         return f"params/{place}{ours}/bias"
     raise WeightsError(
         f"{path}: has {name}, which no ResNet of torchvision or timm has; choose the "
-        "file of a ResNet-18 or ResNet-34"
+        "file of a ResNet-18, -34 or -50"
     )
 
 
@@ -111,20 +113,23 @@ def _network(path: Path, tensors: Mapping[str, np.ndarray]) -> ResidualNetwork:
     try:
         stem = tensors["conv1.weight"]
         out, incoming, side, _ = stem.shape
+        kind: BlockKind = "basic"
+        if "layer1.0.conv3.weight" in tensors:
+            kind = "bottleneck"
+        last = {"basic": "conv2", "bottleneck": "conv3"}[kind]
+        given = [tensors[f"layer{each}.0.{last}.weight"].shape[0] for each in stages]
         return ResidualNetwork(
             stem=out,
-            channels=tuple(
-                tensors[f"layer{stage}.0.conv1.weight"].shape[0] for stage in stages
-            ),
+            channels=tuple(width // EXPANSION[kind] for width in given),
             blocks=tuple(counts[stage] for stage in stages),
             num_classes=tensors["fc.weight"].shape[0],
             in_channels=incoming,
             stem_kind="imagenet" if side == 7 else "cifar",
+            block_kind=kind,
         )
     except (KeyError, ValueError) as error:
         lacks = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsError(
             f"{path}: holds no whole ResNet in the layout of torchvision or timm "
-            f"({lacks}); choose the file of a ResNet-18 or ResNet-34 with its last "
-            "layer"
+            f"({lacks}); choose the file of a ResNet-18, -34 or -50 with its last layer"
         ) from error

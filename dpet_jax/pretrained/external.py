@@ -78,7 +78,7 @@ def read_external(source: str, name: str, told: Told) -> tuple[Card, Arrays]:
         some = ", ".join(sorted(arrays)[:3]) or "nothing"
         raise WeightsError(
             f"{path}: is in no layout that is known here (it holds {some}, …); give a "
-            "ResNet-18 or ResNet-34 of torchvision or timm, or a file of a pool"
+            "ResNet-18, -34 or -50 of torchvision or timm, or a file of a pool"
         )
     network, arrays = from_torch(path, arrays)
     mean, std, size = _inputs(path, config, told, network)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from dpet_jax.data.view import WHOLE, View
 from dpet_jax.errors import UserError
 from dpet_jax.models.network import Network, network_from_json
 from dpet_jax.models.packed import Form, unpacked
@@ -72,7 +73,9 @@ class Card(Section):
         task: Name of the data set that it was trained on.
         num_classes: Of that data set.
         class_names: In the order of its outputs; None where nobody says.
-        image_shape: Height, width and channels that it was trained on.
+        image_shape: Height, width and channels of the stored images that it was
+            trained on.
+        view: What of each of them it sees.
         mean: Per channel, of pixels in [0, 1], by which its inputs were normalised.
         std: Per channel likewise.
         compute_dtype: In which it was trained.
@@ -98,6 +101,7 @@ class Card(Section):
     num_classes: Annotated[int, Field(ge=2, le=LARGEST_COUNT), Number]
     class_names: tuple[str, ...] | None = None
     image_shape: tuple[Side, Side, Count]
+    view: View = WHOLE
     mean: tuple[NonNegative, ...]
     std: tuple[Positive, ...]
     compute_dtype: str = "float32"
@@ -110,6 +114,11 @@ class Card(Section):
     licence: str | None = None
     origin: str
     fingerprint: str = ""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what the network sees."""
+        return self.view.shape(self.image_shape)
 
     @model_validator(mode="after")
     def _a_number_a_channel(self) -> "Card":

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Float64, Int, UInt8
 
 from dpet_jax.data.augment import normalise
+from dpet_jax.data.view import WHOLE, View
 from dpet_jax.models.network import Network
 from dpet_jax.models.weights import nest
 from dpet_jax.quotas import largest_remainder
@@ -47,6 +48,7 @@ class _Body:
 
     network: Network
     dtype: str
+    view: View
 
 
 @partial(jax.jit, static_argnames="body")
@@ -60,7 +62,7 @@ def _features(
 ) -> Float32[Array, "b d"]:
     network = body.network
     folded = network.fold(params, stats)
-    inputs = normalise(images, mean, std)
+    inputs = normalise(body.view.of(images), mean, std)
     features = network.apply_folded(folded, inputs, dtype=body.dtype).features
     assert features is not None, "a network with a head reads features"
     return features
@@ -76,6 +78,7 @@ class Probe:
         dtype: Name of the dtype to compute in.
         batch_size: Images of one pass; the last is filled up.
         compiling: Opens the window in which the program is made.
+        view: What of each image it sees.
 
     Attributes:
         images_done: Images passed through, fill rows included.
@@ -89,6 +92,7 @@ class Probe:
         dtype: str,
         batch_size: int,
         compiling: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        view: View = WHOLE,
     ) -> None:
         assert network.head is not None
         tree = nest(arrays)
@@ -100,7 +104,7 @@ class Probe:
             "kernel": np.zeros((width, 2), np.float32),
             "bias": np.zeros(2, np.float32),
         }
-        self._body = _Body(network.with_classes(2), dtype)
+        self._body = _Body(network.with_classes(2), dtype, view)
         self._arguments = jax.device_put(
             (params, tree.get("batch_stats", {})), jax.devices()[0]
         )

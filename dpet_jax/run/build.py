@@ -19,6 +19,7 @@ from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import LearnerSpec, data_mesh
 from dpet_jax.training.memory import check_memory
 from dpet_jax.training.prune import fast_multiple
+from dpet_jax.training.resolution import Ladder
 from dpet_jax.training.schedule import schedules_with, traced_schedule
 from dpet_jax.training.state import StepSpec
 from dpet_jax.training.steps import Hyper
@@ -67,21 +68,42 @@ def check_fit(config: schema.Config, data: Data) -> None:
 
 def build_model(config: schema.Config, data: Data) -> Network:
     """Shape the network for the data set; refuse one too large for this machine."""
-    model = config.model.build(data.num_classes, data.image_shape)
+    model = config.model.build(data.num_classes, data.input_shape)
     batches = config.train.batch_size, config.evaluate.batch_size
     check_memory(
         model,
-        data.image_shape,
+        data.input_shape,
         *batches,
         dtype_of(config),
         copies=config.train.ema is not None,
     )
+    _check_sides(config, data, model)
     return model
+
+
+def _check_sides(config: schema.Config, data: Data, model: Network) -> None:
+    """Refuse a network whose parameters depend on the side of its images."""
+    resolution = config.train.resolution
+    if resolution is None:
+        return
+    first, channels = resolution.start, data.input_shape[2]
+    small = config.model.build(data.num_classes, (first, first, channels))
+    if _sizes(small) != _sizes(model):
+        raise UserError(
+            f"train.resolution: {model.label} has other parameters for images of "
+            f"{first} pixels than for those of {data.input_shape[0]}; choose a network "
+            "that ends with a mean over all pixels, such as a residual one with its "
+            "model.stem_kind named, or leave train.resolution at null"
+        )
+
+
+def _sizes(model: Network) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in model.shapes().items()}
 
 
 def full_pass_flops(data: Data, model: Network) -> int:
     """Count the FLOPs of training a network on every training example once."""
-    forward = model.forward_flops(*data.image_shape[:2])
+    forward = model.forward_flops(*data.input_shape[:2])
     return data.num_train * TRAIN_FLOPS_PER_FORWARD * forward
 
 
@@ -144,13 +166,20 @@ def build_learner_spec(
         margins=config.method.asks_margins,
         averaged=config.train.ema is not None,
         bits=None if quantize is None else quantize.bits,
+        input_size=config.data.input_size,
     )
     return LearnerSpec(
         step,
         config.evaluate.batch_size,
         config.method.scores if scores is None else scores,
         build_auxiliary(config, model),
+        _ladder(config),
     )
+
+
+def _ladder(config: schema.Config) -> Ladder | None:
+    section, last = config.train.resolution, config.data.input_size
+    return None if section is None or last is None else section.ladder(last)
 
 
 def build_hyper(config: schema.Config) -> Hyper:
@@ -166,6 +195,7 @@ def build_hyper(config: schema.Config) -> Hyper:
             _switch(augment.flip),
             _whole(augment.cutout),
             None if augment.cutout_ramp is None else _single(augment.cutout_ramp),
+            None if augment.crop is None else augment.crop.traced(),
         ),
         ema=None if train.ema is None else _single(train.ema),
         quantize_from=None if quantize is None else _single(quantize.start),

@@ -402,6 +402,7 @@ def _facts(data: Data, step: StepSpec) -> dict[str, Any]:
         "transforms_weights": step.transforms_weights,
         "num_train": data.num_train,
         "image_shape": list(data.image_shape),
+        "view": data.view.model_dump(),
         "mean": data.mean.tolist(),
         "std": data.std.tolist(),
         "class_names": list(data.class_names),

@@ -249,7 +249,7 @@ def measure_layers(
     with pinned(), build.build_meter(bare, meters) as meter:
         data = build.build_data(bare) if data is None else data
         network = build.build_model(bare, data)
-        batch, shape = bare.train.batch_size, data.image_shape
+        batch, shape = bare.train.batch_size, data.input_shape
         at = batch, shape, build.dtype_of(bare)
         found = layers_of(network, *at)
         if not found:

@@ -13,6 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, Float32, UInt8
 
 from dpet_jax.data.augment import normalise
+from dpet_jax.data.view import WHOLE, View
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_npz, read_yaml
 from dpet_jax.methods.base import MAIN
@@ -36,7 +37,8 @@ class LoadedRun:
         batch_stats: Running statistics, which `apply_fn` closes over; empty where the
             network has none.
         model: The network.
-        image_shape: Height, width and channels that the run trained on.
+        image_shape: Height, width and channels of stored images, which `apply_fn`
+            takes; what the network sees of them is `view.shape(image_shape)`.
         class_names: One name a class, in label order.
         dataset: Name of the data set.
         mean: Per channel, of pixels in [0, 1], by which `apply_fn` normalises.
@@ -44,6 +46,7 @@ class LoadedRun:
         compute_dtype: Name of the dtype in which `apply_fn` computes.
         coreset: What coreset.npz holds (source_rows, labels, round, score, …); None for
             a method that chooses no coreset or a run that did not end.
+        view: What of each stored image `apply_fn` looks at.
     """
 
     apply_fn: Callable[[Any, UInt8[Array, "b h w c"]], Float32[Array, "b k"]]
@@ -57,6 +60,7 @@ class LoadedRun:
     std: tuple[float, ...]
     compute_dtype: str
     coreset: dict[str, np.ndarray] | None
+    view: View = WHOLE
 
 
 def load_run(source: str | Path) -> LoadedRun:
@@ -118,9 +122,11 @@ def _loaded(
 ) -> LoadedRun:
     mean, std = (jnp.array(facts[key], jnp.float32) for key in ("mean", "std"))
     batch_stats = weights["batch_stats"]
+    # runs of an earlier version saw whole images, as they were stored
+    view = View.model_validate(facts.get("view", {}))
 
     def apply_fn(params, images):
-        normalised = normalise(jnp.asarray(images), mean, std)
+        normalised = normalise(view.of(jnp.asarray(images)), mean, std)
         return model.apply(params, batch_stats, normalised, dtype=dtype).logits
 
     height, width, channels = facts["image_shape"]
@@ -136,6 +142,7 @@ def _loaded(
         std=tuple(facts["std"]),
         compute_dtype=dtype,
         coreset=coreset,
+        view=view,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dpet_jax.errors import DivergedError, SelectionEndedError
-from dpet_jax.methods.base import Cost, Learner, Method, Plan, Span
+from dpet_jax.methods.base import Cost, Learner, Method, Plan, Span, span_of
 from dpet_jax.methods.proxy import ProxyLearner
 from dpet_jax.planner.pacing import Pacing
 from dpet_jax.planner.planner import PLANNED
@@ -68,8 +68,12 @@ class Loop:
 
     @property
     def _step_flops(self) -> int:
-        """FLOPs of a step, of the network that the run has now."""
-        return self.parts.trainer.batch_size * self.parts.trainer.main.train_flops
+        """FLOPs of a step, of the network and the images that the run has now."""
+        trainer, chunks = self.parts.trainer, self._chunks
+        flops = trainer.main.train_flops
+        if chunks is not None and chunks.left:
+            flops = chunks.level.train_flops
+        return trainer.batch_size * flops
 
     @property
     def seconds_without_eval(self) -> float:
@@ -191,21 +195,14 @@ class Loop:
 
     def _settled(self, plan: Plan) -> Plan:
         """Return a plan with its place on the schedule, at the rate of this moment."""
-        at, plateau = self.at, self.parts.limits.plateau
+        parts, at, plateau = self.parts, self.at, self.parts.limits.plateau
         if at.pacing is None:
-            span = plan.schedule or self._span(plan)
+            visits = at.counters.visits
+            span = span_of(plan, parts.horizon, visits, parts.method, parts.pool)
         else:
             span = Span(*at.pacing.span(at.counters.visits))
         plan = replace(plan, schedule=span)
         return plan if plateau is None else _slowed(plan, plateau.rate(at.plateau))
-
-    def _span(self, plan: Plan) -> Span:
-        horizon, visits = self.parts.horizon, self.at.counters.visits
-        if horizon == "plan":
-            return plan.stretch or Span(0, plan.visits)
-        if horizon == "method":
-            return Span(visits, self.parts.method.planned_visits(self.parts.pool))
-        return Span(visits, round(horizon * self.parts.pool.num_examples))
 
     def _train_plan(self, *, begins: bool) -> StopReason | None:
         parts, at, plan = self.parts, self.at, self.at.plan
@@ -263,10 +260,11 @@ class Loop:
         if reason is not None:
             return reason
         trainer, limits, counters = self.parts.trainer, self.parts.limits, self.counters
+        step_flops = trainer.batch_size * chunks.level.train_flops
         num_steps = chunks.next_steps(
             min(
-                limits.steps_to_evaluation(counters, self._step_flops),
-                limits.steps_to_budget(counters, self._step_flops, trainer.batch_size),
+                limits.steps_to_evaluation(counters, step_flops),
+                limits.steps_to_budget(counters, step_flops, trainer.batch_size),
                 limits.steps_to_pause(counters, trainer.batch_size),
                 max(1, self._steps_to_wh()),
                 self._steps_to_look(),
@@ -275,7 +273,7 @@ class Loop:
         )
         counters.visits += chunks.next_visits(num_steps)
         counters.executed_visits += num_steps * trainer.batch_size
-        counters.flops += num_steps * self._step_flops
+        counters.flops += num_steps * step_flops
         self.at.cursor += num_steps
         ended = chunks.start(num_steps, counters.shown())
         if ended is not None:

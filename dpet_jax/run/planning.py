@@ -174,6 +174,11 @@ def check_plannable(config: Config, budget: Budget, *, leveled: bool) -> None:
             f"model.kind: {config.model.kind} is no family with a ranking law; choose "
             "resnet20 or resnet18, or give a kind of your own `scales` and `scaled`"
         )
+    if config.train.resolution is not None:
+        raise UserError(
+            "train.resolution: a plan counts on steps of one size, and with it images "
+            "grow; leave it at null to plan, or train without a plan"
+        )
     if config.pool is not None:
         raise UserError(
             "pool: the size of a network that was trained before is given; drop the "
@@ -194,7 +199,7 @@ class _Family:
         self.networks: dict[float, Network] = {}
         self.sizes: dict[Key, Size] = {}
         self.left_out: list[str] = []
-        height, width, _ = data.image_shape
+        height, width, _ = data.input_shape
         for scale in base.model.scales:
             try:
                 network = build.build_model(self.config((scale, batches[0])), data)

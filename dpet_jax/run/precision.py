@@ -66,7 +66,7 @@ def settled(
         with meter.window("precision"):
             batch = config.train.batch_size
             rungs = measured(model, data, batch, config.seed)
-            height, width, _ = data.image_shape
+            height, width, _ = data.input_shape
             flops = TRAIN_FLOPS_PER_FORWARD * model.forward_flops(height, width)
             decision = {
                 "chosen": chosen(rungs).dtype,
@@ -112,7 +112,8 @@ def measured(model: Network, data: Data, batch_size: int, seed: int) -> list[Run
     """
     params, stats = jax.jit(model.init)(jax.random.key(seed))
     mean, std = (jnp.asarray(each, jnp.float32) for each in (data.mean, data.std))
-    images = normalise(jnp.asarray(data.images[:batch_size]), mean, std)
+    pixels = data.view.of(jnp.asarray(data.images[:batch_size]))
+    images = normalise(pixels, mean, std)
     labels = jnp.asarray(data.labels[:batch_size])
 
     def gradient(dtype: str) -> Any:

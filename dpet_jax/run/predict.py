@@ -75,7 +75,7 @@ def predict(model: Path, source: Path) -> Prediction:
     """
     with pinned():
         run = load_run(model)
-        new = read_new_images(source, run.image_shape, run.class_names)
+        new = read_new_images(source, run.image_shape, run.class_names, run.view.resize)
         shares = probabilities(run, new.images)
     labels = shares.argmax(axis=1).astype(np.int32)
     accuracy = None if new.labels is None else float(np.mean(labels == new.labels))

@@ -132,7 +132,7 @@ def card_of_run(folder: Path, name: str, licence: str | None) -> tuple[Card, Arr
         joules = None
         if trained_wh is not None and visits:
             joules = 3600 * trained_wh / visits
-        height, width, _ = run.image_shape
+        height, width, _ = run.view.shape(run.image_shape)
         arrays = arrays_of(jax.device_get(run.params), jax.device_get(run.batch_stats))
         parameters = [a.size for n, a in arrays.items() if n.startswith("params/")]
         card = Card(
@@ -144,6 +144,7 @@ def card_of_run(folder: Path, name: str, licence: str | None) -> tuple[Card, Arr
             num_classes=network.num_classes,
             class_names=run.class_names,
             image_shape=run.image_shape,
+            view=run.view,
             mean=tuple(run.mean),
             std=tuple(run.std),
             compute_dtype=run.compute_dtype,
@@ -234,7 +235,7 @@ def rank(
     check_pool(section, data, model)
     rows = stratified(data.labels[: data.num_train], section.images, config.seed)
     images, labels = data.images[rows], data.labels[rows]
-    height, width, _ = data.image_shape
+    height, width, _ = data.input_shape
     flops = 0
 
     def measured(
@@ -269,7 +270,9 @@ def rank(
     pool = ModelPool(section.path)
     for name in _candidates(pool, section):
         card, network, arrays = pool.load(name)
-        problem, note = fit(card, network, data.image_shape)
+        problem, note = fit(card, network, data.input_shape)
+        if config.train.resolution is not None and hasattr(network, "image_shape"):
+            problem = "reads images of one size, and with train.resolution they grow"
         if problem is not None:
             forward = card.flops_per_image
             candidates.append(
@@ -293,7 +296,8 @@ def _probe(
     compiling: Compiling,
 ) -> Probe:
     batch, dtype = config.evaluate.batch_size, dtype_of(config)
-    return Probe(network, arrays, normalisation, dtype, batch, compiling)
+    view = config.data.view
+    return Probe(network, arrays, normalisation, dtype, batch, compiling, view)
 
 
 def _normalisation(card: Card) -> Normalisation:
@@ -301,24 +305,24 @@ def _normalisation(card: Card) -> Normalisation:
 
 
 def fit(
-    card: Card, network: Network, image_shape: tuple[int, int, int]
+    card: Card, network: Network, input_shape: tuple[int, int, int]
 ) -> tuple[str | None, str | None]:
     """Return why a network cannot start a run, and what to know of it if it can.
 
     Images stay as the run has them: features are measured at the size at which the
     network would be trained on.
     """
-    height, width, channels = image_shape
+    height, width, channels = input_shape
     if network.head is None:
         return "does not say which parameters are its last layer's", None
     if network.in_channels != channels:
         count = network.in_channels
         plural = "" if count == 1 else "s"
         return f"reads {count} channel{plural}, but images have {channels}", None
-    trained = card.image_shape[:2]
+    trained = card.input_shape[:2]
     if trained == (height, width):
         return None, None
-    if getattr(network, "image_shape", image_shape) != image_shape:
+    if getattr(network, "image_shape", input_shape) != input_shape:
         return (
             f"reads images of {trained[0]} x {trained[1]} pixels alone; set "
             f"data.image_size to {trained[0]}",
@@ -396,9 +400,9 @@ def _prepare(
     """Write what the run starts from, and return what is known of it."""
     card, network, arrays = ModelPool(section.path).load(decision["chosen"])
     target = network.with_classes(data.num_classes)
-    height, width, _ = data.image_shape
+    height, width, _ = data.input_shape
     batches = config.train.batch_size, config.evaluate.batch_size
-    check_memory(target, data.image_shape, *batches, dtype_of(config))
+    check_memory(target, data.input_shape, *batches, dtype_of(config))
     body = {n: a for n, a in arrays.items() if not _of_head(n, network)}
     flops = decision["flops"]
     if section.start != "finetune":

@@ -18,6 +18,7 @@ import jax
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import validate_as
 from dpet_jax.data import Data
+from dpet_jax.data.view import WHOLE
 from dpet_jax.energy import EnergyMeter
 from dpet_jax.energy.window import Window
 from dpet_jax.errors import UserError
@@ -140,7 +141,12 @@ def profile_key(config: Config, data: Data, meter: EnergyMeter) -> dict[str, Any
         "score_batch_size": config.evaluate.batch_size,
         "image_shape": data.image_shape,
         "compute_dtype": step.dtype,
-        "extras": [step.margins, step.averaged, step.bits, len(step.schedules)],
+        "extras": [
+            *(step.margins, step.averaged, step.bits, len(step.schedules)),
+            # as they were named before there was anything to see but whole images
+            *([] if data.view == WHOLE else [data.view.model_dump()]),
+            *([] if config.train.augment.crop is None else ["crop"]),
+        ],
         "meters": sorted(meter.sensors.channels),
     }
     plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))

@@ -13,7 +13,9 @@ from dpet_jax.methods.base import (
     ModelHandle,
     Plan,
     Selection,
+    Span,
     TrainResult,
+    span_of,
 )
 from dpet_jax.methods.proxy import ProxyLearner
 from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD, Network
@@ -22,6 +24,7 @@ from dpet_jax.run.counters import Counters
 from dpet_jax.scores.pool import OUTPUTS
 from dpet_jax.training.chunks import Batches
 from dpet_jax.training.learner import LearnerSpec
+from dpet_jax.training.resolution import Ladder, Level, level_at
 from dpet_jax.training.scoring import scoring_flops
 
 
@@ -59,7 +62,7 @@ def estimate(config: Config, data: Data) -> Estimate:
     learner = ProxyLearner(counting, pending) if method.proxied else counting
     pool = parts.build_pool(data)
     limits, batch = parts.build_limits(config), counting.batch_size
-    step_flops = batch * counting.train_flops(MAIN)
+    horizon: Any = getattr(config.train.schedule, "horizon", "plan")
     counters = Counters(data.num_train * counting.train_flops(MAIN))
     state, paid = method.start(pool, config.seed), 0.0
     while True:
@@ -69,13 +72,18 @@ def estimate(config: Config, data: Data) -> Estimate:
             break
         counters.flops = counting.flops
         batches, step, before = Batches(plan, batch, config.seed, 0), 0, counters.visits
+        span = span_of(plan, horizon, before, method, pool)
         while step < batches.num_steps and limits.exhausted(counters, 0.0) is None:
-            step += min(
+            level = counting.level(MAIN, span, counters.visits - before)
+            step_flops = batch * level.train_flops
+            steps = min(
                 limits.steps_to_budget(counters, step_flops, batch),
                 batches.num_steps - step,
+                level.steps(batch),
             )
+            step += steps
             counters.visits = before + batches.visits_before(step)
-            counters.flops = counting.flops + step * step_flops
+            counters.flops += steps * step_flops
         counting.flops = counters.flops
         if limits.exhausted(counters, 0.0) is not None:
             break
@@ -105,14 +113,19 @@ class CountingLearner:
         self.batch_size = spec.step.batch_size
         self._score_batch_size = spec.score_batch_size
         self._gives_margins = spec.step.margins
-        self._shape, self._num_classes = data.image_shape, data.num_classes
+        self._shape, self._num_classes = data.input_shape, data.num_classes
         self._models = dict([(MAIN, spec.step.model), *filter(None, [spec.auxiliary])])
+        self._ladder = spec.ladder or Ladder((spec.step.input_size,))
         self._draw = np.random.default_rng(seed)
 
     def train_flops(self, model: ModelHandle) -> int:
-        """Return the FLOPs of one example in training."""
+        """Return the FLOPs of one example in training, at the last side."""
         network = self._network(model)
         return TRAIN_FLOPS_PER_FORWARD * network.forward_flops(*self._shape[:2])
+
+    def level(self, model: ModelHandle, span: Span, visits: int) -> Level:
+        """Return how a model is trained at a place of the schedule."""
+        return level_at(self._ladder, self._network(model), self._shape, span, visits)
 
     def score(
         self, names: tuple[str, ...], index_set: np.ndarray, model: ModelHandle = MAIN
@@ -153,8 +166,13 @@ class CountingLearner:
 
     def train(self, plan: Plan, model: ModelHandle) -> TrainResult:
         """Count; see `Learner.train`."""
-        steps = Batches(plan, self.batch_size, 0, 0).num_steps
-        self.flops += steps * self.batch_size * self.train_flops(model)
+        batches, step = Batches(plan, self.batch_size, 0, 0), 0
+        span = plan.schedule or Span(0, plan.visits)
+        while step < batches.num_steps:
+            level = self.level(model, span, batches.visits_before(step))
+            steps = min(batches.num_steps - step, level.steps(self.batch_size))
+            self.flops += steps * self.batch_size * level.train_flops
+            step += steps
         return self.result(plan)
 
     def result(self, plan: Plan) -> TrainResult:

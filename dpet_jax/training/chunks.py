@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from dpet_jax.methods.base import Plan, Span, order_of_pass
+from dpet_jax.training.resolution import Level
 
 _CHUNK_S = 1.0
 _FIRST_STEPS = 4
@@ -21,6 +22,10 @@ class Trainable(Protocol):
     @property
     def max_steps(self) -> int:
         """Most steps of one chunk."""
+        ...
+
+    def level(self, span: Span, visits: int) -> Level:
+        """Return how the network is trained at a place of the schedule."""
         ...
 
     def train(self, rows: np.ndarray, num_steps: int, span: Span, visits: int) -> Any:
@@ -109,13 +114,23 @@ class Chunks:
         return self._batches.visits_before(self._next)
 
     @property
+    def level(self) -> Level:
+        """How the network is trained in the next chunk."""
+        return self._network.level(self._span, self.visits_started)
+
+    @property
     def pending_steps(self) -> int:
         """Steps started and not waited for."""
         return sum(chunk.num_steps for chunk in self._queue)
 
     def next_steps(self, most: int) -> int:
-        """Return how many steps the next chunk has, `most` at the most."""
-        return min(self._pace.steps, self._network.max_steps, self.left, most)
+        """Return how many steps the next chunk has, `most` at the most.
+
+        It ends where images get another side, at the end of the step that gets there.
+        """
+        until_resized = self.level.steps(self._batches.batch_size)
+        longest = self._network.max_steps
+        return min(self._pace.steps, longest, self.left, most, until_resized)
 
     def next_visits(self, num_steps: int) -> int:
         """Count the visits of a next chunk of so many steps."""

@@ -28,6 +28,7 @@ from dpet_jax.selection.by_name import check_selector, run_selector
 from dpet_jax.training.chunks import Chunk, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.network import Compilation, DeviceNetwork, compilation
+from dpet_jax.training.resolution import Ladder
 from dpet_jax.training.scoring import EVALUATION, ScoreSpec
 from dpet_jax.training.selection import (
     finite_examples,
@@ -63,12 +64,15 @@ class LearnerSpec:
         scores: Scores that the method will ask for.
         auxiliary: Handle and shape of the network that is trained to choose by; None
             if there is none.
+        ladder: Sides of the images that all networks are trained on; None where it is
+            one side.
     """
 
     step: StepSpec
     score_batch_size: int
     scores: tuple[str, ...]
     auxiliary: tuple[ModelHandle, Network] | None = None
+    ladder: Ladder | None = None
 
 
 class Start(NamedTuple):
@@ -185,7 +189,8 @@ class DeviceLearner:
         elif self._start is not None and model == self._spec.step.model:
             start = self._start.params, self._start.stats
         batch = self._spec.score_batch_size
-        score = ScoreSpec(model, self._compiled_scores, batch, step.dtype, step.mesh)
+        names, view = self._compiled_scores, self._data.view
+        score = ScoreSpec(model, names, batch, step.dtype, step.mesh, view)
         return DeviceNetwork(
             step,
             score,
@@ -194,12 +199,13 @@ class DeviceLearner:
             hyper,
             self._seed,
             start,
+            self._spec.ladder,
         )
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an image."""
-        return self._data.image_shape
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what networks see of an image."""
+        return self._data.input_shape
 
     @property
     def batch_size(self) -> int:
@@ -264,7 +270,8 @@ class DeviceLearner:
         while chunks.left:
             num_steps = chunks.next_steps(chunks.left)
             self.selection_visits += chunks.next_visits(num_steps)
-            self.select_flops += num_steps * self.batch_size * network.train_flops
+            each = chunks.level.train_flops
+            self.select_flops += num_steps * self.batch_size * each
             ended = chunks.start(num_steps)
             if ended is not None:
                 self._check_finite(ended, model)

@@ -1,5 +1,6 @@
 """One network on the device: its training state and its compiled programs."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.stages import Compiled
 from jaxtyping import Array, Float32, Int32
 
 from dpet_jax.data.augment import normalise
+from dpet_jax.data.view import View
 from dpet_jax.methods.base import Plan, Span, TrainResult
 from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD, Network
 from dpet_jax.models.pruning import scales, with_scales
@@ -20,6 +23,7 @@ from dpet_jax.models.quantize import quantized_params
 from dpet_jax.scores.error import cross_entropy
 from dpet_jax.scores.forgetting import forgetting
 from dpet_jax.training.compilation import CompileCounts, compile_counts, compiled
+from dpet_jax.training.resolution import Ladder, Level, level_at
 from dpet_jax.training.scoring import (
     GRAND,
     ScoreSpec,
@@ -70,6 +74,8 @@ class DeviceNetwork:
         hyper: Traced numbers of training; each plan sets the schedule's horizon, and
             may set its peak.
         seed: Decides the parameters and the augmentation.
+        ladder: Sides of the images that it is trained on, which its training program is
+            compiled for one after the other; by default that of `step` alone.
         start: What it starts from in place of drawn parameters, now and when a plan
             starts it anew: parameters, without those layers that are drawn, and running
             statistics.
@@ -89,10 +95,12 @@ class DeviceNetwork:
         hyper: Hyper,
         seed: int,
         start: tuple[Any, Any] | None = None,
+        ladder: Ladder | None = None,
     ) -> None:
         self.plans, self.seed = 0, seed
         self.compile_s = 0.0
         self._step = step
+        self._ladder = ladder or Ladder((step.input_size,))
         forward = tuple(name for name in score.names if name != GRAND)
         self._score_spec = replace(score, names=forward)
         self._grand_spec = None
@@ -111,6 +119,7 @@ class DeviceNetwork:
         self._score_capacity = -(-rows // score.batch_size) * score.batch_size
         self._weights = self._put(np.ones(num_train, np.float32))
         self._state: Any = None  # drawn when the programs are compiled
+        self._train: dict[int | None, Compiled] = {}  # by the side of images
 
     @property
     def model(self) -> Network:
@@ -133,25 +142,38 @@ class DeviceNetwork:
         return self._step.transforms_weights
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what it sees when it is evaluated."""
+        height, width, channels = self._data.images.shape[1:]
+        return self._score_spec.view.shape((height, width, channels))
+
+    @property
     def forward_flops(self) -> int:
-        """FLOPs of one example's forward pass."""
-        height, width = self._data.images.shape[1:3]
-        return self._step.model.forward_flops(height, width)
+        """FLOPs of one example's forward pass, as it is evaluated."""
+        return self._step.model.forward_flops(*self.input_shape[:2])
 
     @property
     def train_flops(self) -> int:
-        """FLOPs of one example's training visit."""
+        """FLOPs of one example's training visit, at the last side of its images."""
         return TRAIN_FLOPS_PER_FORWARD * self.forward_flops
+
+    def level(self, span: Span, visits: int) -> Level:
+        """Return how it is trained at a place of the schedule.
+
+        Args:
+            span: Where the plan lies on the schedule.
+            visits: Of the plan so far.
+        """
+        return level_at(self._ladder, self._step.model, self.input_shape, span, visits)
 
     def score_flops(self, num_examples: int, names: tuple[str, ...]) -> int:
         """Count the FLOPs of `score`, fill rows included.
 
         All scores but "grand" come from one forward pass.
         """
-        height, width, channels = self._data.images.shape[1:]
         batches = (self._score_spec.batch_size, self._step.batch_size)
         return scoring_flops(
-            self._step.model, (height, width, channels), batches, num_examples, names
+            self._step.model, self.input_shape, batches, num_examples, names
         )
 
     def compile(self) -> Iterator[Compilation]:
@@ -167,11 +189,17 @@ class DeviceNetwork:
         _forgetting(self._state.forgetting)
         yield compilation("init", compile_counts().since(before))
         rows = np.zeros(self._row_capacity, np.int32)
-        program, counts = compiled(
-            train_steps, self._step, *self._train_arguments(rows, 0, 0)
-        )
-        self._train, self.compile_s = program.run, program.seconds
-        yield compilation("train_steps", counts, program.flops)
+        self.compile_s = 0.0
+        for side in self._ladder.sides:
+            spec = replace(self._step, input_size=side)
+            program, counts = compiled(
+                train_steps, spec, *self._train_arguments(rows, 0, 0)
+            )
+            self._train[side] = program.run
+            self.compile_s += program.seconds
+            one = len(self._ladder.sides) == 1
+            what = "train_steps" if one else f"train_steps of {side} pixels"
+            yield compilation(what, counts, program.flops)
         rows = np.zeros(self._score_capacity, np.int32)
         program, counts = compiled(
             score_data, self._score_spec, *self._score_arguments(rows, 0)
@@ -190,7 +218,9 @@ class DeviceNetwork:
             yield compilation("gradient_norms", counts, program.flops)
         before = compile_counts()
         step = np.zeros(self._step.batch_size, np.int32)
-        self.wait(self.train(step, 1, Span(0, 1), 0))
+        # every side begins at a visit of its own, and the last one stays
+        for visits in (math.ceil(1000 * share) for share in self._ladder.starts):
+            self.wait(self.train(step, 1, Span(0, 1000), visits))
         jax.block_until_ready(self.score(step[:1], self._score_names))
         self.score_flops(1, self._score_names)
         self._state = self._fresh(self._key)
@@ -243,7 +273,8 @@ class DeviceNetwork:
         schedule = self._hyper.schedule._replace(horizon=horizon, cyclic=cyclic)
         self._hyper = self._hyper._replace(schedule=schedule)
         first_visit = span.start + visits
-        self._state, stats = self._train(
+        side, _ = self._ladder.at(span, visits)
+        self._state, stats = self._train[side](
             *self._train_arguments(padded, num_steps, first_visit)
         )
         return stats
@@ -277,14 +308,17 @@ class DeviceNetwork:
         )
 
     def time_steps(self, num_steps: int) -> float:
-        """Return the seconds of one step of several, on parameters drawn for it."""
+        """Return the seconds of one step of several, on parameters drawn for it.
+
+        At the last side of its images.
+        """
         size = num_steps * self._step.batch_size
         rows = np.zeros(self._row_capacity, np.int32)
         rows[:size] = np.resize(np.arange(self._num_train), size)
         _, *others = self._train_arguments(rows, num_steps, 0)
         state = jax.block_until_ready(self._fresh(self._key))
         began = time.perf_counter()
-        jax.block_until_ready(self._train(state, *others))
+        jax.block_until_ready(self._train[self._ladder.sides[-1]](state, *others))
         return (time.perf_counter() - began) / num_steps
 
     # pruning
@@ -331,7 +365,9 @@ class DeviceNetwork:
         fixed = (state.params, state.batch_stats, self._data)
         of_each = jax.device_get(
             [
-                taylor_importance(self.model, self._step.dtype, *fixed, batch)
+                taylor_importance(
+                    self.model, self._step.dtype, self._score_spec.view, *fixed, batch
+                )
                 for batch in self._put(list(rows))
             ]
         )
@@ -435,10 +471,11 @@ class DeviceNetwork:
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def taylor_importance(
     model: Network,
     dtype: str,
+    view: View,
     params: Any,
     batch_stats: Any,
     data: DeviceData,
@@ -449,6 +486,7 @@ def taylor_importance(
     Args:
         model: The network.
         dtype: Name of the dtype that it computes in.
+        view: What of each image it sees.
         params: Parameters.
         batch_stats: Running statistics.
         data: The data set.
@@ -458,7 +496,7 @@ def taylor_importance(
         Molchanov et al. (2019), "Importance Estimation for Neural Network Pruning".
     """
     groups = model.channel_groups
-    images = normalise(data.images[rows], data.mean, data.std)
+    images = normalise(view.of(data.images[rows]), data.mean, data.std)
 
     def loss(values):
         weights = with_scales(params, groups, values)

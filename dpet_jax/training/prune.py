@@ -52,7 +52,7 @@ class Shears:
     def forward_flops(self, widths: tuple[int, ...]) -> int:
         """FLOPs of one example's forward pass with other widths."""
         model = self._original.with_channels(widths)
-        return model.forward_flops(*self._learner.image_shape[:2])
+        return model.forward_flops(*self._learner.input_shape[:2])
 
     def parameter_bytes(self, widths: tuple[int, ...]) -> int:
         """Count the bytes of parameters and running statistics with other widths."""
@@ -88,7 +88,7 @@ class Shears:
         batch = self._learner.batch_size
         count = min(_TAYLOR_BATCHES, rows.size // batch)
         batches = rows[: count * batch].reshape(count, batch)
-        network, side = self._learner.main.model, self._learner.image_shape[:2]
+        network, side = self._learner.main.model, self._learner.input_shape[:2]
         each = network.forward_flops(*side) + network.backward_flops(*side)
         return self._learner.main.taylor(batches), batches.size * each
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
 from dpet_jax.data.augment import normalise
+from dpet_jax.data.view import WHOLE, View
 from dpet_jax.errors import UserError
 from dpet_jax.models.network import Network
 from dpet_jax.scores.error import cross_entropy
@@ -40,6 +41,7 @@ class ScoreSpec:
         batch_size: Rows of one forward pass.
         dtype: Name of the dtype of convolutions.
         mesh: Devices that share a batch; its one axis is called "data".
+        view: What of each image the network sees.
     """
 
     model: Network
@@ -47,6 +49,7 @@ class ScoreSpec:
     batch_size: int
     dtype: str
     mesh: Mesh
+    view: View = WHOLE
 
 
 @partial(jax.jit, static_argnames="spec")
@@ -80,7 +83,7 @@ def score_data(
 
     def forward(batch):
         batch = lax.with_sharding_constraint(batch, sharded)
-        images = normalise(data.images[batch], data.mean, data.std)
+        images = normalise(spec.view.of(data.images[batch]), data.mean, data.std)
         outputs = spec.model.apply_folded(folded, images, dtype=spec.dtype)
         if outputs.features is None:
             _refuse_features(spec.model, wanted)
@@ -131,7 +134,9 @@ def gradient_norms_of_data(
         UserError: If the network has no gradient norms in one backward pass.
     """
     capacity = rows.shape[0]
-    image = jax.ShapeDtypeStruct(data.images.shape[1:], jnp.float32)
+    height, width, channels = data.images.shape[1:]
+    shape = spec.view.shape((height, width, channels))
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
     logits_of, _ = _one_pass(spec.model, spec.dtype, params, batch_stats, image)
     sharded = NamedSharding(spec.mesh, PartitionSpec("data"))
 
@@ -142,7 +147,7 @@ def gradient_norms_of_data(
         start = index * spec.batch_size
         batch = lax.dynamic_slice_in_dim(padded, start, spec.batch_size)
         batch = lax.with_sharding_constraint(batch, sharded)
-        images = normalise(data.images[batch], data.mean, data.std)
+        images = normalise(spec.view.of(data.images[batch]), data.mean, data.std)
         values = jax.vmap(one)(images, data.labels[batch])
         return lax.dynamic_update_slice_in_dim(norms, values, start, 0)
 

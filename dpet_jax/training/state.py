@@ -82,6 +82,8 @@ class StepSpec:
         margins: Whether there is a table of margins beside that of losses.
         averaged: Whether an average of the weights is evaluated.
         bits: Of the weights that are evaluated; None where they stay float32.
+        input_size: Side of the images that the network is trained on; None where it is
+            the stored one.
     """
 
     model: Network
@@ -93,6 +95,7 @@ class StepSpec:
     margins: bool = False
     averaged: bool = False
     bits: int | None = None
+    input_size: int | None = None
 
     @property
     def transforms_weights(self) -> bool:

@@ -139,7 +139,9 @@ def train_step(
     key = jax.random.fold_in(state.key, state.step)
     # the augmentation splits its key in three, which are the keys folded with 0 to 2
     dropout_key = jax.random.fold_in(key, 3)
-    pixels, visible = gather_augmented(key, data.images, batch, augmentation)
+    pixels, visible = gather_augmented(
+        key, data.images, batch, augmentation, spec.input_size
+    )
     images = normalise(pixels, data.mean, data.std)
     images = jnp.where(visible, images, 0.0)
     labels = data.labels[batch]

@@ -25,7 +25,7 @@ SECTIONS = [
     and not inspect.isabstract(kind)
 ]
 NEEDED = {"kind": None, "path": "somewhere", "learning_rate": 0.1, "stem": 8}
-NEEDED |= {"channels": (8,), "blocks": (1,)}
+NEEDED |= {"channels": (8,), "blocks": (1,), "start": 16}
 NEEDED |= {"idle_w": 5.0, "max_w": 65.0, "source": "data sheet"}
 NEEDED |= {"intensity_g_per_kwh": 300.0, "intensity_source": "grid operator, 2025"}
 
@@ -53,7 +53,9 @@ DOCUMENTED = {
 }
 KINDS = {
     ("Config", "data"): {"digits", "folder", "cifar", "parquet", "npz", "idx", "tfds"},
-    ("Config", "model"): {*("resnet18", "resnet20", "resnet", "cnn", "poly", "linear")},
+    ("Config", "model"): {
+        *("resnet18", "resnet20", "resnet50", "resnet", "cnn", "poly", "linear")
+    },
     ("Config", "method"): {
         *("standard", "rs2", "active_learning", "dpet", "coreset", "one_shot"),
         *("infobatch", "loss_threshold", "epsilon_greedy"),

@@ -70,6 +70,8 @@ def test_config_of_a_run_made_before_kinds_were_classes_loads_unchanged(path):
         "method.replay.anchor": 0.0,
         "method.restart": True,
         "budget.pace": False,
+        "data.evaluation_crop": 1.0,
+        "data.resize": "stretch",
         "model.stem_kind": "cifar",
         "track": [],
     }

@@ -2,15 +2,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
+from dpet_jax.data.augment import (
+    Augmentation,
+    CropConfig,
+    gather_augmented,
+    normalise,
+    random_boxes,
+)
+from dpet_jax.data.view import resized
 from dpet_jax.training.compilation import compile_counts
 
 N, HEIGHT, WIDTH = 5, 5, 7
 BATCH = 400
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, HEIGHT, WIDTH, 2), np.uint8)
 ROWS = np.arange(BATCH, dtype=np.int32) % N
-augmented = jax.jit(gather_augmented)
+augmented = jax.jit(gather_augmented, static_argnames="side")
+drawn_boxes = jax.jit(random_boxes, static_argnames=("count", "size"))
 
 
 def strengths(translate=0, flip=False, cutout=0):
@@ -142,6 +151,94 @@ def test_one_compilation_serves_all_strengths():
     for changes in ({"translate": 3}, {"flip": True}, {"cutout": 2, "translate": 1}):
         draw(7, **changes)
     assert compile_counts().programs == before
+
+
+def boxes(size=(32, 32), seed=0, **keys):
+    found = drawn_boxes(jax.random.key(seed), CropConfig(**keys).traced(), 4000, size)
+    return [np.asarray(each, np.float64) for each in found]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 50)])
+def test_random_boxes_lie_inside_the_image_and_have_the_area_and_aspect_asked(size):
+    top, left, height, width = boxes(size, area=(0.3, 0.9), aspect=(0.5, 2.0))
+    assert min(top.min(), left.min()) >= 0
+    assert (top + height).max() <= size[0] + 1e-4
+    assert (left + width).max() <= size[1] + 1e-4
+    area, aspect = height * width / np.prod(size), width / height
+    assert 0.3 - 1e-5 <= area.min() < 0.32
+    assert area.max() <= 0.9 + 1e-5
+    # a high box as large as that does not fit into a low image
+    assert 0.5 - 1e-5 <= aspect.min() < (0.52 if size == (32, 32) else 0.9)
+    assert 1.95 < aspect.max() <= 2 + 1e-5
+
+
+def test_boxes_that_always_fit_are_uniform_in_area_aspect_and_place():
+    top, left, height, width = boxes(area=(0.1, 0.4), aspect=(0.5, 2.0))
+    uniform = [
+        (height * width / 32**2 - 0.1) / 0.3,
+        np.log(width / height) / np.log(4) + 0.5,
+        top / (32 - height),
+        left / (32 - width),
+    ]
+    for drawn in uniform:
+        # of 4,000 numbers: the largest gap to a straight line in a thousand samples
+        order = np.sort(drawn)
+        assert np.abs(order - (np.arange(4000) + 0.5) / 4000).max() < 0.0308
+    assert np.abs(np.corrcoef(uniform) - np.eye(4)).max() < 0.07
+
+
+def test_where_no_box_fits_the_largest_in_the_middle_is_seen():
+    top, left, height, width = boxes((10, 40), area=(1, 1), aspect=(0.5, 2.0))
+    for found, wanted in ((top, 0), (left, 10), (height, 10), (width, 20)):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_the_box_of_all_is_the_whole_image_resized():
+    squares, rows = jnp.asarray(IMAGES[:, :, :5]), jnp.asarray(ROWS)
+    key, side = jax.random.key(0), 4
+    everything = CropConfig(area=(1, 1), aspect=(1, 1)).traced()
+    for given in (strengths(), strengths(translate=2, flip=True)):
+        stored, _ = augmented(key, squares, rows, given)
+        wanted = resized(stored, (side, side))
+        for crop in (None, everything):
+            cropped = given._replace(crop=crop)
+            found, visible = augmented(key, squares, rows, cropped, side=side)
+            np.testing.assert_allclose(found, wanted, atol=1e-3)
+            assert visible.shape == (BATCH, side, side, 1)
+    same, _ = augmented(key, squares, rows, given, side=5)
+    assert same.dtype == jnp.uint8
+    np.testing.assert_array_equal(same, stored)
+
+
+def test_a_square_covers_as_much_of_an_image_of_another_side():
+    squares, rows = jnp.asarray(IMAGES[:, :, :5]), jnp.asarray(ROWS)
+    _, visible = augmented(
+        jax.random.key(0), squares, rows, strengths(cutout=2), side=10
+    )
+    hidden = (~np.asarray(visible)).sum((1, 2, 3))
+    assert hidden.max() == 4 * 4
+    assert hidden.min() >= 2 * 2  # at a corner
+
+
+def test_boxes_change_nothing_else_and_compile_once_for_all_strengths():
+    rows, key = jnp.asarray(ROWS), jax.random.key(3)
+    given = strengths(translate=2, flip=True, cutout=2)
+    _, before = augmented(key, jnp.asarray(IMAGES), rows, given)
+    programs = None
+    for area in ((0.5, 1.0), (0.1, 0.2)):
+        crop = CropConfig(area=area).traced()
+        cropped = given._replace(crop=crop)
+        found, after = augmented(key, jnp.asarray(IMAGES), rows, cropped)
+        assert found.shape == (BATCH, HEIGHT, WIDTH, 2)
+        np.testing.assert_array_equal(after, before)
+        programs = programs or compile_counts().programs
+    assert compile_counts().programs == programs
+
+
+@pytest.mark.parametrize("key", ["area", "aspect"])
+def test_a_range_that_descends_is_refused(key):
+    with pytest.raises(ValidationError, match=r"least and then the largest .*turn"):
+        CropConfig(**{key: (0.9, 0.8)})
 
 
 def test_normalise_scales_to_one_then_subtracts_and_divides_by_channel():

@@ -74,6 +74,24 @@ def test_resizing_while_decoding_equals_resizing_afterwards(as_picture):
     )
 
 
+@pytest.mark.parametrize(
+    ("shape", "middle"),
+    [
+        ((6, 10), np.s_[:, 2:8]),  # twice as large, from the columns in the middle
+        ((10, 6), np.s_[2:8, :]),
+        ((6, 6), np.s_[:, :]),
+    ],
+)
+def test_cropping_keeps_the_shape_of_things_and_the_middle(as_picture, shape, middle):
+    image = random_images(1, *shape, 3)
+    wanted = resize_images(image[:, *middle], (3, 3)).astype(int)
+    found = resize_images(image, (3, 3), "crop")
+    # Pillow rounds after each axis, and where it begins decides which way
+    assert np.abs(found - wanted).max() <= 1
+    decoded = decode_images([as_picture(image[0])], place, (3, 3), "crop")
+    np.testing.assert_array_equal(decoded, found)
+
+
 def test_resizing_to_the_same_size_copies_nothing():
     images = random_images(2, 4, 4, 1)
     assert resize_images(images, (4, 4)) is images

@@ -10,11 +10,13 @@ from dpet_jax.models.families import (
     ResNet,
     ResNet18,
     ResNet20,
+    ResNet50,
     scaled_blocks,
     scaled_channels,
 )
 
 CIFAR = (32, 32, 3)
+FOUR_STAGES = {"channels": (64, 128, 256, 512), "stem_kind": "imagenet"}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,39 @@ def test_parameters_and_operations_are_as_many_as_published(
 
 
 @pytest.mark.parametrize(
+    ("section", "count", "million_multiply_adds"),
+    [
+        # torchvision's tables of its weights: parameters, and giga operations
+        (ResNet18(stem_kind="imagenet"), 11_689_512, 1814),
+        (ResNet(stem=64, blocks=(3, 4, 6, 3), **FOUR_STAGES), 21_797_672, 3664),
+        (ResNet50(), 25_557_032, 4089),
+        (
+            ResNet(
+                stem=64, blocks=(3, 4, 23, 3), block_kind="bottleneck", **FOUR_STAGES
+            ),
+            *(44_549_160, 7801),
+        ),
+    ],
+    ids=["ResNet-18", "ResNet-34", "ResNet-50", "ResNet-101"],
+)
+def test_networks_of_imagenet_are_as_large_as_torchvision_s(
+    section, count, million_multiply_adds, request
+):
+    network = section.build(1000, (224, 224, 3))
+    assert network.label == request.node.callspec.id
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+    flops = network.forward_flops(224, 224)
+    assert flops / 2e6 == pytest.approx(million_multiply_adds, abs=0.6)
+
+
+@pytest.mark.parametrize(("side", "stem"), [(95, "cifar"), (96, "imagenet")])
+def test_the_stem_that_suits_follows_the_pictures(side, stem):
+    for section in (ResNet50(), ResNet18(stem_kind="auto")):
+        assert section.build(7, (side, 200, 3)).stem_kind == stem
+
+
+@pytest.mark.parametrize(
     ("section", "stem", "channels", "blocks", "description"),
     [
         (
@@ -56,6 +91,10 @@ def test_parameters_and_operations_are_as_many_as_published(
         (
             ResNet(stem=4, channels=(4, 6), blocks=(1, 2)),
             *(4, (4, 6), (1, 2), "ResNet-8"),
+        ),
+        (
+            ResNet50(width_multiplier=0.25, depth_multiplier=0.5),
+            *(16, (16, 32, 64, 128), (1, 2, 3, 1), "ResNet-23 width 0.25"),
         ),
     ],
 )
@@ -99,6 +138,7 @@ def test_depth_grows_only_by_whole_blocks(multiplier, blocks):
     [
         (ResNet18(), 0.25, 16, (16, 32, 64, 128)),
         (ResNet18(width_multiplier=0.5), 0.25, 8, (8, 16, 32, 64)),
+        (ResNet50(width_multiplier=0.5), 0.25, 8, (8, 16, 32, 64)),
         # channel_multiple is 8, so a tenth of 32 is 8 and of 256 is 24
         (ResNet18(width_multiplier=0.5), 0.1, 8, (8, 8, 16, 24)),
         (ResNet20(), 0.7, 11, (11, 22, 44)),  # floored at multiple 1
@@ -124,7 +164,9 @@ def test_channels_that_cannot_be_fewer_are_refused():
         section.narrower(section.build(10, CIFAR), 0.5)
 
 
-@pytest.mark.parametrize("section", [ResNet18(), ResNet20(channel_multiple=4)])
+@pytest.mark.parametrize(
+    "section", [ResNet18(), ResNet20(channel_multiple=4), ResNet50()]
+)
 def test_the_scales_of_a_family_are_ever_larger_networks_and_1_is_itself(section):
     networks = [section.scaled(scale).build(10, CIFAR) for scale in section.scales]
     for small, large in pairwise(networks):

@@ -26,6 +26,10 @@ NETWORK = ResidualNetwork(8, (16, 24), (1, 1), num_classes=3, in_channels=2)
 GROUPS = NETWORK.channel_groups
 #: Whose programs compile in a moment.
 ONE_BLOCK = ResidualNetwork(4, (16,), (1,), num_classes=3, in_channels=2)
+#: A bottleneck after the stem of ImageNet has two groups.
+BOTTLENECK = ResidualNetwork(
+    4, (16,), (1,), 3, 2, stem_kind="imagenet", block_kind="bottleneck"
+)
 KEY = jax.random.key(0)
 
 
@@ -128,8 +132,11 @@ def test_who_does_not_watch_prunes_at_once():
 # what is left of a network
 
 
-def test_a_cut_network_computes_what_the_masked_one_does(masks):
-    network, groups, masks = ONE_BLOCK, ONE_BLOCK.channel_groups, masks[:1]
+@pytest.mark.parametrize("network", [ONE_BLOCK, BOTTLENECK], ids=["basic", "bottle"])
+def test_a_cut_network_computes_what_the_masked_one_does(network, masks):
+    groups = network.channel_groups
+    masks = tuple(np.roll(masks[0], number) for number in range(len(groups)))
+    assert {group.size for group in groups} == {16}
     whole = filled(network)
     params, stats = jax.device_put(whole)
     smaller = network.with_channels(widths_of(masks))
@@ -138,7 +145,7 @@ def test_a_cut_network_computes_what_the_masked_one_does(masks):
     assert jax.tree.map(np.shape, (less, less_stats)) == jax.tree.map(np.shape, shapes)
     hidden = masked(params, groups, masks)
     rng = np.random.default_rng(2)
-    images = jnp.asarray(rng.normal(size=(4, 4, 4, 2)), jnp.float32)
+    images = jnp.asarray(rng.normal(size=(4, 9, 9, 2)), jnp.float32)
 
     @partial(jax.jit, static_argnums=0)
     def evaluate(network, params, stats):
@@ -203,8 +210,12 @@ def test_a_pruned_network_survives_json_and_a_whole_one_is_as_before():
     plain = NETWORK.to_json()
     del plain["inner"]
     assert network_from_json(plain) == NETWORK
-    with pytest.raises(ValueError, match="one count"):
+    with pytest.raises(ValueError, match="needs 2 counts"):
         NETWORK.with_channels((8,))
+    slim = BOTTLENECK.with_channels((8, 16))
+    assert network_from_json(slim.to_json()) == slim
+    assert [group.size for group in slim.channel_groups] == [8, 16]
+    assert slim.num_features == BOTTLENECK.num_features == 64
 
 
 def test_flops_fall_by_what_is_cut():

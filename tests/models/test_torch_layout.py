@@ -13,13 +13,18 @@ from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.models.torch_layout import from_torch, is_torch_layout
 from dpet_jax.models.weights import WeightsError, nest
 
-#: What PyTorch 2.13 on the CPU makes of `torch_resnet.images()`, by the stem's side.
+#: What PyTorch 2.13 on the CPU makes of `torch_resnet.images()`, by the stem's side and
+#: whether blocks are bottlenecks.
 LOGITS = {
-    7: [
+    (7, True): [
+        [9.099190, -3.773985, -5.551509, -10.153437, 3.514703],
+        [5.151325, -2.349195, -2.550654, -11.627734, 2.181946],
+    ],
+    (7, False): [
         [-2.087061, -0.504399, 1.257974, 4.826007, 1.599628],
         [-2.183989, -0.743708, 0.981391, 5.556327, 2.780938],
     ],
-    3: [
+    (3, False): [
         [0.991902, 2.130869, 3.285541, 0.381017, -3.102120],
         [1.131645, 1.791974, 3.863969, -0.446463, -4.182342],
     ],
@@ -27,13 +32,17 @@ LOGITS = {
 FILE = Path("model.safetensors")
 
 
-@pytest.mark.parametrize("side", [7, 3])
-def test_converted_weights_give_pytorch_s_logits(side):
-    network, arrays = from_torch(FILE, torch_resnet.weights(side))
+@pytest.mark.parametrize(("side", "bottleneck"), LOGITS)
+def test_converted_weights_give_pytorch_s_logits(side, bottleneck):
+    tensors = torch_resnet.weights(side, bottleneck=bottleneck)
+    network, arrays = from_torch(FILE, tensors)
     stem = "imagenet" if side == 7 else "cifar"
-    wanted = ResidualNetwork(8, (8, 16, 16, 24), (2, 2, 2, 2), 5, 3, stem)
+    kind = "bottleneck" if bottleneck else "basic"
+    wanted = ResidualNetwork(
+        8, (8, 16, 16, 24), (2, 2, 2, 2), 5, 3, stem, block_kind=kind
+    )
     assert network == wanted
-    assert network.label == "ResNet-18"
+    assert network.label == ("ResNet-26" if bottleneck else "ResNet-18")
     tree = nest(arrays)
     images = torch_resnet.images()
 
@@ -44,15 +53,16 @@ def test_converted_weights_give_pytorch_s_logits(side):
         return plain.logits, folded.logits
 
     for found in logits(tree["params"], tree["batch_stats"], images):
-        np.testing.assert_allclose(found, LOGITS[side], atol=1e-4)
+        np.testing.assert_allclose(found, LOGITS[side, bottleneck], atol=1e-4)
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
 )
-@pytest.mark.parametrize("side", [7, 3])
-def test_the_numbers_here_are_pytorch_s(side):
-    np.testing.assert_allclose(torch_resnet.torch_logits(side), LOGITS[side], atol=1e-5)
+@pytest.mark.parametrize(("side", "bottleneck"), LOGITS)
+def test_the_numbers_here_are_pytorch_s(side, bottleneck):
+    found = torch_resnet.torch_logits(side, bottleneck=bottleneck)
+    np.testing.assert_allclose(found, LOGITS[side, bottleneck], atol=1e-5)
 
 
 def test_the_imagenet_stem_is_an_option_of_a_config():
@@ -75,8 +85,9 @@ def test_the_imagenet_stem_is_an_option_of_a_config():
 
 def test_networks_saved_before_there_was_a_choice_begin_with_3x3():
     plain = ResidualNetwork(8, (8,), (1,), 3, 1).to_json()
-    del plain["stem_kind"], plain["network"]
-    assert ResidualNetwork.from_json(plain).stem_kind == "cifar"
+    del plain["stem_kind"], plain["block_kind"], plain["network"]
+    found = ResidualNetwork.from_json(plain)
+    assert (found.stem_kind, found.block_kind) == ("cifar", "basic")
 
 
 def without(*names):
@@ -104,7 +115,11 @@ def test_half_precision_is_widened_and_what_is_not_finite_refused():
             "lacks params/stage3_block1/shortcut",
         ),
         (without("fc.weight", "fc.bias"), r"lacks 'fc\.weight'"),
-        (without() | {"layer1.0.conv3.weight": np.ones(1)}, r"has layer1\.0\.conv3"),
+        (
+            without() | {"layer1.0.conv3.weight": np.ones((32, 8, 1, 1))},
+            r"lacks 'layer2\.0\.conv3",
+        ),
+        (without() | {"layer1.0.se.weight": np.ones(1)}, r"has layer1\.0\.se"),
         (
             without() | {"layer1.0.conv1.bias": np.ones(8)},
             r"has layer1\.0\.conv1\.bias",

@@ -54,6 +54,7 @@ from dpet_jax.run.progress import Display
 from dpet_jax.run.trainer import Parts, Saver, Trainer
 from dpet_jax.training import chunks
 from dpet_jax.training.plateau import PlateauConfig
+from dpet_jax.training.resolution import Level
 
 N, BATCH, STEPS = 56, 8, 7  # a full pass is 7 steps of 8 rows
 FORWARD, TRAIN = 2, 6  # FLOPs of an example
@@ -113,6 +114,9 @@ class Main:
 
     def __init__(self, machine):
         self.machine = machine
+
+    def level(self, *_):
+        return Level(self.train_flops, None)
 
     def begin(self, plan, plan_index):
         machine = self.machine

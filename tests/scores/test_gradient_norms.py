@@ -77,12 +77,21 @@ def drawn(network, seed=1):
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def test_norms_of_a_network_equal_those_of_its_formed_gradients():
+#: A bottleneck after the stem of ImageNet, whose maximum has overlapping windows.
+BOTTLENECK = ResidualNetwork(
+    4, (4,), (1,), 3, 1, stem_kind="imagenet", block_kind="bottleneck"
+)
+
+
+@pytest.mark.parametrize(
+    ("network", "side"), [(NETWORK, SIDE), (BOTTLENECK, 13)], ids=["basic", "bottle"]
+)
+def test_norms_of_a_network_equal_those_of_its_formed_gradients(network, side):
     rng = np.random.default_rng(3)
-    images = jnp.asarray(rng.normal(size=(5, SIDE, SIDE, 1)), jnp.float32)
+    images = jnp.asarray(rng.normal(size=(5, side, side, 1)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 3, 5), jnp.int32)
-    params, stats = drawn(NETWORK)
-    apply_fn = NETWORK.bind(stats)
+    params, stats = drawn(network)
+    apply_fn = network.bind(stats)
     norms = gradient_norms(
         apply_fn, params, images, labels, method="one_pass", batch_size=2
     )

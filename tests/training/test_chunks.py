@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dpet_jax.methods.base import Plan, Span, generator
 from dpet_jax.training import chunks
 from dpet_jax.training.chunks import Batches, Chunks, Pace
+from dpet_jax.training.resolution import Ladder, Level
 
 fast = settings(deadline=None, derandomize=True, max_examples=60)
 sizes = st.integers(1, 23)
@@ -221,8 +222,13 @@ class Queue:
 
     max_steps = 5
 
-    def __init__(self):
+    def __init__(self, ladder=None):
         self.log = []
+        self.ladder = ladder or Ladder((None,))
+
+    def level(self, span, visits):
+        side, left = self.ladder.at(span, visits)
+        return Level(side or 1, left)
 
     def train(self, rows, num_steps, span, visits):
         assert span == Span(0, 30)
@@ -264,6 +270,23 @@ def test_chunks_end_with_the_plan_and_count_its_visits():
     assert [course.next_visits(steps) for steps in (1, 4)] == [4, 14]
     course.start(4)
     assert (course.left, course.visits_started) == (0, 30)
+
+
+def test_a_chunk_ends_with_the_step_that_gets_to_another_side():
+    pace = Pace()
+    pace.steps = 99
+    # of 30 visits in batches of 4, the sides begin at visits 0, 9 and 20
+    ladder = Ladder((5, 6, 7), (0.0, 0.3, 0.65))
+    course = chunks_of(Queue(ladder), pace=pace)
+    seen = []
+    while course.left:
+        steps = course.next_steps(2)
+        seen.append((course.level.train_flops, steps))
+        course.start(steps)
+    assert seen == [(5, 2), (5, 1), (6, 2), (7, 2), (7, 1)]
+    # and a run that is resumed inside goes on alike
+    course = chunks_of(Queue(ladder), pace=pace, first_step=4)
+    assert (course.level.train_flops, course.next_steps(9)) == (6, 1)
 
 
 def test_a_chunk_is_no_longer_than_the_network_allows():

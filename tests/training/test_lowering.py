@@ -13,7 +13,9 @@ from fakes.networks import BATCH, NUM, NUM_TRAIN, TINY, device_data
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpet_jax.config.load import validate
+from dpet_jax.data.augment import CropConfig
 from dpet_jax.models.families import ResNet18
+from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.run import build as parts
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.optimizer import OPTIMIZERS, Sgd
@@ -37,16 +39,20 @@ def hyper(optimizer):
     return plain._replace(optimizer=numbers_of(optimizer))
 
 
-def traced_training(model, optimizer, dtype, given):
+def traced_training(model, optimizer, dtype, given, input_size=None, crop=None):
     """Trace the training program for a model and data."""
     static = without_numbers(optimizer)
-    spec = StepSpec(model, static, BATCH, dtype, data_mesh())
+    spec = StepSpec(model, static, BATCH, dtype, data_mesh(), input_size=input_size)
     state = jax.eval_shape(
         lambda key: init_state(model, static, NUM_TRAIN, key), jax.random.key(0)
     )
     rows, weights = np.zeros(NUM_TRAIN, np.int32), np.ones(NUM_TRAIN, "f4")
     counts = np.int32(2), np.int32(0)
-    arguments = (state, given, rows, *counts, weights, hyper(optimizer))
+    numbers = hyper(optimizer)
+    if crop is not None:
+        augmentation = numbers.augmentation._replace(crop=crop.traced())
+        numbers = numbers._replace(augmentation=augmentation)
+    arguments = (state, given, rows, *counts, weights, numbers)
     return train_steps.trace(spec, *shaped(arguments))
 
 
@@ -79,6 +85,37 @@ def test_training_convolves_in_bfloat16_on_accelerators(in_bfloat16, platform):
     # none is run twice, and the stem sends nothing to the images
     assert len(convolutions) == 3 * CONVOLUTIONS - 1
     assert all(line.endswith("xbf16>") for line in convolutions)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_random_boxes_of_larger_images_are_two_products_on_accelerators(platform):
+    larger = DeviceData(np.zeros((NUM, 11, 11, 1), np.uint8), *device_data()[1:])
+    traced = traced_training(TINY, Sgd(), "float32", larger, 8, CropConfig())
+    text = lowered(traced, platform)
+    # the stem sees 8 pixels of 11, in a batch of one channel
+    assert f"tensor<{BATCH}x8x8x1xf32>" in convolutions_in(text)[0]
+    products = [
+        line
+        for line in text.splitlines()
+        if "stablehlo.dot_general" in line and "11x" in line
+    ]
+    assert len(products) == 2
+    assert all("HIGHEST" in line for line in products)
+    assert "custom_call" not in text
+    assert text.count("stablehlo.while") == 1
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_a_bottleneck_after_the_stem_of_imagenet_lowers_for_accelerators(platform):
+    network = ResidualNetwork(
+        8, (8,), (1,), 3, 1, stem_kind="imagenet", block_kind="bottleneck"
+    )
+    text = lowered(traced_training(network, Sgd(), "bfloat16", device_data()), platform)
+    convolutions = convolutions_in(text)
+    # the stem, three in the block and its shortcut; nothing goes to the images
+    assert len(convolutions) == 3 * 5 - 1
+    assert all(line.endswith("xbf16>") for line in convolutions)
+    assert "reduce_window" in text
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

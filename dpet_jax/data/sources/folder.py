@@ -63,7 +63,9 @@ class Folder(DataSection):
             raise UserError("\n".join(problems + self._picture_problems(files)))
         self._report_left_out(strays)
 
-        images = decode_images(files, lambda row: str(files[row]), self.size)
+        images = decode_images(
+            files, lambda row: str(files[row]), self.size, self.resize
+        )
         names = list(found["train"].classes)
         sets, start = {}, 0
         for split, listed in found.items():
@@ -142,7 +144,7 @@ class Folder(DataSection):
         some = files[:_LOOKED_AT]
         try:
             if some:
-                decode_images(some, lambda row: str(some[row]), self.size)
+                decode_images(some, lambda row: str(some[row]), self.size, self.resize)
         except UserError as error:
             return [str(error)]
         return []

@@ -85,7 +85,7 @@ class Parquet(DataSection):
             check_not_empty(
                 sum(len(part.blobs) for part in found), f"{self.path} {name}"
             )
-            splits.append(_join(found, self.size, class_names))
+            splits.append(_join(found, self, class_names))
         train, test, *own = splits
         places = [f"{self.path} {name} split" for name in names]
         return make_source(self.label, train, test, class_names, places, *own)
@@ -256,12 +256,13 @@ def _agree(parts: Sequence[_Rows]) -> list[str] | None:
 
 def _join(
     parts: Sequence[_Rows],
-    size: tuple[int, int] | None,
+    section: Parquet,
     class_names: list[str] | None,
 ) -> ImageSet:
     labels = [_labels(part, class_names) for part in parts if part.blobs]
     blobs = [blob for part in parts for blob in part.blobs]
-    return ImageSet(decode_images(blobs, _place(parts), size), np.concatenate(labels))
+    images = decode_images(blobs, _place(parts), section.size, section.resize)
+    return ImageSet(images, np.concatenate(labels))
 
 
 def _labels(part: _Rows, class_names: list[str] | None) -> np.ndarray:

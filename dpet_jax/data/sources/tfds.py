@@ -81,7 +81,7 @@ class Tfds(DataSection):
         class_names = list(builder.info.features[label].names)
         splits = split_names(self)
         train, test, *own = (
-            _read_split(builder, split, image, label, self.size) for split in splits
+            _read_split(builder, split, (image, label), self) for split in splits
         )
         places = [f"{folder} split {split!r}" for split in splits]
         return make_source(self.label, train, test, class_names, places, *own)
@@ -151,10 +151,11 @@ def _find_features(info: Any, folder: Path) -> tuple[str, str]:
 
 
 def _read_split(
-    builder: Any, split: str, image: str, label: str, size: tuple[int, int] | None
+    builder: Any, split: str, features: tuple[str, str], section: Tfds
 ) -> ImageSet:
     from tensorflow_datasets.core.decode import SkipDecoding
 
+    image, label = features
     place = f"{builder.data_dir} split {split!r}"
     try:
         num_rows = builder.info.splits[split].num_examples
@@ -176,6 +177,7 @@ def _read_split(
         ) from error
     labels = check_labels(np.array([row[label] for row in rows]), f"{place}, {label}")
     blobs = [row[image] for row in rows]
-    return ImageSet(
-        decode_images(blobs, lambda row: f"{place} row {row}", size), labels
+    images = decode_images(
+        blobs, lambda row: f"{place} row {row}", section.size, section.resize
     )
+    return ImageSet(images, labels)
