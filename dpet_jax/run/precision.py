@@ -112,7 +112,7 @@ def measured(model: Network, data: Data, batch_size: int, seed: int) -> list[Run
     """
     params, stats = jax.jit(model.init)(jax.random.key(seed))
     mean, std = (jnp.asarray(each, jnp.float32) for each in (data.mean, data.std))
-    images = normalise(jnp.asarray(data.images[:batch_size]), mean, std)
+    images = normalise(jnp.asarray(np.asarray(data.images[:batch_size])), mean, std)
     labels = jnp.asarray(data.labels[:batch_size])
 
     def gradient(dtype: str) -> Any:

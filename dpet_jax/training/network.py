@@ -231,8 +231,7 @@ class DeviceNetwork:
         schedule = self._hyper.schedule._replace(peak=peak)
         self._hyper = self._hyper._replace(schedule=schedule)
         if isinstance(self._data, HostData):
-            counts = np.bincount(plan.index_set, minlength=self._num_train)
-            self._among = np.flatnonzero(counts)
+            self._among = self._distinct(plan.index_set)
         table = np.ones(self._num_train, np.float32)
         if plan.weights is not None:
             table[plan.index_set] = plan.weights
@@ -270,9 +269,7 @@ class DeviceNetwork:
 
     def result(self, index_set: np.ndarray) -> TrainResult:
         """Return last losses and predictions of a plan's examples, and forgetting."""
-        trained = np.zeros(self._num_train, bool)
-        trained[index_set] = True
-        distinct = np.flatnonzero(trained)  # np.unique takes 20 times as long
+        distinct = self._distinct(index_set)
         state = self._state
         counts = _forgetting(state.forgetting)
         losses, correct, counts, margins = jax.device_get(
@@ -473,6 +470,11 @@ class DeviceNetwork:
             self._weights,
             self._put(self._hyper),
         )
+
+    def _distinct(self, index_set: np.ndarray) -> np.ndarray:
+        there = np.zeros(self._num_train, bool)
+        there[index_set] = True
+        return np.flatnonzero(there)  # np.unique takes 20 times as long
 
     def _weights_of(self, *, evaluated: bool = False) -> tuple[Any, Any]:
         """Return parameters and running statistics, the last ones by default."""

@@ -19,6 +19,7 @@ from jaxtyping import Array, Int32, UInt8
 
 from dpet_jax.data import Data
 from dpet_jax.errors import UserError
+from dpet_jax.training.memory import least_room
 from dpet_jax.training.state import DeviceData
 
 # What goes to the device in one transfer: less is slowed down by calls, more by waiting
@@ -54,21 +55,17 @@ def rooms(room: int, row_bytes: int, batch_size: int, score_batch_size: int) -> 
     Raises:
         UserError: If a batch of each does not fit in twice.
     """
-    # gradient norms are scored in batches of training
-    scored = max(
-        int(_SCORED / 2 * room / row_bytes) // score_batch_size,
-        -(-batch_size // score_batch_size),
-    )
-    scored *= score_batch_size
-    trained = (room // row_bytes - 2 * scored) // 2 // batch_size * batch_size
-    if trained < batch_size:
-        least = 2 * (max(scored, score_batch_size) + batch_size) * row_bytes
+    least = least_room(row_bytes, batch_size, score_batch_size)
+    if room < least:
         raise UserError(
             f"data.device_budget_mib: {room / 2**20:,.2f} MiB do not hold a batch of "
             "training and one of evaluation, each of them twice; give "
             f"{least / 2**20:,.2f}, or choose a smaller train.batch_size or "
             "evaluate.batch_size"
         )
+    scored = int(_SCORED / 2 * room / row_bytes) // score_batch_size * score_batch_size
+    scored = max(scored, (least // 2 // row_bytes) - batch_size)
+    trained = (room // row_bytes - 2 * scored) // 2 // batch_size * batch_size
     return Rooms(trained, scored)
 
 
