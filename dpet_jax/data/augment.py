@@ -146,8 +146,8 @@ def gather_augmented(
 
     Args:
         key: One key for the batch.
-        images: The whole data set.
-        rows: Which examples, each in [0, n).
+        images: The whole data set, or those of it that are on the device.
+        rows: Which of them, each in [0, n).
         augmentation: Strengths.
         side: Of what the network sees, in pixels; by default that of the images.
 

@@ -3,19 +3,21 @@
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
-from dpet_jax.data.decode import empty_images, resize_images
+from dpet_jax.data.decode import resize_images
+from dpet_jax.data.rows import Rows, chunks, joined
 from dpet_jax.data.source import DataSection, ImageSet, Source, checked
 from dpet_jax.data.split import add_label_noise, stratified_split, stratified_subset
 from dpet_jax.data.view import WHOLE, View
 from dpet_jax.errors import UserError
 
-_CHUNK_ROWS = 1024
 _ONE_LEVEL = 1 / 255
 
 
@@ -25,7 +27,8 @@ class Data:
 
     Attributes:
         name: What results call the data set.
-        images: Pixels, 0 to 255.
+        images: Pixels, 0 to 255; in memory, or `Rows` of a place where they are read
+            when they are asked for, begun with `np.asarray` or `take`.
         labels: Class of each image, in [0, k); in the training split with noise.
         num_train: Size of the training split, from which the pool is made.
         num_validation: Size of the validation split, which is the source's own or, if
@@ -47,7 +50,7 @@ class Data:
     """
 
     name: str
-    images: UInt8[np.ndarray, "n h w c"]
+    images: UInt8[np.ndarray, "n h w c"] | Rows
     labels: Int32[np.ndarray, " n"]
     num_train: int
     num_validation: int
@@ -118,7 +121,22 @@ def content_hash(data: Data) -> str:
     `data.fingerprint`, which identifies the source that examples come from, it changes
     with the split, the noise and anything that was edited in Python. Nothing is
     sampled: one changed pixel changes it. CIFAR-10's 184 MB take 0.1 s.
+
+    Rows of a file are read through once, and the hash is kept as long as the file is
+    not written to. Pictures that are decoded for every visit stand for their pixels.
     """
+    images = data.images
+    if not isinstance(images, Rows):
+        return _content(data, lambda: [images])
+    if not isinstance(images.place, np.ndarray):
+        names = np.frombuffer(images.identity.encode(), np.uint8)
+        return _content(data, lambda: [names, images.index])
+    others = _content(data, list)
+    pixels = partial(chunks, images)
+    return images.kept(f"content {others}", partial(_content, data, pixels))
+
+
+def _content(data: Data, pixels: Callable[[], Iterable[np.ndarray]]) -> str:
     digest = hashlib.sha256()
     for one in fields(data):
         if not one.init:
@@ -126,7 +144,11 @@ def content_hash(data: Data) -> str:
         value = getattr(data, one.name)
         if one.name == "view" and value == WHOLE:
             continue  # sets that are seen as they are keep the hash that they had
-        if isinstance(value, np.ndarray):
+        if one.name == "images":
+            digest.update(f"images {value.dtype.str} {value.shape}\n".encode())
+            for chunk in pixels():
+                digest.update(np.ascontiguousarray(chunk).data)
+        elif isinstance(value, np.ndarray):
             value = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
             digest.update(f"{one.name} {value.dtype.str} {value.shape}\n".encode())
             digest.update(value.data)
@@ -168,13 +190,16 @@ def prepare(source: Any, section: DataSection) -> Data:
         clean, section.label_noise, section.split_seed, len(source.class_names)
     )
     sizes = [len(train_rows), len(validation_rows), len(test.labels)]
-    images = empty_images(sum(sizes), *train.images.shape[1:])
-    parts = np.split(images, np.cumsum(sizes)[:-1])
-    np.take(train.images, train_rows, axis=0, out=parts[0])
-    np.take(validation.images, validation_rows, axis=0, out=parts[1])
-    parts[2][:] = test.images
-    mean, std = _mean_and_std(parts[0])
+    images = joined(
+        [
+            (train.images, train_rows),
+            (validation.images, validation_rows),
+            (test.images, np.arange(sizes[2])),
+        ]
+    )
     own = () if source.validation is None else (validation,)
+    fingerprint, counts = _passed((train, test, *own), train_rows)
+    mean, std = _mean_and_std(counts)
     return Data(
         name=source.name,
         images=images,
@@ -186,7 +211,7 @@ def prepare(source: Any, section: DataSection) -> Data:
         class_names=source.class_names,
         mean=mean,
         std=std,
-        fingerprint=_fingerprint(train, test, *own),
+        fingerprint=fingerprint,
         noisy_rows=noisy_rows,
         clean_labels=clean[noisy_rows],
         view=section.view,
@@ -217,6 +242,8 @@ def _of_classes(source: Source, names: tuple[str, ...]) -> Source:
 
 
 def _resized(split: ImageSet, section: DataSection) -> ImageSet:
+    if isinstance(split.images, Rows):  # made in that size
+        return split
     return ImageSet(
         resize_images(split.images, section.size, section.resize), split.labels
     )
@@ -241,17 +268,61 @@ def _validation(
     return own, np.arange(len(train.labels)), rows
 
 
-def _mean_and_std(
-    images: UInt8[np.ndarray, "n h w c"],
-) -> tuple[Float32[np.ndarray, " c"], Float32[np.ndarray, " c"]]:
+def _passed(
+    splits: tuple[ImageSet, ...], train_rows: np.ndarray
+) -> tuple[str, Int64[np.ndarray, "c 256"]]:
+    """Pass over a source once, for its fingerprint and the levels of training rows.
+
+    Args:
+        splits: The training split first.
+        train_rows: Those of it that are trained on.
+
+    Returns:
+        The fingerprint, and how often each level occurs in each channel.
+    """
+    first = splits[0].images
+    if not isinstance(first, Rows):
+        return _one_pass(splits, train_rows)
+    which = hashlib.sha256(np.ascontiguousarray(train_rows, dtype="<i8").data)
+    for images, labels in splits:
+        assert isinstance(images, Rows), "all splits are of one place"
+        which.update(np.ascontiguousarray(images.index, dtype="<i8").data)
+        which.update(np.ascontiguousarray(labels, dtype="<i4").data)
+
+    def passed() -> dict[str, Any]:
+        fingerprint, counts = _one_pass(splits, train_rows)
+        return {"fingerprint": fingerprint, "levels": counts.tolist()}
+
+    kept = first.kept(f"pass {which.hexdigest()}", passed)
+    return kept["fingerprint"], np.array(kept["levels"], np.int64)
+
+
+def _one_pass(
+    splits: tuple[ImageSet, ...], train_rows: np.ndarray
+) -> tuple[str, Int64[np.ndarray, "c 256"]]:
+    digest = hashlib.sha256()
     # Counting how often each level occurs needs no float copy of the set, and whole
     # numbers give the same bits on every machine.
-    channels = images.shape[3]
-    counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), _CHUNK_ROWS):
-        chunk = images[start : start + _CHUNK_ROWS]
-        for c in range(channels):
-            counts[c] += np.bincount(chunk[..., c].ravel(), minlength=256)
+    counts = np.zeros((splits[0].images.shape[3], 256), np.int64)
+    trained = np.zeros(len(splits[0].labels), bool)
+    trained[train_rows] = True
+    for split, (images, labels) in enumerate(splits):
+        digest.update(str(images.shape).encode())
+        start = 0
+        for chunk in chunks(images):
+            digest.update(np.ascontiguousarray(chunk).data)
+            if split == 0:
+                counted = chunk[trained[start : start + len(chunk)]]
+                for c, levels in enumerate(counts):
+                    levels += np.bincount(counted[..., c].ravel(), minlength=256)
+            start += len(chunk)
+        digest.update(np.ascontiguousarray(labels, dtype="<i4").data)
+    return digest.hexdigest(), counts
+
+
+def _mean_and_std(
+    counts: Int64[np.ndarray, "c 256"],
+) -> tuple[Float32[np.ndarray, " c"], Float32[np.ndarray, " c"]]:
     mean, std = [], []
     for of_channel in counts:
         pixels, total, of_squares = (
@@ -261,12 +332,3 @@ def _mean_and_std(
         deviation = math.sqrt(pixels * of_squares - total**2) / pixels / 255
         std.append(max(deviation, _ONE_LEVEL))
     return np.array(mean, np.float32), np.array(std, np.float32)
-
-
-def _fingerprint(*splits: ImageSet) -> str:
-    digest = hashlib.sha256()
-    for images, labels in splits:
-        digest.update(str(images.shape).encode())
-        digest.update(np.ascontiguousarray(images).data)
-        digest.update(np.ascontiguousarray(labels, dtype="<i4").data)
-    return digest.hexdigest()

@@ -52,7 +52,8 @@ def read_new_images(
     """
     if os.path.isdir(path) and holds_idx(path):
         images, labels = read_split(path, "test")
-        new = NewImages([str(row) for row in range(len(images))], images, labels)
+        names = [str(row) for row in range(len(images))]
+        new = NewImages(names, np.asarray(images), labels)
     elif os.path.isdir(path):
         new = _read_folder(path, image_shape[:2], class_names, resize)
     elif path.suffix == ".npz" and os.path.isfile(path):

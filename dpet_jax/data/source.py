@@ -4,15 +4,19 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 from pydantic import Field, model_validator
 
+from dpet_jax.data.rows import Rows
 from dpet_jax.data.view import View
 from dpet_jax.errors import UserError
-from dpet_jax.section import Count, Fraction, Kind, Seed, Share, Side
+from dpet_jax.section import Count, Fraction, Kind, Positive, Seed, Share, Side
+
+#: Where the pixels of a data set are while it is trained on.
+Placement: TypeAlias = Literal["auto", "device", "host", "stream"]
 
 # Rows looked at together, so that a check never copies a whole data set.
 _CHUNK_ROWS = 1024
@@ -22,11 +26,12 @@ class ImageSet(NamedTuple):
     """Images and labels of one split.
 
     Attributes:
-        images: Pixels, 0 to 255, as decoded; one channel (grey) or three (RGB).
+        images: Pixels, 0 to 255, as decoded; one channel (grey) or three (RGB). In
+            memory, or `Rows` of a place where they are read when they are asked for.
         labels: Class of each image, in [0, k).
     """
 
-    images: UInt8[np.ndarray, "n h w c"]
+    images: UInt8[np.ndarray, "n h w c"] | Rows
     labels: Int32[np.ndarray, " n"]
 
 
@@ -62,6 +67,8 @@ class DataSection(Kind):
     """
 
     libraries: ClassVar[tuple[str, ...]] = ()
+    #: Keys of this class that `read` looks at.
+    read_keys: ClassVar[tuple[str, ...]] = ("image_size",)
 
     image_size: Side | None = Field(
         None, description="resize all images to so many pixels a side, averaging areas"
@@ -98,6 +105,16 @@ class DataSection(Kind):
     label_noise: Share = Field(
         0.0, description="share of training labels replaced, for studies"
     )
+    placement: Placement = Field(
+        "auto",
+        description="of the pixels: on the device, on the host as rows of a file, or a "
+        "stream of pictures that are decoded when their turn comes; auto chooses by "
+        "sizes",
+    )
+    device_budget_mib: Positive | None = Field(
+        None,
+        description="device memory that pixels may take; null: what a step leaves",
+    )
 
     @abstractmethod
     def read(self) -> Source:
@@ -111,6 +128,12 @@ class DataSection(Kind):
             UserError: If there is nothing to read, or it is no image classification
                 set; the message names file, key, value and remedy.
         """
+
+    @property
+    def keys_read(self) -> set[str]:
+        """Names of the keys that decide what `read` returns."""
+        own = type(self).model_fields.keys() - DataSection.model_fields.keys()
+        return {*own, *self.read_keys}
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -346,7 +369,9 @@ def checked(source: Any) -> Source:
     }
     train, test, *validation = [
         ImageSet(
-            check_images(np.asarray(split.images), f"{place} images"),
+            split.images
+            if isinstance(split.images, Rows)
+            else check_images(np.asarray(split.images), f"{place} images"),
             check_labels(np.asarray(split.labels), f"{place} labels"),
         )
         for place, split in given.items()
@@ -357,7 +382,7 @@ def checked(source: Any) -> Source:
 
 
 def _with_channels(split: ImageSet, channels: int) -> ImageSet:
-    if split.images.shape[3] == channels:
+    if split.images.shape[3] == channels or isinstance(split.images, Rows):
         return split
     return split._replace(images=np.repeat(split.images, channels, axis=3))
 

@@ -34,6 +34,7 @@ SELECTORS = (
 #: Of these, the ones that give loss weights.
 WEIGHTED_SELECTORS = ("craig", "grad_match")
 #: Of these, the ones whose papers solve one problem for each class.
+SHARDED_SELECTORS = ("facility_location",)
 PER_CLASS_SELECTORS = (
     *("craig", "grad_match", "herding", "facility_location", "graph_cut"),
 )
@@ -122,6 +123,11 @@ class OneShot(Method):
     weighted: bool | None = Field(
         None, description="train with the selector's weights; null: as its paper has it"
     )
+    shards: Count = Field(
+        1,
+        description="of each problem, that facility_location picks from one by one "
+        "before it picks among the picks; for classes of more than some 20,000",
+    )
     choose_every: Count | None = Field(
         None, description="passes; the model itself chooses again, no pre-training"
     )
@@ -135,6 +141,11 @@ class OneShot(Method):
             raise ValueError(
                 f"weighted needs a selector that gives weights "
                 f"({', '.join(WEIGHTED_SELECTORS)}); {self.by} gives none"
+            )
+        if self.shards > 1 and self.by not in SHARDED_SELECTORS:
+            raise ValueError(
+                f"shards are picked from by {', '.join(SHARDED_SELECTORS)} alone, not "
+                f"by {self.by}"
             )
         if self.networks > 1 and (self.by == "random" or is_selector(self.by)):
             raise ValueError(
@@ -255,8 +266,9 @@ class OneShot(Method):
         if not self.choose_every:
             model, _ = self._pretrained(state, learner, 0)
         seed = int(draw.integers(2**31))
+        options = {"shards": self.shards} if self.shards > 1 else {}
         return learner.select(
-            by, everything, size, model, per_class=per_class, seed=seed
+            by, everything, size, model, per_class=per_class, seed=seed, **options
         )
 
     def _scored(

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Float64, Int, UInt8
 
 from dpet_jax.data.augment import normalise
+from dpet_jax.data.rows import Rows
 from dpet_jax.data.view import WHOLE, View
 from dpet_jax.models.network import Network
 from dpet_jax.models.weights import nest
@@ -114,11 +115,11 @@ class Probe:
         self.images_done = 0
 
     def features(
-        self, images: UInt8[np.ndarray, "n h w c"]
+        self, images: UInt8[np.ndarray, "n h w c"] | Rows
     ) -> Iterator[Float32[np.ndarray, "b d"]]:
         """Yield the features of images, batch by batch, in order."""
         for start in range(0, len(images), self._batch):
-            batch = images[start : start + self._batch]
+            batch = np.asarray(images[start : start + self._batch])
             padded = np.resize(batch, (self._batch, *batch.shape[1:]))
             arguments = (
                 *self._arguments,

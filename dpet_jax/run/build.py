@@ -1,5 +1,6 @@
 """From a config to the parts of a run; the only code that knows both."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from dpet_jax.config import experiment as schema
 from dpet_jax.data import Data, prepare
 from dpet_jax.data.augment import Augmentation
+from dpet_jax.data.stored import read_source
 from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
 from dpet_jax.energy.probes.neighbours import watched
 from dpet_jax.errors import UserError
@@ -17,7 +19,8 @@ from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD, Network
 from dpet_jax.run.limits import Limits
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import LearnerSpec, data_mesh
-from dpet_jax.training.memory import check_memory
+from dpet_jax.training.memory import Placed, check_memory, placed
+from dpet_jax.training.placement import rooms
 from dpet_jax.training.prune import fast_multiple
 from dpet_jax.training.resolution import Ladder
 from dpet_jax.training.schedule import schedules_with, traced_schedule
@@ -41,7 +44,7 @@ def build_pool(data: Data) -> Pool:
 
 def build_data(config: schema.Config) -> Data:
     """Read the data set and split it."""
-    data = prepare(config.data.read(), config.data).read_by(config.data.kind)
+    data = prepare(read_source(config.data), config.data).read_by(config.data.kind)
     check_fit(config, data)
     return data
 
@@ -101,6 +104,29 @@ def _sizes(model: Network) -> dict[str, tuple[int, ...]]:
     return {name: leaf.shape for name, leaf in model.shapes().items()}
 
 
+def build_placement(config: schema.Config, data: Data, model: Network) -> Placed:
+    """Choose where the pixels are while the run trains.
+
+    Raises:
+        UserError: If they are asked onto a device without room for them, or if there is
+            no room for a batch.
+    """
+    budget = config.data.device_budget_mib
+    batches = config.train.batch_size, config.evaluate.batch_size
+    found = placed(
+        model,
+        data.images,
+        batches,
+        dtype_of(config),
+        copies=config.train.ema is not None,
+        asked=config.data.placement,
+        budget=None if budget is None else int(budget * 2**20),
+    )
+    if found.room is not None:
+        rooms(found.room, math.prod(data.image_shape), *batches)
+    return found
+
+
 def full_pass_flops(data: Data, model: Network) -> int:
     """Count the FLOPs of training a network on every training example once."""
     forward = model.forward_flops(*data.input_shape[:2])
@@ -135,7 +161,10 @@ def build_auxiliary(
 
 
 def build_learner_spec(
-    config: schema.Config, model: Network, scores: tuple[str, ...] | None = None
+    config: schema.Config,
+    model: Network,
+    scores: tuple[str, ...] | None = None,
+    room: int | None = None,
 ) -> LearnerSpec:
     """Return how the learner computes.
 
@@ -143,6 +172,7 @@ def build_learner_spec(
         config: The run's.
         model: The main network.
         scores: What it will be asked for; by default what the method names.
+        room: Bytes of the device that pixels may take; None where all are on it.
     """
     mesh = data_mesh()
     batches = {
@@ -174,6 +204,7 @@ def build_learner_spec(
         config.method.scores if scores is None else scores,
         build_auxiliary(config, model),
         _ladder(config),
+        room,
     )
 
 

@@ -125,6 +125,7 @@ def run(  # noqa: PLR0913
             if config.pool is not None and not (resume and (path / POOL).exists()):
                 check_pool(config.pool, data, model)
         build.build_learner_spec(config, model)  # refuses what no device can divide
+        placed = build.build_placement(config, data, model)  # and holds no batch
         with closing(RunFolder(path)) as held:
             if resume and held.finished:
                 summary = read_json(path / SUMMARY)
@@ -133,6 +134,8 @@ def run(  # noqa: PLR0913
                 held.clear()
             display = Display(console or Console(quiet=True))
             display.line(_headline(config, data, model))
+            if placed.room is not None:
+                display.line(f"  placement: {placed.where}: {placed.reason}")
             asked = interrupt or Interrupt()
             listening = nullcontext() if interrupt else asked.listening()
             with closing(Segment(config, data, held)) as segment, listening:
@@ -243,7 +246,8 @@ def _run_segment(
     begun = begin(config, data, model, segment.folder, meter)
     for line in table_lines(begun.decision):
         display.line(f"  {line}")
-    spec = build.build_learner_spec(config, begun.network)
+    placed = build.build_placement(config, data, begun.network)
+    spec = build.build_learner_spec(config, begun.network, room=placed.room)
     with meter.window("data"):
         hyper = build.build_hyper(config)
         learner = DeviceLearner(begun.data, spec, hyper, config.seed, begun.start)
@@ -254,7 +258,7 @@ def _run_segment(
         shears.reopen(smaller, on_trial=on_trial)
     meter.accelerator = replace(meter.accelerator, barrier=learner.barrier)
     flops_per_step = learner.batch_size * learner.main.train_flops
-    segment.start(config, data, flops_per_step, meter)
+    segment.start(config, data, flops_per_step, meter, placed)
     segment.chose("precision", precision, meter)
     segment.chose("pool", begun.decision, meter)
     with meter.window("compile"):

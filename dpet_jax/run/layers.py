@@ -31,6 +31,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dpet_jax.config.experiment import BudgetConfig, Config
 from dpet_jax.data import Data
+from dpet_jax.data.rows import Rows
 from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
 from dpet_jax.files import csv_cell, write_whole
@@ -402,9 +403,10 @@ class _Steps:
         model = build.build_model(config, data)
         self._spec: StepSpec = build.build_learner_spec(config, model, ()).step
         self._place = NamedSharding(self._spec.mesh, PartitionSpec())
-        self._data = DeviceData(
-            *self._put((data.images, data.labels, data.mean, data.std))
-        )
+        images = data.images
+        if isinstance(images, Rows):  # those of the steps are enough
+            images = np.asarray(images[: _MOST_STEPS * self._spec.batch_size])
+        self._data = DeviceData(*self._put((images, data.labels, data.mean, data.std)))
         self._num_train = data.num_train
         hyper = build.build_hyper(config)
         still = hyper.schedule._replace(

@@ -112,7 +112,7 @@ def measured(model: Network, data: Data, batch_size: int, seed: int) -> list[Run
     """
     params, stats = jax.jit(model.init)(jax.random.key(seed))
     mean, std = (jnp.asarray(each, jnp.float32) for each in (data.mean, data.std))
-    pixels = data.view.of(jnp.asarray(data.images[:batch_size]))
+    pixels = data.view.of(jnp.asarray(np.asarray(data.images[:batch_size])))
     images = normalise(pixels, mean, std)
     labels = jnp.asarray(data.labels[:batch_size])
 

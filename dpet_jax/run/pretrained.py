@@ -234,7 +234,7 @@ def rank(
     """
     check_pool(section, data, model)
     rows = stratified(data.labels[: data.num_train], section.images, config.seed)
-    images, labels = data.images[rows], data.labels[rows]
+    images, labels = data.images.take(rows, axis=0), data.labels[rows]
     height, width, _ = data.input_shape
     flops = 0
 

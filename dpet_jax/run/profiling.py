@@ -245,7 +245,8 @@ def measure(
         key: From `profile_key`.
     """
     network = build.build_model(config, data)
-    spec = build.build_learner_spec(config, network)
+    room = build.build_placement(config, data, network).room
+    spec = build.build_learner_spec(config, network, room=room)
     before = compile_counts()
     with meter.window("compile") as compiling:
         learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)

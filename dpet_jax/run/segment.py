@@ -24,6 +24,7 @@ from dpet_jax.run.machine import differences, environment
 from dpet_jax.training.checkpoint import Checkpoints
 from dpet_jax.training.compilation import CompileCounts, compile_counts
 from dpet_jax.training.learner import Compilation
+from dpet_jax.training.memory import Placed
 
 
 class Segment:
@@ -160,7 +161,12 @@ class Segment:
             return found["model"], found["stage"] == "trial"
 
     def start(
-        self, config: Config, data: Data, flops_per_step: int, meter: EnergyMeter
+        self,
+        config: Config,
+        data: Data,
+        flops_per_step: int,
+        meter: EnergyMeter,
+        placed: Placed,
     ) -> None:
         """Record what this segment runs on."""
         self.recorder.write(
@@ -179,6 +185,7 @@ class Segment:
             flops_per_step=flops_per_step,
             data_bytes=data.images.nbytes + data.labels.nbytes,
             data_origin=data.origin,
+            placement=placed._asdict(),
             content=self._content,
             warnings=self.warnings,
             **self._environment,

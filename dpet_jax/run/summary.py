@@ -176,7 +176,7 @@ def _gallery(chosen: Coreset, data: Data) -> dict[str, np.ndarray]:
     rows = chosen.indices[shown]
     return {
         "entered": shown,
-        "images": data.images[rows],
+        "images": data.images.take(rows, axis=0),
         "labels": data.labels[rows],
         "source_rows": data.source_rows[rows],
         "round": chosen.round_index[shown],

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dpet_jax.data.rows import Rows
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_npz, read_yaml
 from dpet_jax.run.folder import (
@@ -144,11 +145,12 @@ def rank_labels(losses: dict[str, np.ndarray], share: float) -> tuple[Ranked, in
     raise UserError("training gave no finite loss away; it has diverged")
 
 
-def exact_duplicates(images: np.ndarray) -> list[np.ndarray]:
+def exact_duplicates(images: np.ndarray | Rows) -> list[np.ndarray]:
     """Return the groups of images that are equal in every pixel, each ascending."""
     groups: dict[bytes, list[int]] = {}
-    for position, image in enumerate(np.ascontiguousarray(images)):
-        digest = hashlib.blake2b(image.data, digest_size=16).digest()
+    for position, image in enumerate(images):
+        pixels = np.ascontiguousarray(image).data
+        digest = hashlib.blake2b(pixels, digest_size=16).digest()
         groups.setdefault(digest, []).append(position)
     return [np.array(each, np.int32) for each in groups.values() if len(each) > 1]
 
@@ -273,11 +275,11 @@ def find_suspects(
     from dpet_jax.run.machine import pinned
     from dpet_jax.run.predict import probabilities
 
-    images = data.images[ranked.positions]
+    images = data.images.take(ranked.positions, axis=0)
     with pinned():
         predicted = probabilities(load_run(folder), images).argmax(axis=1)
     exact = [Duplicates(group, 1.0) for group in exact_duplicates(data.images)]
-    groups = exact if near is None else _with_near(exact, data.images, near)
+    groups = exact if near is None else _with_near(exact, np.asarray(data.images), near)
     return Suspects(
         folder,
         ranked,

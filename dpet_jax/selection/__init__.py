@@ -11,6 +11,9 @@ from dpet_jax.selection.grad_match import grad_match_batches as grad_match_batch
 from dpet_jax.selection.ranking import blend as blend
 from dpet_jax.selection.ranking import descending as descending
 from dpet_jax.selection.ranking import top_k as top_k
+from dpet_jax.selection.shards import (
+    facility_location_in_shards as facility_location_in_shards,
+)
 from dpet_jax.selection.submodular import facility_location as facility_location
 from dpet_jax.selection.submodular import (
     facility_location_of_gradients as facility_location_of_gradients,

@@ -24,10 +24,8 @@ from dpet_jax.selection.glister import Validation, glister
 from dpet_jax.selection.grad_match import grad_match
 from dpet_jax.selection.per_class import per_class as of_each_class
 from dpet_jax.selection.picks import on_the_host, rows_in_range, times_two_to_on_host
-from dpet_jax.selection.submodular import (
-    facility_location_of_gradients,
-    graph_cut_of_gradients,
-)
+from dpet_jax.selection.shards import facility_location_in_shards
+from dpet_jax.selection.submodular import graph_cut_of_gradients
 
 _PROJECTED = 32
 
@@ -58,6 +56,7 @@ class Problem(NamedTuple):
         validation: Whose loss glister lowers, and which rows of it count.
         key: Randomness, for selectors that draw.
         learning_rate: Step that glister takes for a pick.
+        shards: That facility location deals the examples out to.
     """
 
     gradients: Gradients
@@ -66,6 +65,7 @@ class Problem(NamedTuple):
     validation: tuple[Validation, Bool[Array, " v"]] | None
     key: Key[Array, ""]
     learning_rate: float
+    shards: int = 1
 
 
 Solve: TypeAlias = Callable[[Problem, int], Selection]
@@ -81,6 +81,7 @@ def run_selector(
     seed: int = 0,
     validation: Examples | None = None,
     learning_rate: float = 0.1,
+    shards: int = 1,
 ) -> Selection:
     """Run a selector, over all examples or inside each class.
 
@@ -98,18 +99,22 @@ def run_selector(
         validation: Examples whose loss glister lowers, within a class those of that
             class; the candidates themselves by default.
         learning_rate: Step that glister takes for a pick.
+        shards: Of the examples, or of each class, that "facility_location" picks from
+            one by one before it picks among the picks.
 
     Returns:
         Positions among the examples.
 
     Raises:
         ValueError: If the name is unknown, if more are asked for than there are, if
-            a label is no class.
+            a label is no class, or if a selector cannot pick in shards.
         UserError: If a selector of your own picks anything but as many different
             examples as it was asked for.
     """
     check_selector(name)
     _check_labels(examples)
+    if shards > 1 and name not in IN_SHARDS:
+        raise ValueError(f"{name} does not pick in shards; {', '.join(IN_SHARDS)} does")
     if ":" in name:
         return _run_own(name, examples, num_select, per_class=per_class)
     key, power = jax.random.key(seed), 0
@@ -129,7 +134,7 @@ def run_selector(
         )
     if not per_class:
         problem = _problem(examples, every, len(examples.logits), key, seen)
-        problem = problem._replace(learning_rate=learning_rate)
+        problem = problem._replace(learning_rate=learning_rate, shards=shards)
         return _SOLVERS[name](problem, num_select)
     capacity = _capacity(examples.labels)
 
@@ -141,7 +146,7 @@ def run_selector(
             beside = _validation(validation, same) if same.size else seen
         one = jax.random.fold_in(key, label)
         problem = _problem(examples, rows, capacity, one, beside)
-        problem = problem._replace(learning_rate=learning_rate)
+        problem = problem._replace(learning_rate=learning_rate, shards=shards)
         return _SOLVERS[name](problem, count)
 
     labels, num_classes = examples.labels, examples.num_classes
@@ -202,8 +207,12 @@ def _capacity(labels: np.ndarray) -> int:
 
 def _facility_location(problem: Problem, num_select: int) -> Selection:
     """Cover all gradients by similar ones: facility location."""
-    return facility_location_of_gradients(
-        problem.gradients, num_select, allowed=problem.allowed
+    return facility_location_in_shards(
+        problem.gradients,
+        num_select,
+        shards=problem.shards,
+        key=problem.key,
+        allowed=problem.allowed,
     )
 
 
@@ -295,6 +304,8 @@ _SOLVERS: dict[str, Solve] = {
 }
 #: The selectors by name; the first line of a docstring says what one looks for.
 SELECTORS: dict[str, Callable[..., Selection]] = {**_SOLVERS, "craig": craig}
+#: Selectors that can pick shard by shard.
+IN_SHARDS = ("facility_location",)
 #: Selectors that read validation examples too.
 USES_VALIDATION = ("glister",)
 

@@ -135,7 +135,7 @@ def facility_location_of_gradients(
     allowed = candidates(num_select, allowed, *gradients)
     covered = cover(
         cosine_rows,
-        _units(gradients, allowed),
+        units_of(gradients, allowed),
         allowed,
         num_select,
         greedy=greedy,
@@ -226,7 +226,7 @@ def graph_cut_of_gradients(
     """
     allowed = candidates(num_select, allowed, *gradients)
     _check_redundancy(redundancy)
-    units = _units(gradients, allowed)
+    units = units_of(gradients, allowed)
     totals, diagonal = _totals_of_units(units, allowed)
     picks = cut_picks(
         cosine_rows,
@@ -303,7 +303,8 @@ def _totals_of_units(units, allowed):
     return 0.5 * products_with(units, whole), 0.5 + 0.5 * squared_lengths(units)
 
 
-def _units(gradients, allowed):
+def units_of(gradients: Gradients, allowed: Bool[Array, " n"]) -> Factors:
+    """Scale gradients to length 1; those that do not count become 0."""
     own = rows_of_gradients_in_range(gradients, allowed)
     return unit_gradients(_without(own, allowed))
 

@@ -28,6 +28,7 @@ from dpet_jax.selection.by_name import check_selector, run_selector
 from dpet_jax.training.chunks import Chunk, Chunks, Pace
 from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.network import Compilation, DeviceNetwork, compilation
+from dpet_jax.training.placement import HostData
 from dpet_jax.training.resolution import Ladder
 from dpet_jax.training.scoring import EVALUATION, ScoreSpec
 from dpet_jax.training.selection import (
@@ -66,6 +67,8 @@ class LearnerSpec:
             if there is none.
         ladder: Sides of the images that all networks are trained on; None where it is
             one side.
+        room: Bytes of the device that pixels may take, which stay on the host; None
+            where they are on the device whole.
     """
 
     step: StepSpec
@@ -73,6 +76,7 @@ class LearnerSpec:
     scores: tuple[str, ...]
     auxiliary: tuple[ModelHandle, Network] | None = None
     ladder: Ladder | None = None
+    room: int | None = None
 
 
 class Start(NamedTuple):
@@ -107,7 +111,8 @@ class DeviceLearner:
     """The networks of a run on the accelerator, with the data set beside them.
 
     Args:
-        data: The data set; copied to the device once.
+        data: The data set; copied to the device once, or part by part where the spec
+            gives room for a part alone.
         spec: How to compute.
         hyper: Traced numbers of training, the same for every network; each plan sets
             the schedule's horizon.
@@ -138,9 +143,14 @@ class DeviceLearner:
         self._spec = spec
         self._seed = seed
         self._replicated = NamedSharding(spec.step.mesh, PartitionSpec())
-        self._device_data = DeviceData(
-            *self._put((data.images, data.labels, data.mean, data.std))
-        )
+        self._placed: DeviceData | HostData
+        if spec.room is None:
+            self._placed = DeviceData(
+                *self._put((data.images, data.labels, data.mean, data.std))
+            )
+        else:
+            batches = spec.step.batch_size, spec.score_batch_size
+            self._placed = HostData(data, spec.room, *batches, self._replicated)
         self._splits = {
             "train": data.train_rows,
             "validation": data.validation_rows,
@@ -194,7 +204,7 @@ class DeviceLearner:
         return DeviceNetwork(
             step,
             score,
-            self._device_data,
+            self._placed,
             self._data.num_train,
             hyper,
             self._seed,

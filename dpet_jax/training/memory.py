@@ -2,12 +2,14 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpet_jax.arrays import memory
+from dpet_jax.data.rows import Rows
 from dpet_jax.errors import UserError
 from dpet_jax.models.network import Network
 
@@ -38,19 +40,10 @@ def check_memory(
     Raises:
         UserError: If it cannot.
     """
-    limit, devices = _memory_of_devices()
-    # the parameters, their gradient and the optimizer's mean of it
-    kept = (3 + copies) * _bytes(_parts(network)[0])
-    for key, batch in (
-        ("train.batch_size", batch_size),
-        ("evaluate.batch_size", evaluation_batch_size),
-    ):
-        rows, needed = -(-batch // devices), kept
-        pixels = rows * math.prod(image_shape[:2])
-        if kept < limit < 10 * (kept + pixels * _BYTES_A_PIXEL):
-            images = jax.ShapeDtypeStruct((rows, *image_shape), jnp.float32)
-            measure = _of_training if key == "train.batch_size" else _of_evaluation
-            needed += measure(network, images, dtype)
+    limit, _ = _memory_of_devices()
+    batches = batch_size, evaluation_batch_size
+    found = _needed(network, image_shape, batches, dtype, copies, limit)
+    for (key, needed), batch in zip(found.items(), batches, strict=True):
         if needed > limit:
             raise UserError(
                 f"model, {key}: a step of {network.label} on {batch} images of "
@@ -58,6 +51,106 @@ def check_memory(
                 f"{needed / 1e9:,.0f} GB or more, but there are {limit / 1e9:,.0f} GB; "
                 f"choose a smaller model, {key} or data.image_size"
             )
+
+
+def _needed(
+    network: Network,
+    image_shape: tuple[int, int, int],
+    batches: tuple[int, int],
+    dtype: str,
+    copies: int,
+    limit: int,
+) -> dict[str, int]:
+    """Return the least bytes of a step of training and of evaluation, by their keys.
+
+    Of a network that is far below the limit, only what its parameters take.
+    """
+    _, devices = _memory_of_devices()
+    # the parameters, their gradient and the optimizer's mean of it
+    kept = (3 + copies) * _bytes(_parts(network)[0])
+    measures = {
+        "train.batch_size": _of_training,
+        "evaluate.batch_size": _of_evaluation,
+    }
+    found = {}
+    for (key, measure), batch in zip(measures.items(), batches, strict=True):
+        rows, found[key] = -(-batch // devices), kept
+        pixels = rows * math.prod(image_shape[:2])
+        if kept < limit < 10 * (kept + pixels * _BYTES_A_PIXEL):
+            images = jax.ShapeDtypeStruct((rows, *image_shape), jnp.float32)
+            found[key] += measure(network, images, dtype)
+    return found
+
+
+def least_room(row_bytes: int, batch_size: int, score_batch_size: int) -> int:
+    """Return the bytes of a batch of training and one of scoring, each of them twice.
+
+    Gradient norms are scored in batches of training, so that these fit the other's.
+    """
+    scored = -(-max(batch_size, score_batch_size) // score_batch_size)
+    return 2 * (scored * score_batch_size + batch_size) * row_bytes
+
+
+class Placed(NamedTuple):
+    """Where the pixels of a run are, and why.
+
+    Attributes:
+        where: "device", "host" or "stream".
+        room: Bytes of the device that pixels may take; None where all are on it.
+        reason: What was compared, in a few words.
+    """
+
+    where: Literal["device", "host", "stream"]
+    room: int | None
+    reason: str
+
+
+def placed(
+    network: Network,
+    images: Any,
+    batches: tuple[int, int],
+    dtype: str,
+    *,
+    copies: int,
+    asked: Literal["auto", "device", "host", "stream"],
+    budget: int | None,
+) -> Placed:
+    """Choose where the pixels of a data set are while a network trains on it.
+
+    Args:
+        network: The network.
+        images: Of the data set, in memory or `Rows`, which never are on the device.
+        batches: Examples of a step of training and of one of evaluation.
+        dtype: Name of the dtype to compute in.
+        copies: Of the parameters, kept beside the training state.
+        asked: What the config says.
+        budget: Bytes of the device that pixels may take; None for what a step leaves.
+
+    Raises:
+        UserError: If all pixels are asked onto a device that has no room for them.
+    """
+    pixels, told = images.nbytes, "are what data.device_budget_mib leaves"
+    left = budget
+    if left is None:
+        limit, told = _memory_of_devices()[0], "are what a step leaves of the device"
+        shape = tuple(images.shape[1:])
+        found = _needed(network, shape, batches, dtype, copies, limit - pixels)
+        # a step takes up to twice its least; a twentieth is what decides nothing
+        left = max(limit - 2 * max(found.values()), limit // 20)
+    reason = f"{pixels / 1e9:,.3g} GB of pixels, {left / 1e9:,.3g} GB {told}"
+    lazy = isinstance(images, Rows)
+    if asked == "device" and pixels > left:
+        raise UserError(
+            f"data.placement: device, but of {reason}; choose host, or leave it at auto"
+        )
+    if not lazy and asked in ("auto", "device") and pixels <= left:
+        return Placed("device", None, reason)
+    decoded = lazy and not isinstance(images.place, np.ndarray)
+    room = left
+    if budget is None:  # no more than all of them would take
+        row_bytes = math.prod(images.shape[1:])
+        room = max(min(left // 2, pixels), least_room(row_bytes, *batches))
+    return Placed("stream" if decoded else "host", room, reason)
 
 
 def _memory_of_devices() -> tuple[int, int]:
@@ -74,6 +167,7 @@ def _parts(network: Network) -> tuple[Any, Any]:
     return jax.eval_shape(network.init, jax.random.key(0))
 
 
+@functools.lru_cache(maxsize=8)
 def _of_training(network: Network, images: Any, dtype: str) -> int:
     """Return half of the bytes that the forward pass leaves for the backward pass.
 
@@ -91,6 +185,7 @@ def _of_training(network: Network, images: Any, dtype: str) -> int:
     return _bytes(jax.eval_shape(backward, *_parts(network), images)) // 2
 
 
+@functools.lru_cache(maxsize=8)
 def _of_evaluation(network: Network, images: Any, dtype: str) -> int:
     """Return the bytes of the largest value of the forward pass."""
     forward = functools.partial(network.apply, dtype=dtype)

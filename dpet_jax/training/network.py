@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.stages import Compiled
 from jaxtyping import Array, Float32, Int32
@@ -23,6 +24,7 @@ from dpet_jax.models.quantize import quantized_params
 from dpet_jax.scores.error import cross_entropy
 from dpet_jax.scores.forgetting import forgetting
 from dpet_jax.training.compilation import CompileCounts, compile_counts, compiled
+from dpet_jax.training.placement import HostData
 from dpet_jax.training.resolution import Ladder, Level, level_at
 from dpet_jax.training.scoring import (
     GRAND,
@@ -69,7 +71,7 @@ class DeviceNetwork:
         step: What its training program is specialised to.
         score: What its scoring program is specialised to; with "grand" among the names
             there is a second one, which goes through the network in training batches.
-        data: The data set on the device.
+        data: The data set, on the device or with its pixels on the host.
         num_train: Rows of the training split, which come first in the data.
         hyper: Traced numbers of training; each plan sets the schedule's horizon, and
             may set its peak.
@@ -90,7 +92,7 @@ class DeviceNetwork:
         self,
         step: StepSpec,
         score: ScoreSpec,
-        data: DeviceData,
+        data: DeviceData | HostData,
         num_train: int,
         hyper: Hyper,
         seed: int,
@@ -115,6 +117,9 @@ class DeviceNetwork:
         self._start = None if start is None else self._put(start)
         self._key = self._put(jax.random.key(seed))
         self._row_capacity = -(-num_train // step.batch_size) * step.batch_size
+        if isinstance(data, HostData):
+            self._row_capacity = data.rooms.trained
+        self._among: np.ndarray | None = None  # examples of the plan, each once
         rows = data.labels.shape[0]
         self._score_capacity = -(-rows // score.batch_size) * score.batch_size
         self._weights = self._put(np.ones(num_train, np.float32))
@@ -191,18 +196,20 @@ class DeviceNetwork:
         rows = np.zeros(self._row_capacity, np.int32)
         self.compile_s = 0.0
         for side in self._ladder.sides:
-            spec = replace(self._step, input_size=side)
             program, counts = compiled(
-                train_steps, spec, *self._train_arguments(rows, 0, 0)
+                train_steps,
+                replace(self._step, input_size=side),
+                *self._train_arguments(rows, 0, 0, 0),
             )
             self._train[side] = program.run
             self.compile_s += program.seconds
             one = len(self._ladder.sides) == 1
             what = "train_steps" if one else f"train_steps of {side} pixels"
             yield compilation(what, counts, program.flops)
-        rows = np.zeros(self._score_capacity, np.int32)
+        nothing, weights = np.zeros(0, np.int32), self._weights_of()
+        spec = self._score_spec
         program, counts = compiled(
-            score_data, self._score_spec, *self._score_arguments(rows, 0)
+            score_data, spec, *weights, *self._of_rows(nothing, self._score_rows(spec))
         )
         self._score = program.run
         self.compile_s += program.seconds
@@ -211,7 +218,8 @@ class DeviceNetwork:
             program, counts = compiled(
                 gradient_norms_of_data,
                 self._grand_spec,
-                *self._score_arguments(rows, 0),
+                *weights,
+                *self._of_rows(nothing, self._score_rows(self._grand_spec)),
             )
             self._grand = program.run
             self.compile_s += program.seconds
@@ -253,6 +261,8 @@ class DeviceNetwork:
         peak: Any = np.float32(rate * plan.learning_rate_factor)
         schedule = self._hyper.schedule._replace(peak=peak)
         self._hyper = self._hyper._replace(schedule=schedule)
+        if isinstance(self._data, HostData):
+            self._among = self._distinct(plan.index_set)
         table = np.ones(self._num_train, np.float32)
         if plan.weights is not None:
             table[plan.index_set] = plan.weights
@@ -275,7 +285,7 @@ class DeviceNetwork:
         first_visit = span.start + visits
         side, _ = self._ladder.at(span, visits)
         self._state, stats = self._train[side](
-            *self._train_arguments(padded, num_steps, first_visit)
+            *self._train_arguments(padded, rows.size, num_steps, first_visit)
         )
         return stats
 
@@ -291,9 +301,7 @@ class DeviceNetwork:
 
     def result(self, index_set: np.ndarray) -> TrainResult:
         """Return last losses and predictions of a plan's examples, and forgetting."""
-        trained = np.zeros(self._num_train, bool)
-        trained[index_set] = True
-        distinct = np.flatnonzero(trained)  # np.unique takes 20 times as long
+        distinct = self._distinct(index_set)
         state = self._state
         counts = _forgetting(state.forgetting)
         losses, correct, counts, margins = jax.device_get(
@@ -315,7 +323,7 @@ class DeviceNetwork:
         size = num_steps * self._step.batch_size
         rows = np.zeros(self._row_capacity, np.int32)
         rows[:size] = np.resize(np.arange(self._num_train), size)
-        _, *others = self._train_arguments(rows, num_steps, 0)
+        _, *others = self._train_arguments(rows, size, num_steps, 0)
         state = jax.block_until_ready(self._fresh(self._key))
         began = time.perf_counter()
         jax.block_until_ready(self._train[self._ladder.sides[-1]](state, *others))
@@ -361,14 +369,12 @@ class DeviceNetwork:
         The mean over batches of |scale * d loss / d scale|, in evaluation mode: how
         much the loss would change, to first order, if the scale were 0.
         """
-        state = self._state
-        fixed = (state.params, state.batch_stats, self._data)
+        view = self._score_spec.view
+        fixed = self.model, self._step.dtype, view, *self._weights_of()
         of_each = jax.device_get(
             [
-                taylor_importance(
-                    self.model, self._step.dtype, self._score_spec.view, *fixed, batch
-                )
-                for batch in self._put(list(rows))
+                taylor_importance(*fixed, *self._of_rows(batch, batch.size)[:2])
+                for batch in rows
             ]
         )
         return tuple(np.mean(group, axis=0) for group in zip(*of_each, strict=True))
@@ -390,13 +396,50 @@ class DeviceNetwork:
             At least the scores named, on the device, aligned with `rows` and longer:
             minus infinity past their end.
         """
-        padded = np.zeros(self._score_capacity, np.int32)
-        padded[: rows.size] = rows
-        arguments = self._score_arguments(padded, rows.size, evaluated=evaluated)
-        scores = {} if set(names) == {GRAND} else self._score(*arguments)
-        if GRAND in names:
-            scores = scores | {GRAND: self._grand(*arguments)}
+        weights = self._weights_of(evaluated=evaluated)
+        scores: dict[str, jax.Array] = {}
+        if set(names) != {GRAND}:
+            scores = self._scored(self._score, self._score_spec, weights, rows)
+        if GRAND in names and self._grand_spec is not None:
+            norms = self._scored(self._grand, self._grand_spec, weights, rows)
+            scores = scores | {GRAND: norms}
         return scores
+
+    def _scored(self, program: Any, spec: ScoreSpec, weights: Any, rows: Any) -> Any:
+        """Score rows by one program, piece by piece where that is made for pieces."""
+        size, whole, last = self._score_rows(spec), None, None
+        if size == self._score_capacity:
+            return program(*weights, *self._of_rows(rows, size))
+        for first in range(0, max(rows.size, 1), size):
+            some = self._of_rows(rows[first : first + size], size)
+            # one piece is scored while the next is gathered, and none waits beside it
+            jax.block_until_ready(last)
+            last = program(*weights, *some)
+            if whole is None:
+                whole = _begun(last, self._score_capacity)
+            else:
+                whole = _added(whole, last, self._put(np.int32(first)))
+        return whole
+
+    def _score_rows(self, spec: ScoreSpec) -> int:
+        """Return how many rows a scoring program is made for."""
+        if isinstance(self._data, HostData):
+            return self._data.piece_rows(spec.batch_size)
+        return self._score_capacity
+
+    def _of_rows(self, rows: np.ndarray, size: int) -> tuple[DeviceData, Any, Any]:
+        """Return a data set with some rows, their positions in it, and their number.
+
+        Args:
+            rows: Positions in the whole data set.
+            size: What the positions are padded to.
+        """
+        padded = np.zeros(size, np.int32)
+        padded[: rows.size] = rows
+        data = self._data
+        if isinstance(data, HostData):
+            data, padded = data.some(padded), np.arange(size, dtype=np.int32)
+        return data, *self._put((padded, np.int32(rows.size)))
 
     # checkpoints
 
@@ -452,23 +495,27 @@ class DeviceNetwork:
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
 
-    def _train_arguments(self, rows, num_steps, first_visit):
+    def _train_arguments(self, rows, size, num_steps, first_visit):
+        data = self._data
+        if isinstance(data, HostData):
+            data = data.chunk(rows, size, self._among)
         return (
             self._state,
-            self._data,
+            data,
             *self._put((rows, np.int32(num_steps), np.int32(first_visit))),
             self._weights,
             self._put(self._hyper),
         )
 
-    def _score_arguments(self, rows, count, evaluated=False):
+    def _distinct(self, index_set: np.ndarray) -> np.ndarray:
+        there = np.zeros(self._num_train, bool)
+        there[index_set] = True
+        return np.flatnonzero(there)  # np.unique takes 20 times as long
+
+    def _weights_of(self, *, evaluated: bool = False) -> tuple[Any, Any]:
+        """Return parameters and running statistics, the last ones by default."""
         weights = self._evaluated() if evaluated else self._state._asdict()
-        return (
-            weights["params"],
-            weights["batch_stats"],
-            self._data,
-            *self._put((rows, np.int32(count))),
-        )
+        return weights["params"], weights["batch_stats"]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -516,6 +563,35 @@ _init_state = jax.jit(
 )
 _quantized = jax.jit(quantized_params, static_argnums=1)
 _forgetting = jax.jit(jax.vmap(forgetting))
+
+
+@partial(jax.jit, static_argnames="capacity")
+def _begun(piece: Any, capacity: int) -> Any:
+    """Return scores that begin with a piece; minus infinity past it."""
+
+    def begun(values):
+        whole = jnp.full((capacity, *values.shape[1:]), -jnp.inf, values.dtype)
+        return whole.at[: len(values)].set(values[:capacity])
+
+    return jax.tree.map(begun, piece)
+
+
+@partial(jax.jit, donate_argnames="whole")
+def _added(whole: Any, piece: Any, first: Int32[Array, ""]) -> Any:
+    """Write a piece of scores into the whole; what is past its end is left out."""
+
+    def added(values, new):
+        # a slice that reached past the end would be written further to the front
+        size, capacity = len(new), len(values)
+        past = jnp.maximum(first + size - capacity, 0)
+        old = lax.dynamic_slice_in_dim(values, first - past, size)
+        shape = -1, *[1] * (new.ndim - 1)
+        new = jnp.where(
+            (jnp.arange(size) >= past).reshape(shape), jnp.roll(new, past, 0), old
+        )
+        return lax.dynamic_update_slice_in_dim(values, new, first - past, 0)
+
+    return jax.tree.map(added, whole, piece)
 
 
 def compilation(

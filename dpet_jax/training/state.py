@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
 
 from dpet_jax.models.network import Network
@@ -21,16 +22,33 @@ class DeviceData(NamedTuple):
     program serves the pool and both evaluation splits.
 
     Attributes:
-        images: Raw pixels; normalised inside the compiled programs.
-        labels: Class of each image, in [0, k).
+        images: Raw pixels, of all examples or, with `places`, of some; normalised
+            inside the compiled programs.
+        labels: Class of each example, in [0, k).
         mean: Of the training split's pixels, in [0, 1].
         std: Of the training split's pixels, in [0, 1].
+        places: Of a chunk of training whose images alone are on the device: where in
+            `images` that of each row is. None, which costs nothing, where all are, and
+            the place of an image is its position in the data set.
     """
 
-    images: UInt8[Array, "n h w c"]
+    images: UInt8[Array, "r h w c"]
     labels: Int32[Array, " n"]
     mean: Float32[Array, " c"]
     std: Float32[Array, " c"]
+    places: Int32[Array, " capacity"] | None = None
+
+    def of_batch(self, start: Int32[Array, ""], size: int) -> "DeviceData":
+        """Return it with the places of one batch of a chunk.
+
+        Args:
+            start: Where the batch begins among the rows of the chunk.
+            size: Rows of the batch.
+        """
+        if self.places is None:
+            return self
+        places = lax.dynamic_slice_in_dim(self.places, start, size)
+        return self._replace(places=places)
 
 
 class TrainState(NamedTuple):

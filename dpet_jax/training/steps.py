@@ -82,7 +82,7 @@ def train_steps(
     Args:
         spec: What the program is specialised to.
         state: Donated: its buffers become those of the result.
-        data: The data set; read, never changed.
+        data: The data set; read, never changed. Its `places` are those of `rows`.
         rows: Batch after batch of positions in the data set; a fill row's position is
             stored as its complement `~position`, below 0.
         num_steps: Batches to train on; at most capacity / batch size.
@@ -97,7 +97,8 @@ def train_steps(
     def body(index, carry):
         start = index * spec.batch_size
         coded = lax.dynamic_slice_in_dim(rows, start, spec.batch_size)
-        return train_step(spec, carry, data, coded, first_visit, weights, hyper)
+        here = data.of_batch(start, spec.batch_size)
+        return train_step(spec, carry, here, coded, first_visit, weights, hyper)
 
     zero = ChunkStats(jnp.float32(0), jnp.int32(0), jnp.int32(0))
     return lax.fori_loop(0, num_steps, body, (state, zero))
@@ -117,7 +118,7 @@ def train_step(
     Args:
         spec: What the program is specialised to.
         carry: State and sums before the step.
-        data: The data set.
+        data: The data set, its `places` those of the batch.
         rows: The batch, fill rows as their complement.
         first_visit: Examples trained on since the schedule began, before the chunk.
         weights: Loss weight of each example.
@@ -131,16 +132,18 @@ def train_step(
     augmentation = hyper.augmentation
     if augmentation.cutout_ramp is not None:
         augmentation = augmentation.at(hyper.schedule.passed(visits))
-    rows = lax.with_sharding_constraint(
-        rows, NamedSharding(spec.mesh, PartitionSpec("data"))
-    )
+    sharded = NamedSharding(spec.mesh, PartitionSpec("data"))
+    rows = lax.with_sharding_constraint(rows, sharded)
     real = rows >= 0
     batch = jnp.where(real, rows, ~rows)
+    places = batch
+    if data.places is not None:
+        places = lax.with_sharding_constraint(data.places, sharded)
     key = jax.random.fold_in(state.key, state.step)
     # the augmentation splits its key in three, which are the keys folded with 0 to 2
     dropout_key = jax.random.fold_in(key, 3)
     pixels, visible = gather_augmented(
-        key, data.images, batch, augmentation, spec.input_size
+        key, data.images, places, augmentation, spec.input_size
     )
     images = normalise(pixels, data.mean, data.std)
     images = jnp.where(visible, images, 0.0)

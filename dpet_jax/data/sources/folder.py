@@ -33,6 +33,7 @@ class Folder(DataSection):
 
     kind: Literal["folder"] = "folder"
     libraries: ClassVar[tuple[str, ...]] = ("PIL.Image",)
+    read_keys: ClassVar[tuple[str, ...]] = ("image_size", "split_seed")
     path: UserPath = Field(description="folder with train/ and test/, or class folders")
     test_fraction: PositiveShare | None = Field(
         None,

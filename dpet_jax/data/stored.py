@@ -1,0 +1,198 @@
+"""Data sets that are kept as rows in a file, or decoded when their rows are asked for.
+
+A source with a `path` is read once: its pixels go, resized, into a NumPy file of the
+cache folder, which every later run maps into memory. The folder may be deleted at any
+time; it is made anew when it is asked for.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpet_jax.data.decode import resize_images
+from dpet_jax.data.rows import Rows, chunks
+from dpet_jax.data.source import DataSection, ImageSet, Source, checked
+from dpet_jax.errors import UserError
+from dpet_jax.files import read_json, read_npz, write_whole
+
+_FORMAT = 1
+_IMAGES, _LABELS = "images.npy", "labels.npz"
+_ABOUT, _FACTS = "about.json", "facts.json"
+
+
+def rows_folder() -> Path:
+    """Return where rows are kept, $XDG_CACHE_HOME/dpet_jax/rows by default."""
+    base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    return Path(base) / "dpet_jax" / "rows"
+
+
+def read_source(section: DataSection) -> Source:
+    """Read a source, or open what was kept of it, as its placement asks.
+
+    Args:
+        section: What to read.
+
+    Returns:
+        The source. Images are arrays, or `Rows` where they are in a file or pictures.
+
+    Raises:
+        UserError: As `section.read` does, or if the rows do not fit on the disk.
+    """
+    if section.placement in ("auto", "device") or not hasattr(section, "path"):
+        return section.read()
+    folder = rows_folder() / source_key(section)
+    if not (folder / _ABOUT).exists():
+        source = checked(section.read())
+        if section.placement == "stream":
+            return source
+        _write(source, section, folder)
+    return _opened(folder)
+
+
+def source_key(section: Any) -> str:
+    """Return a name for what `section.read` reads: its keys, and its files.
+
+    Files go by name, size and time of their last change.
+    """
+    digest = hashlib.sha256(f"{_FORMAT} {type(section).__qualname__}".encode())
+    keys = section.model_dump(mode="json", include=section.keys_read)
+    digest.update(json.dumps(keys, sort_keys=True).encode())
+    for name, size, changed in _files(section.path):
+        digest.update(f"{name}\0{size}\0{changed}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _files(path: Path) -> Iterator[tuple[str, int, int]]:
+    if path.is_file():
+        found = path.stat()
+        yield path.name, found.st_size, found.st_mtime_ns
+    for folder, inside, names in os.walk(path):
+        inside.sort()
+        for name in sorted(names):
+            file = Path(folder, name)
+            if file.is_file():
+                found = file.stat()
+                relative = str(file.relative_to(path))
+                yield relative, found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A split and what it is called in the files."""
+
+    name: str
+    images: Any
+    labels: np.ndarray
+
+
+def _splits(source: Source) -> list[_Split]:
+    named = [("train", source.train), ("test", source.test)]
+    if source.validation is not None:
+        named.append(("validation", source.validation))
+    return [_Split(name, *split) for name, split in named]
+
+
+def _write(source: Source, section: DataSection, folder: Path) -> None:
+    """Write a source into a folder that is whole or absent."""
+    splits = _splits(source)
+    height, width = section.size or splits[0].images.shape[1:3]
+    count = sum(len(split.labels) for split in splits)
+    shape = (count, height, width, splits[0].images.shape[3])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    wanted, free = int(np.prod(shape)), shutil.disk_usage(folder.parent).free
+    if wanted > free:
+        raise UserError(
+            f"{folder.parent}: {count:,} images of {height} x {width} pixels take "
+            f"{wanted / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free; set "
+            "XDG_CACHE_HOME to a larger disk, a smaller data.image_size, or "
+            "data.placement to stream"
+        )
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        images = np.lib.format.open_memmap(
+            part / _IMAGES, mode="w+", dtype=np.uint8, shape=shape
+        )
+        start = 0
+        for split in splits:
+            for chunk in chunks(split.images):
+                images[start : start + len(chunk)] = resize_images(chunk, section.size)
+                start += len(chunk)
+        images.flush()
+        del images
+        labels: Any = {split.name: split.labels for split in splits}
+        np.savez(part / _LABELS, **labels)
+        about = {
+            "format": _FORMAT,
+            "name": source.name,
+            "class_names": source.class_names,
+            "shape": shape,
+            "bytes": (part / _IMAGES).stat().st_size,
+        }
+        write_whole(part / _ABOUT, json.dumps(about, indent=1))
+        try:
+            part.rename(folder)
+        except OSError:
+            if not (folder / _ABOUT).exists():
+                raise
+            # another process has made the same meanwhile
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    logging.getLogger(__name__).info(
+        "%s: %.1f MB of pixels, kept for later runs; it may be deleted",
+        folder,
+        wanted / 1e6,
+    )
+
+
+def _opened(folder: Path) -> Source:
+    """Open what `_write` wrote, after a look at its sizes.
+
+    Raises:
+        UserError: If it is not as it was written.
+    """
+    file = folder / _IMAGES
+    try:
+        about, labels = read_json(folder / _ABOUT), read_npz(folder / _LABELS)
+        images = np.load(file, mmap_mode="r")
+        status = file.stat()
+        whole = (
+            (about["format"], about["bytes"]) == (_FORMAT, status.st_size)
+            and list(images.shape) == about["shape"]
+            and images.dtype == np.uint8
+            and sum(len(each) for each in labels.values()) == len(images)
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_whole(folder, str(error)) from error
+    if not whole:
+        raise _not_whole(folder, "its files are not of one size")
+    identity = f"{folder.name} {status.st_size} {status.st_mtime_ns}"
+    sets, start = {}, 0
+    for name in ("train", "test", "validation"):
+        if name in labels:
+            index = np.arange(start, start + len(labels[name]))
+            rows = Rows(images, index, folder / _FACTS, identity)
+            sets[name], start = ImageSet(rows, labels[name]), start + index.size
+    return Source(
+        about["name"],
+        sets["train"],
+        sets["test"],
+        tuple(about["class_names"]),
+        sets.get("validation"),
+    )
+
+
+def _not_whole(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"{folder}: kept rows of a data set cannot be read ({reason}); delete the "
+        "folder, and the next run makes it anew"
+    )
