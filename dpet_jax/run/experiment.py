@@ -27,7 +27,6 @@ from dpet_jax.run.folder import (
     ENERGY_REPORT,
     POOL,
     SUMMARY,
-    RunFolder,
     reading,
 )
 from dpet_jax.run.interrupt import Interrupt
@@ -40,6 +39,8 @@ from dpet_jax.run.progress import Display
 from dpet_jax.run.prune import Pruner
 from dpet_jax.run.segment import Segment
 from dpet_jax.run.summary import finish
+from dpet_jax.run.team import Team
+from dpet_jax.run.team_checks import check_alike, hold
 from dpet_jax.run.tracking import tracking
 from dpet_jax.run.trainer import Parts
 from dpet_jax.training.learner import DeviceLearner
@@ -78,6 +79,7 @@ def run(  # noqa: PLR0913
     interrupt: Interrupt | None = None,
     folder: Path | None = None,
     until: float | None = None,
+    team: Team | None = None,
 ) -> Result:
     """Run an experiment from its first or its latest checkpoint to its end.
 
@@ -96,53 +98,99 @@ def run(  # noqa: PLR0913
         until: Share of the run after which to evaluate it on validation and leave it,
             so that it can be resumed, as if nobody had looked; see `pause_visits`. By
             default it goes on to its end.
+        team: The processes that share the run, of which this is one; by default it is
+            alone.
 
     Raises:
         UserError: For every mistake in config, data or folder, before training starts
             and before anything on disk changes.
     """
     path = run_folder(config, out) if folder is None else folder
-    _check_folder(config, path, resume=resume, overwrite=overwrite)
-    for tracker in config.track:
-        tracker.check()
-    for library in config.data.libraries:
-        with suppress(ImportError):  # `read` says what is missing
-            import_module(library)
-    with pinned(), build.build_meter(config, meters) as meter:
-        with meter.window("data"):
-            data = build.build_data(config) if data is None else data
-            build.check_fit(config, data)
-            # refuses what the method cannot run on, before anything on disk changes
-            config.method.start(build.build_pool(data), config.seed)
-            limits = _limits(config, data, until)
-            model = build.build_model(config, data)
-            build.check_prune(config, model)
-            if config.pool is not None and not (resume and (path / POOL).exists()):
-                check_pool(config.pool, data, model)
+    team = team or Team()
+    with team.failing_together():
+        return _run(
+            config,
+            path,
+            team,
+            resume=resume,
+            overwrite=overwrite,
+            # one process shows the run
+            console=console if console and team.leads else Console(quiet=True),
+            meters=meters,
+            data=data,
+            interrupt=interrupt,
+            until=until,
+        )
+
+
+def _run(  # noqa: PLR0913
+    config: Config,
+    path: Path,
+    team: Team,
+    *,
+    resume: bool,
+    overwrite: bool,
+    console: Console,
+    meters: Sequence[Probe],
+    data: Data | None,
+    interrupt: Interrupt | None,
+    until: float | None,
+) -> Result:
+    """Run in a folder; `run` documents the arguments."""
+
+    def checked() -> EnergyMeter:
+        _check_folder(config, path, resume=resume, overwrite=overwrite)
+        for tracker in config.track:
+            tracker.check()
+        for library in config.data.libraries:
+            with suppress(ImportError):  # `read` says what is missing
+                import_module(library)
+        return build.build_meter(config, meters, host=team.measures_host)
+
+    def read() -> _Used:
+        own = build.build_data(config) if data is None else data
+        build.check_fit(config, own)
+        # refuses what the method cannot run on, before anything on disk changes
+        config.method.start(build.build_pool(own), config.seed)
+        limits = _limits(config, own, until)
+        model = build.build_model(config, own)
+        build.check_prune(config, model)
+        if config.pool is not None and not (resume and (path / POOL).exists()):
+            check_pool(config.pool, own, model)
         build.build_learner_spec(config, model)  # refuses what no device can divide
-        with closing(RunFolder(path)) as held:
-            if resume and held.finished:
-                summary = read_json(path / SUMMARY)
+        return _Used(config, own, model, limits)
+
+    with pinned(), team.together(checked) as meter:
+        with meter.window("data"):
+            used = team.together(read)
+            check_alike(team, config, used.data, meter)
+        with closing(team.together(lambda: hold(team, path))) as held:
+            if resume and team.agree(lambda: held.finished):
+                summary = team.agree(lambda: read_json(path / SUMMARY))
                 return Result(path, summary["stopped_by"], summary)
             if overwrite:
                 held.clear()
-            display = Display(console or Console(quiet=True))
-            display.line(_headline(config, data, model))
+            display = Display(console)
+            display.line(_headline(config, used.data, used.model))
             asked = interrupt or Interrupt()
             listening = nullcontext() if interrupt else asked.listening()
-            with closing(Segment(config, data, held)) as segment, listening:
+            with closing(Segment(config, used.data, held, team)) as segment, listening:
                 for warning in segment.warnings:
                     display.line(f"  warning: {warning}")
-                used = _Used(config, data, model, limits)
-                trackers = tracking(config, path, display.line, resumed=resume)
+                followed = config if team.leads else _untracked(config)
+                trackers = tracking(followed, path, display.line, resumed=resume)
                 with closing(trackers):
                     segment.recorder.listener = _measured_to(
                         trackers.write, lambda: meter.quality
                     )
-                    result = _run_segment(used, segment, meter, display, asked)
+                    result = _run_segment(used, segment, meter, display, asked, team)
                     if result.summary is not None:
                         trackers.end(result.summary)
                 return result
+
+
+def _untracked(config: Config) -> Config:
+    return config.model_copy(update={"track": ()})
 
 
 def _measured_to(
@@ -212,6 +260,7 @@ def _run_segment(
     meter: EnergyMeter,
     display: Display,
     interrupt: Interrupt,
+    team: Team,
 ) -> Result:
     """Run what one process adds to a run, in a folder that it holds."""
     config, data, model, limits = used
@@ -219,17 +268,22 @@ def _run_segment(
     if segment.energy is not None:
         with reading(path):
             meter.resume(segment.energy)
-    meter.keep_journal(path / ENERGY)
-    config, precision = settled(config, data, model, segment.folder, meter)
+    if team.leads:
+        meter.keep_journal(path / ENERGY)
+    # what process 0 measures and chooses by, the others read in the folder
+    with team.leader_first():
+        config, precision = settled(config, data, model, segment.folder, meter)
     if precision:
         display.line(f"  precision: {said(precision)}")
-    begun = begin(config, data, model, segment.folder, meter)
+    with team.leader_first():
+        begun = begin(config, data, model, segment.folder, meter)
     for line in table_lines(begun.decision):
         display.line(f"  {line}")
     spec = build.build_learner_spec(config, begun.network)
     with meter.window("data"):
         hyper = build.build_hyper(config)
         learner = DeviceLearner(begun.data, spec, hyper, config.seed, begun.start)
+        learner.agree = team.agree
     shears = Shears(learner)
     pruned = segment.pruned_network()
     if pruned is not None:
@@ -240,11 +294,8 @@ def _run_segment(
     segment.start(config, data, flops_per_step, meter)
     segment.chose("precision", precision, meter)
     segment.chose("pool", begun.decision, meter)
-    with meter.window("compile"):
-        for compilation in learner.compile():
-            segment.compiled(compilation, meter)
-            if interrupt.requested:
-                return _left(segment, meter)
+    if _compile(learner, segment, meter, interrupt, team):
+        return _left(segment, meter, team)
     if config.energy.idle_s:
         display.line(f"  measuring what idling costs, {config.energy.idle_s:g} s")
         meter.measure_idle(config.energy.idle_s)
@@ -258,13 +309,14 @@ def _run_segment(
             meter=meter,
             recorder=segment.recorder,
             display=display,
-            saver=segment.checkpoints,
+            saver=segment.saver(meter),
             checkpoint_every_s=config.checkpoint.every_s,
             facts=_facts(begun.data, spec.step),
             interrupt=interrupt,
             seed=config.seed,
             untrained=begun.untrained,
-            pruner=_pruner(config, data, shears, learner, segment, meter),
+            pruner=_pruner(config, data, shears, learner, segment, meter, team),
+            team=team,
         )
     )
     loop.at.counters.flops += begun.flops + int(precision.get("flops", 0))
@@ -283,9 +335,25 @@ def _run_segment(
         reason=stopped_by,
     )
     if stopped_by in ("interrupted", "paused"):
-        return _left(segment, meter, stopped_by)
+        return _left(segment, meter, team, stopped_by)
     summary = finish(config, data, loop, segment, stopped_by)
     return Result(path, stopped_by, summary)
+
+
+def _compile(
+    learner: DeviceLearner,
+    segment: Segment,
+    meter: EnergyMeter,
+    interrupt: Interrupt,
+    team: Team,
+) -> bool:
+    """Make every program ready; return whether someone asked to stop meanwhile."""
+    with meter.window("compile"):
+        for compilation in learner.compile():
+            segment.compiled(compilation, meter)
+            if team.any(interrupt.requested):
+                return True
+    return False
 
 
 def _pruner(
@@ -295,6 +363,7 @@ def _pruner(
     learner: DeviceLearner,
     segment: Segment,
     meter: EnergyMeter,
+    team: Team,
 ) -> Pruner | None:
     """Return what prunes the network; None where the config says nothing of it."""
     if config.prune is None:
@@ -310,16 +379,21 @@ def _pruner(
         accuracy=lambda: learner.evaluate("validation").accuracy,
         compiled=lambda compilation: segment.compiled(compilation, meter),
         past=segment.prunings,
+        agree=team.agree,
     )
 
 
 def _left(
-    segment: Segment, meter: EnergyMeter, stopped_by: StopReason = "interrupted"
+    segment: Segment,
+    meter: EnergyMeter,
+    team: Team,
+    stopped_by: StopReason = "interrupted",
 ) -> Result:
     """Leave an interrupted or paused run so that it can be resumed."""
     path = segment.folder.path
     meter.stop()
-    run_report(path, finished=False).write(path / ENERGY_REPORT)
+    if team.leads:
+        run_report(path, finished=False).write(path / ENERGY_REPORT)
     return Result(path, stopped_by, None)
 
 

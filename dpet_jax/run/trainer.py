@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +14,7 @@ from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import Limits
 from dpet_jax.run.progress import Display
 from dpet_jax.run.prune import Pruner
+from dpet_jax.run.team import Team
 from dpet_jax.training.chunks import Trainable
 
 
@@ -76,6 +77,7 @@ class Parts:
         seed: The run's seed.
         untrained: Whether the network stays as it starts, and the method plans nothing.
         pruner: Prunes the network; None where nobody does.
+        team: The processes that the run is shared by.
     """
 
     method: Method
@@ -93,3 +95,4 @@ class Parts:
     seed: int
     untrained: bool = False
     pruner: Pruner | None = None
+    team: Team = field(default_factory=Team)

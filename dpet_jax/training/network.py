@@ -35,6 +35,7 @@ from dpet_jax.training.state import (
     init_state,
 )
 from dpet_jax.training.steps import ChunkStats, Hyper, train_steps
+from dpet_jax.training.transfer import get, put
 
 
 class Compilation(NamedTuple):
@@ -251,7 +252,7 @@ class DeviceNetwork:
     @staticmethod
     def wait(handle: ChunkStats) -> tuple[float, int, int]:
         """Wait for a chunk; return its summed loss, correct predictions and visits."""
-        loss, correct, visits = jax.device_get(handle)
+        loss, correct, visits = get(handle)
         return float(loss), int(correct), int(visits)
 
     def barrier(self) -> None:
@@ -265,7 +266,7 @@ class DeviceNetwork:
         distinct = np.flatnonzero(trained)  # np.unique takes 20 times as long
         state = self._state
         counts = _forgetting(state.forgetting)
-        losses, correct, counts, margins = jax.device_get(
+        losses, correct, counts, margins = get(
             (state.losses, state.correct, counts, state.margins)
         )
         return TrainResult(
@@ -319,7 +320,7 @@ class DeviceNetwork:
     def scales(self) -> tuple[np.ndarray, ...]:
         """Return the scales of each of the network's `channel_groups`."""
         found = scales(self._state.params, self.model.channel_groups)
-        return jax.device_get(found)
+        return get(found)
 
     def taylor(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return what each scale is worth on the batches of rows[batches, b].
@@ -329,7 +330,7 @@ class DeviceNetwork:
         """
         state = self._state
         fixed = (state.params, state.batch_stats, self._data)
-        of_each = jax.device_get(
+        of_each = get(
             [
                 taylor_importance(self.model, self._step.dtype, *fixed, batch)
                 for batch in self._put(list(rows))
@@ -379,7 +380,7 @@ class DeviceNetwork:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Restore a snapshot, on this network's devices."""
         placed = self._put(snapshot)
-        self.plans = int(jax.device_get(placed.pop("plans")))
+        self.plans = int(get(placed.pop("plans")))
         placed.pop("evaluated", None)
         key = jax.random.wrap_key_data(placed["key"])
         self._state = self._state._replace(**(placed | {"key": key}))
@@ -414,7 +415,7 @@ class DeviceNetwork:
         return weights
 
     def _put(self, tree: Any) -> Any:
-        return jax.device_put(tree, self._replicated)
+        return put(tree, self._replicated)
 
     def _train_arguments(self, rows, num_steps, first_visit):
         return (
