@@ -31,6 +31,7 @@ from dpet_jax.training.state import (
     OF_ANY_NETWORK,
     DeviceData,
     StepSpec,
+    Tables,
     TrainState,
     init_state,
 )
@@ -105,6 +106,9 @@ class DeviceNetwork:
         self._hyper = hyper
         self._peak = float(hyper.schedule.peak)
         self._replicated = NamedSharding(step.mesh, PartitionSpec())
+        parts = step.mesh.size
+        self._by_example = NamedSharding(step.mesh, PartitionSpec("data"))
+        self._table_rows = -(-num_train // parts) * parts
         self._start = None if start is None else self._put(start)
         self._key = self._put(jax.random.key(seed))
         self._row_capacity = -(-num_train // step.batch_size) * step.batch_size
@@ -309,7 +313,7 @@ class DeviceNetwork:
         self.plans, self.seed = other.plans, other.seed
         self._key, self._hyper, self._peak = other._key, other._hyper, other._peak
         self._weights = other._weights
-        self._state = self._put(other._state._replace(**self._put(weights)))
+        self._state = self._placed(other._state._replace(**self._put(weights)))
 
     def end_penalty(self) -> None:
         """Penalise scales no longer."""
@@ -370,7 +374,7 @@ class DeviceNetwork:
 
         Where weights are evaluated that are not the last ones, they are in it too.
         """
-        fields = self._state._asdict()
+        fields = self._state._asdict() | self._whole_tables()
         state = {name: part for name, part in fields.items() if part is not None}
         if self.transforms_weights:
             state["evaluated"] = self._evaluated()
@@ -385,7 +389,7 @@ class DeviceNetwork:
         key = jax.random.wrap_key_data(placed["key"])
         self._state = self._state._replace(**(placed | {"key": key}))
         # wrapping a key may leave it off the mesh, and then training compiles again
-        self._state = self._put(self._state)
+        self._state = self._placed(self._state)
 
     def _plan_key(self, plan_index: int) -> jax.Array:
         return jax.random.fold_in(self._key, self._put(np.uint32(plan_index)))
@@ -395,13 +399,31 @@ class DeviceNetwork:
         drawn = _init_state(
             step.model,
             step.optimizer,
-            self._num_train,
+            self._table_rows,
             key,
             margins=step.margins,
             averaged=step.averaged,
             start=self._start,
         )
-        return self._put(drawn)
+        return self._placed(drawn)
+
+    def _whole_tables(self) -> dict[str, Any]:
+        """Return the tables of all examples, on every device."""
+        tables = {name: getattr(self._state, name) for name in Tables._fields}
+        if self._step.mesh.size == 1:
+            return tables
+        return self._put(_cut(self._put(tables), self._num_train))
+
+    def _placed(self, state: TrainState) -> TrainState:
+        """Put a state where training wants it: of the tables each device has a part."""
+        if self._step.mesh.size == 1:
+            return self._put(state)
+        tables = {name: getattr(state, name) for name in Tables._fields}
+        padded = _padded(self._put(tables), self._table_rows)
+        none: dict[str, Any] = dict.fromkeys(tables)
+        return self._put(state._replace(**none))._replace(
+            **put(padded, self._by_example)
+        )
 
     def _evaluated(self) -> dict[str, Any]:
         """Return the weights that are evaluated."""
@@ -479,6 +501,16 @@ _init_state = jax.jit(
 )
 _quantized = jax.jit(quantized_params, static_argnums=1)
 _forgetting = jax.jit(jax.vmap(forgetting))
+
+
+@partial(jax.jit, static_argnums=1)
+def _cut(tables, count):
+    return jax.tree.map(lambda table: table[:count], tables)
+
+
+@partial(jax.jit, static_argnums=1)
+def _padded(tables, count):
+    return jax.tree.map(lambda t: jnp.pad(t, (0, count - t.shape[0])), tables)
 
 
 def compilation(
