@@ -330,7 +330,7 @@ def meet(
     size: int,
     me: Member,
     *,
-    within_s: float = WITHIN_S,
+    within_s: int | float = WITHIN_S,
     leave: Callable[[int], Any] = os._exit,
 ) -> Meeting:
     """Bring the processes of a run together.
@@ -367,8 +367,8 @@ def _received_all(
     port: int,
     size: int,
     me: Member,
-    deadline: float,
-    within_s: float,
+    deadline: int | float,
+    within_s: int | float,
     leave: Callable[[int], Any],
 ) -> Meeting:
     try:
@@ -383,6 +383,7 @@ def _received_all(
             "another port"
         ) from error
     links: dict[int, Connection] = {}
+    came: list[Connection] = []
     members = {0: me}
     refusal: str | None = None
     with server:
@@ -405,10 +406,11 @@ def _received_all(
                 link.close()  # somebody else's
                 continue
             refusal = _misfit(size, told_size, members, other)
+            came.append(link)
             members[other.number], links[other.number] = other, link
     everybody = tuple(members[i] for i in sorted(members))
     free = _free_port()
-    for link in links.values():
+    for link in came:
         link.send_bytes(json.dumps([refusal, everybody, free]).encode())
     if refusal is not None:
         raise UserError(refusal)
@@ -446,8 +448,8 @@ def _come(
     place: tuple[str, int],
     size: int,
     me: Member,
-    deadline: float,
-    within_s: float,
+    deadline: int | float,
+    within_s: int | float,
     leave: Callable[[int], Any],
 ) -> Meeting:
     while True:
