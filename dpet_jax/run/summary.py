@@ -126,6 +126,8 @@ def _measured(
     }
     if (folder.path / PRECISION).exists():
         summary["precision"] = read_json(folder.path / PRECISION)
+    if "hosts" in report.data:
+        summary["hosts"] = report.data["hosts"]
     pool = summarise(folder.path, summary)
     if pool is not None:
         summary["pool"] = pool
