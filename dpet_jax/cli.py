@@ -194,6 +194,18 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--overwrite", action="store_true", help="replace the run in the folder"
     )
+    run.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="share the run with other processes, started alike, that meet at process "
+        "0; auto takes what SLURM, Kubernetes, MPI or a Cloud TPU says",
+    )
+    run.add_argument(
+        "--processes", type=int, metavar="N", help="how many share the run"
+    )
+    run.add_argument(
+        "--process", type=int, metavar="I", help="number of this one, from 0"
+    )
 
     _add_init(
         add(
@@ -981,6 +993,24 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         ) from error
 
 
+def _joined(options: Any) -> Any:
+    """Return the processes that share a run; only where the command line says so."""
+    from dpet_jax.run.team import Team
+
+    if options.coordinator is None:
+        alone = {"--processes": options.processes, "--process": options.process}
+        for name, value in alone.items():
+            if value is not None:
+                raise UserError(
+                    f"{name}: {value} needs to know where the processes meet; give "
+                    "--coordinator=HOST:PORT, or --coordinator=auto"
+                )
+        return Team()
+    from dpet_jax.run.join import join
+
+    return join(options.coordinator, options.processes, options.process)
+
+
 def _run(options: Any, overrides: list[str], console: Console) -> int:
     from dpet_jax.config.load import load
     from dpet_jax.config.packaged import packaged
@@ -988,6 +1018,7 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
     path = packaged("quickstart") if options.config is None else options.config
     config = load(path, overrides)
     _use_cache()
+    team = _joined(options)
     from dpet_jax.run import experiment
     from dpet_jax.run.folder import CONFIG
     from dpet_jax.run.summary import summary_lines
@@ -995,6 +1026,7 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
     given = [] if options.config is None else [str(options.config)]
     command = ["dpet", "run", *given, *overrides, f"--out={options.out}"]
     again = shlex.join([*command, "--resume"])
+    team.again = f"go on with: {again}"
     try:
         result = experiment.run(
             config,
@@ -1002,11 +1034,15 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
             resume=options.resume,
             overwrite=options.overwrite,
             console=console,
+            team=team,
         )
+        team.close()
     except OSError as error:
         folder = experiment.run_folder(config, options.out)
         begun = (folder / CONFIG).exists()
         return _failed(error, folder, again if begun else shlex.join(command))
+    if not team.leads:  # process 0 says it all
+        console.quiet = True
     if result.summary is None:
         console.out(f"interrupted; go on with: {again}", highlight=False)
     else:
@@ -1015,6 +1051,8 @@ def _run(options: Any, overrides: list[str], console: Console) -> int:
     console.out(f"run folder  {result.folder}", highlight=False)
     if result.stopped_by == "interrupted":
         return EXIT_RESUMABLE
+    if result.stopped_by == "diverged" and not team.leads:
+        return EXIT_DIVERGED
     if result.stopped_by == "diverged":
         print(  # noqa: T201
             f"{result.folder}: training diverged (the loss is not finite); lower "

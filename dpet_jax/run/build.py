@@ -295,12 +295,15 @@ def _no_energy(what: str, instead: str, unavailable: Iterable[Any]) -> UserError
     )
 
 
-def build_meter(config: schema.Config, meters: Sequence[Probe] = ()) -> EnergyMeter:
+def build_meter(
+    config: schema.Config, meters: Sequence[Probe] = (), *, host: bool = True
+) -> EnergyMeter:
     """Make the energy meter, and refuse a budget that it could never enforce.
 
     Args:
         config: The run's.
         meters: Meters of the user's own.
+        host: Whether this process measures CPU and memory of its machine; one does.
     """
     section = config.energy
     model = None
@@ -314,16 +317,18 @@ def build_meter(config: schema.Config, meters: Sequence[Probe] = ()) -> EnergyMe
         jax.local_devices(),
         meters=meters,
         cpu_model=model,
-        host=jax.process_index() == 0,
+        host=host,
         include=section.include,
     )
-    if config.budget.wh is not None and not found.probes:
+    # another process may measure the machine that this one is on
+    nothing = host and not found.probes
+    if config.budget.wh is not None and nothing:
         raise _no_energy(
             f"budget.wh: {config.budget.wh:g}",
             "give budget.epochs, budget.visits or budget.seconds",
             found.unavailable,
         )
-    if config.method.asks_joules and not found.probes:
+    if config.method.asks_joules and nothing:
         raise _no_energy(
             "method.tuner.cost: joules", "count epochs or seconds", found.unavailable
         )

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from dpet_jax.energy import Report, report_from_journal
+from dpet_jax.energy import Accounts, Report, report_from_journal
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_yaml
 from dpet_jax.run.costs import Event, target_costs
 from dpet_jax.run.folder import CONFIG, ENERGY, EVENTS, SUMMARY, read_events, reading
+from dpet_jax.run.hosts import all_together, read_hosts
 from dpet_jax.run.limits import StopReason
 
 
@@ -44,8 +45,18 @@ def _report(
     begun = next((e for e in reversed(events) if e["event"] == "start"), None)
     if begun is None or not (folder / ENERGY).exists():
         raise UserError(f"{folder}: this run was ended before it began to measure")
-    report = report_from_journal(folder / ENERGY)
+    hosts = read_hosts(folder)
+    rows: list[dict[str, Any]] = []
+
+    def joined(own: Accounts) -> Accounts:
+        whole, rows[:] = all_together(own, hosts)
+        return whole
+
+    report = report_from_journal(folder / ENERGY, joined)
     data = report.data
+    if hosts:
+        data["hosts"] = rows
+        _mark_unmeasured(data)
     stopped = [e for e in events if e["event"] == "stop"]
     reason: StopReason | None = stopped[-1]["reason"] if stopped else None
     quality = data["energy"]["quality"]
@@ -68,6 +79,14 @@ def _report(
     }
     _mark_aliasing(data)
     return report
+
+
+def _mark_unmeasured(data: dict[str, Any]) -> None:
+    """Say where a host is missing in the energy, for the sum is then too small."""
+    quality = data["energy"]["quality"]
+    if any(row["quality"] != quality for row in data["hosts"]):
+        data["valid"] = False
+        data["reason_codes"] = sorted({*data["reason_codes"], "host_unmeasured"})
 
 
 def budget(

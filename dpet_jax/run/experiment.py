@@ -28,7 +28,6 @@ from dpet_jax.run.folder import (
     ENERGY_REPORT,
     POOL,
     SUMMARY,
-    RunFolder,
     reading,
 )
 from dpet_jax.run.interrupt import Interrupt
@@ -41,9 +40,12 @@ from dpet_jax.run.progress import Display
 from dpet_jax.run.prune import Pruner
 from dpet_jax.run.segment import Segment
 from dpet_jax.run.summary import finish
+from dpet_jax.run.team import Team
+from dpet_jax.run.team_checks import check_alike, hold
 from dpet_jax.run.tracking import Tracking, tracked_run
 from dpet_jax.run.trainer import Parts
 from dpet_jax.training.learner import DeviceLearner
+from dpet_jax.training.memory import Placed
 from dpet_jax.training.prune import Shears
 from dpet_jax.training.state import StepSpec
 
@@ -80,6 +82,7 @@ def run(  # noqa: PLR0913
     folder: Path | None = None,
     until: float | None = None,
     callbacks: Sequence[Callback] = (),
+    team: Team | None = None,
 ) -> Result:
     """Run an experiment from its first or its latest checkpoint to its end.
 
@@ -101,49 +104,75 @@ def run(  # noqa: PLR0913
         callbacks: Called with every event once it is on disk, in this thread; what
             one raises is raised when the run has left its folder in order. `StopRun`
             ends the run with the reason "callback".
+        team: The processes that share the run, of which this is one; by default it is
+            alone.
 
     Raises:
         UserError: For every mistake in config, data or folder, before training starts
             and before anything on disk changes.
     """
     path = run_folder(config, out) if folder is None else folder
-    _check_folder(config, path, resume=resume, overwrite=overwrite)
-    for tracker in config.track:
-        tracker.check()
-    for library in config.data.libraries:
-        with suppress(ImportError):  # `read` says what is missing
-            import_module(library)
-    with pinned(), build.build_meter(config, meters) as meter:
+    team = team or Team()
+    with team.failing_together():
+        return _run(
+            config,
+            path,
+            team,
+            resume=resume,
+            overwrite=overwrite,
+            # one process shows the run
+            console=console if console and team.leads else Console(quiet=True),
+            meters=meters,
+            data=data,
+            interrupt=interrupt,
+            until=until,
+            # they are told what is on disk, which one process writes
+            callbacks=callbacks if team.leads else (),
+        )
+
+
+def _run(  # noqa: PLR0913
+    config: Config,
+    path: Path,
+    team: Team,
+    *,
+    resume: bool,
+    overwrite: bool,
+    console: Console,
+    meters: Sequence[Probe],
+    data: Data | None,
+    interrupt: Interrupt | None,
+    until: float | None,
+    callbacks: Sequence[Callback],
+) -> Result:
+    """Run in a folder; `run` documents the arguments."""
+
+    def checked() -> EnergyMeter:
+        _check_folder(config, path, resume=resume, overwrite=overwrite)
+        return _meter(config, meters, team)
+
+    with pinned(), team.together(checked) as meter:
         with meter.window("data"):
-            data = build.build_data(config) if data is None else data
-            build.check_fit(config, data)
-            # refuses what the method cannot run on, before anything on disk changes
-            config.method.start(build.build_pool(data), config.seed)
-            limits = _limits(config, data, until)
-            model = build.build_model(config, data)
-            build.check_prune(config, model)
-            if config.pool is not None and not (resume and (path / POOL).exists()):
-                check_pool(config.pool, data, model)
-        build.build_learner_spec(config, model)  # refuses what no device can divide
-        placed = build.build_placement(config, data, model)  # and holds no batch
-        with closing(RunFolder(path)) as held:
-            if resume and held.finished:
-                summary = read_json(path / SUMMARY)
+            ranked = resume and (path / POOL).exists()
+            used = team.together(lambda: _read(config, data, until, ranked=ranked))
+            check_alike(team, config, used.data, meter)
+        with closing(team.together(lambda: hold(team, path))) as held:
+            if resume and team.agree(lambda: held.finished):
+                summary = team.agree(lambda: read_json(path / SUMMARY))
                 return Result(path, summary["stopped_by"], summary)
             if overwrite:
                 held.clear()
-            display = Display(console or Console(quiet=True))
-            display.line(_headline(config, data, model))
-            if placed.room is not None:
-                display.line(f"  placement: {placed.where}: {placed.reason}")
+            display = Display(console)
+            display.line(_headline(used))
             asked = interrupt or Interrupt()
             listening = nullcontext() if interrupt else asked.listening()
-            with closing(Segment(config, data, held)) as segment, listening:
+            with closing(Segment(config, used.data, held, team)) as segment, listening:
                 for warning in segment.warnings:
                     display.line(f"  warning: {warning}")
                 modelled = meter.quality == "modelled"
                 followed = tracked_run(config, path, resumed=resume, modelled=modelled)
-                trackers = Tracking(config.track, followed, display.line)
+                tracked = config.track if team.leads else ()
+                trackers = Tracking(tracked, followed, display.line)
                 # closed in turn, the callbacks first, for they may raise
                 with closing(trackers), closing(Callbacks(callbacks, followed)) as told:
 
@@ -156,12 +185,50 @@ def run(  # noqa: PLR0913
                     )
                     if segment.lost is not None:
                         told.write(segment.lost)
-                    used = _Used(config, data, model, limits, told)
-                    result = _run_segment(used, segment, meter, display, asked)
+                    used = used._replace(callbacks=told)
+                    result = _run_segment(used, segment, meter, display, asked, team)
                     if result.summary is not None:
                         trackers.end(result.summary)
                         told.end(result.summary)
                 return result
+
+
+class _Used(NamedTuple):
+    """What a run is made of."""
+
+    config: Config
+    data: Data
+    model: Network
+    limits: Limits
+    placed: Placed
+    callbacks: Callbacks = Callbacks()
+
+
+def _meter(config: Config, meters: Sequence[Probe], team: Team) -> EnergyMeter:
+    """Make the energy meter, once what the run imports is here."""
+    for tracker in config.track:
+        tracker.check()
+    for library in config.data.libraries:
+        with suppress(ImportError):  # `read` says what is missing
+            import_module(library)
+    return build.build_meter(config, meters, host=team.measures_host)
+
+
+def _read(
+    config: Config, data: Data | None, until: float | None, *, ranked: bool
+) -> _Used:
+    """Read the data, and refuse what cannot be before anything on disk changes."""
+    data = build.build_data(config) if data is None else data
+    build.check_fit(config, data)
+    config.method.start(build.build_pool(data), config.seed)
+    limits = _limits(config, data, until)
+    model = build.build_model(config, data)
+    build.check_prune(config, model)
+    if config.pool is not None and not ranked:
+        check_pool(config.pool, data, model)
+    build.build_learner_spec(config, model)  # refuses what no device can divide
+    placed = build.build_placement(config, data, model)
+    return _Used(config, data, model, limits, placed)
 
 
 def _measured_to(
@@ -174,16 +241,6 @@ def _measured_to(
         write({**event, "wh": None} if modelled else event)
 
     return hand_on
-
-
-class _Used(NamedTuple):
-    """What a run is made of."""
-
-    config: Config
-    data: Data
-    model: Network
-    limits: Limits
-    callbacks: Callbacks
 
 
 def _limits(config: Config, data: Data, until: float | None) -> Limits:
@@ -232,18 +289,23 @@ def _run_segment(
     meter: EnergyMeter,
     display: Display,
     interrupt: Interrupt,
+    team: Team,
 ) -> Result:
     """Run what one process adds to a run, in a folder that it holds."""
-    config, data, model, limits, callbacks = used
+    config, data, model, limits, _, callbacks = used
     path = segment.folder.path
     if segment.energy is not None:
         with reading(path):
             meter.resume(segment.energy)
-    meter.keep_journal(path / ENERGY)
-    config, precision = settled(config, data, model, segment.folder, meter)
+    if team.leads:
+        meter.keep_journal(path / ENERGY)
+    # what process 0 measures and chooses by, the others read in the folder
+    with team.leader_first():
+        config, precision = settled(config, data, model, segment.folder, meter)
     if precision:
         display.line(f"  precision: {said(precision)}")
-    begun = begin(config, data, model, segment.folder, meter)
+    with team.leader_first():
+        begun = begin(config, data, model, segment.folder, meter)
     for line in table_lines(begun.decision):
         display.line(f"  {line}")
     placed = build.build_placement(config, data, begun.network)
@@ -251,6 +313,7 @@ def _run_segment(
     with meter.window("data"):
         hyper = build.build_hyper(config)
         learner = DeviceLearner(begun.data, spec, hyper, config.seed, begun.start)
+        learner.agree = team.agree
     shears = Shears(learner)
     pruned = segment.pruned_network()
     if pruned is not None:
@@ -261,11 +324,8 @@ def _run_segment(
     segment.start(config, data, flops_per_step, meter, placed)
     segment.chose("precision", precision, meter)
     segment.chose("pool", begun.decision, meter)
-    with meter.window("compile"):
-        for compilation in learner.compile():
-            segment.compiled(compilation, meter)
-            if interrupt.requested or callbacks.asked == "interrupted":
-                return _left(segment, meter)
+    if _compile(learner, segment, meter, interrupt, team, callbacks):
+        return _left(segment, meter, team)
     if config.energy.idle_s:
         display.line(f"  measuring what idling costs, {config.energy.idle_s:g} s")
         meter.measure_idle(config.energy.idle_s)
@@ -279,14 +339,15 @@ def _run_segment(
             meter=meter,
             recorder=segment.recorder,
             display=display,
-            saver=segment.checkpoints,
+            saver=segment.saver(meter),
             checkpoint_every_s=config.checkpoint.every_s,
             facts=_facts(begun.data, spec.step),
             interrupt=interrupt,
             seed=config.seed,
             untrained=begun.untrained,
-            pruner=_pruner(config, data, shears, learner, segment, meter),
+            pruner=_pruner(config, data, shears, learner, segment, meter, team),
             callbacks=callbacks,
+            team=team,
         )
     )
     loop.at.counters.flops += begun.flops + int(precision.get("flops", 0))
@@ -305,9 +366,26 @@ def _run_segment(
         reason=stopped_by,
     )
     if stopped_by in ("interrupted", "paused"):
-        return _left(segment, meter, stopped_by)
+        return _left(segment, meter, team, stopped_by)
     summary = finish(config, data, loop, segment, stopped_by)
     return Result(path, stopped_by, summary)
+
+
+def _compile(
+    learner: DeviceLearner,
+    segment: Segment,
+    meter: EnergyMeter,
+    interrupt: Interrupt,
+    team: Team,
+    callbacks: Callbacks,
+) -> bool:
+    """Make every program ready; return whether someone asked to stop meanwhile."""
+    with meter.window("compile"):
+        for compilation in learner.compile():
+            segment.compiled(compilation, meter)
+            if team.any(interrupt.requested or callbacks.asked == "interrupted"):
+                return True
+    return False
 
 
 def _pruner(
@@ -317,6 +395,7 @@ def _pruner(
     learner: DeviceLearner,
     segment: Segment,
     meter: EnergyMeter,
+    team: Team,
 ) -> Pruner | None:
     """Return what prunes the network; None where the config says nothing of it."""
     if config.prune is None:
@@ -332,16 +411,21 @@ def _pruner(
         accuracy=lambda: learner.evaluate("validation").accuracy,
         compiled=lambda compilation: segment.compiled(compilation, meter),
         past=segment.prunings,
+        agree=team.agree,
     )
 
 
 def _left(
-    segment: Segment, meter: EnergyMeter, stopped_by: StopReason = "interrupted"
+    segment: Segment,
+    meter: EnergyMeter,
+    team: Team,
+    stopped_by: StopReason = "interrupted",
 ) -> Result:
     """Leave an interrupted or paused run so that it can be resumed."""
     path = segment.folder.path
     meter.stop()
-    run_report(path, finished=False).write(path / ENERGY_REPORT)
+    if team.leads:
+        run_report(path, finished=False).write(path / ENERGY_REPORT)
     return Result(path, stopped_by, None)
 
 
@@ -389,13 +473,17 @@ def check_same_config(config: Config, path: Path) -> None:
         )
 
 
-def _headline(config: Config, data: Data, model: Network) -> str:
-    return (
+def _headline(used: _Used) -> str:
+    config, data, placed = used.config, used.data, used.placed
+    text = (
         f"{config.method.label} on {data.name}: "
         f"{data.num_train:,} train · {data.num_validation:,} validation · "
-        f"{data.num_test:,} test · {config.model.describe(model)} · "
+        f"{data.num_test:,} test · {config.model.describe(used.model)} · "
         f"seed {config.seed}"
     )
+    if placed.room is not None:
+        text += f"\n  placement: {placed.where}: {placed.reason}"
+    return text
 
 
 def _facts(data: Data, step: StepSpec) -> dict[str, Any]:

@@ -21,6 +21,8 @@ EVENTS = "events.jsonl"
 SUMMARY = "summary.json"
 ENERGY = "energy.jsonl"
 ENERGY_REPORT = "energy_report.json"
+#: What the other processes of a run have measured, each its own host.
+HOSTS = "hosts.json"
 CONFIG = "config.yaml"
 CORESET = "coreset.npz"
 GALLERY = "gallery.npz"
@@ -36,7 +38,7 @@ PRECISION = "precision.json"
 
 _FILES = (
     *(EVENTS, SUMMARY, CONFIG, CORESET, GALLERY, LABEL_NOISE, LOSSES),
-    *(ENERGY, ENERGY_REPORT, POOL, PRECISION, START),
+    *(ENERGY, ENERGY_REPORT, HOSTS, POOL, PRECISION, START),
 )
 
 
@@ -105,26 +107,49 @@ class RunFolder:
             np.savez_compressed(file, **arrays)
 
 
+class FollowedFolder(RunFolder):
+    """A run's folder that another process holds: this one reads it and writes nothing.
+
+    Args:
+        path: Where.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def clear(self) -> None:
+        """Do nothing."""
+
+    def write_text(self, name: str, text: str) -> None:
+        """Do nothing."""
+
+    def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
+        """Do nothing."""
+
+
 @dataclass
 class Recorder:
     """Append events, each on disk before it is shown.
 
     Attributes:
-        path: The events file.
+        path: The events file; None where another process writes it.
         segment: 0, and one more with every resume.
         next_id: Number of the next event.
         listener: Is given every event that is on disk.
     """
 
-    path: Path
+    path: Path | None
     segment: int = 0
     next_id: int = 0
     listener: Callable[[dict[str, Any]], None] | None = None
-    _file: JsonLines = field(init=False, repr=False)
+    _file: JsonLines | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Open the file."""
-        self._file = JsonLines(self.path)
+        self._file = None if self.path is None else JsonLines(self.path)
 
     def write(self, event: str, **values: Any) -> dict[str, Any]:
         """Append one event and return it as written."""
@@ -134,7 +159,8 @@ class Recorder:
             "segment": self.segment,
             **_plain(values),
         }
-        self._file.append(line)
+        if self._file is not None:
+            self._file.append(line)
         self.next_id += 1
         if self.listener is not None:
             self.listener(line)
@@ -142,7 +168,8 @@ class Recorder:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_events(path: Path, *, superseded: bool = False) -> list[dict[str, Any]]:

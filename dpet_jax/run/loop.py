@@ -5,6 +5,7 @@ is what makes comparisons fair. It never imports JAX: the accelerator is behind
 `Trainer`.
 """
 
+import hashlib
 import math
 import sys
 import time
@@ -25,6 +26,7 @@ from dpet_jax.run.limits import StopReason
 from dpet_jax.run.position import Position
 from dpet_jax.run.prune import said
 from dpet_jax.run.selection_cost import SelectionWatch
+from dpet_jax.run.team import summed
 from dpet_jax.run.trainer import Parts
 from dpet_jax.training.chunks import Chunk, Chunks, Pace
 
@@ -84,19 +86,31 @@ class Loop:
     @property
     def wh_without_eval(self) -> float | None:
         """Gross Wh so far, evaluation excluded; None if unavailable."""
-        phases = self.parts.meter.wh()
+        phases = self._wh()
         return None if phases is None else sum(phases.values()) - phases["eval"]
+
+    def _wh(self) -> dict[str, float] | None:
+        """Return the gross Wh of every phase, on all hosts; None if unavailable."""
+        meter, told = self.parts.meter, self.parts.team.told()
+        others = [one["wh"] for one in told if one["quality"] == meter.quality]
+        return summed(meter.wh(), others)
 
     @property
     def _paid(self) -> Cost:
         """What choosing and training have cost so far."""
-        meter = self.parts.meter
-        seconds, wh = meter.seconds(), meter.wh()
-        return Cost(
-            self.counters.epochs,
-            sum(seconds.get(phase, 0.0) for phase in WORK_PHASES),
-            None if wh is None else 3600 * sum(wh.get(p, 0.0) for p in WORK_PHASES),
-        )
+
+        def paid() -> list[float | None]:
+            seconds, wh = self.parts.meter.seconds(), self._wh()
+            return [
+                self.counters.epochs,
+                sum(seconds.get(phase, 0.0) for phase in WORK_PHASES),
+                None if wh is None else 3600 * sum(wh.get(p, 0.0) for p in WORK_PHASES),
+            ]
+
+        epochs, took, joules = self.parts.team.agree(paid)
+        assert epochs is not None
+        assert took is not None
+        return Cost(epochs, took, joules)
 
     def restore(self) -> None:
         """Restore the latest checkpoint, on a loop that has not run yet."""
@@ -105,7 +119,7 @@ class Loop:
         trainer.restore(restored.models)
         self.at.restore(restored.host, restored.meta["position"])
         self._lost = self.parts.meter.accounts().lost
-        pacing, spent = self.at.pacing, self._spent
+        pacing, spent = self.at.pacing, self._agreed_spent()
         if pacing is not None and spent is not None:
             since = spent - restored.meta["spent"]
             self.at.pacing = pacing.delayed(since)
@@ -173,6 +187,7 @@ class Loop:
             if ended is not None:
                 return ended
         at.plan = plan = self._settled(plan)
+        self._check_alike(plan)
         self._event(
             "plan",
             label=plan.label,
@@ -192,6 +207,21 @@ class Loop:
                 state = method.tune(state, learner)
         self.at.state, plan = method.plan(state, learner)
         return plan
+
+    def _check_alike(self, plan: Plan) -> None:
+        """Refuse to go on where processes choose other examples.
+
+        Devices of another kind may round otherwise, and what they choose then parts.
+        """
+        parts = self.parts
+        if parts.team.size == 1:
+            return
+        here = hashlib.sha256(np.ascontiguousarray(plan.index_set).data).hexdigest()
+        if parts.team.agree(lambda: here) != here:
+            raise RuntimeError(
+                f"{plan.label}: this process chooses other examples than process 0; "
+                "run on processors and devices of one kind"
+            )
 
     def _settled(self, plan: Plan) -> Plan:
         """Return a plan with its place on the schedule, at the rate of this moment."""
@@ -256,21 +286,13 @@ class Loop:
 
     def _advance(self, chunks: Chunks) -> StopReason | None:
         """Start one chunk, and evaluate and save where it is time."""
-        reason = self._before_chunk()
+        self._tell()
+        ending, num_steps = self.parts.team.agree(lambda: self._next_chunk(chunks))
+        reason = self._settled_end(ending)
         if reason is not None:
             return reason
         trainer, limits, counters = self.parts.trainer, self.parts.limits, self.counters
         step_flops = trainer.batch_size * chunks.level.train_flops
-        num_steps = chunks.next_steps(
-            min(
-                limits.steps_to_evaluation(counters, step_flops),
-                limits.steps_to_budget(counters, step_flops, trainer.batch_size),
-                limits.steps_to_pause(counters, trainer.batch_size),
-                max(1, self._steps_to_wh()),
-                self._steps_to_look(),
-                self._steps_to_pace(),
-            )
-        )
         counters.visits += chunks.next_visits(num_steps)
         counters.executed_visits += num_steps * trainer.batch_size
         counters.flops += num_steps * step_flops
@@ -284,6 +306,24 @@ class Loop:
             reason = self._evaluate(last=chunks.left < to_next)
         self._checkpoint(end=False)
         return reason
+
+    def _next_chunk(self, chunks: Chunks) -> tuple[StopReason | None, int]:
+        """Return what ends the run, or how many steps the next chunk has."""
+        ending = self._ending()
+        if ending is not None:
+            return ending, 0
+        trainer, limits, counters = self.parts.trainer, self.parts.limits, self.counters
+        step_flops = trainer.batch_size * chunks.level.train_flops
+        return None, chunks.next_steps(
+            min(
+                limits.steps_to_evaluation(counters, step_flops),
+                limits.steps_to_budget(counters, step_flops, trainer.batch_size),
+                limits.steps_to_pause(counters, trainer.batch_size),
+                max(1, self._steps_to_wh()),
+                self._steps_to_look(),
+                self._steps_to_pace(),
+            )
+        )
 
     # pacing
 
@@ -301,13 +341,17 @@ class Loop:
         wh = self.wh_without_eval
         return None if wh is None else wh + (self._lost.wh or 0.0)
 
+    def _agreed_spent(self) -> float | None:
+        return self.parts.team.agree(lambda: self._spent)
+
     @property
     def _to_pace(self) -> bool:
         """Whether it is time to count anew what is left of the schedule."""
-        pacing, spent = self.at.pacing, self._spent
-        if pacing is None or spent is None:
+        pacing = self.at.pacing
+        if pacing is None:
             return False
-        return pacing.due(self.counters.visits, spent)
+        spent = self._agreed_spent()
+        return spent is not None and pacing.due(self.counters.visits, spent)
 
     @property
     def _budget_over(self) -> bool:
@@ -339,7 +383,7 @@ class Loop:
 
     def _pace_anew(self) -> None:
         """Count what is left of the schedule by the budget, all chunks having ended."""
-        at, parts, spent = self.at, self.parts, self._spent
+        at, parts, spent = self.at, self.parts, self._agreed_spent()
         visits, limits = at.counters.visits, parts.limits
         if at.pacing is None:
             planned = parts.method.planned_visits(parts.pool)
@@ -404,13 +448,29 @@ class Loop:
 
     def _before_chunk(self) -> StopReason | None:
         """Look at everything that may end the run between two chunks."""
-        reason = self._exhausted()
+        return self._settled_end(self._exhausted())
+
+    def _settled_end(self, reason: StopReason | None) -> StopReason | None:
         if (self._diverged or reason) and not self._drain():
             return "diverged"
         return reason
 
     def _exhausted(self) -> StopReason | None:
-        if self.parts.interrupt.requested:
+        """Return what ends the run, the same in all its processes."""
+        self._tell()
+        return self.parts.team.agree(self._ending)
+
+    def _tell(self) -> None:
+        """Let the process that decides know what only this one does."""
+        meter, team = self.parts.meter, self.parts.team
+        if not team.leads:
+            asked = self.parts.interrupt.requested
+            energy = {"wh": meter.wh(), "quality": meter.quality}
+            team.tell({"interrupt": asked, **energy})
+
+    def _ending(self) -> StopReason | None:
+        told = self.parts.team.told()
+        if self.parts.interrupt.requested or any(one["interrupt"] for one in told):
             return "interrupted"
         return self.parts.callbacks.asked or self.parts.limits.exhausted(
             self.counters, self.seconds_without_eval, self._steps_to_wh()
@@ -418,7 +478,7 @@ class Loop:
 
     @property
     def _train_wh(self) -> float | None:
-        phases = self.parts.meter.wh()
+        phases = self._wh()
         return None if phases is None else phases["train"]
 
     def _steps_to_wh(self) -> int:
@@ -526,7 +586,7 @@ class Loop:
 
     def _show(self, accuracy: str, *, last: bool) -> None:
         counters, meter = self.counters, self.parts.meter
-        wh = meter.wh()
+        wh = self._wh()
         self.parts.display.evaluation(
             f"  {self._label}  {accuracy:<16}  {counters.visits:>11,} visits"
             f"  {counters.epochs:7.2f} epochs  {meter.total_s:7.1f} s"
@@ -598,14 +658,15 @@ class Loop:
         """Save if it is time or the end; never a diverged or half-chosen state."""
         if self._cut_short:
             return
-        waited = time.monotonic() - self._last_save
-        if not (end or waited >= self.parts.checkpoint_every_s) or not self._drain():
+        every_s, last = self.parts.checkpoint_every_s, self._last_save
+        due = end or self.parts.team.agree(lambda: time.monotonic() - last >= every_s)
+        if not due or not self._drain():
             return
         with self.parts.meter.window("checkpoint"):
             host, position = self.at.saved()
             meta = {
                 "position": position,
-                "spent": self._spent,
+                "spent": self._agreed_spent(),
                 "energy": self.parts.meter.accounts().to_json(),
                 "journal_lines": self.parts.meter.journal_lines,
                 "last_event_id": self.parts.recorder.next_id - 1,
@@ -628,7 +689,7 @@ class Loop:
         common = {
             "time_s": meter.total_s,
             "seconds": meter.seconds(),
-            "wh": meter.wh(),
+            "wh": self._wh(),
         }
         return self.parts.recorder.write(event, **(common | counted | values))
 

@@ -104,7 +104,7 @@ def device_facts() -> dict[str, Any]:
     return {
         "platform": device.platform,
         "kind": device.device_kind,
-        "count": jax.local_device_count(),
+        "count": jax.device_count(),
         "cpu_cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),

@@ -16,6 +16,7 @@ from dpet_jax.models.pruning import (
     top_masks,
     widths_of,
 )
+from dpet_jax.run.team import Team
 
 #: "watching": masks are compared; "trial": cut, its accuracy still to be judged.
 Stage = Literal["watching", "trial", "kept", "skipped", "rolled back"]
@@ -90,6 +91,7 @@ class Pruner:
         compiled: Records a program that was made ready.
         past: Events of pruning that the folder holds from before a resume, those after
             the checkpoint too.
+        agree: Returns what the process that decides returns; see `Team.agree`.
     """
 
     section: PruneConfig
@@ -102,6 +104,7 @@ class Pruner:
     accuracy: Callable[[], float]
     compiled: Callable[[Any], None]
     past: Sequence[Event] = ()
+    agree: Callable[[Callable[[], Any]], Any] = Team().agree
 
     def start(self) -> PruneState:
         """Return the state before the first step."""
@@ -257,19 +260,21 @@ class Pruner:
         }
         if before == after:
             return numbers | {"decision": "nothing to cut"}
-        step_s, flops = cutter.time_step()
+        timed = cutter.time_step()
+        step_s, flops, compile_s = self.agree(lambda: [*timed, cutter.compile_s])
         saved = 1 - numbers["forward_flops_after"] / numbers["forward_flops_before"]
         numbers |= {
             "step_s_before": step_s,
-            "foreseen_compile_s": cutter.compile_s,
+            "foreseen_compile_s": compile_s,
             "foreseen_saving_s": steps_left * step_s * saved,
             "flops_spent": flops,
         }
-        asked = section.min_saving * cutter.compile_s
+        asked = section.min_saving * compile_s
         if section.min_saving and numbers["foreseen_saving_s"] <= asked:
             return numbers | {"decision": "does not pay"}
         numbers["compile_s"] = self._compile(masks)
-        step_s, smaller_s, flops = cutter.compare_steps(step_s)
+        compared = cutter.compare_steps(step_s)
+        step_s, smaller_s, flops = self.agree(lambda: list(compared))
         numbers |= {
             "step_s_before": step_s,
             "step_s_after": smaller_s,

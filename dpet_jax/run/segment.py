@@ -20,11 +20,14 @@ from dpet_jax.run.folder import (
     read_events,
     reading,
 )
+from dpet_jax.run.hosts import Hosts
 from dpet_jax.run.machine import differences, environment
-from dpet_jax.training.checkpoint import Checkpoints
+from dpet_jax.run.team import Team
+from dpet_jax.training.checkpoint import Checkpoints, Restored
 from dpet_jax.training.compilation import CompileCounts, compile_counts
 from dpet_jax.training.learner import Compilation
 from dpet_jax.training.memory import Placed
+from dpet_jax.training.transfer import get
 
 
 class Segment:
@@ -32,9 +35,12 @@ class Segment:
 
     Args:
         config: What is run; written into the folder.
-        folder: The run folder, held by this process.
+        folder: The run folder, held by this process, or followed where another of its
+            team does.
+        team: The processes that the run is shared by.
 
     Attributes:
+        hosts: What the processes of the team measure.
         energy: The meter's accounts at the checkpoint that is resumed, with what was
             lost since; None in a first segment.
         warnings: What is not as it was when the run was left, a sentence each.
@@ -46,8 +52,11 @@ class Segment:
             data.
     """
 
-    def __init__(self, config: Config, data: Data, folder: RunFolder) -> None:
+    def __init__(
+        self, config: Config, data: Data, folder: RunFolder, team: Team | None = None
+    ) -> None:
         self.folder = folder
+        self._team = team or Team()
         self.compilations: list[Compilation] = []
         self.counts_before = compile_counts()
         self.energy: Accounts | None = None
@@ -56,6 +65,31 @@ class Segment:
         self.lost: dict[str, Any] | None = None
         self._content = content_hash(data)
         self._environment = environment()
+        if self._team.leads:
+            self._open(config, data)
+        # only now the folder is as it will be resumed
+        latest: int | None = self._team.agree(lambda: self.checkpoints.latest)
+        self.prunings = self._team.agree(lambda: self.prunings)
+        if not self._team.leads:
+            self._follow(latest)
+        self.hosts = Hosts(self._team, folder, resumed=latest is not None)
+        if not self._team.leads:
+            self.energy = self.hosts.earlier
+
+    def _follow(self, latest: int | None) -> None:
+        """Read what process 0 resumes from, and write nothing."""
+        self.recorder = Recorder(None)
+        self.checkpoints = Checkpoints(self.folder.path / CHECKPOINTS, read_only=True)
+        self.close = self.checkpoints.close
+        if self.checkpoints.latest != latest:
+            raise RuntimeError(
+                f"{self.folder.path}: process 0 resumes from checkpoint {latest}, but "
+                f"here the latest is {self.checkpoints.latest}; see that all processes "
+                "see the same files"
+            )
+
+    def _open(self, config: Config, data: Data) -> None:
+        folder = self.folder
         path = folder.path / EVENTS
         with ExitStack() as files, reading(folder.path):
             earlier = read_events(path, superseded=True) if path.exists() else []
@@ -118,7 +152,7 @@ class Segment:
             if saved is not None and saved["event"] == "checkpoint":
                 after += 1
         # what an earlier resume has counted as lost already is not lost again
-        current = read_events(self.recorder.path)
+        current = read_events(self.folder.path / EVENTS)
         done = [event for event in current if event["event_id"] > after]
         last = {
             key: max((event.get(key) or 0 for event in done), default=kept[key])
@@ -159,6 +193,10 @@ class Segment:
             if not found or found["model"] is None:
                 return None
             return found["model"], found["stage"] == "trial"
+
+    def saver(self, meter: EnergyMeter) -> "Saving":
+        """Return what keeps checkpoints for the loop."""
+        return Saving(self, self._team, meter)
 
     def start(
         self,
@@ -237,3 +275,30 @@ class Segment:
             parts = ("seconds", "visits", "scored_examples")
             sums = {key: sum(event[key] for event in lost) for key in parts}
             return {"lost": sums | {"wh": wh}, "warnings": warnings}
+
+
+class Saving:
+    """Checkpoints as the loop sees them: one process writes, each restores its part.
+
+    Args:
+        segment: Keeps them.
+        team: The processes that the run is shared by.
+        meter: The run's, whose accounts process 0 keeps for all.
+    """
+
+    def __init__(self, segment: Segment, team: Team, meter: EnergyMeter) -> None:
+        self._segment, self._team, self._meter = segment, team, meter
+
+    def save(
+        self, models: dict[str, Any], host: dict[str, Any], meta: dict[str, Any]
+    ) -> None:
+        """Write the next checkpoint; see `Checkpoints.save`."""
+        if self._team.size > 1:
+            models = get(models)
+        if self._team.leads:
+            self._segment.checkpoints.save(models, host, meta)
+        self._segment.hosts.collect(self._meter)
+
+    def restore(self, like: dict[str, Any]) -> Restored:
+        """Read the latest checkpoint; see `Checkpoints.restore`."""
+        return self._segment.checkpoints.restore(like)

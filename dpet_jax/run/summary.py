@@ -42,6 +42,14 @@ def finish(
     Returns:
         What summary.json holds.
     """
+    written = _measured(config, data, loop, segment, stopped_by)
+    summary: dict[str, Any] = loop.parts.team.agree(lambda: written)
+    return summary
+
+
+def _measured(
+    config: Config, data: Data, loop: Loop, segment: Segment, stopped_by: StopReason
+) -> dict[str, Any]:
     parts, at, folder = loop.parts, loop.at, segment.folder
     learner, meter = parts.trainer, parts.meter
     with meter.window("eval"):
@@ -63,6 +71,9 @@ def finish(
     if not parts.untrained:
         folder.write_arrays(LOSSES, _losses(data, loop))
     meter.stop()
+    segment.hosts.collect(meter)
+    if not parts.team.leads:
+        return {}
     report = run_report(folder.path, finished=True)
     report.write(folder.path / ENERGY_REPORT)
     seconds, phases = meter.seconds(), report.data["phases"]
@@ -115,6 +126,8 @@ def finish(
     }
     if (folder.path / PRECISION).exists():
         summary["precision"] = read_json(folder.path / PRECISION)
+    if "hosts" in report.data:
+        summary["hosts"] = report.data["hosts"]
     pool = summarise(folder.path, summary)
     if pool is not None:
         summary["pool"] = pool

@@ -15,6 +15,7 @@ from dpet_jax.run.interrupt import Interrupt
 from dpet_jax.run.limits import Limits
 from dpet_jax.run.progress import Display
 from dpet_jax.run.prune import Pruner
+from dpet_jax.run.team import Team
 from dpet_jax.training.chunks import Trainable
 
 
@@ -78,6 +79,7 @@ class Parts:
         untrained: Whether the network stays as it starts, and the method plans nothing.
         pruner: Prunes the network; None where nobody does.
         callbacks: Are told of events, and may have asked the run to end.
+        team: The processes that the run is shared by.
     """
 
     method: Method
@@ -96,3 +98,4 @@ class Parts:
     untrained: bool = False
     pruner: Pruner | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
+    team: Team = field(default_factory=Team)

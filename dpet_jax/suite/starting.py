@@ -472,7 +472,7 @@ _WHY = {
     "data": "image_size brings pictures to so many pixels a side; smaller is faster",
     "model": "scale sets width and depth; more learns more, and takes longer",
     "train": "the rate grows with the root of the batch",
-    "method": "DPET in one schedule: a full pass, then what is not learnt yet, by losses",
+    "method": "DPET in one schedule: a full pass, then what is not learnt, by losses",
     "evaluate": "in epochs, full-pass equivalents",
     "targets": "accuracies on validation at shares of the quick baseline's error; the "
     "cost of each is recorded",

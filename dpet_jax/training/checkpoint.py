@@ -53,7 +53,8 @@ class Checkpoints:
     A checkpoint counts only once its commit file exists, so that a kill at any moment
     leaves the one before. Saving is synchronous: its cost stays inside its window. The
     hash of every file is kept with it: orbax itself notices few of the bytes that a
-    bad disk or a cut copy has changed.
+    bad disk or a cut copy has changed. Of several processes that share a run one
+    writes, whole arrays, and each reads by itself what its devices hold.
 
     Args:
         folder: Where; made if missing.
@@ -62,13 +63,22 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every step
+        if not read_only:
+            folder.mkdir(parents=True, exist_ok=True)
+        here = jax.process_index()
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=None if read_only else 2,
                 read_only=read_only,
-                create=not read_only,
+                create=False,
                 enable_async_checkpointing=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=here,
+                    # without it, all processes must come to each of its barriers
+                    active_processes={here} if jax.process_count() > 1 else None,
+                    barrier_sync_key_prefix=f"process-{here}",
+                ),
                 atomicity_options=ocp.options.AtomicityOptions(
                     mode=ocp.options.AtomicityMode.COMMIT_FILE
                 ),

@@ -39,6 +39,7 @@ from dpet_jax.training.selection import (
 )
 from dpet_jax.training.state import DeviceData, StepSpec
 from dpet_jax.training.steps import Hyper
+from dpet_jax.training.transfer import get, put
 
 
 class Evaluation(NamedTuple):
@@ -102,8 +103,8 @@ _rehearsed: set[Hashable] = set()
 
 
 def data_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
-    """Put devices in a row that shares each batch; all local ones by default."""
-    devices = jax.local_devices()[:num_devices]
+    """Put devices in a row that shares each batch; all of all hosts by default."""
+    devices = jax.devices()[:num_devices]
     return jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
@@ -127,6 +128,7 @@ class DeviceLearner:
         select_flops: FLOPs of both, fill rows included.
         between_chunks: Called while another model trains, with the plan, its visits
             done, the loss and the accuracy of the last chunk; it may raise.
+        agree: Returns what the process that decides returns, where several share a run.
         compiling: Opens the window in which a selection is rehearsed that this process
             has not done yet, so that the first run does not pay for those after it.
     """
@@ -170,6 +172,7 @@ class DeviceLearner:
         self.selection_visits = 0
         self.select_flops = 0
         self.between_chunks: Callable[[Plan, int, float, float], None] = lambda *_: None
+        self.agree: Callable[[Callable[[], Any]], Any] = lambda decide: decide()
         self.compiling: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @property
@@ -278,7 +281,7 @@ class DeviceLearner:
             pace=Pace(),
         )
         while chunks.left:
-            num_steps = chunks.next_steps(chunks.left)
+            num_steps = self.agree(lambda: chunks.next_steps(chunks.left))
             self.selection_visits += chunks.next_visits(num_steps)
             each = chunks.level.train_flops
             self.select_flops += num_steps * self.batch_size * each
@@ -295,7 +298,7 @@ class DeviceLearner:
     ) -> dict[str, np.ndarray]:
         """Score examples of the training split; see `Learner.score`."""
         scores = self._count_and_score(names, index_set, model)
-        read = jax.device_get([scores[name] for name in names])
+        read = get([scores[name] for name in names])
         cut = (values[: index_set.size] for values in read)
         return dict(zip(names, cut, strict=True))
 
@@ -408,7 +411,7 @@ class DeviceLearner:
         """
         rows = self._splits[split]
         scores = self.main.score(rows, EVALUATION, evaluated=True)
-        read = jax.device_get([scores[name] for name in EVALUATION])
+        read = get([scores[name] for name in EVALUATION])
         wrong, losses = (np.asarray(values, np.float64)[: rows.size] for values in read)
         labels = self._data.labels[rows]
         counts = np.bincount(labels, minlength=self._data.num_classes)
@@ -452,7 +455,7 @@ class DeviceLearner:
         return tuple(dict.fromkeys((*self._spec.scores, *EVALUATION)))
 
     def _put(self, tree: Any) -> Any:
-        return jax.device_put(tree, self._replicated)
+        return put(tree, self._replicated)
 
     def _model(self, handle: ModelHandle) -> DeviceNetwork:
         if handle not in self._models:

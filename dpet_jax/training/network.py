@@ -37,10 +37,12 @@ from dpet_jax.training.state import (
     OF_ANY_NETWORK,
     DeviceData,
     StepSpec,
+    Tables,
     TrainState,
     init_state,
 )
 from dpet_jax.training.steps import ChunkStats, Hyper, train_steps
+from dpet_jax.training.transfer import get, put
 
 
 class Compilation(NamedTuple):
@@ -114,6 +116,9 @@ class DeviceNetwork:
         self._hyper = hyper
         self._peak = float(hyper.schedule.peak)
         self._replicated = NamedSharding(step.mesh, PartitionSpec())
+        parts = step.mesh.size
+        self._by_example = NamedSharding(step.mesh, PartitionSpec("data"))
+        self._table_rows = -(-num_train // parts) * parts
         self._start = None if start is None else self._put(start)
         self._key = self._put(jax.random.key(seed))
         self._row_capacity = -(-num_train // step.batch_size) * step.batch_size
@@ -292,7 +297,7 @@ class DeviceNetwork:
     @staticmethod
     def wait(handle: ChunkStats) -> tuple[float, int, int]:
         """Wait for a chunk; return its summed loss, correct predictions and visits."""
-        loss, correct, visits = jax.device_get(handle)
+        loss, correct, visits = get(handle)
         return float(loss), int(correct), int(visits)
 
     def barrier(self) -> None:
@@ -304,7 +309,7 @@ class DeviceNetwork:
         distinct = self._distinct(index_set)
         state = self._state
         counts = _forgetting(state.forgetting)
-        losses, correct, counts, margins = jax.device_get(
+        losses, correct, counts, margins = get(
             (state.losses, state.correct, counts, state.margins)
         )
         return TrainResult(
@@ -350,7 +355,7 @@ class DeviceNetwork:
         self.plans, self.seed = other.plans, other.seed
         self._key, self._hyper, self._peak = other._key, other._hyper, other._peak
         self._weights = other._weights
-        self._state = self._put(other._state._replace(**self._put(weights)))
+        self._state = self._placed(other._state._replace(**self._put(weights)))
 
     def end_penalty(self) -> None:
         """Penalise scales no longer."""
@@ -361,7 +366,7 @@ class DeviceNetwork:
     def scales(self) -> tuple[np.ndarray, ...]:
         """Return the scales of each of the network's `channel_groups`."""
         found = scales(self._state.params, self.model.channel_groups)
-        return jax.device_get(found)
+        return get(found)
 
     def taylor(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return what each scale is worth on the batches of rows[batches, b].
@@ -371,7 +376,7 @@ class DeviceNetwork:
         """
         view = self._score_spec.view
         fixed = self.model, self._step.dtype, view, *self._weights_of()
-        of_each = jax.device_get(
+        of_each = get(
             [
                 taylor_importance(*fixed, *self._of_rows(batch, batch.size)[:2])
                 for batch in rows
@@ -448,7 +453,7 @@ class DeviceNetwork:
 
         Where weights are evaluated that are not the last ones, they are in it too.
         """
-        fields = self._state._asdict()
+        fields = self._state._asdict() | self._whole_tables()
         state = {name: part for name, part in fields.items() if part is not None}
         if self.transforms_weights:
             state["evaluated"] = self._evaluated()
@@ -458,12 +463,12 @@ class DeviceNetwork:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Restore a snapshot, on this network's devices."""
         placed = self._put(snapshot)
-        self.plans = int(jax.device_get(placed.pop("plans")))
+        self.plans = int(get(placed.pop("plans")))
         placed.pop("evaluated", None)
         key = jax.random.wrap_key_data(placed["key"])
         self._state = self._state._replace(**(placed | {"key": key}))
         # wrapping a key may leave it off the mesh, and then training compiles again
-        self._state = self._put(self._state)
+        self._state = self._placed(self._state)
 
     def _plan_key(self, plan_index: int) -> jax.Array:
         return jax.random.fold_in(self._key, self._put(np.uint32(plan_index)))
@@ -473,13 +478,31 @@ class DeviceNetwork:
         drawn = _init_state(
             step.model,
             step.optimizer,
-            self._num_train,
+            self._table_rows,
             key,
             margins=step.margins,
             averaged=step.averaged,
             start=self._start,
         )
-        return self._put(drawn)
+        return self._placed(drawn)
+
+    def _whole_tables(self) -> dict[str, Any]:
+        """Return the tables of all examples, on every device."""
+        tables = {name: getattr(self._state, name) for name in Tables._fields}
+        if self._step.mesh.size == 1:
+            return tables
+        return self._put(_cut(self._put(tables), self._num_train))
+
+    def _placed(self, state: TrainState) -> TrainState:
+        """Put a state where training wants it: of the tables each device has a part."""
+        if self._step.mesh.size == 1:
+            return self._put(state)
+        tables = {name: getattr(state, name) for name in Tables._fields}
+        padded = _padded(self._put(tables), self._table_rows)
+        none: dict[str, Any] = dict.fromkeys(tables)
+        return self._put(state._replace(**none))._replace(
+            **put(padded, self._by_example)
+        )
 
     def _evaluated(self) -> dict[str, Any]:
         """Return the weights that are evaluated."""
@@ -493,7 +516,7 @@ class DeviceNetwork:
         return weights
 
     def _put(self, tree: Any) -> Any:
-        return jax.device_put(tree, self._replicated)
+        return put(tree, self._replicated)
 
     def _train_arguments(self, rows, size, num_steps, first_visit):
         data = self._data
@@ -592,6 +615,16 @@ def _added(whole: Any, piece: Any, first: Int32[Array, ""]) -> Any:
         return lax.dynamic_update_slice_in_dim(values, new, first - past, 0)
 
     return jax.tree.map(added, whole, piece)
+
+
+@partial(jax.jit, static_argnums=1)
+def _cut(tables, count):
+    return jax.tree.map(lambda table: table[:count], tables)
+
+
+@partial(jax.jit, static_argnums=1)
+def _padded(tables, count):
+    return jax.tree.map(lambda t: jnp.pad(t, (0, count - t.shape[0])), tables)
 
 
 def compilation(

@@ -21,6 +21,7 @@ from dpet_jax.data import Data
 from dpet_jax.errors import UserError
 from dpet_jax.training.memory import least_room
 from dpet_jax.training.state import DeviceData
+from dpet_jax.training.transfer import put
 
 # What goes to the device in one transfer: less is slowed down by calls, more by waiting
 # for the first.
@@ -188,7 +189,7 @@ class HostData:
         return DeviceData(images, labels, self._mean, self._std, places)
 
     def _put(self, tree: Any) -> Any:
-        return jax.device_put(tree, self._sharding)
+        return put(tree, self._sharding)
 
 
 @partial(jax.jit, donate_argnums=0)

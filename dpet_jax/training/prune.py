@@ -11,6 +11,7 @@ from dpet_jax.models.pruning import Masks, cut, widths_of
 from dpet_jax.training.learner import DeviceLearner
 from dpet_jax.training.network import Compilation, DeviceNetwork
 from dpet_jax.training.scoring import EVALUATION
+from dpet_jax.training.transfer import get
 
 #: Least steps of a timing, its least seconds, and how often two networks take turns.
 _STEPS, _TIMED_S, _TURNS = 4, 0.2, 3
@@ -142,7 +143,7 @@ class Shears:
         before = main.weights()
         groups = main.model.channel_groups
         # on CPUs what is read may be the memory that training is about to overwrite
-        read = jax.tree.map(np.array, jax.device_get(before))
+        read = jax.tree.map(np.array, get(before))
         smaller.take_over(main, cut(read, groups, masks))
         smaller.end_penalty()
         self._learner.main, self._learner.unpruned = smaller, before

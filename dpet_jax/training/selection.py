@@ -10,6 +10,7 @@ from dpet_jax.methods.base import Selection
 from dpet_jax.selection.by_name import Examples
 from dpet_jax.selection.per_class import per_class
 from dpet_jax.selection.ranking import blend, rank, stretch
+from dpet_jax.training.transfer import get, put
 
 
 def importance(
@@ -29,7 +30,7 @@ def importance(
     if len(names) == 1:
         return scores[names[0]]
     first, second = names
-    share = jax.device_put(np.float32(weight), sharding)
+    share = put(np.float32(weight), sharding)
     return blend(scores[first], scores[second], share)
 
 
@@ -60,11 +61,11 @@ def top_k_on_device(
     """
     ranking = rank(values)
     pieces = [
-        stretch(ranking, jax.device_put(np.int32(first), sharding), stretch_size)
+        stretch(ranking, put(np.int32(first), sharding), stretch_size)
         for first in range(0, max(num_select, 1), stretch_size)
     ]
     flags = (ranking.has_nan, ranking.allowed)
-    pieces, (has_nan, allowed) = jax.device_get((pieces, flags))
+    pieces, (has_nan, allowed) = get((pieces, flags))
     if has_nan:
         raise DivergedError("scores of the pool hold NaN")
     if num_select > allowed:
@@ -119,8 +120,8 @@ def finite_examples(
         DivergedError: If an example's output is not finite.
     """
     logits, features = outputs["logits"], outputs["features"]
-    count = jax.device_put(np.int32(labels.size), sharding)
-    if not jax.device_get(_all_finite(logits, features, count)):
+    count = put(np.int32(labels.size), sharding)
+    if not get(_all_finite(logits, features, count)):
         raise DivergedError("logits or features of the pool are not finite")
     return Examples(logits, features, np.asarray(labels, np.int32), num_classes)
 

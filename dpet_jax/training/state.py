@@ -82,6 +82,19 @@ class TrainState(NamedTuple):
     average: Average | None = None
 
 
+class Tables(NamedTuple):
+    """What training notes of every example; `TrainState` documents each.
+
+    On a mesh of several devices each has the part of its examples, all of one size, so
+    that a few rows of the last may be nobody's.
+    """
+
+    losses: Float32[Array, " n"]
+    correct: Bool[Array, " n"]
+    forgetting: Int32[Array, " n"]
+    margins: Float32[Array, " n"] | None
+
+
 #: What of a state has the same shape whatever network it is of.
 OF_ANY_NETWORK = ("step", "key", "losses", "correct", "forgetting", "margins")
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float32, Int32
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float32, Int32
 
 from dpet_jax.data.augment import Augmentation, gather_augmented, normalise
 from dpet_jax.models.pruning import scales
@@ -17,7 +17,7 @@ from dpet_jax.scores.forgetting import count_forgetting
 from dpet_jax.training.average import moved
 from dpet_jax.training.optimizer import update
 from dpet_jax.training.schedule import Schedule, learning_rate
-from dpet_jax.training.state import DeviceData, StepSpec, TrainState
+from dpet_jax.training.state import DeviceData, StepSpec, Tables, TrainState
 
 
 class Hyper(NamedTuple):
@@ -174,7 +174,7 @@ def train_step(
         return loss, (visited, batch_stats)
 
     grads, (visited, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
-    losses, correct, margins = visited
+    losses, correct, _ = visited
     rate = learning_rate(hyper.schedule, visits, spec.schedules)
     params, opt_state = update(
         spec.optimizer,
@@ -197,22 +197,19 @@ def train_step(
     # table, so only the last one may stay
     again = jnp.triu(entry[:, None] == entry[None, :], 1).any(axis=1)
     entry = jnp.where(again, outside, entry)
-    counts = jax.vmap(count_forgetting)(
-        state.forgetting[batch], state.correct[batch], correct
-    )
+    tables = Tables(state.losses, state.correct, state.forgetting, state.margins)
+    if spec.mesh.size == 1:
+        tables = _noted(tables, batch, entry, visited)
+    else:
+        tables = _noted_in_parts(spec.mesh, tables, batch, entry, visited)
     state = TrainState(
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         step=state.step + 1,
         key=state.key,
-        losses=state.losses.at[entry].set(losses, mode="drop"),
-        correct=state.correct.at[entry].set(correct, mode="drop"),
-        forgetting=state.forgetting.at[entry].set(counts, mode="drop"),
-        margins=None
-        if state.margins is None
-        else state.margins.at[entry].set(margins, mode="drop"),
         average=average,
+        **tables._asdict(),
     )
     stats = ChunkStats(
         loss=stats.loss + jnp.sum(jnp.where(real, losses, 0.0)),
@@ -220,3 +217,66 @@ def train_step(
         visits=stats.visits + num_real,
     )
     return state, stats
+
+
+_Visited = tuple[Float32[Array, " b"], Bool[Array, " b"], Float32[Array, " b"] | None]
+
+
+def _noted(
+    tables: Tables,
+    batch: Int32[Array, " b"],
+    entry: Int32[Array, " b"],
+    visited: _Visited,
+) -> Tables:
+    """Return the tables after a batch.
+
+    Args:
+        tables: Before it.
+        batch: Rows of the batch.
+        entry: Where each is written down; outside the tables if nowhere.
+        visited: Loss, whether the prediction was right, and margin of each.
+    """
+    losses, correct, margins = visited
+    counts = jax.vmap(count_forgetting)(
+        tables.forgetting[batch], tables.correct[batch], correct
+    )
+    return Tables(
+        losses=tables.losses.at[entry].set(losses, mode="drop"),
+        correct=tables.correct.at[entry].set(correct, mode="drop"),
+        forgetting=tables.forgetting.at[entry].set(counts, mode="drop"),
+        margins=None
+        if tables.margins is None
+        else tables.margins.at[entry].set(margins, mode="drop"),
+    )
+
+
+def _noted_in_parts(
+    mesh: Mesh,
+    tables: Tables,
+    batch: Int32[Array, " b"],
+    entry: Int32[Array, " b"],
+    visited: _Visited,
+) -> Tables:
+    """Return the tables after a batch, of which every device has its examples' part.
+
+    Every device is told of the whole batch, as it would be for a copy of the tables.
+    """
+
+    def part(tables, batch, entry, visited):
+        size = tables.losses.shape[0]
+        first = lax.axis_index("data") * size
+        here = (entry >= first) & (entry < first + size)
+        return _noted(
+            tables,
+            jnp.clip(batch - first, 0, size - 1),
+            jnp.where(here, entry - first, size),
+            visited,
+        )
+
+    by_example, whole = PartitionSpec("data"), PartitionSpec()
+    return jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(by_example, whole, whole, whole),
+        out_specs=by_example,
+    )(tables, batch, entry, visited)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from dpet_jax.energy.sensing.curve import Totals, add_by_name
@@ -66,6 +66,15 @@ class Row:
             self.sync | other.sync,
             self.edges + other.edges,
         )
+
+    def beside(self, other: "Row", names: dict[str, str]) -> "Row":
+        """Add what other channels used in the same time, by the names they get."""
+        added = {}
+        for key in ("totals", "inclusive_j", "edge_j2"):
+            theirs = getattr(other, key)
+            new = {names[name]: theirs[name] for name in theirs if name in names}
+            added[key] = getattr(self, key) | new
+        return replace(self, **added)
 
     def divided(self, by: int) -> "Row":
         """Return one of several equal parts of what was used."""

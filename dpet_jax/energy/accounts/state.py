@@ -230,6 +230,43 @@ class Accounts:
             lost=Lost(lost_s, lost_wh, quality),
         )
 
+    def beside(self, other: "Accounts", host: str = "") -> "Accounts":
+        """Add what another process has measured at the same time; seconds stay these.
+
+        Args:
+            other: Its accounts.
+            host: Name of its machine, put before its channels; empty for this machine,
+                of which a channel that is here already is left out.
+        """
+        names = {name: f"{host}/{name}" if host else name for name in other.channels}
+        names = {old: new for old, new in names.items() if new not in self.channels}
+
+        def joined(here: dict[str, Row], there: dict[str, Row]) -> dict[str, Row]:
+            return here | {
+                name: here.get(name, Row()).beside(row, names)
+                for name, row in there.items()
+            }
+
+        idle = self.idle
+        if idle is not None and other.idle is not None:
+            watts = _renamed(other.idle.watts, names)
+            idle = idle._replace(watts=idle.watts | watts)
+        place = f"{host}: " if host else ""
+        unavailable = [
+            one._replace(component=f"{place}{one.component}")
+            for one in other.unavailable
+        ]
+        return replace(
+            self,
+            phases=joined(self.phases, other.phases),
+            labels=joined(self.labels, other.labels),
+            channels=self.channels | _renamed(other.channels, names),
+            unavailable=(*self.unavailable, *(unavailable if host else ())),
+            events=self.events + tuple({"host": host, **one} for one in other.events),
+            event_counts=add_by_name(self.event_counts, other.event_counts),
+            idle=idle,
+        )
+
     def _wh(self, channels: list[str]) -> dict[str, float]:
         """Return the gross Wh of every phase, of some channels together."""
         return {
@@ -317,6 +354,10 @@ def suspended_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(
         time.CLOCK_MONOTONIC
     )
+
+
+def _renamed(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return {new: values[old] for old, new in names.items() if old in values}
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:

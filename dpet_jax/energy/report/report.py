@@ -5,7 +5,7 @@ Energies in it are in Wh; the accounts that it is made of are in joules.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,14 @@ def headline(data: dict[str, Any]) -> str:
     return f"{text}; not valid: {doubts}" if doubts else text
 
 
-def report_from_journal(path: Path) -> Report:
+def report_from_journal(
+    path: Path, joined: Callable[[Accounts], Accounts] = lambda own: own
+) -> Report:
     """Build the report of what a journal holds, also of a run that was killed.
 
     Args:
         path: The energy.jsonl of a run.
+        joined: Adds what others have measured at the same time.
 
     Raises:
         UserError: If the journal is missing, empty or damaged.
@@ -128,7 +131,7 @@ def report_from_journal(path: Path) -> Report:
         raise UserError(f"{path}: damaged: {error}; restore the file") from error
     for sample in samples:
         trace.add(*sample)
-    return build_report(folded.accounts, trace, complete=folded.complete)
+    return build_report(joined(folded.accounts), trace, complete=folded.complete)
 
 
 def build_report(accounts: Accounts, trace: Trace, *, complete: bool) -> Report:
