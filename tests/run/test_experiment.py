@@ -59,7 +59,7 @@ class AfterChunks(Interrupt):
     @property
     def requested(self):
         # a run looks after each program too that it makes ready
-        self.left -= sys._getframe(1).f_code.co_name != "_run_segment"
+        self.left -= sys._getframe(1).f_code.co_name != "_compile"
         return self.left < 0
 
 
