@@ -915,7 +915,7 @@ def test_replaying_all_is_what_it_always_was(whole, tmp_path, assert_same_run):
 
 # DPET in one schedule
 
-ANNEAL = {"kind": "dpet_anneal", "epochs": 4}
+ANNEAL = {"kind": "dpet_anneal", "epochs": 4, "drop": 0.5}
 
 
 def annealed(**keys):
