@@ -659,7 +659,7 @@ def _finished(
     answer = [
         f"done in {spent}: {accuracy}{target}",
         f"{'took':<12}{summary['visits']:,} examples, {summary['epochs']:.2f} "
-        f"full-pass equivalents, {summary['energy']['headline']}",
+        f"full-pass equivalents; energy {summary['energy']['headline']}",
         f"{'model':<12}{out / MODEL} ({whole.size / 1e6:.2f} MB; int8 "
         f"{small.size / 1e6:.2f} MB beside it)",
     ]
