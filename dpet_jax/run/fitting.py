@@ -150,7 +150,7 @@ def fit(  # noqa: PLR0913
         raise UserError("budget: epochs are planned by dpet plan; give seconds or wh")
     model = None
     if cpu_model is not None:
-        model = validate_as(CpuModelConfig, cpu_model, "--cpu-model")
+        model = validate_as(CpuModelConfig, dict(cpu_model), "--cpu-model")
     asked = {
         "data": None if data is None else str(data.resolve()),
         budget.unit: budget.amount,

@@ -243,8 +243,8 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
         ("fit nowhere --seconds=60", "nowhere: no such file"),
         ("fit --seconds=60 --image-size=2", "2 is not from 8"),
         ("fit --wh=1", "(dpet fit: --cpu-model)"),
-        ("fit --wh=1 --cpu-model=20", "--cpu-model: 20 holds no keys; write '{idle_w:"),
-        ("fit --wh=1 --cpu-model='{idle_w: 2}'", "--cpu-model: max_w: missing"),
+        ("fit --wh=1 --cpu-model=20", "'20' holds no keys; write '{idle_w: 20"),
+        ("fit --wh=1 --cpu-model='{idle_w: 2, max_w: 3}'", "source: missing"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
