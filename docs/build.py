@@ -3,11 +3,13 @@
 The pages are laid out as they lie in the repository, so that every link between them
 is right in both places. What they link to besides is copied beside them, notebooks are
 run, and the pages of the reference are made of the public names of modules. Then
-zensical builds the site and refuses links and anchors that lead nowhere, and the site
-is refused if a page would load anything from elsewhere.
+zensical builds the site and refuses links and anchors that lead nowhere, its search is
+made to work from the disk, and the site is refused if a page would load anything from
+elsewhere.
 """
 
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -29,6 +31,17 @@ _LINK = re.compile(r"\]\(([^)\s#:]+)")
 # What a page loads, but for links that a reader may follow; from anywhere but the site.
 _LOADS = r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="
 _LOADED = re.compile(rf"{_LOADS}[\"']?(?:https?:)?//")
+# Where a page opened from the disk has its search's worker from; browsers start none
+# from a file there, so ours is made of a text.
+_SHIM, _WORKER = "https://unpkg.com/iframe-worker/shim", "assets/javascripts/worker.js"
+_START = """\
+if (location.protocol === "file:") {
+  const [Real, source] = [Worker, %s];
+  window.Worker = function () {
+    return new Real(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
+  };
+}
+"""
 # Of one cell, or of a kernel's start, in seconds.
 _LONGEST_CELL = 600
 
@@ -54,9 +67,29 @@ def main() -> None:
     zensical = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     if subprocess.run(zensical, cwd=ROOT, check=False).returncode:
         raise SystemExit("docs: the site could not be built; see above")
+    search_from_disk(site)
     remote = [page for page in site.rglob("*.html") if _LOADED.search(page.read_text())]
     if remote:
         raise SystemExit(f"docs: {remote[0]} loads something from elsewhere")
+
+
+def search_from_disk(site: Path) -> None:
+    """Let the search of a site work from the disk without anything from elsewhere.
+
+    Raises:
+        SystemExit: If the site is not built as it was when this was written.
+    """
+    workers = [*site.glob("assets/javascripts/workers/search.*.js")]
+    if len(workers) != 1 or not (site / "search.js").exists():
+        raise SystemExit(f"docs: {site} has not one worker and one index to search by")
+    text = workers[0].read_text(encoding="utf-8")
+    (site / _WORKER).write_text(_START % json.dumps(text), encoding="utf-8")
+    for page in site.rglob("*.html"):
+        held = page.read_text(encoding="utf-8")
+        root = re.search(r'src="([^"]*)assets/javascripts/bundle', held)
+        if root is not None:
+            held = held.replace(_SHIM, f"{root[1]}{_WORKER}")
+            page.write_text(held, encoding="utf-8")
 
 
 def lay_out(source: Path, pages: Path) -> None:

@@ -600,6 +600,12 @@ def _add_fit(parser: Any) -> None:
         metavar="DIR",
         help="start from one of these networks, if that is expected to save energy",
     )
+    parser.add_argument(
+        "--cpu-model",
+        metavar="YAML",
+        help="with --wh, where nothing measures energy: your CPU's watts, as in "
+        "'{idle_w: 20, max_w: 65, source: wall meter}'",
+    )
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -803,6 +809,7 @@ def _fit(options: Any, rest: list[str], console: Console) -> int:
             console=console,
             began=began,
             measuring_counts=any(getattr(options, name) for name in _BUDGETS),
+            cpu_model=_cpu_model(options.cpu_model),
         )
     except KeyboardInterrupt:  # a run itself listens to it
         console.out("interrupted; the same command begins again", highlight=False)
@@ -826,6 +833,22 @@ def _fit(options: Any, rest: list[str], console: Console) -> int:
     for line in (*found.answer, *last):
         console.out(line, highlight=False)
     return 0
+
+
+def _cpu_model(text: str | None) -> dict[str, Any] | None:
+    """Return the keys of a CPU model as they stand on the command line."""
+    from dpet_jax.config.load import parse_override
+    from dpet_jax.section import shown
+
+    if text is None:
+        return None
+    _, found = parse_override(f"--cpu-model={text}")
+    if not isinstance(found, dict):
+        raise UserError(
+            f"command line: --cpu-model: {shown(text)} holds no keys; write "
+            "'{idle_w: 20, max_w: 65, source: wall meter}' with your watts"
+        )
+    return found
 
 
 def _fit_report(found: Any) -> Path:

@@ -57,15 +57,11 @@ def dpet(*arguments):
 
 
 def wait_for(process, path, text):
-    """Wait until a file holds a text; the process must live that long."""
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        if path.exists() and text in path.read_text():
-            return
+    """Wait until a file holds a text, for as long as the process lives."""
+    while not (path.exists() and text in path.read_text()):
         if process.poll() is not None:
             pytest.fail(f"ended early: {process.communicate()}")
         time.sleep(0.01)
-    pytest.fail(f"no {text!r} in {path}")
 
 
 def test_kills_and_signals_at_random_moments_change_nothing(
@@ -76,7 +72,7 @@ def test_kills_and_signals_at_random_moments_change_nothing(
     out = tmp_path / "killed"
     folder = out / "tiny" / "seed0"
     process = dpet("run", tiny, f"--out={out}")
-    rng = random.Random(0)
+    rng, cut = random.Random(0), 0
     for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 75)):
         seen = folder / "events.jsonl"
         before = seen.read_text().count('"train"') if seen.exists() else 0
@@ -87,15 +83,16 @@ def test_kills_and_signals_at_random_moments_change_nothing(
         process.send_signal(number)
         _, errors = process.communicate()
         assert "Traceback" not in errors
-        if process.returncode == 0:
+        if process.returncode == 0:  # on a busy machine the signal may come too late
             break
         assert process.returncode == code
+        cut += 1
         process = dpet("run", tiny, f"--out={out}", "--resume")
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert_same_run(whole, folder)
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["segments"] >= 2
+    assert summary["segments"] == 1 + cut
     assert (
         summary["visits"] == json.loads((whole / "summary.json").read_text())["visits"]
     )

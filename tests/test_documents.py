@@ -208,6 +208,29 @@ def test_the_page_of_keys_has_a_table_for_every_kind(tmp_path, monkeypatch):
     assert "| `query_size` | `1000` | fewer only when the pool runs out |" in text
 
 
+def test_the_search_of_the_site_needs_nothing_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    build = importlib.import_module("build")
+    script = 'postMessage("</script>")'
+    worker = tmp_path / "assets" / "javascripts" / "workers" / "search.1a.min.js"
+    worker.parent.mkdir(parents=True)
+    worker.write_text(script)
+    page = tmp_path / "docs" / "page.html"
+    page.parent.mkdir()
+    page.write_text(
+        f'<script src="{build._SHIM}"></script>'
+        '<script src="../assets/javascripts/bundle.2b.js"></script>'
+    )
+    with pytest.raises(SystemExit, match="one worker and one index"):
+        build.search_from_disk(tmp_path)
+    (tmp_path / "search.js").touch()
+    build.search_from_disk(tmp_path)
+    assert '<script src="../assets/javascripts/worker.js">' in page.read_text()
+    assert not build._LOADED.search(page.read_text())
+    held = (tmp_path / "assets" / "javascripts" / "worker.js").read_text()
+    assert json.dumps(script) in held
+
+
 def test_the_page_on_python_has_every_event():
     text = (DOCS / "python.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (`.+?`) \|", text, re.MULTILINE)

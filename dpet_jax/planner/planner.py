@@ -248,8 +248,9 @@ def plan(
         cost.joules is not None for cost in costs.values() if cost.measured
     ):
         raise UserError(
-            f"budget: {budget} cannot be planned for: no meter measures energy here; "
-            "see dpet doctor, or give seconds or epochs"
+            f"budget: {budget} cannot be planned for: nothing here tells what a step "
+            "takes; see dpet doctor, give energy.allow_modelled and energy.cpu_model, "
+            "or give seconds or epochs"
         )
     offers = [
         _Offer.of(key, cost, budget, law, num_train, spent, idle_w, level)

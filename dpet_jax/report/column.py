@@ -5,8 +5,10 @@ has no cost that could enter a mean; results at the end are means with their sta
 deviation over seeds.
 """
 
+import math
 import re
 import statistics
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from dpet_jax.report.equal_accuracy import RANGE, EndTable, Ratio
@@ -16,10 +18,12 @@ from dpet_jax.report.rows import Comparison
 from dpet_jax.report.runs import COST_NAMES, Run
 from dpet_jax.report.table import Cell, CostTable
 
-#: Columns of numbers that fit beside a name; further targets follow below.
+#: The most columns of numbers beside the names; further targets follow below.
 _BESIDE = 4
-#: Characters of a name that stay on one line.
+#: Characters of a name that stay on one line, at least.
 _NAME = 18
+#: Points of a narrow column of text, and of a character in the sizes of a table.
+_COLUMN, _POINTS, _SMALL_POINTS = 240.0, 4.2, 3.1
 
 
 def column_tables(
@@ -215,18 +219,17 @@ def _float(
         caption: Sentences, not escaped.
         label: Behind `tab:`.
     """
-    beside = min(_BESIDE, len(headers))
-    names = f"p{{{0.3 if beside > 2 else 0.38}\\linewidth}}"
-    names = names if any(len(name) > _NAME for name, _ in rows) else "l"
+    beside, characters = _room(headers, rows)
     lines = [
         "% needs \\usepackage{booktabs}",
-        "\\begin{table}[t]",
+        "\\begin{table}[tp]",
         "\\centering",
         f"\\caption{{{escape_latex(' '.join(caption))}}}",
         f"\\label{{tab:{label}}}",
+        "\\smallskip",  # where a class puts captions below, it leaves none above
         "\\footnotesize",
         "\\setlength{\\tabcolsep}{3pt}",
-        f"\\begin{{tabular}}{{@{{}}{names}{'r' * beside}@{{}}}}",
+        f"\\begin{{tabular}}{{@{{}}l{'r' * beside}@{{}}}}",
         "\\toprule",
     ]
     for first in range(0, len(headers), beside):
@@ -234,15 +237,46 @@ def _float(
             lines.append("\\midrule")
         block = range(first, min(first + beside, len(headers)))
         lines += [_line("method", [headers[k] for k in block], beside), "\\midrule"]
-        for name, cells in rows:
-            told = escape_latex(name)
-            told = told if names == "l" else f"\\raggedright {told}"
-            lines.append(_line(told, [cells[k][0] for k in block], beside))
+        for number, (name, cells) in enumerate(rows):
+            # a long name goes on beside the ranges
+            told, *others = map(escape_latex, textwrap.wrap(name, characters))
             below = [cells[k][1] for k in block]
-            if any(below):
-                small = [f"\\scriptsize {text}" if text else "" for text in below]
-                lines.append(_line("", small, beside))
+            tall = others or any(below)
+            if tall and number:
+                lines.append("\\addlinespace[2pt]")
+            lines.append(_line(told, [cells[k][0] for k in block], beside))
+            small = [f"\\scriptsize {text}" if text else "" for text in below]
+            if tall:
+                next_one = f"\\enspace {others[0]}" if others else ""
+                lines.append(_line(next_one, small, beside))
+            lines += [_line(f"\\enspace {more}", [], beside) for more in others[1:]]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+
+
+def _room(
+    headers: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+) -> tuple[int, int]:
+    """Return how many columns of numbers fit, and characters of the names beside."""
+    widths = [_POINTS * len(_as_seen(header)) for header in headers]
+    for _, cells in rows:
+        for k, (main, below) in enumerate(cells):
+            both = _POINTS * len(_as_seen(main)), _SMALL_POINTS * len(below)
+            widths[k] = max(widths[k], *both)
+    least = min(_NAME, max(len(name) for name, _ in rows))
+    for most in range(min(_BESIDE, len(headers)), 0, -1):
+        # blocks as long as one another
+        beside = math.ceil(len(headers) / math.ceil(len(headers) / most))
+        starts = range(0, len(headers), beside)
+        taken = max(sum(widths[k : k + beside]) + 6 * beside for k in starts)
+        characters = math.floor((_COLUMN - taken) / _POINTS)
+        if characters >= least:
+            break
+    return beside, max(_NAME, characters)
+
+
+def _as_seen(text: str) -> str:
+    """Return LaTeX without most of what is not printed."""
+    return re.sub(r"\\(textbf|pm)|[${}\\]", lambda m: "+" if m[1] == "pm" else "", text)
 
 
 def _line(name: str, cells: Sequence[str], beside: int) -> str:

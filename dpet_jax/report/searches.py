@@ -152,8 +152,8 @@ def area(
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A number over the repeats of a search.
+class Repeats:
+    """A number over the repeats of a search, some of which may lack it.
 
     Attributes:
         mean: Of all repeats; None unless all have it.
@@ -170,7 +170,7 @@ class Spread:
     repeats: int
 
     @classmethod
-    def of(cls, values: Sequence[float | None]) -> "Spread":
+    def of(cls, values: Sequence[float | None]) -> "Repeats":
         """Return that of some values, None where a repeat has none."""
         known = [value for value in values if value is not None]
         whole = bool(known) and len(known) == len(values)
@@ -246,13 +246,13 @@ class SearchRow:
 
     name: str
     courses: tuple[Course, ...]
-    area: Spread
-    to_levels: tuple[Spread, ...]
-    good: Spread
-    best: Spread
-    test: Spread
-    cost_per_trial: Spread
-    trials: Spread
+    area: Repeats
+    to_levels: tuple[Repeats, ...]
+    good: Repeats
+    best: Repeats
+    test: Repeats
+    cost_per_trial: Repeats
+    trials: Repeats
 
 
 @dataclass(frozen=True)
@@ -419,16 +419,16 @@ def _row(name: str, courses: tuple[Course, ...]) -> SearchRow:
     return SearchRow(
         name=name,
         courses=courses,
-        area=Spread.of([course.area for course in courses]),
+        area=Repeats.of([course.area for course in courses]),
         to_levels=tuple(
-            Spread.of([course.to_levels[k] for course in courses])
+            Repeats.of([course.to_levels[k] for course in courses])
             for k in range(len(LEVELS))
         ),
-        good=Spread.of([course.good for course in courses]),
-        best=Spread.of([course.best[-1] for course in courses]),
-        test=Spread.of([course.test for course in courses]),
-        cost_per_trial=Spread.of([c.costs[-1] / c.trials for c in courses]),
-        trials=Spread.of([float(course.trials) for course in courses]),
+        good=Repeats.of([course.good for course in courses]),
+        best=Repeats.of([course.best[-1] for course in courses]),
+        test=Repeats.of([course.test for course in courses]),
+        cost_per_trial=Repeats.of([c.costs[-1] / c.trials for c in courses]),
+        trials=Repeats.of([float(course.trials) for course in courses]),
     )
 
 
@@ -507,7 +507,7 @@ def _mean(row: SearchRow) -> str:
     return f"{row.area.text(lambda fraction: f'{100 * fraction:.1f}')} %"
 
 
-def _overlaps(first: Spread, other: Spread) -> bool:
+def _overlaps(first: Repeats, other: Repeats) -> bool:
     return (other.high or 0.0) >= (first.low or 0.0)
 
 

@@ -291,7 +291,7 @@ def _no_energy(what: str, instead: str, unavailable: Iterable[Any]) -> UserError
     return UserError(
         f"{what} needs a source of energy, and this machine has none ({reasons}); see "
         f"dpet doctor, {instead} instead, or accept a model with "
-        "energy.allow_modelled and energy.cpu_model"
+        "energy.allow_modelled and energy.cpu_model (dpet fit: --cpu-model)"
     )
 
 

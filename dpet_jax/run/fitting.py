@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from dpet_jax.config.experiment import Config
-from dpet_jax.config.load import validate
+from dpet_jax.config.experiment import Config, CpuModelConfig
+from dpet_jax.config.load import validate, validate_as
 from dpet_jax.data import Data, DataSection
 from dpet_jax.data.class_folders import entries
 from dpet_jax.data.decode import picture_size
@@ -108,6 +108,7 @@ def fit(  # noqa: PLR0913
     profiles: Profiles | None = None,
     began: float | None = None,
     measuring_counts: bool = True,
+    cpu_model: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Train a classifier on pictures within a budget, or go on with it.
 
@@ -133,6 +134,7 @@ def fit(  # noqa: PLR0913
         began: When the budget began to count, by `time.monotonic`; by default now.
         measuring_counts: Whether a budget that is over once this machine is measured is
             refused; else it begins to count only then.
+        cpu_model: The keys of `energy.cpu_model`, where nothing measures energy here.
 
     Raises:
         UserError: If there is nothing that can be trained on, the budget is too small,
@@ -146,6 +148,9 @@ def fit(  # noqa: PLR0913
 
     if budget.unit == "epochs":
         raise UserError("budget: epochs are planned by dpet plan; give seconds or wh")
+    model = None
+    if cpu_model is not None:
+        model = validate_as(CpuModelConfig, dict(cpu_model), "--cpu-model")
     asked = {
         "data": None if data is None else str(data.resolve()),
         budget.unit: budget.amount,
@@ -153,6 +158,7 @@ def fit(  # noqa: PLR0913
         "seed": seed,
         # as folders of earlier versions have it
         **({} if pool is None else {"pool": str(pool.resolve())}),
+        **({} if model is None else {"cpu_model": model.model_dump(mode="json")}),
     }
     kept, prepared = _kept(out, asked), None
     if kept is None and pool is not None:
@@ -168,6 +174,7 @@ def fit(  # noqa: PLR0913
             profiles,
             began,
             measuring_counts=measuring_counts,
+            cpu_model=model,
         )
         config, read = prepared.planned()
         if pool is not None:
@@ -175,6 +182,7 @@ def fit(  # noqa: PLR0913
         kept = {
             "asked": asked,
             "before_s": time.monotonic() - prepared.began,
+            "before_wh": prepared.before_wh,
             "found": prepared.said,
             "config": config.model_dump(mode="json"),
         }
@@ -241,10 +249,12 @@ class _Fitting:
         began: float,
         *,
         measuring_counts: bool,
+        cpu_model: CpuModelConfig | None = None,
     ) -> None:
         self.path, self.budget, self.out, self.seed = data, budget, out, seed
         self.image_size, self.began = image_size, began
-        self.measuring_counts = measuring_counts
+        self.measuring_counts, self._cpu_model = measuring_counts, cpu_model
+        self.before_wh: float | None = None  # measuring took so many
         self.profiles = Profiles(say=say) if profiles is None else profiles
         self.said: list[str] = []
         self._say = say
@@ -260,6 +270,10 @@ class _Fitting:
         config, data, lines = look(self.path, self.image_size, self.seed)
         for line in lines:
             self.say(line)
+        if self._cpu_model is not None:
+            model = self._cpu_model.model_dump(mode="json")
+            given = {"allow_modelled": True, "cpu_model": model}
+            config = _changed(config, {"energy": given})
         if self.budget.unit == "target":
             return self._to_target(config, data), data
         return self._within(config, data), data
@@ -284,6 +298,8 @@ class _Fitting:
             self.began = time.monotonic()
             planned = self._plan(config, data, budget)
         self._say_plan(planned)
+        measuring_j = planned.spent.joules
+        self.before_wh = None if measuring_j is None else measuring_j / 3600
         chosen = planned.plan.scale, planned.plan.batch_size
         looks = 2 * data.num_validation + data.num_test
         after_s = looks * planned.profiles[chosen].score_s
@@ -405,6 +421,8 @@ class _Fitting:
         self.say(f"  why       {why}")
         for text in planned.plan.warnings:
             self.say(f"  warning   {text}")
+        if planned.energy.quality == "modelled":
+            self.say(f"  energy    {planned.energy}, by the watts that were given")
 
     @property
     def _elapsed(self) -> float:
@@ -624,6 +642,12 @@ def _finished(
     spent = f"{used_s:.1f} s"
     if budget.unit == "seconds":
         spent += f" of {budget.amount:g} ({100 * used_s / budget.amount:.1f} %)"
+    if budget.unit == "wh":
+        energy = summary["energy"]
+        used_wh = (kept["before_wh"] or 0.0) + energy["wh"] + (energy["lost_wh"] or 0.0)
+        spent += f" with {100 * used_wh / budget.amount:.1f} % of {budget}"
+        if energy["quality"] == "modelled":
+            spent += ", by the middle of the model"
     validation = summary["validation_accuracy"]
     accuracy = f"test accuracy {summary['test_accuracy']:.4f}" + (
         "" if validation is None else f", validation {validation:.4f}"
@@ -635,7 +659,7 @@ def _finished(
     answer = [
         f"done in {spent}: {accuracy}{target}",
         f"{'took':<12}{summary['visits']:,} examples, {summary['epochs']:.2f} "
-        f"full-pass equivalents, {summary['energy']['headline']}",
+        f"full-pass equivalents; energy {summary['energy']['headline']}",
         f"{'model':<12}{out / MODEL} ({whole.size / 1e6:.2f} MB; int8 "
         f"{small.size / 1e6:.2f} MB beside it)",
     ]

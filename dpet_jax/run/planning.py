@@ -10,7 +10,7 @@ import jax
 from dpet_jax.config.experiment import BudgetConfig, Config
 from dpet_jax.config.load import validate, validate_as
 from dpet_jax.data import Data
-from dpet_jax.energy import Probe
+from dpet_jax.energy import Energy, Probe
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_json, write_whole
 from dpet_jax.methods.dpet_anneal import DpetAnneal
@@ -54,6 +54,7 @@ class Planned(NamedTuple):
         data: What it is trained on.
         profiles: What was measured, by scale and batch size.
         notes: What else to know, a sentence each.
+        spent: What measuring has cost.
     """
 
     plan: Plan
@@ -62,6 +63,17 @@ class Planned(NamedTuple):
     data: Data
     profiles: Mapping[Key, Profile]
     notes: tuple[str, ...]
+    spent: Spend = NOTHING
+
+    @property
+    def energy(self) -> Energy:
+        """Expected of everything, with the interval of a model if one tells it."""
+        kept = self.profiles.get((self.plan.scale, self.plan.batch_size))
+        wh = self.plan.wh
+        if wh is None or kept is None or kept.assumed is None:
+            return Energy(wh, "unavailable" if wh is None else "measured")
+        least, most = kept.assumed
+        return Energy(wh, "modelled", 0.0, least * wh, most * wh)
 
 
 def plan_config(
@@ -145,6 +157,7 @@ def plan_config(
             *profiles.problems,
             *family.left_out,
             *_unsteady(known.get(key)),
+            *_by_model(known.get(key), budget),
             *_other_recipe(base, law),
         )
         return Planned(
@@ -154,6 +167,7 @@ def plan_config(
             data,
             known,
             notes,
+            _total(spent),
         )
 
 
@@ -357,6 +371,15 @@ def _unsteady(profile: Profile | None) -> tuple[str, ...]:
     )
 
 
+def _by_model(profile: Profile | None, budget: Budget) -> tuple[str, ...]:
+    if profile is None or profile.assumed is None or budget.unit != "wh":
+        return ()
+    return (
+        f"a model of the CPU tells the Wh; {budget} are counted by its middle, and may "
+        "be anything between its least and its most",
+    )
+
+
 def recipe_rate(batch: int) -> float:
     """Return the peak rate of the recipe for batches of another size.
 
@@ -402,6 +425,8 @@ def plan_lines(planned: Planned) -> Iterator[str]:
         + (f" ({method.dropped:g} at most)" if method.drop == "auto" else "")
     )
     wh = "energy not measured" if found.wh is None else f"{found.wh:.4g} Wh"
+    if planned.energy.quality == "modelled":
+        wh = str(planned.energy)
     yield f"  expected  {found.seconds:.4g} s in all, {wh}; {_accuracy(found)}"
     yield ""
     yield from _table(found, planned.profiles)
@@ -429,6 +454,8 @@ def _table(found: Plan, profiles: Mapping[Key, Profile]) -> Iterator[str]:
 
 def _row(one: Candidate, profiles: Mapping[Key, Profile]) -> tuple[str, ...]:
     kept = profiles.get((one.scale, one.batch_size))
+    # a model's have no room for their interval here
+    modelled = any(held.assumed is not None for held in profiles.values())
     return (
         f"{one.scale:g}",
         f"{one.batch_size}",
@@ -437,7 +464,7 @@ def _row(one: Candidate, profiles: Mapping[Key, Profile]) -> tuple[str, ...]:
         f"{one.visits:,}" if one.visits else "-",
         "-" if one.score is None else f"{one.score:.3f}",
         ("" if one.measured else "~") + f"{one.seconds:.4g}",
-        "-" if one.wh is None else f"{one.wh:.3g}",
+        "-" if one.wh is None or modelled else f"{one.wh:.3g}",
         one.why,
     )
 

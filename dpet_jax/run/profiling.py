@@ -50,7 +50,9 @@ class Profile(Section):
         key: All that it depends on.
         step_s: Seconds of a training step, the median.
         step_range_s: Its quartiles.
-        step_j: Gross joules of a step, from the watts drawn; None where not measured.
+        step_j: Gross joules of a step, from the watts drawn; None where nothing tells.
+        assumed: Where a model told them, its least and its most as shares of them; None
+            where they were measured.
         num_train: Examples that the programs were compiled for.
         compile_s: Seconds until the programs were ready.
         trace_s: Those of them that the compiler did not take, which is about what a
@@ -65,6 +67,7 @@ class Profile(Section):
     step_s: Positive
     step_range_s: tuple[Positive, Positive]
     step_j: NonNegative | None
+    assumed: tuple[NonNegative, NonNegative] | None = None
     num_train: Count
     compile_s: NonNegative
     trace_s: NonNegative
@@ -76,6 +79,9 @@ class Profile(Section):
         """Return the figures that a plan hangs on."""
         low, high = (1e3 * each for each in self.step_range_s)
         joules = "" if self.step_j is None else f", {self.step_j:.3g} J"
+        if self.step_j is not None and self.assumed is not None:
+            least, most = (self.step_j * share for share in self.assumed)
+            joules = f", ≈ {self.step_j:.3g} J [{least:.3g}, {most:.3g}] MODELLED"
         return (
             f"{1e3 * self.step_s:.3g} ms a step ({low:.3g} to {high:.3g}){joules}, "
             f"ready after {self.compile_s:.3g} s"
@@ -149,6 +155,8 @@ def profile_key(config: Config, data: Data, meter: EnergyMeter) -> dict[str, Any
         ],
         "meters": sorted(meter.sensors.channels),
     }
+    if config.energy.cpu_model is not None:
+        facts["cpu_model"] = config.energy.cpu_model.model_dump()
     plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return plain
 
@@ -256,7 +264,7 @@ def measure(
     counts = compile_counts().since(before)
     steps = _Steps(learner, data)
     warm = steps.timed(min(_WARM_UP, learner.main.max_steps))
-    metered = meter.quality == "measured"
+    metered = meter.quality != "unavailable"
     least_s = _METERED_S if metered else 0.0
     each = max(1, min(round(_TIMING_S / warm), learner.main.max_steps))
     timings: list[float] = []
@@ -277,6 +285,7 @@ def measure(
         step_s=median,
         step_range_s=(low, high),
         step_j=None if training_j is None else median * training_j / training.s,
+        assumed=_assumed(training),
         num_train=data.num_train,
         compile_s=compiling.s,
         trace_s=max(0.0, compiling.s - counts.seconds),
@@ -307,14 +316,19 @@ class _Steps:
 
 
 def joules_of(window: Window) -> float | None:
-    """Return the gross joules of a window; None where none were measured.
+    """Return the gross joules of a window; None where none are known.
 
-    That is also so where it was too short for the sensor, or where a model told them: a
-    plan would lose the interval.
+    That is also so where it was too short for the sensor.
     """
     energy = window.energy
     if energy is None or energy.wh is None or window.resolution_limited:
         return None
-    if energy.quality != "measured":
-        return None
     return 3600 * energy.wh
+
+
+def _assumed(window: Window) -> tuple[float, float] | None:
+    """Return the least and the most that a model gives, as shares of its energy."""
+    energy = window.energy
+    if energy is None or not energy.wh or energy.quality != "modelled":
+        return None
+    return energy.low_wh / energy.wh, energy.high_wh / energy.wh

@@ -57,12 +57,14 @@ class Length(NamedTuple):
         look_s: Seconds of an evaluation of the validation split.
         first_s: Seconds until the first run of a process can train: compiling.
         each_s: Seconds that any run takes beside training and evaluating.
+        read_s: Seconds until the data are read, once for all runs.
     """
 
     pass_s: float
     look_s: float
     first_s: float
     each_s: float
+    read_s: float = 0.0
 
     def at_least(self, pass_s: float, rest_s: float) -> "Length":
         """Return what one run takes, not less than a run has taken.
@@ -82,7 +84,8 @@ class Length(NamedTuple):
             looks: Evaluations of each run.
         """
         of_run = self.each_s + looks * self.look_s
-        return self.first_s + sum(lengths) * self.pass_s + len(lengths) * of_run
+        once = self.read_s + self.first_s
+        return once + sum(lengths) * self.pass_s + len(lengths) * of_run
 
     def passes(self, seconds: float, shares: Sequence[float], looks: int) -> float:
         """Return the passes of the longest of some runs that so many seconds hold.
@@ -239,6 +242,7 @@ class _Starting:
         self.began = time.monotonic()
         self.profiles = Profiles(say=lambda _: None) if profiles is None else profiles
         looked = look(path, image_size, seed)
+        self._read_s = time.monotonic() - self.began
         self.config, self.data = recipe(looked.config), looked.data
         for line in looked.lines:
             self.say(line)
@@ -281,6 +285,7 @@ class _Starting:
             first_s=profile.compile_s,
             # what else a run takes is known once one has run
             each_s=data.num_test * profile.score_s,
+            read_s=self._read_s,
         )
 
     def run(self, out: Path) -> Started:
@@ -311,10 +316,11 @@ class _Starting:
         )
         epochs = _round_down(passes)
         if epochs < 1:
+            least = math.ceil(length.seconds([1.0], _LOOKS + 1) / _PLANNED / 60)
             raise UserError(
                 f"command line: --minutes: {self.minutes:g} are too few for one pass "
-                f"over {self.data.num_train:,} pictures; give more, or a smaller "
-                "--image-size"
+                f"over {self.data.num_train:,} pictures; give {least} or more, or a "
+                "smaller --image-size"
             )
         targets = targets_above(
             1 - seen["validation_accuracy"], _HARDER, self.data.num_validation
@@ -349,6 +355,7 @@ class _Starting:
             pass_s=_busy_s(first) / (longest // 2),
             look_s=0.0,
             first_s=cold_s,
+            read_s=self._read_s,
             each_s=max(0.0, _rest_s(first) - cold_s),
         )
         longest = self._even(min(longest, length.passes(_PLANNED * seconds, shares, 1)))

@@ -8,7 +8,7 @@ from dpet_jax.errors import DamagedFileError
 from dpet_jax.report.plots.searches import best_over_cost
 from dpet_jax.report.plots.style import settle, to_svg
 from dpet_jax.report.searches import (
-    Spread,
+    Repeats,
     Trial,
     answer,
     area,
@@ -75,12 +75,12 @@ def test_area_is_the_mean_over_the_budget_with_nothing_before_the_first():
 
 
 def test_a_spread_has_a_mean_only_where_all_repeats_have_the_number():
-    assert Spread.of([1.0, 3.0]) == Spread(2.0, 1.0, 3.0, 2, 2)
-    assert Spread.of([1.0, None]) == Spread(None, 1.0, 1.0, 1, 2)
-    assert Spread.of([None]) == Spread(None, None, None, 0, 1)
-    texts = [Spread.of(values).text() for values in ([1.0, 3.0], [1.0, None], [None])]
+    assert Repeats.of([1.0, 3.0]) == Repeats(2.0, 1.0, 3.0, 2, 2)
+    assert Repeats.of([1.0, None]) == Repeats(None, 1.0, 1.0, 1, 2)
+    assert Repeats.of([None]) == Repeats(None, None, None, 0, 1)
+    texts = [Repeats.of(values).text() for values in ([1.0, 3.0], [1.0, None], [None])]
     assert texts == ["2.00 (1.00 to 3.00)", "1.00 or more (1 of 2)", "\N{EN DASH}"]
-    assert Spread.of([2.0, 2.0]).text() == "2.00"
+    assert Repeats.of([2.0, 2.0]).text() == "2.00"
 
 
 def test_searches_are_compared_over_the_cost_that_all_have_spent():

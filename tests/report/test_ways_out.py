@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from dpet_jax.report.comparison import read_comparison
 from dpet_jax.report.equal_accuracy import end_table
 from dpet_jax.report.formats import to_csv
 from dpet_jax.report.page import answer, write_report
+from dpet_jax.report.plots.style import new_figure, to_pdf
 from dpet_jax.report.table import cost_table
 from dpet_jax.report.tidy import IDENTITY, tidy_tables
 
@@ -106,9 +109,9 @@ def check_latex(text):
         ("end", "table"),
     ]
     (columns,) = re.findall(r"\\begin\{tabular\}\{@\{\}(.*)@\{\}\}", text)
-    columns = re.sub(r"p\{[^}]*\}", "p", columns)
     body = text.partition("\\toprule\n")[2].partition("\\bottomrule")[0]
-    lines = [line for line in body.splitlines() if line != "\\midrule"]
+    rules = ("\\midrule", "\\addlinespace[2pt]")
+    lines = [line for line in body.splitlines() if line not in rules]
     assert lines
     for line in lines:
         assert line.endswith(" \\\\")
@@ -161,13 +164,46 @@ def test_a_cell_that_not_all_seeds_reached_says_how_many_did(tmp_path):
 
 def test_more_targets_than_fit_into_a_column_follow_below(tmp_path):
     targets = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-    fake_run(tmp_path / "seed0", targets=targets, method_label="a & b_c, 50 % longer")
+    name = f"a & b_c, 50 % {30 * 'x'}"
+    fake_run(tmp_path / "seed0", targets=targets, method_label=name)
     lines = check_latex(latex(tmp_path)["cost.tex"])
     assert [line[1:] for line in lines if line[0] == "method"] == [
-        [r"10 \%", r"20 \%", r"30 \%", r"40 \%"],
-        [r"50 \%", r"60 \%", "", ""],
+        [r"10 \%", r"20 \%", r"30 \%"],
+        [r"40 \%", r"50 \%", r"60 \%"],
     ]
-    assert lines[1][0] == r"\raggedright a \& b\_c, 50 \% longer"
+    # and a long name goes on below
+    first, second, *_ = [line[0] for line in lines[1:]]
+    assert (first, second[:10]) == (r"a \& b\_c, 50 \%", r"\enspace x")
+
+
+_PAPER = r"""
+\documentclass[10pt,twocolumn]{article}
+\usepackage{booktabs,graphicx}
+\begin{document}
+\input{cost}\input{results}
+\begin{figure}[t]\includegraphics[width=\linewidth]{plot}\end{figure}
+\end{document}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no LaTeX here")
+def test_a_paper_with_tables_and_a_plot_compiles_and_nothing_stands_out(tmp_path):
+    for n, name in enumerate(("DPET in one schedule (loss), kept", "a_b & 50 % ^ ~")):
+        for seed in range(3):
+            course = [(7.0 + n + seed / 9, 0.65), (11.0 + n + seed / 7, 0.95)]
+            facts = {"seed": seed, "targets": (0.1, 0.6, 0.7, 0.8, 0.9)}
+            fake_run(tmp_path / f"{n}{seed}", course, method_label=name, **facts)
+    for file, text in latex(tmp_path).items():
+        (tmp_path / file).write_text(text)
+    figure = new_figure(2.0)
+    figure.add_subplot().plot([1, 2])
+    (tmp_path / "plot.pdf").write_bytes(to_pdf(figure))
+    (tmp_path / "paper.tex").write_text(_PAPER)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    assert (tmp_path / "paper.pdf").stat().st_size > 10_000
 
 
 def test_runs_that_are_read_at_their_end_have_ratios_and_a_line_for_each_length(

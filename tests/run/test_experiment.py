@@ -16,7 +16,7 @@ from rich.console import Console
 from dpet_jax.config.load import validate
 from dpet_jax.data.sources import Digits
 from dpet_jax.errors import UserError
-from dpet_jax.files import read_json
+from dpet_jax.files import read_json, read_lines
 from dpet_jax.methods.base import Pool
 from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.run import experiment
@@ -406,9 +406,17 @@ def test_a_proxy_costs_exactly_its_training_and_scoring(proxied):
 
 def test_a_proxy_works_inside_the_window_of_selection(proxied):
     events = read_events(proxied.folder / "events.jsonl")
-    spent = sum(event["seconds"] for event in events if event["event"] == "select")
-    # the window lies inside what the events measure, and holds all of the training
-    assert 0 < proxied.summary["phases"]["select"]["s"] <= spent + 1e-6
+    spent = [event["seconds"] for event in events if event["event"] == "select"]
+    windows = [
+        line["s"]
+        for line in read_lines(proxied.folder / "energy.jsonl")
+        if (line["event"], line.get("phase")) == ("window", "select")
+    ]
+    # nothing is chosen for the warm-up, nor once the last round is over
+    assert len(windows) == 4
+    # a window lies inside what its event measures, compiling included
+    assert all(0 < s <= told for s, told in zip(windows[1:3], spent, strict=True))
+    assert 0 < proxied.summary["phases"]["select"]["s"] <= sum(windows) + 1e-6
     compiled = [event["what"] for event in events if event["event"] == "compile"]
     assert compiled[4:7] == ["proxy init", "proxy train_steps", "proxy score_pool"]
     assert proxied.summary["compilations"]["others"]["programs"] == 0

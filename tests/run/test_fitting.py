@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -241,14 +242,16 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
         ("fit --target=1.5", "a share below 1"),
         ("fit nowhere --seconds=60", "nowhere: no such file"),
         ("fit --seconds=60 --image-size=2", "2 is not from 8"),
-        ("fit --wh=1", "needs a source of energy"),
+        ("fit --wh=1", "(dpet fit: --cpu-model)"),
+        ("fit --wh=1 --cpu-model=20", "'20' holds no keys; write '{idle_w: 20"),
+        ("fit --wh=1 --cpu-model='{idle_w: 2, max_w: 3}'", "source: missing"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
     line, told, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    assert main(line.split()) == 2
+    assert main(shlex.split(line)) == 2
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1

@@ -10,11 +10,12 @@ from fakes.networks import MlpFamily
 
 from dpet_jax.cli import main
 from dpet_jax.config.load import load, validate
-from dpet_jax.energy import CallableProbe
+from dpet_jax.energy import CallableProbe, Energy
+from dpet_jax.energy.window import Window
 from dpet_jax.errors import UserError
 from dpet_jax.planner.law import SHIPPED, Law, Level
 from dpet_jax.planner.planner import Budget
-from dpet_jax.run import calibration, experiment, planning
+from dpet_jax.run import calibration, experiment, planning, profiling
 from dpet_jax.run.build import build_data
 from dpet_jax.run.planning import plan_config, plan_lines, read_law, write_config
 from dpet_jax.run.profiling import Profiles
@@ -210,6 +211,49 @@ def test_energy_is_measured_by_a_meter_of_the_users_own(
     assert found.plan.wh == pytest.approx(0.98, abs=0.005)
     assert found.plan.seconds == pytest.approx(98, rel=0.1)
     assert found.config.budget.wh < 1
+
+
+def test_energy_of_a_model_is_planned_with_and_stands_with_its_interval(
+    config, data, planned, tmp_path, monkeypatch
+):
+    watts = {"idle_w": 20.0, "max_w": 65.0, "source": "a test"}
+    asked = {"allow_modelled": True, "cpu_model": watts}
+    modelled = validate(config.model_dump(mode="json") | {"energy": asked}, "test")
+    measured = next(iter(planned.profiles.values()))
+    keys = []
+
+    def measure(at, data, meter, key):
+        del at, data, meter
+        keys.append(key)
+        told = {"step_j": 40 * measured.step_s, "assumed": (0.25, 1.5)}
+        return measured.model_copy(update={**told, "key": key})
+
+    monkeypatch.setattr(planning, "measure", measure)
+    monkeypatch.setattr(MlpFamily, "scales", (planned.plan.scale,))
+    found = plan_config(modelled, Budget(wh=1), data=data, profiles=Profiles(tmp_path))
+    assert [key["cpu_model"] for key in keys] == [watts]
+    assert found.plan.wh == pytest.approx(0.98, abs=0.01)
+    assert found.energy.quality == "modelled"
+    assert found.energy.interval_wh == pytest.approx(
+        (0.25 * found.plan.wh, 1.5 * found.plan.wh)
+    )
+    lines = [*plan_lines(found)]
+    assert f"{found.energy}; accuracy" in lines[2]
+    assert "MODELLED" in lines[2]
+    (row,) = [line for line in lines if line.endswith("chosen")]
+    assert row.split()[-2] == "-"  # no Wh without their interval
+    assert any("counted by its middle" in line for line in lines)
+    assert 0.9 < found.config.budget.wh < 1
+    assert found.config.energy.cpu_model == modelled.energy.cpu_model
+
+
+def test_what_a_model_assumes_is_kept_as_shares():
+    window = Window("train", None, lambda _: None, s=2.0)
+    window.energy = Energy(2.0, "modelled", 0.0, 0.5, 3.0)
+    assert profiling._assumed(window) == (0.25, 1.5)
+    assert profiling.joules_of(window) == 7200
+    window.energy = Energy(2.0, "measured", 0.0, 0.5, 3.0)
+    assert profiling._assumed(window) is None
 
 
 def test_an_accelerator_gets_its_precision_channels_and_batches_unless_told(

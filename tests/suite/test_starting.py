@@ -35,6 +35,9 @@ def test_passes_are_those_that_the_seconds_hold():
     length = Length(pass_s=2.0, look_s=0.5, first_s=10.0, each_s=3.0)
     # 10 to compile; each run 3 and two looks; 30 passes of 2 s
     assert length.seconds([20, 10], looks=2) == 10 + 2 * (3 + 1) + 60
+    # and the data are read once
+    read = length._replace(read_s=4.0)
+    assert read.seconds([20, 10], looks=2) == 4 + length.seconds([20, 10], looks=2)
     shares = (1.0, 0.5)
     passes = length.passes(78.0, shares, looks=2)
     assert passes == pytest.approx(20.0)
