@@ -177,9 +177,16 @@ def test_rounds_and_an_auxiliary_network_see_growing_images(tmp_path):
     [
         ({"data": {"kind": "digits"}}, r"data\.input_size does not say"),
         ({"data": {"kind": "digits", "input_size": 4}}, r"is 4 pixels, no less than"),
+        (
+            {
+                "method": {"kind": "dpet_anneal"},
+                "budget": {"seconds": 9, "pace": True},
+            },
+            r"with train\.resolution they get dearer",
+        ),
     ],
 )
-def test_images_that_do_not_grow_are_refused(changes, message):
+def test_what_growing_images_do_not_go_with_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         config(**changes)
 
