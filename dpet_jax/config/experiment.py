@@ -393,6 +393,11 @@ class Config(Section):
                 f"budget.pace is set, but the plans of {self.method.kind} do not "
                 "follow a number of examples; choose method.kind: dpet_anneal"
             )
+        if self.train.resolution is not None:
+            raise ValueError(
+                "budget.pace foresees what is left by what examples have cost so far, "
+                "but with train.resolution they get dearer; leave one of them away"
+            )
         if self.prune is not None:
             raise ValueError(
                 "budget.pace is set, but pruning counts on a number of examples that "

@@ -89,7 +89,8 @@ def resampled(
     A pixel of the result is a mean of stored ones, weighted by a triangle that is as
     wide as two of its own pixels, or two stored ones where those are larger. So each
     picture is multiplied by two small matrices, which every platform is good at; a
-    gather of four neighbours takes a CPU five to ten times as long, and aliases.
+    gather of four neighbours takes a CPU 2 to 12 times as long, and aliases, and JAX's
+    function, example by example, 1.4 to 2 times as long.
 
     Args:
         pixels: Stored pictures.

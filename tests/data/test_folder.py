@@ -120,6 +120,15 @@ def test_image_size_brings_all_pictures_to_one_size(write, as_picture):
     assert (source.test.images[2] == 9).all()
 
 
+def test_cropping_leaves_the_ends_of_long_pictures_out(write, as_picture):
+    root = write(train=2, test=1)
+    wide = np.zeros((10, 30), np.uint8)
+    wide[:, 10:20] = 9
+    (root / "test" / "owl" / "000.png").write_bytes(as_picture(wide))
+    source = Folder(path=root, image_size=2, resize="crop").read()
+    assert (source.test.images[2] == 9).all()
+
+
 def test_hidden_files_and_links_to_folders(write, caplog):
     root = write(train=2, test=1)
     for place in (root, root / "train", root / "train" / "cat"):

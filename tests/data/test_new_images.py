@@ -38,6 +38,15 @@ def test_images_are_brought_to_the_models_shape(tmp_path, mode):
     assert read_new_images(tmp_path, (8, 8, 3), NAMES).images.shape == (2, 8, 8, 3)
 
 
+def test_pictures_are_cropped_as_those_trained_on_were(tmp_path):
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = 9
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    given = tmp_path, (4, 4, 3), NAMES
+    assert (read_new_images(*given, "crop").images == 9).all()
+    assert not read_new_images(*given).images.all()
+
+
 def test_an_npz_may_hold_labels(tmp_path):
     images = np.zeros((2, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "a.npz", images=images, labels=[1, 0])

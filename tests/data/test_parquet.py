@@ -92,6 +92,14 @@ def test_image_size_resizes_pictures_of_any_size(write, as_picture):
     assert (source.train.images[4] == 9).all()
 
 
+def test_cropping_leaves_the_ends_of_long_pictures_out(write, as_picture):
+    high = np.zeros((30, 10, 3), np.uint8)
+    high[10:20] = 9
+    path = write([(4, as_picture(high), 1)])
+    source = Parquet(path=path, image_size=2, resize="crop").read()
+    assert (source.train.images[4] == 9).all()
+
+
 BAD_ROWS = {
     "undecodable": (
         [(5, b"no picture", 0)],

@@ -137,11 +137,16 @@ def test_image_size_resizes_pictures_of_any_size(
     tmp_path, toy_rows, as_picture, refused
 ):
     _, rows = toy_rows
-    rows["train"][2]["image"] = as_picture(np.full((30, 20), 9, np.uint8))
+    high = np.full((30, 20), 9, np.uint8)
+    high[:5] = high[-5:] = 99
+    rows["train"][2]["image"] = as_picture(high)
     path = write_tfds(tmp_path, toy_features(), rows)
-    images = Tfds(name="toy", path=path, image_size=2).read().train.images
+    section = Tfds(name="toy", path=path, image_size=2)
+    images = section.read().train.images
     assert images.shape == (4, 2, 2, 1)
-    assert (images[2] == 9).all()
+    assert (images[2] == 39).all()
+    cropped = section.model_copy(update={"resize": "crop"}).read().train.images
+    assert (cropped[2] == 9).all()
     message = refused(Tfds(name="toy", path=path).read)
     for part in ("'train' row 2", "30 x 20", "5 x 3", "--data.image_size=N"):
         assert part in message

@@ -6,6 +6,7 @@ import pytest
 from fakes.networks import TINY, bright_images, normalised
 from sklearn.linear_model import Ridge
 
+from dpet_jax.data.view import View
 from dpet_jax.models.resnet import ResidualNetwork
 from dpet_jax.pretrained.pool import arrays_of
 from dpet_jax.pretrained.probe import (
@@ -22,9 +23,21 @@ from dpet_jax.training.compilation import compile_counts
 HALF = Normalisation(np.full(1, 0.5, np.float32), np.full(1, 0.25, np.float32))
 
 
-def probe(network, seed=0):
+def probe(network, seed=0, **options):
     drawn = jax.device_get(jax.jit(network.init)(jax.random.key(seed)))
-    return drawn, Probe(network, arrays_of(*drawn), HALF, "float32", 8)
+    return drawn, Probe(network, arrays_of(*drawn), HALF, "float32", 8, **options)
+
+
+def test_features_are_those_of_what_the_network_sees():
+    images, _ = bright_images(8)
+    _, found = probe(TINY, view=View(input_size=4, evaluation_crop=0.5))
+    _, plain = probe(TINY)
+    middle = np.ascontiguousarray(images[:, 2:6, 2:6])
+    seen, wanted = (
+        np.concatenate(list(one.features(given)))
+        for one, given in ((found, images), (plain, middle))
+    )
+    np.testing.assert_allclose(seen, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_features_and_probabilities_are_those_of_the_network():

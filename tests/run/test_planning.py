@@ -399,6 +399,14 @@ def test_a_config_that_starts_from_a_pool_is_refused(config, tmp_path):
         plan_config(pooled, Budget(epochs=2))
 
 
+def test_a_config_whose_images_grow_is_refused(config, tmp_path):
+    data = config.data.model_dump(mode="json") | {"input_size": 8}
+    train = config.train.model_dump(mode="json") | {"resolution": {"start": 4}}
+    growing = load_with(config, tmp_path, data=data, train=train)
+    with pytest.raises(UserError, match=r"^train\.resolution: a plan counts on steps"):
+        plan_config(growing, Budget(epochs=2))
+
+
 def load_with(config, tmp_path, **changes):
     file = tmp_path / "changed.yaml"
     file.write_text(json.dumps(config.model_dump(mode="json") | changes))

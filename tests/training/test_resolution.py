@@ -9,9 +9,13 @@ from pydantic import ValidationError
 from dpet_jax.config.load import validate
 from dpet_jax.errors import UserError
 from dpet_jax.methods.base import Span
+from dpet_jax.pretrained.pool import ModelPool
 from dpet_jax.run import experiment
 from dpet_jax.run.build import build_data
+from dpet_jax.run.export import export
 from dpet_jax.run.folder import read_events
+from dpet_jax.run.load import load_run
+from dpet_jax.run.predict import probabilities
 from dpet_jax.suite.dry_run import estimate
 from dpet_jax.training.resolution import Ladder, ResolutionConfig
 
@@ -52,12 +56,18 @@ def test_shares_that_do_not_ascend_are_refused():
 NETWORK = {"kind": "resnet", "stem": 8, "channels": [8], "blocks": [1]}
 GROWING = {
     "name": "growing",
-    "data": {"kind": "digits", "input_size": 8, "train_examples": 320},
+    "data": {
+        "kind": "digits",
+        "image_size": 12,
+        "input_size": 8,
+        "evaluation_crop": 0.75,
+        "train_examples": 320,
+    },
     "model": NETWORK,
     "train": {
         "batch_size": 32,
         "augment": {"translate": 1, "crop": {"area": [0.5, 1.0]}},
-        "resolution": {"start": 4, "step": 2, "end_at": 0.6},
+        "resolution": {"start": 4, "step": 4, "end_at": 0.6},
     },
     "method": {"kind": "standard", "passes": 4},
     "evaluate": {"every": 1.0},
@@ -80,8 +90,7 @@ def forward(side):
 
 
 def test_a_visit_costs_what_its_side_does(grown):
-    # of 1,280 visits: 384 of 4 pixels, 384 of 6 and 512 of 8
-    by_hand = 3 * (384 * forward(4) + 384 * forward(6) + 512 * forward(8))
+    by_hand = 3 * (768 * forward(4) + 512 * forward(8))  # of 1,280 visits
     assert grown.summary["flops"] == by_hand
     assert grown.summary["visits"] == 1280
     full_pass = 3 * 320 * forward(8)
@@ -91,7 +100,7 @@ def test_a_visit_costs_what_its_side_does(grown):
 def test_chunks_end_where_images_grow_and_on_the_grid_of_evaluations(grown):
     events = read_events(grown.folder / "events.jsonl")
     ends = [event["visits"] for event in events if event["event"] == "train"]
-    assert {384, 768, 1280} <= {*ends}
+    assert {768, 1280} <= {*ends}
     looks = [event["epochs"] for event in events if event["event"] == "evaluate"]
     # a look comes at the first step that has cost an epoch
     for number, look in enumerate(looks[:-1], 1):
@@ -103,20 +112,36 @@ def test_every_side_is_compiled_before_training(grown):
     events = read_events(grown.folder / "events.jsonl")
     made = [event["what"] for event in events if event["event"] == "compile"]
     programs = [what for what in made if what.startswith("train_steps")]
-    assert programs == [f"train_steps of {side} pixels" for side in (4, 6, 8)]
+    assert programs == [f"train_steps of {side} pixels" for side in (4, 8)]
     begun = [event["event"] for event in events].index("plan")
     assert "compile" not in [event["event"] for event in events[begun:]]
 
 
-@pytest.mark.parametrize("share", [0.2, 0.45])
 def test_a_run_that_was_left_at_a_small_side_goes_on_to_the_same_bits(
-    grown, tmp_path, share, assert_same_run
+    grown, tmp_path, assert_same_run
 ):
-    left = experiment.run(config(), tmp_path, until=share)
+    left = experiment.run(config(), tmp_path, until=0.4)
     assert left.stopped_by == "paused"
     ended = experiment.run(config(), tmp_path, resume=True)
     assert_same_run(grown.folder, ended.folder)
     assert ended.summary["flops"] == grown.summary["flops"]
+
+
+def test_what_a_run_leaves_looks_at_stored_images_as_its_evaluation_did(
+    grown, tmp_path
+):
+    data = build_data(config())
+    assert (data.image_shape, data.input_shape) == ((12, 12, 1), (8, 8, 1))
+    images, labels = (array[data.test_rows] for array in (data.images, data.labels))
+    exported = export(grown.folder, "f32", tmp_path / "grown.safetensors", None).path
+    for source in (grown.folder, exported):
+        run = load_run(source)
+        assert (run.image_shape, run.view) == ((12, 12, 1), data.view)
+        right = np.argmax(probabilities(run, images), axis=1) == labels
+        assert right.mean() == pytest.approx(grown.summary["test_accuracy"])
+    card = ModelPool(tmp_path).card("grown")
+    assert card.input_shape == (8, 8, 1)
+    assert card.flops_per_image == forward(8)
 
 
 def test_a_dry_run_foresees_what_growing_images_cost(grown):
@@ -126,9 +151,8 @@ def test_a_dry_run_foresees_what_growing_images_cost(grown):
     assert found.epochs == pytest.approx(grown.summary["epochs"])
     budgeted = config(budget={"epochs": 1.5})
     shorter = estimate(budgeted, build_data(budgeted))
-    # 768 visits cost less than 1.5 epochs of 320, so that they are more than 480
-    cheap = 384 * forward(4) + 384 * forward(6)
-    left = 1.5 * 320 * forward(8) - cheap
+    # the 768 visits of the small side cost less than 1.5 epochs of 320
+    left = 1.5 * 320 * forward(8) - 768 * forward(4)
     assert shorter.visits == 768 + 32 * np.ceil(left / (32 * forward(8)))
 
 
@@ -153,9 +177,16 @@ def test_rounds_and_an_auxiliary_network_see_growing_images(tmp_path):
     [
         ({"data": {"kind": "digits"}}, r"data\.input_size does not say"),
         ({"data": {"kind": "digits", "input_size": 4}}, r"is 4 pixels, no less than"),
+        (
+            {
+                "method": {"kind": "dpet_anneal"},
+                "budget": {"seconds": 9, "pace": True},
+            },
+            r"with train\.resolution they get dearer",
+        ),
     ],
 )
-def test_images_that_do_not_grow_are_refused(changes, message):
+def test_what_growing_images_do_not_go_with_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         config(**changes)
 
