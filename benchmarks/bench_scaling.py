@@ -5,8 +5,8 @@ gloo against bytes, one message from process 0 to the other, and the comparison 
 row of a batch with every other. From these and from the program's own sizes the seconds
 of a pass follow for 1 to 1,024 hosts of one device, with the batch of all hosts fixed
 ("shared") and with that of each host fixed ("each"). That part is arithmetic; what a
-network of another kind takes is given with --latency-us and --gb-per-s. It stands on the
-least of what was measured, for others may use the machine too.
+network of another kind takes is given with --latency-us and --gb-per-s. It stands on
+the least of what was measured, for others may use the machine too.
 
     python benchmarks/bench_scaling.py --out=benchmarks/results/bench_scaling_cpu.json
 """
