@@ -31,6 +31,7 @@ TOY = {
     "bench_fit": ["--minutes=0.4", "--scales", "0.5", "--seeds=0"],
     "bench_overhead": ["--toy"],
     "bench_pool": ["--toy", "--seeds=0"],
+    "bench_scaling": ["--toy"],
     "bench_scores": ["--toy"],
     "bench_selection": ["--toy"],
     "bench_meter": ["--tiny", "--pairs=1", "--seconds=0.01", "--periods", "0.05"],

@@ -94,7 +94,11 @@ def _place(coordinator: str, processes: int | None, process: int | None) -> _Pla
             ) from error
         devices = None if found is None else list(found)
     missing = {"--coordinator": address, "--processes": processes, "--process": process}
-    names = [name for name, value in missing.items() if value is None]
+    names = [
+        name
+        for name, value in missing.items()
+        if value is None and not (name == "--coordinator" and coordinator == AUTO)
+    ]
     if address is None or processes is None or process is None:
         raise UserError(
             f"{' and '.join(names)}: not given, and no SLURM, Kubernetes, MPI or Cloud "

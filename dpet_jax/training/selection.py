@@ -10,7 +10,7 @@ from dpet_jax.methods.base import Selection
 from dpet_jax.selection.by_name import Examples
 from dpet_jax.selection.per_class import per_class
 from dpet_jax.selection.ranking import blend, rank, stretch
-from dpet_jax.training.transfer import get, put
+from dpet_jax.training.transfer import alone, get, put
 
 
 def importance(
@@ -120,6 +120,10 @@ def finite_examples(
         DivergedError: If an example's output is not finite.
     """
     logits, features = outputs["logits"], outputs["features"]
+    if sharding.num_devices > 1:
+        # a selector has no batch to share; XLA cannot part all that some are made of
+        logits, features = alone(logits), alone(features)
+        sharding = logits.sharding
     count = put(np.int32(labels.size), sharding)
     if not get(_all_finite(logits, features, count)):
         raise DivergedError("logits or features of the pool are not finite")

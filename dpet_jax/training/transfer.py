@@ -29,6 +29,16 @@ def get(tree: Any) -> Any:
     return jax.device_get(jax.tree.map(_whole, tree))
 
 
+def alone(array: jax.Array) -> jax.Array:
+    """Return the whole of an array on the first device of this process.
+
+    Where there are several hosts all of them must call it alike.
+    """
+    assert isinstance(array.sharding, NamedSharding)
+    whole = jax.device_put(array, NamedSharding(array.sharding.mesh, PartitionSpec()))
+    return whole.addressable_data(0)
+
+
 def _put_part(leaf: Any, place: Sharding) -> jax.Array:
     """Put what this host's devices hold of an array."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:

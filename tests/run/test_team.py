@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from dpet_jax.cli import EXIT_MISTAKE, main
 from dpet_jax.errors import UserError
 from dpet_jax.run import team as team_module
 from dpet_jax.run.interrupt import EXIT_RESUMABLE
@@ -275,3 +276,26 @@ def test_energy_is_added_by_phase_and_unknown_where_the_leader_knows_none():
         "train": 3.0,
         "eval": 0.5,
     }
+
+
+COMMANDS = {
+    "nowhere": (["--processes=2", "--process=0"], "--processes: 2 needs to know where"),
+    "no cluster": (["--coordinator=auto"], "--processes and --process: not given"),
+    "no number": (["--coordinator=h:1", "--processes=2"], "--process: not given"),
+    "no address": (
+        ["--coordinator=h", "--processes=2", "--process=1"],
+        "--coordinator: 'h' is no HOST:PORT",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_a_command_line_that_does_not_say_who_meets_where(
+    case, capsys, monkeypatch, tmp_path
+):
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    options, wanted = COMMANDS[case]
+    assert main(["run", f"--out={tmp_path}", *options]) == EXIT_MISTAKE
+    assert wanted in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

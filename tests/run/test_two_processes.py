@@ -1,6 +1,5 @@
-"""Two processes that share a run over gloo: the same run as alone, killed and resumed."""
+"""Two processes share a run over gloo: the same run as alone, killed and resumed."""
 
-import json
 import os
 import re
 import signal
@@ -31,6 +30,14 @@ method:
   {kind: dpet, warmup_passes: 2, query_size: 50, passes_per_round: 2, max_rounds: 2}
 """
 
+SLOW = """
+checkpoint: {every_s: 0.1}
+train:
+  batch_size: 32
+  augment: {translate: 1}
+  optimizer: {kind: sgd, learning_rate: 0.001}
+"""
+
 
 @pytest.fixture
 def tiny(tmp_path):
@@ -50,11 +57,11 @@ def start(config, out, *options, watts=WATTS, processes=2):
         ),
     }
     shared = ["run", str(config), f"--out={out}", *options]
+    program = [sys.executable, str(PROGRAM)]
     meeting = [f"--coordinator={address}", f"--processes={processes}"]
     return [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), f"host{n}", str(watts[n])]
-            + [*shared, *meeting, f"--process={n}"],
+            [*program, f"host{n}", str(watts[n]), *shared, *meeting, f"--process={n}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -84,9 +91,12 @@ def plans(folder):
 def assert_same(one, other):
     """Compare two runs: the same examples, and losses to 1e-5."""
     assert plans(one) == plans(other)
-    arrays = [np.load(folder / "coreset.npz") for folder in (one, other)]
-    for key in ("source_rows", "round"):
-        np.testing.assert_array_equal(arrays[0][key], arrays[1][key])
+    # two whose scores are as good as equal may enter in another order
+    entered = [
+        set(zip(found["source_rows"], found["round"], strict=True))
+        for found in (np.load(folder / "coreset.npz") for folder in (one, other))
+    ]
+    assert entered[0] == entered[1]
     losses = [np.load(folder / "losses.npz") for folder in (one, other)]
     for key in ("source_rows", "correct", "forgetting", "looks"):
         np.testing.assert_array_equal(losses[0][key], losses[1][key])
@@ -102,7 +112,7 @@ def test_two_processes_make_the_run_of_one_and_write_it_once(tiny, tmp_path):
     assert quiet == ""
     folder = tmp_path / "two" / "tiny" / "seed0"
     assert_same(alone.folder, folder)
-    begun = next(read_events(folder / "events.jsonl")[0:1].__iter__())
+    begun = read_events(folder / "events.jsonl")[0]
     assert begun["event"] == "start"
     assert begun["device"]["count"] == 2
     names = {path.name for path in folder.iterdir()}
@@ -126,9 +136,11 @@ def test_two_processes_make_the_run_of_one_and_write_it_once(tiny, tmp_path):
 @pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_one_alone_goes_on(tmp_path):
     config = tmp_path / "tiny.yaml"
-    longer = "warmup_passes: 60, query_size: 50, passes_per_round: 2"
-    text = TINY.replace("warmup_passes: 2, query_size: 50, passes_per_round: 2", longer)
-    config.write_text(text + "checkpoint: {every_s: 0.1}\n")
+    # long enough to be cut short, at a rate at which rounding stays rounding
+    longer = TINY.replace("warmup_passes: 2,", "warmup_passes: 40,")
+    lines = [one for one in longer.splitlines() if not one.startswith("train:")]
+    config.write_text("\n".join(lines) + SLOW)
+    alone = experiment.run(load(config, []), tmp_path / "alone").folder
     for victim in (1, 0):
         out = tmp_path / f"killed{victim}"
         processes = start(config, out)
@@ -140,8 +152,8 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(tmp_path):
         assert f"process {victim} of 2 (host{victim}) is gone; go on with: " in message
         assert message.count("\n") == 1
         done = experiment.run(load(config, []), out, resume=True)
-        assert done.stopped_by == "finished"
-        assert done.summary["warnings"]
+        assert "device.count was 2, is now 1" in done.summary["warnings"][0]
+        assert_same(alone, done.folder)
     folder = tmp_path / "asked" / "tiny" / "seed0"
     processes = start(config, tmp_path / "asked")
     wait_for_checkpoint(processes, folder / "events.jsonl")
@@ -154,6 +166,7 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(tmp_path):
     assert [row["host"] for row in hosts] == ["host0", "host1"]
     stopped = [e for e in read_events(folder / "events.jsonl") if e["event"] == "stop"]
     assert [event["reason"] for event in stopped] == ["interrupted", "finished"]
+    assert_same(alone, folder)
 
 
 def wait_for_checkpoint(processes, path):
@@ -183,8 +196,6 @@ def test_processes_that_do_not_fit_are_refused_before_training(case, tiny, tmp_p
     first, other = start(tiny, tmp_path / "a")
     other.kill()
     other.communicate()
-    address = next(one for one in other.args if one.startswith("--coordinator"))
-    del address
     arguments = [one for one in other.args if not one.startswith("--out")]
     out = [] if case == "folder" else [f"--out={tmp_path / 'a'}"]
     again = subprocess.Popen(
