@@ -12,7 +12,7 @@ from pydantic import Field
 
 from dpet_jax.data.rows import Rows
 from dpet_jax.errors import UserError
-from dpet_jax.section import Count, Kind, Positive, Seed, Share, Side
+from dpet_jax.section import Count, CountFromZero, Kind, Positive, Seed, Share, Side
 
 #: Where the pixels of a data set are while it is trained on.
 Placement: TypeAlias = Literal["auto", "device", "host", "stream"]
@@ -98,6 +98,10 @@ class DataSection(Kind):
     device_budget_mib: Positive | None = Field(
         None,
         description="device memory that pixels may take; null: what a step leaves",
+    )
+    workers: CountFromZero = Field(
+        0,
+        description="processes in which a stream of pictures is decoded; 0: threads",
     )
 
     @abstractmethod

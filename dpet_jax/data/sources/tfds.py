@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from dpet_jax.data.decode import decode_images
+from dpet_jax.data.pictures import Pictures, images_of, pictures_of
 from dpet_jax.data.source import (
     DataSection,
     ImageSet,
@@ -80,8 +80,10 @@ class Tfds(DataSection):
         image, label = _find_features(builder.info, folder)
         class_names = list(builder.info.features[label].names)
         splits = split_names(self)
+        later = pictures_of(self)
         train, test, *own = (
-            _read_split(builder, split, image, label, self.size) for split in splits
+            _read_split(builder, split, (image, label), self.size, later)
+            for split in splits
         )
         places = [f"{folder} split {split!r}" for split in splits]
         return make_source(self.label, train, test, class_names, places, *own)
@@ -151,8 +153,13 @@ def _find_features(info: Any, folder: Path) -> tuple[str, str]:
 
 
 def _read_split(
-    builder: Any, split: str, image: str, label: str, size: tuple[int, int] | None
+    builder: Any,
+    split: str,
+    columns: tuple[str, str],
+    size: tuple[int, int] | None,
+    later: Pictures | None,
 ) -> ImageSet:
+    image, label = columns
     from tensorflow_datasets.core.decode import SkipDecoding
 
     place = f"{builder.data_dir} split {split!r}"
@@ -176,6 +183,5 @@ def _read_split(
         ) from error
     labels = check_labels(np.array([row[label] for row in rows]), f"{place}, {label}")
     blobs = [row[image] for row in rows]
-    return ImageSet(
-        decode_images(blobs, lambda row: f"{place} row {row}", size), labels
-    )
+    images = images_of(later, blobs, lambda row: f"{place} row {row}", size)
+    return ImageSet(images, labels)
