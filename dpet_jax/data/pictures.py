@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -66,6 +66,7 @@ class _Part(NamedTuple):
     place: Callable[[int], str]
 
 
+@runtime_checkable
 class Order(Protocol):
     """The steps of a plan."""
 
@@ -108,17 +109,19 @@ class Pictures:
     Args:
         size: Height and width to which all are resized; None for that of the first.
         workers: Processes that decode for training; 0 for threads of this one.
-        channels: Of all; None to look at the pictures.
+        shape: Height, width and channels of all; None to look at the pictures.
     """
 
     def __init__(
-        self, size: tuple[int, int] | None, workers: int, channels: int | None = None
+        self,
+        size: tuple[int, int] | None,
+        workers: int,
+        shape: tuple[int, int, int] | None = None,
     ) -> None:
-        self._size, self._workers = size, workers
+        self._resized, self._workers, self._known = size, workers, shape is not None
+        self._size, self._channels = (shape[:2], shape[2]) if shape else (size, 1)
         self._parts: list[_Part] = []
         self._ends: list[int] = []
-        self._channels = channels or 1
-        self._looks = channels is None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -154,7 +157,8 @@ class Pictures:
             return files
         if self._size is None:
             self._size = picture_size(files[0])
-        if self._looks and self._channels == 1 and not all(map(is_grey, files)):
+        grey = self._channels == 1 and not self._known
+        if grey and not all(map(is_grey, files)):
             self._channels = 3
         folder = _kept_in.get()
         if folder is None or not isinstance(files[0], bytes):
@@ -179,7 +183,7 @@ class Pictures:
             part, within = found[row]
             return part.place(within)
 
-        images = decode_images(files, place, self._size)
+        images = decode_images(files, place, self._resized)
         if images.shape[1:3] != self._size:
             raise UserError(
                 f"{place(0)}: {images.shape[1]} x {images.shape[2]} pixels, but the "
@@ -249,7 +253,7 @@ class _Steps:
 
 
 class _Written(Sequence[bytes]):
-    """As many pictures as were written to a folder, to be read from there."""
+    """Empty stand-ins for pictures that were written to a folder."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -258,7 +262,8 @@ class _Written(Sequence[bytes]):
         return self._count
 
     def __getitem__(self, row: Any) -> Any:
-        raise IndexError(f"picture {row} is in a file")
+        del row
+        return b""
 
 
 def _append(folder: Path, files: Sequence[bytes | Path]) -> None:

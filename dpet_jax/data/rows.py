@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -18,6 +18,7 @@ from dpet_jax.files import read_json, write_whole
 _CHUNK_ROWS = 1024
 
 
+@runtime_checkable
 class Readable(Protocol):
     """Where images are read from: a memory-mapped array, or pictures."""
 

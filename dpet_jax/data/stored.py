@@ -210,8 +210,9 @@ def _named(source: Source, folder: Path) -> Source:
 
 def _pictures(section: Any, folder: Path) -> Pictures:
     """Open pictures that are kept in a file."""
-    size = read_json(folder / _ABOUT)["shape"]
-    pictures = Pictures((size[1], size[2]), section.workers, channels=size[3])
+    _, height, width, channels = read_json(folder / _ABOUT)["shape"]
+    shape = height, width, channels
+    pictures = Pictures(section.size, section.workers, shape)
     pictures.added(Blobs(folder), lambda row: f"{section.path}: picture {row}")
     return pictures
 
