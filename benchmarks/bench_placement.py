@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -74,8 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     if options.peak:
         peak_of(options)
         return []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, XDG_CACHE_HOME=folder),
+    ):
         row = measure(options, Path(folder))
         row["peak_memory_mib"] = {
             where: in_its_own_process(where, options, folder)

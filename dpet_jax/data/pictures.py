@@ -36,6 +36,25 @@ def kept_in(folder: Path) -> Iterator[None]:
         _kept_in.reset(token)
 
 
+def with_grain() -> Any:
+    """Return Grain.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    try:
+        import grain
+        from absl import flags
+    except ImportError as error:
+        raise UserError(
+            f"data.placement: stream decodes with Grain, which cannot be imported "
+            f"({error}); run pip install 'dpet-jax[stream]', or choose host"
+        ) from error
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # which Grain's workers ask for
+    return grain
+
+
 class Blobs(Sequence[bytes]):
     """Picture files behind one another in one file, mapped into memory.
 
@@ -210,16 +229,7 @@ class Pictures:
         Raises:
             UserError: If Grain is not installed.
         """
-        try:
-            import grain
-            from absl import flags
-        except ImportError as error:
-            raise UserError(
-                f"data.placement: stream decodes with Grain, which cannot be imported "
-                f"({error}); run pip install 'dpet-jax[stream]', or choose host"
-            ) from error
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # which Grain's workers ask for
+        grain = with_grain()
         steps = grain.MapDataset.source(_Steps(self, order, index, first_step))
         ahead = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
         decoded = steps.to_iter_dataset(ahead)

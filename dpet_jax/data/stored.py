@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dpet_jax.data.decode import resize_images
-from dpet_jax.data.pictures import Blobs, Pictures, kept_in
+from dpet_jax.data.pictures import Blobs, Pictures, kept_in, with_grain
 from dpet_jax.data.rows import Rows, chunks
 from dpet_jax.data.source import DataSection, ImageSet, Source, checked
 from dpet_jax.errors import UserError
@@ -177,6 +177,7 @@ def _stream(section: DataSection, folder: Path) -> Source:
     def opened() -> Source:
         return _opened(folder, lambda _, **__: _pictures(section, folder))
 
+    with_grain()  # before anything is read for it
     if (folder / _ABOUT).exists():
         return opened()
     with _made(folder) as part:

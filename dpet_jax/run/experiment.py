@@ -105,7 +105,8 @@ def run(  # noqa: PLR0913
     _check_folder(config, path, resume=resume, overwrite=overwrite)
     for tracker in config.track:
         tracker.check()
-    for library in config.data.libraries:
+    streamed = ("grain",) if config.data.placement == "stream" else ()
+    for library in (*config.data.libraries, *streamed):
         with suppress(ImportError):  # `read` says what is missing
             import_module(library)
     with pinned(), build.build_meter(config, meters) as meter:

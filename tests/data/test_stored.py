@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 from dataclasses import fields
 
 import numpy as np
@@ -27,6 +28,12 @@ def cache(tmp_path, monkeypatch):
 def images(count, side=6, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, side, side + 1, 3), np.uint8)
+
+
+@pytest.fixture
+def any_machine(monkeypatch):
+    """Let pictures be opened where Grain is not installed."""
+    monkeypatch.setattr(stored, "with_grain", lambda: None)
 
 
 @pytest.fixture
@@ -91,6 +98,7 @@ SPLIT = {"validation_fraction": 0.25, "train_examples": 9, "label_noise": 0.2}
 
 @pytest.mark.parametrize("placement", ["host", "stream"])
 @pytest.mark.parametrize("kind", [Folder, Parquet])
+@pytest.mark.usefixtures("any_machine")
 def test_data_are_those_that_are_decoded_at_once(kind, placement, folder, parquet):
     path = folder if kind is Folder else parquet
     keys = {"path": path, "image_size": 5, **SPLIT}
@@ -191,12 +199,14 @@ def test_more_than_the_disk_holds_is_refused(npz, cache, refused, monkeypatch):
     assert str(cache) in message
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_pixels_are_no_stream(npz, refused):
     message = refused(read, Npz(path=npz, placement="stream"))
     assert "data.placement: stream decodes pictures" in message
     assert "choose host" in message
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_a_damaged_picture_is_named_before_training(folder, refused):
     broken = folder / "train" / "b" / "4.jpg"
     broken.write_bytes(broken.read_bytes()[:60])
@@ -204,11 +214,13 @@ def test_a_damaged_picture_is_named_before_training(folder, refused):
     assert str(broken) in refused(read, section)
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_pictures_of_several_sizes_need_one(folder, refused):
     section = Folder(path=folder, placement="stream")
     assert "--data.image_size=N" in refused(read, section)
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_kept_pictures_of_several_sizes_need_one_too(parquet, as_picture, refused):
     pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
     larger = [as_picture(one) for one in images(6, side=9)]
@@ -242,13 +254,16 @@ def test_grain_decodes_the_steps_of_a_plan_from_any_on(parquet, first_step):
         np.testing.assert_array_equal(batch, whole[each])
 
 
-def test_without_grain_a_stream_says_what_to_install(parquet, refused, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "grain", None)
-    data = read(Parquet(path=parquet, placement="stream"))
-    message = refused(batches_of, data, 0, None)
+def test_without_grain_a_stream_says_what_to_install(
+    parquet, cache, refused, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    message = refused(read, Parquet(path=parquet, placement="stream"))
     assert "pip install 'dpet-jax[stream]'" in message
+    assert not cache.exists()
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_a_process_that_decodes_is_sent_no_pictures(parquet):
     data = read(Parquet(path=parquet, image_size=5, placement="stream"))
     place = data.images.place
