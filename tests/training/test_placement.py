@@ -1,6 +1,7 @@
 """Pixels on the host: the same bits as on the device, within the room there is."""
 
 import dataclasses
+import io
 
 import jax
 import numpy as np
@@ -14,9 +15,11 @@ from fakes.networks import (
     TINY,
     bright_images,
 )
+from PIL import Image
 
 from dpet_jax.config.load import validate
 from dpet_jax.data import Data
+from dpet_jax.data.pictures import Pictures
 from dpet_jax.data.rows import Rows
 from dpet_jax.errors import UserError
 from dpet_jax.methods.base import MAIN, Plan, Span
@@ -153,6 +156,24 @@ def test_rows_of_a_file_give_the_bits_of_memory_also_after_a_resume(
     assert_equal(found(second), on_device["all"])
 
 
+def test_a_stream_gives_the_bits_of_memory_from_any_step_on(data, spec, on_device):
+    pytest.importorskip("grain")
+    blobs = []
+    for image in data.images:
+        buffer = io.BytesIO()
+        Image.fromarray(image[:, :, 0]).save(buffer, "png")
+        blobs.append(buffer.getvalue())
+    pictures = Pictures(None, 0)
+    rows = Rows(pictures, pictures.added(blobs, lambda row: f"picture {row}"))
+    streamed = dataclasses.replace(data, images=rows)
+    first = learner_of(streamed, spec, LEAST)
+    train(first, SETS["all"], 3, until=4)
+    second = learner_of(streamed, spec, LEAST)
+    second.restore(jax.device_get(first.snapshot()))
+    train(second, SETS["all"], 3, first_step=4)
+    assert_equal(found(second), on_device["all"])
+
+
 def test_a_plan_that_fits_is_sent_once(data, spec, monkeypatch):
     learner = learner_of(data, spec, 40 * LEAST)
     sent = []
@@ -204,6 +225,11 @@ def test_placement_is_chosen_by_sizes_and_says_why(data, monkeypatch):
     measured = choose(images)
     assert measured.where == "host"
     assert "a step leaves" in measured.reason
+
+
+def test_pixels_are_no_stream(data):
+    with pytest.raises(UserError, match=r"data.placement: stream .* choose host"):
+        choose(data.images, asked="stream")
 
 
 def test_more_than_the_device_holds_is_refused_there(data):
