@@ -175,18 +175,26 @@ class HostData:
             count: How many of them are no padding.
             course: What the chunk is a part of; None outside a plan.
             first_step: Of the plan, with which the chunk begins.
+
+        Raises:
+            ValueError: If they are not those of the plan.
         """
         positions = np.where(rows >= 0, rows, ~rows)
         if course is not None and course.among.size <= self.rooms.trained:
             if self._held is None or self._held[0] is not course:
-                place_of = np.zeros(self.labels.shape[0], np.int32)
+                place_of = np.full(self.labels.shape[0], -1, np.int32)
                 place_of[course.among] = np.arange(course.among.size, dtype=np.int32)
                 self._held = course, place_of
                 self._fill(self._gathered(course.among))
             places = self._held[1][positions]
+            _check_of_plan(bool((places[:count] >= 0).all()))
+            places = np.maximum(places, 0)  # padding may be of any example
         else:
             self._held = None
             if course is not None and self._pictures is not None:
+                steps = count // course.batches.batch_size
+                there = course.batches.rows(first_step, steps)
+                _check_of_plan(np.array_equal(there, rows[:count]))
                 self._fill(self._decoded(course, first_step, count))
             else:
                 self._fill(self._gathered(positions[:count]))
@@ -253,6 +261,11 @@ class HostData:
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._sharding)
+
+
+def _check_of_plan(right: bool) -> None:
+    if not right:
+        raise ValueError("a chunk has other rows than the plan that was begun")
 
 
 @partial(jax.jit, donate_argnums=0)

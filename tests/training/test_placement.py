@@ -185,6 +185,13 @@ def test_a_plan_that_fits_is_sent_once(data, spec, monkeypatch):
     assert sum(sent) == 4
 
 
+def test_rows_of_no_plan_are_not_taken_for_others(data, spec):
+    learner = learner_of(data, spec, 40 * LEAST)
+    train(learner, SETS["few"], 1)
+    with pytest.raises(ValueError, match="other rows than the plan"):
+        learner.main.train(np.array([7, 7, 7, 7], np.int32), 1, Span(0, 9), 0)
+
+
 def test_no_more_is_on_the_device_than_there_is_room_for():
     rng = np.random.default_rng(0)
     for _ in range(300):
