@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -115,6 +116,11 @@ class DataSection(Kind):
             UserError: If there is nothing to read, or it is no image classification
                 set; the message names file, key, value and remedy.
         """
+
+    @property
+    def read_from(self) -> Path | None:
+        """File or folder that `read` reads; None if there is none."""
+        return getattr(self, "path", None)
 
     @property
     def keys_read(self) -> set[str]:

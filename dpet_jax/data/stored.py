@@ -1,6 +1,6 @@
 """Data sets that are kept as rows in a file, or decoded when their rows are asked for.
 
-A source with a `path` is read once: its pixels go, resized, into a NumPy file of the
+A source that reads files is read once: its pixels go, resized, into a NumPy file of the
 cache folder, which every later run maps into memory. The folder may be deleted at any
 time; it is made anew when it is asked for.
 """
@@ -49,7 +49,7 @@ def read_source(section: DataSection) -> Source:
     Raises:
         UserError: As `section.read` does, or if the rows do not fit on the disk.
     """
-    if section.placement in ("auto", "device") or not hasattr(section, "path"):
+    if section.placement in ("auto", "device") or section.read_from is None:
         return section.read()
     if section.placement == "stream":
         return _stream(section, rows_folder() / f"{source_key(section)}-pictures")
@@ -67,7 +67,7 @@ def source_key(section: Any) -> str:
     digest = hashlib.sha256(f"{_FORMAT} {type(section).__qualname__}".encode())
     keys = section.model_dump(mode="json", include=section.keys_read)
     digest.update(json.dumps(keys, sort_keys=True).encode())
-    for name, size, changed in _files(section.path):
+    for name, size, changed in _files(section.read_from):
         digest.update(f"{name}\0{size}\0{changed}\n".encode())
     return digest.hexdigest()[:32]
 

@@ -55,6 +55,11 @@ class Tfds(DataSection):
         """First part of the name, such as "cifar10"."""
         return self.name.partition(":")[0].partition("/")[0]
 
+    @property
+    def read_from(self) -> Path:
+        """Folder of the set's versions; others may lie beside it."""
+        return self.path / self.name.partition(":")[0]
+
     def read(self) -> Source:
         """Read the splits, in the order of the records."""
         import tensorflow_datasets as tfds
