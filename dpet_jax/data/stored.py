@@ -7,7 +7,6 @@ time; it is made anew when it is asked for.
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -129,11 +128,6 @@ def _write(source: Source, section: DataSection, folder: Path) -> None:
         images.flush()
         del images
         _describe(source, part, shape)
-    logging.getLogger(__name__).info(
-        "%s: %.1f MB of pixels, kept for later runs; it may be deleted",
-        folder,
-        wanted / 1e6,
-    )
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from dpet_jax.run.summary import finish
 from dpet_jax.run.tracking import tracking
 from dpet_jax.run.trainer import Parts
 from dpet_jax.training.learner import DeviceLearner
+from dpet_jax.training.memory import Placed
 from dpet_jax.training.prune import Shears
 from dpet_jax.training.state import StepSpec
 
@@ -131,7 +132,7 @@ def run(  # noqa: PLR0913
             display = Display(console or Console(quiet=True))
             display.line(_headline(config, data, model))
             if placed.room is not None:
-                display.line(f"  placement: {placed.where}: {placed.reason}")
+                display.line(_placement(placed, data))
             asked = interrupt or Interrupt()
             listening = nullcontext() if interrupt else asked.listening()
             with closing(Segment(config, data, held)) as segment, listening:
@@ -379,6 +380,12 @@ def _headline(config: Config, data: Data, model: Network) -> str:
         f"{data.num_test:,} test · {config.model.describe(model)} · "
         f"seed {config.seed}"
     )
+
+
+def _placement(placed: Placed, data: Data) -> str:
+    facts = getattr(data.images, "facts", None)
+    kept = "" if facts is None else f"; kept in {facts.parent}"
+    return f"  placement: {placed.where}: {placed.reason}{kept}"
 
 
 def _facts(data: Data, step: StepSpec) -> dict[str, Any]:
