@@ -7,7 +7,7 @@ placements must come to the same weights and the same coreset. Peak memory is th
 process of its own for each placement, anonymous memory apart from mapped pages of the
 file, which the system takes back when it needs them.
 
-    python benchmarks/bench_placement.py --out=benchmarks/results/bench_placement_cpu.json
+    python benchmarks/bench_placement.py --out=FILE.json
 """
 
 import argparse
