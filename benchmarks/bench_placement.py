@@ -7,7 +7,7 @@ placements must come to the same weights and the same coreset. Peak memory is th
 process of its own for each placement, anonymous memory apart from mapped pages of the
 file, which the system takes back when it needs them.
 
-    python benchmarks/bench_placement.py --out=benchmarks/results/placement_cpu.json
+    python benchmarks/bench_placement.py --out=FILE.json
 """
 
 import argparse
@@ -17,14 +17,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
-from timing import interleaved, network, parsed, ratios, report, spread
+from timing import network, parsed, ratios, report, spread
 
 from dpet_jax.config.load import validate
 from dpet_jax.data import Data, DataSection, ImageSet, Source, prepare
@@ -74,8 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     if options.peak:
         peak_of(options)
         return []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, XDG_CACHE_HOME=folder),
+    ):
         row = measure(options, Path(folder))
         row["peak_memory_mib"] = {
             where: in_its_own_process(where, options, folder)
@@ -165,12 +169,33 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             where: (lambda run=run, one=one: run(one))
             for where, one in learners.items()
         }
-        seconds = interleaved(turns, options.repeats)
+        seconds, cpu = in_turn(turns, options.repeats)
         row[name] = {
             where: spread([images / s for s in each]) for where, each in seconds.items()
-        } | {"host_over_device": ratios(seconds["device"], seconds["host"])}
+        } | {
+            "host_over_device": ratios(seconds["device"], seconds["host"]),
+            "host_over_device_by_cpu_time": ratios(cpu["device"], cpu["host"]),
+        }
     row |= alike(learners, rows)
     return row
+
+
+def in_turn(
+    turns: dict[str, Callable[[], Any]], repeats: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return the seconds of each turn by the clock, and of all cores of this process.
+
+    The second say what a placement costs where others keep the cores busy.
+    """
+    seconds, cpu = ({name: [] for name in turns} for _ in range(2))
+    for repeat in range(repeats + 1):
+        for name, run in turns.items():
+            began, before = time.perf_counter(), time.process_time()
+            run()
+            if repeat:  # the first is to warm up
+                seconds[name].append(time.perf_counter() - began)
+                cpu[name].append(time.process_time() - before)
+    return seconds, cpu
 
 
 def alike(learners: dict[str, DeviceLearner], rows: np.ndarray) -> dict[str, bool]:

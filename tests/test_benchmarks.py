@@ -37,6 +37,8 @@ TOY = {
     "bench_meter": ["--tiny", "--pairs=1", "--seconds=0.01", "--periods", "0.05"],
     "bench_planner": [],
     "bench_methods": ["--toy"],
+    "bench_placement": ["--toy"],
+    "bench_pool_size": ["--toy"],
     "bench_prune": [
         *(*_TINY, "--widths", "0.25", "1", "--batch=4", "--steps=2", "--no-kill"),
         "--fractions=0.5",

@@ -122,7 +122,8 @@ def empty_images(
         raise UserError(
             f"{count:,} images of {height} x {width} pixels take {wanted / 1e9:,.1f} "
             f"GB, but this machine has {there / 1e9:,.1f} GB of memory; set a smaller "
-            "data.image_size, or use fewer images."
+            "data.image_size, use fewer images, or set data.placement to host or "
+            "stream."
         )
     return np.empty((count, height, width, channels), np.uint8)
 
@@ -163,6 +164,21 @@ def is_picture(path: Path) -> bool:
             return True
     except Exception:  # whatever Pillow raises about a damaged header
         return False
+
+
+def is_grey(picture: bytes | Path) -> bool:
+    """Return whether a picture file has no colours, by its header alone.
+
+    One that cannot be read has none: decoding it says what is wrong.
+    """
+    from PIL import Image
+
+    try:
+        file = io.BytesIO(picture) if isinstance(picture, bytes) else _checked(picture)
+        with Image.open(file) as opened:
+            return opened.mode in _GREY_MODES
+    except Exception:  # whatever Pillow raises about a damaged header
+        return True
 
 
 def picture_size(picture: bytes | Path) -> tuple[int, int]:

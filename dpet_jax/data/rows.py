@@ -42,14 +42,14 @@ class Rows:
     Attributes:
         place: What holds the images.
         index: Which of them these are.
-        facts: A JSON file for what passes over the images found out.
+        facts: A JSON file for what passes over the images find; None for none.
         identity: Which images the place holds, as a text that changes with them.
     """
 
     place: Readable
     index: Int64[np.ndarray, " n"]
-    facts: Path
-    identity: str
+    facts: Path | None = None
+    identity: str = ""
 
     dtype = np.dtype(np.uint8)
     ndim = 4
@@ -92,6 +92,8 @@ class Rows:
             what: Names it, with all else that it depends on.
             find: Makes the pass; returns what JSON holds.
         """
+        if self.facts is None:
+            return find()
         index = hashlib.sha256(self.index.astype("<i8").data)
         key = f"{what} of {self.identity} {index.hexdigest()}"
         try:

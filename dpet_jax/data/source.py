@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -13,7 +14,16 @@ from pydantic import Field, model_validator
 from dpet_jax.data.rows import Rows
 from dpet_jax.data.view import View
 from dpet_jax.errors import UserError
-from dpet_jax.section import Count, Fraction, Kind, Positive, Seed, Share, Side
+from dpet_jax.section import (
+    Count,
+    CountFromZero,
+    Fraction,
+    Kind,
+    Positive,
+    Seed,
+    Share,
+    Side,
+)
 
 #: Where the pixels of a data set are while it is trained on.
 Placement: TypeAlias = Literal["auto", "device", "host", "stream"]
@@ -115,6 +125,10 @@ class DataSection(Kind):
         None,
         description="device memory that pixels may take; null: what a step leaves",
     )
+    workers: CountFromZero = Field(
+        0,
+        description="processes in which a stream of pictures is decoded; 0: threads",
+    )
 
     @abstractmethod
     def read(self) -> Source:
@@ -128,6 +142,11 @@ class DataSection(Kind):
             UserError: If there is nothing to read, or it is no image classification
                 set; the message names file, key, value and remedy.
         """
+
+    @property
+    def read_from(self) -> Path | None:
+        """File or folder that `read` reads; None if there is none."""
+        return getattr(self, "path", None)
 
     @property
     def keys_read(self) -> set[str]:

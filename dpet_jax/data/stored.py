@@ -1,30 +1,32 @@
 """Data sets that are kept as rows in a file, or decoded when their rows are asked for.
 
-A source with a `path` is read once: its pixels go, resized, into a NumPy file of the
+A source that reads files is read once: its pixels go, resized, into a NumPy file of the
 cache folder, which every later run maps into memory. The folder may be deleted at any
 time; it is made anew when it is asked for.
 """
 
 import hashlib
 import json
-import logging
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpet_jax.data.decode import resize_images
+from dpet_jax.data.pictures import Blobs, Pictures, kept_in, with_grain
 from dpet_jax.data.rows import Rows, chunks
 from dpet_jax.data.source import DataSection, ImageSet, Source, checked
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_json, read_npz, write_whole
 
 _FORMAT = 1
-_IMAGES, _LABELS = "images.npy", "labels.npz"
+_IMAGES, _PICTURES, _LABELS = "images.npy", "pictures.bin", "labels.npz"
+_PIXELS = (_IMAGES, _PICTURES)
 _ABOUT, _FACTS = "about.json", "facts.json"
 
 
@@ -46,15 +48,14 @@ def read_source(section: DataSection) -> Source:
     Raises:
         UserError: As `section.read` does, or if the rows do not fit on the disk.
     """
-    if section.placement in ("auto", "device") or not hasattr(section, "path"):
+    if section.placement in ("auto", "device") or section.read_from is None:
         return section.read()
+    if section.placement == "stream":
+        return _stream(section, rows_folder() / f"{source_key(section)}-pictures")
     folder = rows_folder() / source_key(section)
     if not (folder / _ABOUT).exists():
-        source = checked(section.read())
-        if section.placement == "stream":
-            return source
-        _write(source, section, folder)
-    return _opened(folder)
+        _write(checked(section.read()), section, folder)
+    return _opened(folder, np.load)
 
 
 def source_key(section: Any) -> str:
@@ -65,7 +66,7 @@ def source_key(section: Any) -> str:
     digest = hashlib.sha256(f"{_FORMAT} {type(section).__qualname__}".encode())
     keys = section.model_dump(mode="json", include=section.keys_read)
     digest.update(json.dumps(keys, sort_keys=True).encode())
-    for name, size, changed in _files(section.path):
+    for name, size, changed in _files(section.read_from):
         digest.update(f"{name}\0{size}\0{changed}\n".encode())
     return digest.hexdigest()[:32]
 
@@ -115,61 +116,124 @@ def _write(source: Source, section: DataSection, folder: Path) -> None:
             "XDG_CACHE_HOME to a larger disk, a smaller data.image_size, or "
             "data.placement to stream"
         )
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
+    with _made(folder) as part:
         images = np.lib.format.open_memmap(
             part / _IMAGES, mode="w+", dtype=np.uint8, shape=shape
         )
         start = 0
         for split in splits:
             for chunk in chunks(split.images):
-                images[start : start + len(chunk)] = resize_images(chunk, section.size)
+                images[start : start + len(chunk)] = resize_images(
+                    chunk, section.size, section.resize
+                )
                 start += len(chunk)
         images.flush()
         del images
-        labels: Any = {split.name: split.labels for split in splits}
-        np.savez(part / _LABELS, **labels)
-        about = {
-            "format": _FORMAT,
-            "name": source.name,
-            "class_names": source.class_names,
-            "shape": shape,
-            "bytes": (part / _IMAGES).stat().st_size,
-        }
-        write_whole(part / _ABOUT, json.dumps(about, indent=1))
+        _describe(source, part, shape)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    """Yield a folder that takes the place of another at the end, if none is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        if not any(part.iterdir()):
+            return
         try:
             part.rename(folder)
         except OSError:
+            # another process has made the same meanwhile
             if not (folder / _ABOUT).exists():
                 raise
-            # another process has made the same meanwhile
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    logging.getLogger(__name__).info(
-        "%s: %.1f MB of pixels, kept for later runs; it may be deleted",
-        folder,
-        wanted / 1e6,
+
+
+def _describe(source: Source, part: Path, shape: tuple[int, ...]) -> None:
+    labels: Any = {split.name: split.labels for split in _splits(source)}
+    np.savez(part / _LABELS, **labels)
+    pixels = next(part / name for name in _PIXELS if (part / name).exists())
+    about = {
+        "format": _FORMAT,
+        "name": source.name,
+        "class_names": source.class_names,
+        "shape": shape,
+        "bytes": pixels.stat().st_size,
+    }
+    write_whole(part / _ABOUT, json.dumps(about, indent=1))
+
+
+def _stream(section: DataSection, folder: Path) -> Source:
+    """Open pictures; those that come as bytes are kept in a file first."""
+
+    def opened() -> Source:
+        return _opened(folder, lambda _, **__: _pictures(section, folder))
+
+    with_grain()  # before anything is read for it
+    if (folder / _ABOUT).exists():
+        return opened()
+    with _made(folder) as part:
+        with kept_in(part):
+            source = checked(section.read())
+        images = source.train.images
+        if not isinstance(images, Rows):
+            raise UserError(
+                f"data.placement: stream decodes pictures, but {source.name} "
+                f"({section.kind}) holds pixels; choose host"
+            )
+        if not (part / _PICTURES).exists():  # they lie in files of their own
+            return _named(source, folder)
+        _describe(source, part, images.place.shape)
+    return opened()
+
+
+def _named(source: Source, folder: Path) -> Source:
+    """Return a source of pictures that keeps in a folder what passes over it find."""
+
+    def named(split: ImageSet) -> ImageSet:
+        rows: Any = split.images
+        images = replace(rows, facts=folder / _FACTS, identity=folder.name)
+        return split._replace(images=images)
+
+    own = None if source.validation is None else named(source.validation)
+    return source._replace(
+        train=named(source.train), test=named(source.test), validation=own
     )
 
 
-def _opened(folder: Path) -> Source:
-    """Open what `_write` wrote, after a look at its sizes.
+def _pictures(section: Any, folder: Path) -> Pictures:
+    """Open pictures that are kept in a file."""
+    _, height, width, channels = read_json(folder / _ABOUT)["shape"]
+    shape = height, width, channels
+    pictures = Pictures(section.size, section.workers, shape, section.resize)
+    pictures.added(Blobs(folder), lambda row: f"{section.path}: picture {row}")
+    return pictures
+
+
+def _opened(folder: Path, load: Callable[..., Any]) -> Source:
+    """Open what was written, after a look at its sizes.
+
+    Args:
+        folder: Where it is.
+        load: Opens its images, given the file of pixels.
 
     Raises:
         UserError: If it is not as it was written.
     """
-    file = folder / _IMAGES
+    found = [folder / name for name in _PIXELS if (folder / name).exists()]
+    file = found[0] if found else folder / _IMAGES
     try:
         about, labels = read_json(folder / _ABOUT), read_npz(folder / _LABELS)
-        images = np.load(file, mmap_mode="r")
+        images = load(file, mmap_mode="r")
         status = file.stat()
         whole = (
             (about["format"], about["bytes"]) == (_FORMAT, status.st_size)
             and list(images.shape) == about["shape"]
-            and images.dtype == np.uint8
-            and sum(len(each) for each in labels.values()) == len(images)
+            and sum(len(each) for each in labels.values()) == images.shape[0]
         )
     except (OSError, ValueError, KeyError) as error:
         raise _not_whole(folder, str(error)) from error

@@ -208,7 +208,8 @@ def _meter(config: Config, meters: Sequence[Probe], team: Team) -> EnergyMeter:
     """Make the energy meter, once what the run imports is here."""
     for tracker in config.track:
         tracker.check()
-    for library in config.data.libraries:
+    streamed = ("grain",) if config.data.placement == "stream" else ()
+    for library in (*config.data.libraries, *streamed):
         with suppress(ImportError):  # `read` says what is missing
             import_module(library)
     return build.build_meter(config, meters, host=team.measures_host)
@@ -482,8 +483,14 @@ def _headline(used: _Used) -> str:
         f"seed {config.seed}"
     )
     if placed.room is not None:
-        text += f"\n  placement: {placed.where}: {placed.reason}"
+        text += f"\n{_placement(placed, data)}"
     return text
+
+
+def _placement(placed: Placed, data: Data) -> str:
+    facts = getattr(data.images, "facts", None)
+    kept = "" if facts is None else f"; kept in {facts.parent}"
+    return f"  placement: {placed.where}: {placed.reason}{kept}"
 
 
 def _facts(data: Data, step: StepSpec) -> dict[str, Any]:

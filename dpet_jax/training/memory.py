@@ -127,25 +127,32 @@ def placed(
         budget: Bytes of the device that pixels may take; None for what a step leaves.
 
     Raises:
-        UserError: If all pixels are asked onto a device that has no room for them.
+        UserError: If all pixels are asked onto a device that has no room for them, or
+            a stream is asked for of what is no pictures.
     """
-    pixels, told = images.nbytes, "are what data.device_budget_mib leaves"
+    pixels, told = images.nbytes, "by data.device_budget_mib"
     left = budget
     if left is None:
-        limit, told = _memory_of_devices()[0], "are what a step leaves of the device"
+        limit, told = _memory_of_devices()[0], "that a step leaves of the device"
         shape = tuple(images.shape[1:])
         found = _needed(network, shape, batches, dtype, copies, limit - pixels)
         # a step takes up to twice its least; a twentieth is what decides nothing
         left = max(limit - 2 * max(found.values()), limit // 20)
-    reason = f"{pixels / 1e9:,.3g} GB of pixels, {left / 1e9:,.3g} GB {told}"
+    reason = f"{_size(pixels)} of pixels, room for {_size(left)} {told}"
     lazy = isinstance(images, Rows)
+    decoded = lazy and not isinstance(images.place, np.ndarray)
     if asked == "device" and pixels > left:
         raise UserError(
-            f"data.placement: device, but of {reason}; choose host, or leave it at auto"
+            f"data.placement: device, but there are {reason}; choose host, or leave it "
+            "at auto"
+        )
+    if asked == "stream" and not decoded:
+        raise UserError(
+            "data.placement: stream decodes pictures, but this data set holds pixels; "
+            "choose host"
         )
     if not lazy and asked in ("auto", "device") and pixels <= left:
         return Placed("device", None, reason)
-    decoded = lazy and not isinstance(images.place, np.ndarray)
     room = left
     if budget is None:  # no more than all of them would take
         row_bytes = math.prod(images.shape[1:])
@@ -191,6 +198,10 @@ def _of_evaluation(network: Network, images: Any, dtype: str) -> int:
     forward = functools.partial(network.apply, dtype=dtype)
     values = jax.make_jaxpr(forward)(*_parts(network), images).eqns
     return max(_bytes([v.aval for v in equation.outvars]) for equation in values)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.3g} MB"
 
 
 def _bytes(tree: Any) -> int:

@@ -23,8 +23,9 @@ from dpet_jax.models.pruning import scales, with_scales
 from dpet_jax.models.quantize import quantized_params
 from dpet_jax.scores.error import cross_entropy
 from dpet_jax.scores.forgetting import forgetting
+from dpet_jax.training.chunks import Batches
 from dpet_jax.training.compilation import CompileCounts, compile_counts, compiled
-from dpet_jax.training.placement import HostData
+from dpet_jax.training.placement import Course, HostData
 from dpet_jax.training.resolution import Ladder, Level, level_at
 from dpet_jax.training.scoring import (
     GRAND,
@@ -124,7 +125,7 @@ class DeviceNetwork:
         self._row_capacity = -(-num_train // step.batch_size) * step.batch_size
         if isinstance(data, HostData):
             self._row_capacity = data.rooms.trained
-        self._among: np.ndarray | None = None  # examples of the plan, each once
+        self._course: Course | None = None  # of the plan, where pixels are on the host
         rows = data.labels.shape[0]
         self._score_capacity = -(-rows // score.batch_size) * score.batch_size
         self._weights = self._put(np.ones(num_train, np.float32))
@@ -267,7 +268,9 @@ class DeviceNetwork:
         schedule = self._hyper.schedule._replace(peak=peak)
         self._hyper = self._hyper._replace(schedule=schedule)
         if isinstance(self._data, HostData):
-            self._among = self._distinct(plan.index_set)
+            size, index = self._step.batch_size, self.plans - 1
+            batches = Batches(plan, size, self.seed, index)
+            self._course = Course(self._distinct(plan.index_set), batches)
         table = np.ones(self._num_train, np.float32)
         if plan.weights is not None:
             table[plan.index_set] = plan.weights
@@ -290,7 +293,7 @@ class DeviceNetwork:
         first_visit = span.start + visits
         side, _ = self._ladder.at(span, visits)
         self._state, stats = self._train[side](
-            *self._train_arguments(padded, rows.size, num_steps, first_visit)
+            *self._train_arguments(padded, rows.size, num_steps, first_visit, visits)
         )
         return stats
 
@@ -518,10 +521,12 @@ class DeviceNetwork:
     def _put(self, tree: Any) -> Any:
         return put(tree, self._replicated)
 
-    def _train_arguments(self, rows, size, num_steps, first_visit):
+    def _train_arguments(self, rows, size, num_steps, first_visit, visits=None):
         data = self._data
         if isinstance(data, HostData):
-            data = data.chunk(rows, size, self._among)
+            course = None if visits is None else self._course
+            first_step = (visits or 0) // self._step.batch_size
+            data = data.chunk(rows, size, course, first_step)
         return (
             self._state,
             data,

@@ -7,8 +7,10 @@ set on the device, to the bit.
 """
 
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +20,9 @@ from jax import lax
 from jaxtyping import Array, Int32, UInt8
 
 from dpet_jax.data import Data
+from dpet_jax.data.rows import Rows
 from dpet_jax.errors import UserError
+from dpet_jax.training.chunks import Batches
 from dpet_jax.training.memory import least_room
 from dpet_jax.training.state import DeviceData
 from dpet_jax.training.transfer import put
@@ -70,6 +74,38 @@ def rooms(room: int, row_bytes: int, batch_size: int, score_batch_size: int) -> 
     return Rooms(trained, scored)
 
 
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What a plan trains on.
+
+    Attributes:
+        among: Its examples, each once.
+        batches: Its steps.
+    """
+
+    among: np.ndarray
+    batches: Batches
+
+
+class _Stream:
+    """Batches of a plan that are decoded ahead of the training."""
+
+    def __init__(self, images: Rows, course: Course, first_step: int) -> None:
+        self.course, self.step = course, first_step
+        place: Any = images.place
+        self._decoded = place.batches(course.batches, images.index, first_step)
+        # workers would outlive a process that ends in the middle of a plan
+        self.close = weakref.finalize(self, self._decoded.close)
+
+    def batch(self) -> np.ndarray:
+        """Return the next batch."""
+        self.step += 1
+        images = next(self._decoded)
+        if self.step == self.course.batches.num_steps:
+            self.close()
+        return images
+
+
 class HostData:
     """The data set with its pixels on the host.
 
@@ -110,13 +146,19 @@ class HostData:
         batches = max(1, _BLOCK_BYTES // (batch_size * row_bytes))
         whole = -(-data.num_train // batch_size)
         batches = min(batches, found.trained // batch_size, whole)
+        self._pictures: Rows | None = None
+        if isinstance(self.images, Rows) and not isinstance(
+            self.images.place, np.ndarray
+        ):
+            self._pictures, batches = self.images, 1  # batches are what is decoded
         self._block = batches * batch_size
         blocks = min(found.trained // self._block, -(-data.num_train // self._block))
         self.rooms = found._replace(trained=blocks * self._block)
         shape = (self.rooms.trained, *self.images.shape[1:])
         self._buffers = [self._put(np.zeros(shape, np.uint8)) for _ in range(2)]
         self._turn = 0
-        self._held: tuple[np.ndarray, np.ndarray] | None = None
+        self._held: tuple[Course, np.ndarray] | None = None
+        self._stream: _Stream | None = None
         self._num_threads = os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(self._num_threads)
 
@@ -124,28 +166,40 @@ class HostData:
         self,
         rows: Int32[np.ndarray, " capacity"],
         count: int,
-        among: np.ndarray | None,
+        course: Course | None,
+        first_step: int,
     ) -> DeviceData:
         """Bring the images of a chunk of training to the device.
 
         Args:
             rows: Positions, fill rows as their complement, and padding.
             count: How many of them are no padding.
-            among: The examples of the plan, each once, the same array for all its
-                chunks; None outside a plan.
+            course: What the chunk is a part of; None outside a plan.
+            first_step: Of the plan, with which the chunk begins.
+
+        Raises:
+            ValueError: If they are not those of the plan.
         """
         positions = np.where(rows >= 0, rows, ~rows)
-        if among is None or among.size > self.rooms.trained:
-            self._held = None
-            self._fill(positions[:count])
-            places = np.arange(rows.size, dtype=np.int32)
-        else:
-            if self._held is None or self._held[0] is not among:
-                place_of = np.zeros(self.labels.shape[0], np.int32)
-                place_of[among] = np.arange(among.size, dtype=np.int32)
-                self._held = among, place_of
-                self._fill(among)
+        if course is not None and course.among.size <= self.rooms.trained:
+            if self._held is None or self._held[0] is not course:
+                place_of = np.full(self.labels.shape[0], -1, np.int32)
+                place_of[course.among] = np.arange(course.among.size, dtype=np.int32)
+                self._held = course, place_of
+                self._fill(self._gathered(course.among))
             places = self._held[1][positions]
+            _check_of_plan(bool((places[:count] >= 0).all()))
+            places = np.maximum(places, 0)  # padding may be of any example
+        else:
+            self._held = None
+            if course is not None and self._pictures is not None:
+                steps = count // course.batches.batch_size
+                there = course.batches.rows(first_step, steps)
+                _check_of_plan(np.array_equal(there, rows[:count]))
+                self._fill(self._decoded(course, first_step, count))
+            else:
+                self._fill(self._gathered(positions[:count]))
+            places = np.arange(rows.size, dtype=np.int32)
         return self._device_data(
             self._buffers[self._turn], self.labels, self._put(places)
         )
@@ -164,13 +218,16 @@ class HostData:
         images = np.concatenate([block for _, block in self._gathered(rows)])
         return self._device_data(*self._put((images, self._host_labels[rows])))
 
-    def _fill(self, rows: np.ndarray) -> None:
-        """Send the images of some rows to the buffer that is not computed on."""
+    def _fill(self, blocks: Iterable[tuple[int, np.ndarray]]) -> None:
+        """Send blocks of images to the buffer that is not computed on."""
         self._turn = 1 - self._turn
-        padded = np.resize(rows, -(-rows.size // self._block) * self._block)
-        for first, block in self._gathered(padded):
+        for first, block in blocks:
+            padded = block
+            if len(block) < self._block:
+                padded = np.zeros((self._block, *block.shape[1:]), np.uint8)
+                padded[: len(block)] = block
             self._buffers[self._turn] = _written(
-                self._buffers[self._turn], *self._put((block, np.int32(first)))
+                self._buffers[self._turn], *self._put((padded, np.int32(first)))
             )
 
     def _gathered(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -182,6 +239,21 @@ class HostData:
             parts = [rows[first : first + self._block] for first in some]
             yield from zip(some, self._threads.map(self._read, parts), strict=True)
 
+    def _decoded(
+        self, course: Course, first_step: int, count: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Take the steps of a chunk from the stream, which goes on decoding."""
+        stream = self._stream
+        if stream is None or (stream.course, stream.step) != (course, first_step):
+            if stream is not None:
+                stream.close()
+            assert self._pictures is not None, "what is streamed is pictures"
+            stream = _Stream(self._pictures, course, first_step)
+            self._stream = stream
+        size = course.batches.batch_size
+        for first in range(0, count, size):
+            yield first, stream.batch()
+
     def _read(self, rows: np.ndarray) -> np.ndarray:
         return self.images.take(rows, axis=0)
 
@@ -190,6 +262,11 @@ class HostData:
 
     def _put(self, tree: Any) -> Any:
         return put(tree, self._sharding)
+
+
+def _check_of_plan(right: bool) -> None:
+    if not right:
+        raise ValueError("a chunk has other rows than the plan that was begun")
 
 
 @partial(jax.jit, donate_argnums=0)

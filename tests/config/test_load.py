@@ -74,6 +74,9 @@ def test_config_of_a_run_made_before_kinds_were_classes_loads_unchanged(path):
         "data.resize": "stretch",
         "model.stem_kind": "cifar",
         "track": [],
+        "data.placement": "auto",
+        "data.workers": 0,
+        "method.shards": 1,
     }
     for key, value in later.items():
         assert value == as_before.get(key), key

@@ -9,6 +9,7 @@ import tensorflow_datasets
 from pydantic import ValidationError
 from tensorflow_datasets.core import registered
 
+from dpet_jax.data import prepare, stored
 from dpet_jax.data.sources import Tfds
 
 
@@ -73,6 +74,25 @@ def test_a_prepared_set_comes_back_bit_equal(prepared):
     np.testing.assert_array_equal(source.train.images[..., 0], greys[:4])
     np.testing.assert_array_equal(source.test.images[..., 0], greys[4:])
     assert source.train.labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("placement", ["host", "stream"])
+def test_records_that_are_read_later_are_those_of_now(
+    prepared, tmp_path, monkeypatch, placement
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(stored, "with_grain", lambda: None)
+    path, greys = prepared
+    section = Tfds(path=path, name="toy", placement=placement, validation_fraction=0)
+    for _ in range(2):
+        data = prepare(stored.read_source(section), section)
+        np.testing.assert_array_equal(np.asarray(data.images)[..., 0], greys)
+        assert data.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    kept = len(list(stored.rows_folder().iterdir()))
+    (path / "another").mkdir()
+    (path / "another" / "file").write_text("of another set")
+    stored.read_source(section)
+    assert len(list(stored.rows_folder().iterdir())) == kept == 1
 
 
 def test_reading_loads_neither_tensorflow_nor_jax(prepared):

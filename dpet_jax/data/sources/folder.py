@@ -11,6 +11,7 @@ from pydantic import Field
 
 from dpet_jax.data.class_folders import ClassFolders, class_folders, entries, names_of
 from dpet_jax.data.decode import decode_images, is_picture
+from dpet_jax.data.pictures import images_of, pictures_of
 from dpet_jax.data.source import DataSection, ImageSet, Source, make_source
 from dpet_jax.data.split import stratified_split
 from dpet_jax.errors import UserError
@@ -33,7 +34,7 @@ class Folder(DataSection):
 
     kind: Literal["folder"] = "folder"
     libraries: ClassVar[tuple[str, ...]] = ("PIL.Image",)
-    read_keys: ClassVar[tuple[str, ...]] = ("image_size", "split_seed")
+    read_keys: ClassVar[tuple[str, ...]] = ("image_size", "resize", "split_seed")
     path: UserPath = Field(description="folder with train/ and test/, or class folders")
     test_fraction: PositiveShare | None = Field(
         None,
@@ -64,9 +65,8 @@ class Folder(DataSection):
             raise UserError("\n".join(problems + self._picture_problems(files)))
         self._report_left_out(strays)
 
-        images = decode_images(
-            files, lambda row: str(files[row]), self.size, self.resize
-        )
+        later = pictures_of(self)
+        images = images_of(later, files, lambda row: str(files[row]), self)
         names = list(found["train"].classes)
         sets, start = {}, 0
         for split, listed in found.items():

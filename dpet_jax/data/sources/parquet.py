@@ -15,6 +15,8 @@ from pydantic import Field
 
 from dpet_jax.data.class_folders import names_of
 from dpet_jax.data.decode import decode_images
+from dpet_jax.data.pictures import Pictures, pictures_of
+from dpet_jax.data.rows import Rows
 from dpet_jax.data.source import (
     DataSection,
     ImageSet,
@@ -75,8 +77,9 @@ class Parquet(DataSection):
         names = split_names(self)
         files = {name: _files(self.path, name) for name in names}
         self._report_left_out([file for found in files.values() for file in found])
+        later = pictures_of(self)
         parts = {
-            name: [_read_file(file, self) for file in found]
+            name: [_read_file(file, self, later) for file in found]
             for name, found in files.items()
         }
         class_names = _agree([part for found in parts.values() for part in found])
@@ -85,7 +88,7 @@ class Parquet(DataSection):
             check_not_empty(
                 sum(len(part.blobs) for part in found), f"{self.path} {name}"
             )
-            splits.append(_join(found, self, class_names))
+            splits.append(_join(found, self, class_names, later))
         train, test, *own = splits
         places = [f"{self.path} {name} split" for name in names]
         return make_source(self.label, train, test, class_names, places, *own)
@@ -132,7 +135,7 @@ class Parquet(DataSection):
 
 class _Rows(NamedTuple):
     file: Path
-    blobs: list[bytes]
+    blobs: Sequence[bytes]
     labels: np.ndarray
     label_column: str
     class_names: list[str] | None
@@ -203,7 +206,7 @@ def _check_shards(files: list[Path], split: str) -> None:
         )
 
 
-def _read_file(file: Path, section: Parquet) -> _Rows:
+def _read_file(file: Path, section: Parquet, later: Pictures | None) -> _Rows:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -234,6 +237,8 @@ def _read_file(file: Path, section: Parquet) -> _Rows:
                 "file itself and its label must both be there. Correct or remove the "
                 "row."
             )
+    if later is not None and blobs:
+        blobs = later.written(blobs)
     return _Rows(file, blobs, labels.to_numpy(), label, _class_names(schema, label))
 
 
@@ -258,11 +263,16 @@ def _join(
     parts: Sequence[_Rows],
     section: Parquet,
     class_names: list[str] | None,
+    later: Pictures | None,
 ) -> ImageSet:
-    labels = [_labels(part, class_names) for part in parts if part.blobs]
+    parts = [part for part in parts if len(part.blobs)]
+    labels = np.concatenate([_labels(part, class_names) for part in parts])
+    if later is not None:
+        added = [later.added(part.blobs, _place([part])) for part in parts]
+        return ImageSet(Rows(later, np.concatenate(added)), labels)
     blobs = [blob for part in parts for blob in part.blobs]
     images = decode_images(blobs, _place(parts), section.size, section.resize)
-    return ImageSet(images, np.concatenate(labels))
+    return ImageSet(images, labels)
 
 
 def _labels(part: _Rows, class_names: list[str] | None) -> np.ndarray:

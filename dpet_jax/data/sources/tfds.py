@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from dpet_jax.data.decode import decode_images
+from dpet_jax.data.pictures import Pictures, images_of, pictures_of
 from dpet_jax.data.source import (
     DataSection,
     ImageSet,
@@ -55,6 +55,11 @@ class Tfds(DataSection):
         """First part of the name, such as "cifar10"."""
         return self.name.partition(":")[0].partition("/")[0]
 
+    @property
+    def read_from(self) -> Path:
+        """Folder of the set's versions; others may lie beside it."""
+        return self.path / self.name.partition(":")[0]
+
     def read(self) -> Source:
         """Read the splits, in the order of the records."""
         import tensorflow_datasets as tfds
@@ -80,8 +85,9 @@ class Tfds(DataSection):
         image, label = _find_features(builder.info, folder)
         class_names = list(builder.info.features[label].names)
         splits = split_names(self)
+        later = pictures_of(self)
         train, test, *own = (
-            _read_split(builder, split, (image, label), self) for split in splits
+            _read_split(builder, split, (image, label), self, later) for split in splits
         )
         places = [f"{folder} split {split!r}" for split in splits]
         return make_source(self.label, train, test, class_names, places, *own)
@@ -151,7 +157,11 @@ def _find_features(info: Any, folder: Path) -> tuple[str, str]:
 
 
 def _read_split(
-    builder: Any, split: str, features: tuple[str, str], section: Tfds
+    builder: Any,
+    split: str,
+    features: tuple[str, str],
+    section: Tfds,
+    later: Pictures | None,
 ) -> ImageSet:
     from tensorflow_datasets.core.decode import SkipDecoding
 
@@ -177,7 +187,5 @@ def _read_split(
         ) from error
     labels = check_labels(np.array([row[label] for row in rows]), f"{place}, {label}")
     blobs = [row[image] for row in rows]
-    images = decode_images(
-        blobs, lambda row: f"{place} row {row}", section.size, section.resize
-    )
+    images = images_of(later, blobs, lambda row: f"{place} row {row}", section)
     return ImageSet(images, labels)
