@@ -126,7 +126,7 @@ class OneShot(Method):
     shards: Count = Field(
         1,
         description="of each problem, that facility_location picks from one by one "
-        "before it picks among the picks; for classes of more than some 20,000",
+        "before it picks among the picks; for classes of many thousands",
     )
     choose_every: Count | None = Field(
         None, description="passes; the model itself chooses again, no pre-training"
