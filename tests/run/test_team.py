@@ -9,6 +9,7 @@ import pytest
 
 from dpet_jax.cli import EXIT_MISTAKE, main
 from dpet_jax.errors import UserError
+from dpet_jax.run import join
 from dpet_jax.run import team as team_module
 from dpet_jax.run.interrupt import EXIT_RESUMABLE
 from dpet_jax.run.team import Member, Team, meet, summed
@@ -299,3 +300,19 @@ def test_a_command_line_that_does_not_say_who_meets_where(
     assert main(["run", f"--out={tmp_path}", *options]) == EXIT_MISTAKE
     assert wanted in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_scheduler_says_who_meets_where(monkeypatch):
+    says = {
+        **{"SLURM_JOB_ID": "4242", "SLURM_STEP_NODELIST": "node[07-08]"},
+        **{"SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS": "2"},
+        **{"SLURM_PROCID": "1", "SLURM_LOCALID": "0"},
+    }
+    for name, value in says.items():
+        monkeypatch.setenv(name, value)
+    place = join._place("auto", None, None)
+    host, _, port = place.address.rpartition(":")
+    assert (host, place.size, place.number, place.devices) == ("node07", 2, 1, [0])
+    assert port.isdigit()
+    given = join._place("10.0.0.1:7", 4, 3)
+    assert given == ("10.0.0.1:7", 4, 3, None)
