@@ -4,14 +4,20 @@ import os
 import socket
 import threading
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dpet_jax.cli import EXIT_MISTAKE, main
+from dpet_jax.config.experiment import Config
+from dpet_jax.energy import EnergyMeter, Found
 from dpet_jax.errors import UserError
+from dpet_jax.run import build, join
 from dpet_jax.run import team as team_module
 from dpet_jax.run.interrupt import EXIT_RESUMABLE
 from dpet_jax.run.team import Member, Team, meet, summed
+from dpet_jax.run.team_checks import check_alike
 
 VERSIONS = {"jax": "1.0"}
 
@@ -299,3 +305,32 @@ def test_a_command_line_that_does_not_say_who_meets_where(
     assert main(["run", f"--out={tmp_path}", *options]) == EXIT_MISTAKE
     assert wanted in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_scheduler_says_who_meets_where(monkeypatch):
+    says = {
+        **{"SLURM_JOB_ID": "4242", "SLURM_STEP_NODELIST": "node[07-08]"},
+        **{"SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS": "2"},
+        **{"SLURM_PROCID": "1", "SLURM_LOCALID": "0"},
+    }
+    for name, value in says.items():
+        monkeypatch.setenv(name, value)
+    place = join._place("auto", None, None)
+    host, _, port = place.address.rpartition(":")
+    assert (host, place.size, place.number, place.devices) == ("node07", 2, 1, [0])
+    assert port.isdigit()
+    given = join._place("10.0.0.1:7", 4, 3)
+    assert given == ("10.0.0.1:7", 4, 3, None)
+
+
+def test_processes_with_other_data_are_refused_everywhere():
+    made = [meeting.team for meeting in met([member(0), member(1)])]
+    data = build.build_data(Config())
+    other = replace(data, labels=np.roll(data.labels, 1))
+    meter = EnergyMeter(Found((), ()))
+    for error in side_by_side(
+        lambda: check_alike(made[0], Config(), data, meter),
+        lambda: check_alike(made[1], Config(), other, meter),
+    ):
+        assert isinstance(error, UserError)
+        assert "process 1 of 2 (host1) holds other data than process 0" in str(error)

@@ -164,7 +164,11 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(tmp_path):
     assert codes == [0, 0], texts
     hosts = read_json(folder / "energy_report.json")["hosts"]
     assert [row["host"] for row in hosts] == ["host0", "host1"]
-    stopped = [e for e in read_events(folder / "events.jsonl") if e["event"] == "stop"]
+    stopped = [
+        e
+        for e in read_events(folder / "events.jsonl", superseded=True)
+        if e["event"] == "stop"
+    ]
     assert [event["reason"] for event in stopped] == ["interrupted", "finished"]
     assert_same(alone, folder)
 
