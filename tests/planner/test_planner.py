@@ -188,7 +188,7 @@ def test_energy_of_parts_that_were_measured_needs_no_idle_watts():
 
 
 def test_energy_without_a_meter_is_refused():
-    with pytest.raises(UserError, match="no meter"):
+    with pytest.raises(UserError, match="cannot be planned for"):
         planned(wh=5)
 
 

