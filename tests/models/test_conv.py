@@ -138,6 +138,14 @@ def test_few_channels_take_several_pixels_at_once():
     assert [pixels_at_once(3, outputs) for outputs in (8, 16, 32, 64)] == [8, 4, 2, 1]
 
 
+@pytest.mark.parametrize(("dtype", "at_once"), [("float32", 4), ("bfloat16", 1)])
+def test_only_float32_computes_several_pixels_at_once(dtype, at_once):
+    images, kernel = jnp.zeros((2, 8, 8, 8), dtype), jnp.zeros((3, 3, 8, 8), dtype)
+    text = str(jax.make_jaxpr(partial(canonical_convolution, stride=1))(images, kernel))
+    (strides,) = re.findall(r"window_strides=\((\d+), (\d+)\)", text)
+    assert strides == ("1", str(at_once))
+
+
 def test_a_batch_is_taken_apart_by_a_divisor_or_not_at_all():
     assert conv._part(128, conv._PART_BYTES // 10) == 8
     assert conv._part(96, conv._PART_BYTES // 13) == 12
