@@ -316,9 +316,10 @@ def test_the_suite_runs_a_real_piece(tmp_path, monkeypatch):
         pytest.param(
             *("growth", {"10%", "25%", "50%", "75%", "95%"}), marks=pytest.mark.slow
         ),
-        (
+        pytest.param(
             "norms",
             {"one pass, float32", "vmap(grad), float32", "agreement", "rounding"},
+            marks=pytest.mark.slow,
         ),
         ("scores", {"one score, bfloat16", "all, bfloat16", "all, float32"}),
         pytest.param(

@@ -31,7 +31,7 @@ train:
   # at a high rate rounding grows to other choices, as docs/scaling.md tells
   optimizer: {kind: sgd, learning_rate: 0.001}
 method:
-  {kind: dpet, warmup_passes: 2, query_size: 50, passes_per_round: 2, max_rounds: 2}
+  {kind: dpet, warmup_passes: 1, query_size: 50, passes_per_round: 1, max_rounds: 2}
 """
 
 SLOW = """
