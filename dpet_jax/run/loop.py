@@ -292,10 +292,9 @@ class Loop:
         if reason is not None:
             return reason
         trainer, limits, counters = self.parts.trainer, self.parts.limits, self.counters
-        step_flops = trainer.batch_size * chunks.level.train_flops
+        counters.flops += num_steps * self._step_flops
         counters.visits += chunks.next_visits(num_steps)
         counters.executed_visits += num_steps * trainer.batch_size
-        counters.flops += num_steps * step_flops
         self.at.cursor += num_steps
         ended = chunks.start(num_steps, counters.shown())
         if ended is not None:
@@ -313,7 +312,7 @@ class Loop:
         if ending is not None:
             return ending, 0
         trainer, limits, counters = self.parts.trainer, self.parts.limits, self.counters
-        step_flops = trainer.batch_size * chunks.level.train_flops
+        step_flops = self._step_flops
         return None, chunks.next_steps(
             min(
                 limits.steps_to_evaluation(counters, step_flops),

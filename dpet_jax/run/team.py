@@ -356,10 +356,9 @@ def meet(
             f"--process: {me.number} is none of {size} processes; number them from 0 "
             f"to {size - 1}"
         )
-    deadline = time.monotonic() + within_s
     if me.number == 0:
-        return _received_all(address, int(port), size, me, deadline, within_s, leave)
-    return _come(address, (host, int(port)), size, me, deadline, within_s, leave)
+        return _received_all(address, int(port), size, me, within_s, leave)
+    return _come(address, (host, int(port)), size, me, within_s, leave)
 
 
 def _received_all(
@@ -367,10 +366,10 @@ def _received_all(
     port: int,
     size: int,
     me: Member,
-    deadline: int | float,
     within_s: int | float,
     leave: Callable[[int], Any],
 ) -> Meeting:
+    deadline = time.monotonic() + within_s
     try:
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
@@ -448,10 +447,10 @@ def _come(
     place: tuple[str, int],
     size: int,
     me: Member,
-    deadline: int | float,
     within_s: int | float,
     leave: Callable[[int], Any],
 ) -> Meeting:
+    deadline = time.monotonic() + within_s
     while True:
         left = deadline - time.monotonic()
         try:
