@@ -10,7 +10,7 @@ is left uncomputed.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -66,6 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     return rows
 
 
+def looped(
+    form: Callable[..., jax.Array], loops: int, *arrays: jax.Array
+) -> Callable[[], jax.Array]:
+    """Return a call of `form(tiny, *arrays)` several times over, in a loop body."""
+
+    @jax.jit
+    def run(*arrays):
+        def body(_, last):
+            # were it the same each time, the compiler would do it only once
+            return jnp.max(form(1e-9 * last, *arrays))
+
+        return lax.fori_loop(0, loops, body, jnp.float32(0))
+
+    return lambda: run(*arrays)
+
+
 def grouped(
     inputs: int, outputs: int, stride: int, options: argparse.Namespace
 ) -> dict:
@@ -74,22 +90,16 @@ def grouped(
     images = jnp.asarray(rng.normal(size=(options.batch, 16, 16, inputs)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, inputs, outputs)), jnp.float32)
 
-    def looped(size):
-        @jax.jit
-        def run(images, kernel):
-            def body(_, last):
-                return jnp.max(
-                    conv.convolution_of_groups(
-                        images + 1e-9 * last, kernel, stride, [(1, 1)] * 2, size
-                    )
-                )
+    def convolve(size):
+        def form(tiny, images, kernel):
+            return conv.convolution_of_groups(
+                images + tiny, kernel, stride, [(1, 1)] * 2, size
+            )
 
-            return lax.fori_loop(0, options.loops, body, jnp.float32(0))
-
-        return lambda: run(images, kernel)
+        return looped(form, options.loops, images, kernel)
 
     seconds = interleaved(
-        {str(size): looped(size) for size in (1, 2, 4, 8)}, options.repeats
+        {str(size): convolve(size) for size in (1, 2, 4, 8)}, options.repeats
     )
     out = 16 // stride
     flops = 2 * options.batch * out * out * 9 * inputs * outputs * options.loops
@@ -119,23 +129,18 @@ def measure(side: int, channels: int, stride: int, options: argparse.Namespace) 
         draw(options.batch, out, out, channels),
     )
 
-    def looped(form):
-        @jax.jit
-        def run(images, kernel, cotangent):
-            def body(_, last):
-                # were it the same each time, the compiler would do it only once
-                tiny = 1e-9 * last
-                return jnp.max(form(images + tiny, kernel, cotangent + tiny))
-
-            return lax.fori_loop(0, options.loops, body, jnp.float32(0))
-
-        return lambda: run(*arrays)
-
     def convolve(form):
-        return looped(lambda images, kernel, _: form(images, kernel, stride))
+        return looped(
+            lambda tiny, images, kernel, _: form(images + tiny, kernel, stride),
+            options.loops,
+            *arrays,
+        )
 
     def gradient(form, which):
-        return looped(lambda *arrays: form(stride, *arrays)[which])
+        def one(tiny, images, kernel, cotangent):
+            return form(stride, images + tiny, kernel, cotangent + tiny)[which]
+
+        return looped(one, options.loops, *arrays)
 
     seconds = interleaved(
         {
