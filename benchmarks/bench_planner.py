@@ -35,6 +35,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dpet_jax.models.network import ModelSection
 from dpet_jax.planner.law import (
     LEAST_STEPS,
     SEED_NOISE,
@@ -82,8 +83,7 @@ class Table:
         parameters, flops = {}, {}
         with path.open(encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                kept = float(row["drop"]) == 0 and int(row["batch"]) == BATCH
-                if row["dataset"] != name or not kept:
+                if row["dataset"] != name or not _kept(row):
                     continue
                 scale, visits = float(row["scale"]), int(row["visits"])
                 by_visits = found.setdefault(scale, {})
@@ -117,6 +117,11 @@ class Table:
         """Return whether runs of a scale saw about so many examples, or both sides."""
         known = list(self.cells[scale])
         return known[0] / _NEAR <= visits <= known[-1] * _NEAR
+
+
+def _kept(row: Mapping[str, str]) -> bool:
+    """Return whether a run is one on all of its data, in batches of 64."""
+    return float(row["drop"]) == 0 and int(row["batch"]) == BATCH
 
 
 @cache
@@ -185,18 +190,12 @@ class Column:
 
 def columns(tables: Sequence[Table]) -> list[Column]:
     """Return every data set with every time model."""
-    flops = tables[0].train_flops
-
-    def like(other: Mapping[float, float]) -> dict[float, float]:
-        # the scale 0.5 takes as long in each
-        return {s: 1e-6 * _CPU_US[0.5] * other[s] / other[0.5] for s in _CPU_US}
-
     long = tuple(float(one) for one in np.geomspace(1, 56, 8))
     short = tuple(float(one) for one in np.geomspace(0.5, 9, 8))
     models = {
-        "cpu": (like(_CPU_US), long),
-        "flops": (like(flops), long),
-        "layers": (like(_LAYERS), long),
+        "cpu": (_like(_CPU_US), long),
+        "flops": (_like(tables[0].train_flops), long),
+        "layers": (_like(_LAYERS), long),
         "flat": (dict.fromkeys(_CPU_US, 1e-4), short),
     }
     return [
@@ -204,6 +203,11 @@ def columns(tables: Sequence[Table]) -> list[Column]:
         for name, (seconds, budgets) in models.items()
         for table in tables
     ]
+
+
+def _like(other: Mapping[float, float]) -> dict[float, float]:
+    """Return seconds of a visit in the ratios of `other`, the same at scale 0.5."""
+    return {s: 1e-6 * _CPU_US[0.5] * each / other[0.5] for s, each in other.items()}
 
 
 def ridge_regret(column: Column, budget: float, draw: np.random.Generator) -> float:
@@ -268,7 +272,7 @@ def regrets(
 def best_fixed(all_columns: Sequence[Column]) -> float:
     """Return the one scale that loses least over all budgets."""
     return min(
-        _CPU_US,
+        all_columns[0].seconds,
         key=lambda scale: sum(
             column.regret(budget, scale)
             for column in all_columns
@@ -312,18 +316,29 @@ def own_columns(path: Path) -> list[Column]:
     for name in dict.fromkeys(row["dataset"] for row in rows):
         spent: dict[float, list[float]] = {}
         for row in rows:
-            if row["dataset"] == name:
+            if row["dataset"] == name and _kept(row):
                 each = float(row["wall_seconds"]) / int(row["visits"])
                 spent.setdefault(float(row["scale"]), []).append(each)
         seconds = {scale: float(np.median(all_)) for scale, all_ in spent.items()}
         table = Table.read(path, name)
-        _, *models = columns([table])
-        found += [Column("measured", table, seconds, ()), *models]
+        models = {
+            "measured": seconds,
+            "flops": _like(table.train_flops),
+            "flat": dict.fromkeys(seconds, 1e-4),
+        }
+        if seconds.keys() <= _LAYERS.keys():  # else all have as many
+            models["layers"] = _like({scale: _LAYERS[scale] for scale in seconds})
+        found += [Column(times, table, each, ()) for times, each in models.items()]
     return [replace(column, budgets=_judged_budgets(column)) for column in found]
 
 
 def _judged_budgets(column: Column) -> tuple[float, ...]:
-    budgets = np.geomspace(0.5, 56, 16).tolist()
+    runs = [
+        visits * column.seconds[scale]
+        for scale, of in column.table.cells.items()
+        for visits in of
+    ]
+    budgets = np.geomspace(min(runs), max(runs), 24).tolist()
     return tuple(
         budget
         for budget in budgets
@@ -391,8 +406,8 @@ def write_own(runs: Path, name: str, path: Path) -> None:
         writer.writerow(
             {
                 "dataset": name,
-                "scale": config.model.scale,
-                "drop": 0,
+                "scale": _scale(config.model),
+                "drop": getattr(config.method, "drop", 0),
                 "batch": config.train.batch_size,
                 "visits": summary["visits"],
                 "seed": summary["seed"],
@@ -405,6 +420,14 @@ def write_own(runs: Path, name: str, path: Path) -> None:
             }
         )
     write_whole(path, text.getvalue())
+
+
+def _scale(section: ModelSection) -> float:
+    """Return which of a family's scales a section is."""
+    for scale in section.scales:
+        if section.scaled(scale).model_dump() == section.model_dump():
+            return scale
+    raise ValueError(f"{section!r} has none of the scales {section.scales}")
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:
