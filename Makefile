@@ -7,6 +7,9 @@ PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if $(shell $(p
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# what is imported is compiled then: compiling all that is installed takes twice as long
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+
 # the stamps make every set-up run once, and again only when what it installs changes
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
@@ -36,15 +39,15 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --editable . --constraint constraints.txt
+	$(PIP) --editable .
 	@touch $@
 
-$(TESTABLE): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
-	@touch $@
+$(TESTABLE): $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[test]'
+	@touch $(INSTALLED) $@
 
 $(DOCUMENTED): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
+	$(PIP) --editable '.[docs]'
 	@touch $@
 
 # one file for both Pythons, without addresses of any index in it
