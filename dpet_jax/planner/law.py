@@ -143,6 +143,31 @@ class Law(Section):
                 found.append(f"{value:,.0f} {what}, not {low:,.0f} to {high:,.0f}")
         return tuple(found)
 
+    def deviation(self, accuracy: int | float) -> float:
+        """Return by how much a run's accuracy differs from what is predicted.
+
+        A standard deviation, of the fit and of the seed together. Both were measured
+        near one half; towards 0 and 1 it falls as that of counted examples does.
+
+        Args:
+            accuracy: Predicted; below 0 where the law goes on too far.
+        """
+        near_half = math.hypot(self.residual, SEED_NOISE)
+        share = min(1.0, max(0.0, accuracy))
+        return 2 * math.sqrt(share * (1 - share)) * near_half
+
+    def aim(self, target: int | float) -> float:
+        """Return the accuracy to plan for so that most runs reach a target.
+
+        It lies a standard deviation above, so that five runs in six do: of those that
+        are planned for the target itself every other one would end below it.
+
+        Args:
+            target: Accuracy to reach, in (0, 1).
+        """
+        # no error is more than halved for it
+        return min(target + self.deviation(target), (1 + target) / 2)
+
 
 SHIPPED = Law()
 

@@ -221,7 +221,8 @@ def plan(
     The batch size of each scale is the smallest that trains nearly as many images a
     second as the fastest. Within 98 % of the budget, less what is spent before and
     after training, the scale sees V examples; the largest g(V, parameters) wins.
-    For a target the cheapest network wins that the law expects to reach it.
+    For a target the cheapest network wins that the law expects to end a standard
+    deviation above it, as five runs in six then reach it.
 
     Args:
         budget: What it may cost.
@@ -336,7 +337,7 @@ class _Offer:
             steps = -(-visits // batch)
         else:
             assert level is not None
-            wanted = law.visits_to(level.score(budget.amount), cost.parameters)
+            wanted = law.visits_to(level.score(law.aim(budget.amount)), cost.parameters)
             share = law.in_effect(1.0, batch)
             visits = 0 if wanted is None else math.ceil(wanted / share)
             steps = -(-visits // batch)
@@ -482,7 +483,8 @@ def _reasons(
     if budget.unit == "target":
         found.append(
             f"scale {best.scale:g} is expected to reach {budget} at the least cost, "
-            f"after {best.visits:,} examples"
+            f"after {best.visits:,} examples: they are planned to end at "
+            f"{law.aim(budget.amount):.3f}, so that five runs in six reach it"
         )
     else:
         found.append(

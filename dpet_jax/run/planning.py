@@ -15,7 +15,7 @@ from dpet_jax.errors import UserError
 from dpet_jax.files import read_json, write_whole
 from dpet_jax.methods.dpet_anneal import DpetAnneal
 from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD, Network
-from dpet_jax.planner.law import SEED_NOISE, SHIPPED, Law, Level
+from dpet_jax.planner.law import SHIPPED, Law, Level
 from dpet_jax.planner.planner import (
     NOTHING,
     Budget,
@@ -439,7 +439,7 @@ def plan_lines(planned: Planned) -> Iterator[str]:
 def _accuracy(found: Plan) -> str:
     if found.accuracy is None:
         return "accuracy not known, for no run has fixed its level on this data"
-    spread = 2 * math.hypot(found.law.residual, SEED_NOISE)
+    spread = 2 * found.law.deviation(found.accuracy)
     return f"accuracy {found.accuracy:.3f}, give or take {spread:.3f}"
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dpet_jax.planner.law import (
+    SEED_NOISE,
     SHIPPED,
     Law,
     Level,
@@ -138,3 +139,10 @@ def test_what_lies_beyond_the_calibration_is_named():
 def test_law_refuses_ranges_that_do_not_ascend():
     with pytest.raises(ValueError, match="smaller number first"):
         Law(visits=(2.0, 1.0))
+
+
+def test_a_target_is_aimed_at_from_above_by_what_runs_differ_by():
+    assert SHIPPED.deviation(0.5) == pytest.approx(math.hypot(0.0056, SEED_NOISE))
+    assert SHIPPED.aim(0.8) == pytest.approx(0.8 + 0.8 * SHIPPED.deviation(0.5))
+    assert SHIPPED.deviation(0.99) < SHIPPED.deviation(0.9) < SHIPPED.deviation(0.5)
+    assert 0.9999 < SHIPPED.aim(0.9999) < 1
