@@ -43,10 +43,12 @@ from dpet_jax.planner.law import (
     Law,
     Observation,
     refit,
+    shipped,
 )
 from dpet_jax.planner.planner import Budget, Plan, Spend, StepCost, plan
 
 TABLE = Path(__file__).parent.parent / "tests" / "data" / "planner_oracle.csv"
+OWN = TABLE.with_name("planner_own.csv")
 SETS = ("cifar100_10super", "cifar10_4class")
 BATCH = 64
 #: Microseconds of a visit on one CPU core, and layers of a network, by scale.
@@ -304,7 +306,7 @@ def evaluate(path: Path = TABLE, draws: int = 5) -> list[dict]:
     return [_row(planner, by) for planner, by in found.items()]
 
 
-def own_columns(path: Path) -> list[Column]:
+def own_columns(path: Path, law: Law) -> list[Column]:
     """Return each data set of a table of one's own, by its runs' times and by others.
 
     Those of its budgets count at which neither the best scale nor the law's choice is
@@ -329,10 +331,10 @@ def own_columns(path: Path) -> list[Column]:
         if seconds.keys() <= _LAYERS.keys():  # else all have as many
             models["layers"] = _like({scale: _LAYERS[scale] for scale in seconds})
         found += [Column(times, table, each, ()) for times, each in models.items()]
-    return [replace(column, budgets=_judged_budgets(column)) for column in found]
+    return [replace(one, budgets=_judged_budgets(one, law)) for one in found]
 
 
-def _judged_budgets(column: Column) -> tuple[float, ...]:
+def _judged_budgets(column: Column, law: Law) -> tuple[float, ...]:
     runs = [
         visits * column.seconds[scale]
         for scale, of in column.table.cells.items()
@@ -342,30 +344,62 @@ def _judged_budgets(column: Column) -> tuple[float, ...]:
     return tuple(
         budget
         for budget in budgets
-        if column.judged(budget, column.plan(budget, SHIPPED).scale)
+        if column.judged(budget, column.plan(budget, law).scale)
     )
 
 
-def evaluate_own(path: Path) -> list[dict]:
+def without_a_scale(path: Path) -> list[Law]:
+    """Return the laws of all tables, each fitted without one scale of one's own."""
+    others = [Table.read(TABLE, name) for name in SETS]
+    others.append(Table.read(OWN, "cifar100_20class"))
+    known = [one for table in others for one in table.observations()]
+    with path.open(encoding="utf-8") as file:
+        names = dict.fromkeys(row["dataset"] for row in csv.DictReader(file))
+    mine = [Table.read(path, name) for name in names]
+    return [
+        refit(
+            known
+            + [
+                one
+                for table in mine
+                for one in table.observations()
+                if one.parameters != table.parameters[scale]
+            ],
+            strength=0,
+        )
+        for scale in mine[0].parameters
+    ]
+
+
+def evaluate_own(path: Path, family: str = "resnet20") -> list[dict]:
     """Return a row for each planner on a table of one's own, by the shipped law.
 
     Scales that are too large for a budget are judged by runs of fewer examples than
-    there are, that is, by a line that goes on.
+    there are, that is, by a line that goes on. Of a family whose law was fitted to the
+    table, laws are judged as well that were fitted without one of its scales, and the
+    law of ResNet-20, which saw none of it.
     """
-    every = own_columns(path)
-    planners: dict[str, Callable[[Column, float], float]] = {
-        "g": lambda column, one: column.plan(one, SHIPPED).scale,
-        f"fixed {best_fixed(every):g}": lambda *_: best_fixed(every),
-        "default": lambda *_: 1.0,
+    law = shipped(family)
+    every = own_columns(path, law)
+    fixed = best_fixed(every)
+    planners: dict[str, list[Callable[[Column, float], float]]] = {
+        "g": [_by(law)],
+        f"fixed {fixed:g}": [lambda *_: fixed],
+        "default": [lambda *_: 1.0],
     }
+    if law is not SHIPPED:
+        planners["g, a scale left out"] = [*map(_by, without_a_scale(path))]
+        planners["g of ResNet-20"] = [_by(SHIPPED)]
     found = {
         planner: {
             column.times: [
-                column.regret(one, chosen(column, one)) for one in column.budgets
+                column.regret(one, chosen(column, one))
+                for chosen in choices
+                for one in column.budgets
             ]
             for column in every
         }
-        for planner, chosen in planners.items()
+        for planner, choices in planners.items()
     }
     found["random"] = {
         column.times: [
@@ -375,6 +409,10 @@ def evaluate_own(path: Path) -> list[dict]:
         for column in every
     }
     return [_row(planner, by) for planner, by in found.items()]
+
+
+def _by(law: Law) -> Callable[[Column, float], float]:
+    return lambda column, budget: column.plan(budget, law).scale
 
 
 def _row(planner: str, by: Mapping[str, Sequence[float]]) -> dict:
@@ -435,17 +473,22 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--own", type=Path, help="a table of one's own")
+    parser.add_argument("--family", default="resnet20", help="of its networks")
     parser.add_argument("--runs", type=Path, help="make it of these runs")
     parser.add_argument("--name", default="own", help="of their data set")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     if options.runs is not None:
         write_own(options.runs, options.name, options.own)
-    rows = evaluate(options.table) if options.own is None else evaluate_own(options.own)
+    rows = (
+        evaluate(options.table)
+        if options.own is None
+        else evaluate_own(options.own, options.family)
+    )
     for row in rows:
         name, mean, worst, *means = row.values()
         each = "".join(f"{value:7.2f}" for value in means)
-        print(f"{name:<15}mean {mean:5.2f}  worst {worst:5.1f}   by column{each}")
+        print(f"{name:<22}mean {mean:5.2f}  worst {worst:5.1f}   by column{each}")
     from timing import report  # brings JAX, which planning does without
 
     report(__doc__.partition("\n")[0], rows, options.out, quiet=True)

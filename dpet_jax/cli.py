@@ -862,7 +862,6 @@ def _fit_report(found: Any) -> Path:
 
 
 def _plan(options: Any, overrides: list[str], console: Console) -> int:
-    from dpet_jax.planner.law import SHIPPED
     from dpet_jax.planner.planner import Budget
 
     if options.calibrate is None:
@@ -877,7 +876,7 @@ def _plan(options: Any, overrides: list[str], console: Console) -> int:
         )
     from dpet_jax.run.planning import read_law
 
-    law = SHIPPED if options.law is None else read_law(options.law)
+    law = None if options.law is None else read_law(options.law)
     if options.calibrate is not None:
         from dpet_jax.run.calibration import calibration_lines
 
@@ -896,6 +895,7 @@ def _plan_lines(
 
     config = load(options.config, overrides)
     _use_cache()
+    from dpet_jax.planner.law import shipped
     from dpet_jax.run.build import build_data
     from dpet_jax.run.calibration import level_of
     from dpet_jax.run.planning import (
@@ -909,7 +909,8 @@ def _plan_lines(
     check_plannable(config, budget, leveled=options.level is not None)
     data, level = build_data(config), None
     if options.level is not None:
-        level = level_of(options.level, law, data.fingerprint)
+        known = shipped(config.model.kind) if law is None else law
+        level = level_of(options.level, known, data.fingerprint)
     batches = _whole_numbers("--batches", options.batches)
     planned = plan_config(
         config,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 from dpet_jax.errors import UserError
-from dpet_jax.planner.law import LEAST_STEPS, SHIPPED, Law, Level
+from dpet_jax.planner.law import LEAST_STEPS, Law, Level, shipped
 
 #: Share of a budget of seconds or Wh that is planned with; the rest is for what no
 #: measurement foresees.
@@ -208,7 +208,7 @@ class Plan:
 def plan(
     budget: Budget,
     costs: Mapping[tuple[float, int], StepCost],
-    law: Law = SHIPPED,
+    law: Law | None = None,
     *,
     num_train: int,
     family: str = "resnet20",
@@ -227,7 +227,7 @@ def plan(
     Args:
         budget: What it may cost.
         costs: By scale and batch size.
-        law: The ranking law.
+        law: The ranking law; by default the shipped one of the family.
         num_train: Examples of the training split.
         family: Kind of the model.
         spent: What measuring has cost already, where that is part of the budget.
@@ -239,6 +239,7 @@ def plan(
         UserError: If there is a target and no level, or no network can reach it, or a
             budget of Wh and no joules.
     """
+    law = shipped(family) if law is None else law
     if budget.unit == "target" and level is None:
         raise UserError(
             f"budget: an accuracy of {budget.amount:g} cannot be planned for: the "

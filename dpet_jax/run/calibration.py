@@ -22,6 +22,7 @@ from dpet_jax.planner.law import (
     Observation,
     fit_level,
     refit,
+    shipped,
 )
 from dpet_jax.run.folder import CHECKPOINTS, CONFIG, SUMMARY
 from dpet_jax.run.planning import num_parameters, write_law
@@ -36,18 +37,20 @@ class Calibrated(NamedTuple):
 
     Attributes:
         law: The law.
+        prior: Where its coefficients started.
         family: Kind of the models.
         observations: What it was fitted to.
         left_out: Why others were not, a sentence each.
     """
 
     law: Law
+    prior: Law
     family: str
     observations: tuple[Observation, ...]
     left_out: tuple[str, ...]
 
 
-def calibrate(paths: Sequence[Path], prior: Law = SHIPPED) -> Calibrated:
+def calibrate(paths: Sequence[Path], prior: Law | None = None) -> Calibrated:
     """Refit the law to finished runs of one family, held to a prior by a ridge.
 
     Level and slope belong to each data set and recipe. Runs of a data set and recipe of
@@ -55,12 +58,13 @@ def calibrate(paths: Sequence[Path], prior: Law = SHIPPED) -> Calibrated:
 
     Args:
         paths: Run folders, or folders above such.
-        prior: Where the coefficients start, and stay where the runs say little.
+        prior: Where the coefficients start, and stay where the runs say little; by
+            default at the shipped law of their family.
 
     Raises:
         UserError: If no runs are left, or they are of several families.
     """
-    runs, left_out = _read(paths, prior)
+    runs, left_out = _read(paths, SHIPPED if prior is None else prior)
     groups: dict[str, list[_Run]] = {}
     for run in runs:
         groups.setdefault(run.group, []).append(run)
@@ -80,12 +84,13 @@ def calibrate(paths: Sequence[Path], prior: Law = SHIPPED) -> Calibrated:
             f"{paths[0]}: these are runs of {' and '.join(families)}; calibrate one "
             "family at a time"
         )
+    prior = shipped(families[0]) if prior is None else prior
     observations = tuple(run.observation for run in used)
     try:
         law = refit(observations, prior, family=families[0])
     except ValueError as error:
         raise UserError(f"{paths[0]}: cannot calibrate: {error}") from error
-    return Calibrated(law, families[0], observations, tuple(left_out))
+    return Calibrated(law, prior, families[0], observations, tuple(left_out))
 
 
 def level_of(paths: Sequence[Path], law: Law, fingerprint: str) -> Level:
@@ -111,12 +116,14 @@ def level_of(paths: Sequence[Path], law: Law, fingerprint: str) -> Level:
         raise UserError(f"{paths[0]}: fix no level: {error}") from error
 
 
-def calibration_lines(paths: Sequence[Path], prior: Law, out: Path) -> Iterator[str]:
+def calibration_lines(
+    paths: Sequence[Path], prior: Law | None, out: Path
+) -> Iterator[str]:
     """Refit the law, write it, and yield what `dpet plan --calibrate` prints.
 
     Args:
         paths: Run folders, or folders above such.
-        prior: Where the coefficients start.
+        prior: Where the coefficients start; None for the shipped law of the family.
         out: Gets the law.
 
     Raises:
@@ -130,7 +137,7 @@ def calibration_lines(paths: Sequence[Path], prior: Law, out: Path) -> Iterator[
         f"data and recipe; residuals {100 * found.law.residual:.2f} points"
     )
     for name in "abcd":
-        before, after = getattr(prior, name), getattr(found.law, name)
+        before, after = getattr(found.prior, name), getattr(found.law, name)
         yield f"  {name}  {after:8.4f}  ({before:.4f} before)"
     for why in found.left_out:
         yield f"left out    {why}"

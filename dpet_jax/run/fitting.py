@@ -25,7 +25,7 @@ from dpet_jax.data.sources.cifar import holds_cifar
 from dpet_jax.data.sources.idx import holds_idx
 from dpet_jax.errors import UserError
 from dpet_jax.files import csv_cell, read_json, write_whole
-from dpet_jax.planner.law import SHIPPED, Level
+from dpet_jax.planner.law import Level, shipped
 from dpet_jax.planner.planner import Budget, BudgetTooSmallError
 from dpet_jax.pretrained.choice import SCRATCH
 from dpet_jax.pretrained.pool import ModelPool
@@ -365,7 +365,7 @@ class _Fitting:
             self.say(
                 f"  tried     {epochs:.3g} epochs end at {accuracy:.3f} of validation"
             )
-        return level_of([place], SHIPPED, data.fingerprint)
+        return level_of([place], shipped(small.model.kind), data.fingerprint)
 
     def _plan(
         self, config: Config, data: Data, budget: Budget, level: Level | None = None

@@ -15,7 +15,7 @@ from dpet_jax.errors import UserError
 from dpet_jax.files import read_json, write_whole
 from dpet_jax.methods.dpet_anneal import DpetAnneal
 from dpet_jax.models.network import TRAIN_FLOPS_PER_FORWARD, Network
-from dpet_jax.planner.law import SHIPPED, Law, Level
+from dpet_jax.planner.law import Law, Level, shipped
 from dpet_jax.planner.planner import (
     NOTHING,
     Budget,
@@ -80,7 +80,7 @@ def plan_config(
     config: Config,
     budget: Budget,
     *,
-    law: Law = SHIPPED,
+    law: Law | None = None,
     level: Level | None = None,
     batches: Sequence[int] = (),
     data: Data | None = None,
@@ -96,7 +96,7 @@ def plan_config(
     Args:
         config: Names the family and the data.
         budget: What everything may cost.
-        law: The ranking law.
+        law: The ranking law; by default the shipped one of the family.
         level: Of the error on this data, if runs have fixed it.
         batches: Batch sizes to choose from; by default the config's, and on an
             accelerator twice and four times as many.
@@ -111,6 +111,7 @@ def plan_config(
     """
     check_plannable(config, budget, leveled=level is not None)
     base = recipe(config)
+    law = shipped(config.model.kind) if law is None else law
     profiles = Profiles() if profiles is None else profiles
     metered = base.model_copy(update={"budget": BudgetConfig(wh=budget.wh)})
     with pinned(), build.build_meter(metered, meters) as meter:
@@ -391,7 +392,7 @@ def recipe_rate(batch: int) -> float:
 def _other_recipe(config: Config, law: Law) -> tuple[str, ...]:
     """Say where the config trains otherwise than the runs behind the shipped law."""
     optimizer, batch = config.train.optimizer, config.train.batch_size
-    if law.origin != SHIPPED.origin:
+    if law.origin != shipped(config.model.kind).origin:
         return ()
     wanted = recipe_rate(batch)
     plain = isinstance(optimizer, Sgd) and optimizer.nesterov

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpet_jax.planner.law import SHIPPED, refit
+from dpet_jax.planner.law import SHIPPED, refit, shipped
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import bench_planner as bench
 
 OWN = bench.TABLE.with_name("planner_own.csv")
+RESNET18 = bench.TABLE.with_name("planner_own_resnet18.csv")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,36 @@ def test_the_shipped_law_plans_well_on_data_that_it_never_saw():
     assert mean["g"] < mean["fixed 0.5"]
     assert mean["g"] <= mean["default"] / 5
     assert mean["g"] <= mean["random"] / 5
+
+
+def test_the_law_of_resnet18_is_the_fit_to_all_tables(tables):
+    more = [
+        bench.Table.read(OWN, "cifar100_20class"),
+        bench.Table.read(RESNET18, "cifar100_20class_resnet18"),
+    ]
+    found = [one.observations() for one in (*tables, *more)]
+    law = refit([one for each in found for one in each], strength=0)
+    known = shipped("resnet18")
+    assert [len(each) for each in found] == [29, 24, 10, 7]
+    assert law.coefficients == pytest.approx(known.coefficients, abs=5e-4)
+    seen = [one.visits for one in found[-1]], [one.parameters for one in found[-1]]
+    for (least, most), values in zip(
+        (known.visits, known.parameters), seen, strict=True
+    ):
+        assert least == pytest.approx(min(values), rel=0.05)
+        assert most == pytest.approx(max(values), rel=0.1)
+
+
+def test_the_law_of_resnet18_plans_well_without_any_one_of_its_widths():
+    """Eleven runs of one seed; where time follows FLOPs or layers nothing is lost."""
+    rows = {row["planner"]: row for row in bench.evaluate_own(RESNET18, "resnet18")}
+    mean = {planner: row["mean"] for planner, row in rows.items()}
+    for planner in ("g", "g, a scale left out"):
+        assert mean[planner] <= 0.5
+        assert rows[planner]["measured"] == 0
+        assert mean[planner] < mean["fixed 0.125"]
+        assert mean[planner] <= mean["default"] / 5
+    assert rows["g"]["worst"] <= 2.5
 
 
 def test_the_baselines_are_those_of_the_study(columns):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from dpet_jax.errors import UserError
-from dpet_jax.planner.law import SHIPPED, Level
+from dpet_jax.planner.law import SHIPPED, Level, shipped
 from dpet_jax.planner.planner import (
     PLANNED,
     Budget,
@@ -133,10 +133,16 @@ def test_few_steps_are_warned_of():
     assert planned(seconds=60).warnings == ()
 
 
+def test_resnet18_is_planned_by_a_law_of_its_own():
+    found = planned(seconds=60, family="resnet18")
+    assert found.law == shipped("resnet18") != SHIPPED
+    assert not any("coefficients" in text for text in found.warnings)
+
+
 def test_what_is_extrapolated_is_said():
-    other = planned(seconds=60, family="resnet18")
+    other = planned(seconds=60, family="cnn")
     assert [text for text in other.warnings if text.startswith("extrapolated")] == [
-        "extrapolated: no coefficients were fitted to resnet18; those of resnet20 are "
+        "extrapolated: no coefficients were fitted to cnn; those of resnet20 are "
         "used"
     ]
     long = planned(seconds=6_000)
