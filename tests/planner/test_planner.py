@@ -142,8 +142,7 @@ def test_resnet18_is_planned_by_a_law_of_its_own():
 def test_what_is_extrapolated_is_said():
     other = planned(seconds=60, family="cnn")
     assert [text for text in other.warnings if text.startswith("extrapolated")] == [
-        "extrapolated: no coefficients were fitted to cnn; those of resnet20 are "
-        "used"
+        "extrapolated: no coefficients were fitted to cnn; those of resnet20 are used"
     ]
     long = planned(seconds=6_000)
     assert any("examples, not 5,000 to 640,000" in text for text in long.warnings)
