@@ -83,7 +83,7 @@ class Profile(Section):
     compile_j: NonNegative | None
     score_s: NonNegative
     measuring_s: NonNegative
-    train_flops: Count | None = None
+    train_flops: Positive | None = None
     run_s: NonNegative | None = None
     scores_s: dict[str, NonNegative] = Field(default_factory=dict)
 

@@ -118,6 +118,7 @@ def machine(monkeypatch):
             compile_j=None,
             score_s=1e-5,
             measuring_s=5.0,
+            train_flops=244_879_104,
         )
 
     def run(config, out, **options):
