@@ -753,6 +753,8 @@ def _init(options: Any, rest: list[str], console: Console) -> int:
             suite=options.suite,
             image_size=options.image_size,
             say=lambda line: console.out(line, highlight=False),
+            # starting is work of this one thread: other programs do not change it
+            started_s=time.process_time(),
         )
     except KeyboardInterrupt:
         console.out("interrupted; nothing is written", highlight=False)
@@ -1101,7 +1103,10 @@ def _compare(options: Any, overrides: list[str], console: Console) -> int:
     _check_places(options)
     comparing = _comparing(options, overrides, console)
     if options.dry_run:
-        for line in comparing.plan_lines(measure=options.measure):
+        # starting is work of this one thread: other programs do not change its seconds
+        started_s = time.process_time()
+        lines = comparing.plan_lines(measure=options.measure, started_s=started_s)
+        for line in lines:
             console.out(line, highlight=False)
         return EXIT_MISTAKE if comparing.suite.problems else 0
     named = [f"--{k}={getattr(options, k)}" for k in ("seeds", "only", "out")]

@@ -182,7 +182,10 @@ def prepare(source: Any, section: DataSection) -> Data:
     validation, train_rows, validation_rows = _validation(source, train, section)
     if section.train_examples is not None:
         rows = stratified_subset(
-            train.labels[train_rows], section.train_examples, section.split_seed
+            train.labels[train_rows],
+            section.train_examples,
+            section.split_seed,
+            source.class_names,
         )
         train_rows = train_rows[rows]
     clean = train.labels[train_rows]
@@ -255,7 +258,9 @@ def _validation(
     """Return what to validate from, the rows to train on and to validate on."""
     fraction = section.validation_fraction
     if source.validation is None:
-        return train, *stratified_split(train.labels, fraction, section.split_seed)
+        seed, names = section.split_seed, source.class_names
+        split = stratified_split(train.labels, fraction, seed, class_names=names)
+        return train, *split
     default = DataSection.model_fields["validation_fraction"].default
     if fraction not in (0, default):
         raise UserError(

@@ -1,6 +1,7 @@
 """Validation and test splits, subsets, and wrong labels on purpose."""
 
 import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ def stratified_split(
     fraction: float,
     seed: int,
     key: Literal["validation_fraction", "test_fraction"] = "validation_fraction",
+    class_names: Sequence[str] | None = None,
 ) -> tuple[Int64[np.ndarray, " t"], Int64[np.ndarray, " d"]]:
     """Draw rows from every class in proportion to its size.
 
@@ -33,6 +35,7 @@ def stratified_split(
         seed: Non-negative; the same seed draws the same rows.
         key: Key of the data section that gives the fraction: draws for one and for the
             other are independent, and messages name it.
+        class_names: By which messages name classes; by default their numbers.
 
     Returns:
         The rows left and the rows drawn, each ascending.
@@ -47,7 +50,8 @@ def stratified_split(
     shares = np.round(counts * fraction, 9)  # 0.1 * 30 is not 3 exactly
     quotas = largest_remainder(shares, round(fraction * num_rows))
     fair, quotas = quotas, np.clip(quotas, np.minimum(counts - 1, 1), counts - 1)
-    _check_sizes(classes, counts, fair, quotas, fraction, key)
+    names = _names(classes, class_names)
+    _check_sizes(names, counts, fair, quotas, fraction, key)
     drawn = np.zeros(num_rows, bool)
     rng = np.random.default_rng([seed, _SPLIT_STREAMS[key]])
     for label, quota in zip(classes, quotas, strict=True):
@@ -56,7 +60,10 @@ def stratified_split(
 
 
 def stratified_subset(
-    labels: Int32[np.ndarray, " n"], size: int, seed: int
+    labels: Int32[np.ndarray, " n"],
+    size: int,
+    seed: int,
+    class_names: Sequence[str] | None = None,
 ) -> Int64[np.ndarray, " m"]:
     """Draw some rows from every class in proportion to its size.
 
@@ -64,6 +71,7 @@ def stratified_subset(
         labels: Class of each row, non-negative.
         size: Rows to draw.
         seed: Non-negative; the same seed draws the same rows.
+        class_names: By which messages name classes; by default their numbers.
 
     Returns:
         The rows drawn, ascending.
@@ -81,10 +89,10 @@ def stratified_subset(
         return np.arange(size, dtype=np.int64)
     shares = counts * size / labels.size
     if shares.min() < 1:
+        smallest = _names(classes, class_names)[int(shares.argmin())]
         raise UserError(
-            f"data.train_examples is {size}, which leaves class "
-            f"{classes[int(shares.argmin())]} without an example; choose at least "
-            f"{int(np.ceil(labels.size / counts.min()))}."
+            f"data.train_examples is {size}, which leaves class {smallest} without an "
+            f"example; choose at least {int(np.ceil(labels.size / counts.min()))}."
         )
     rng = np.random.default_rng([seed, _SUBSET_STREAM])
     rows = [
@@ -120,8 +128,14 @@ def add_label_noise(
     return noisy, rows
 
 
+def _names(classes: np.ndarray, class_names: Sequence[str] | None) -> list[str]:
+    if class_names is None:
+        return [str(label) for label in classes]
+    return [class_names[label] for label in classes]
+
+
 def _check_sizes(
-    classes: np.ndarray,
+    names: Sequence[str],
     counts: np.ndarray,
     fair: np.ndarray,
     quotas: np.ndarray,
@@ -147,9 +161,9 @@ def _check_sizes(
         alone = int((counts == 1).sum())
         logging.getLogger(__name__).warning(
             "data.%s is %g, too little or too much for small classes, %d of them, such "
-            "as class %d with %d examples: each gives one or more to either side%s; %d "
+            "as class %s with %d examples: each gives one or more to either side%s; %d "
             "instead of %d are drawn in all. For every class in proportion, %s.",
-            *(key, fraction, len(small), classes[small[0]], counts[small[0]]),
+            *(key, fraction, len(small), names[small[0]], counts[small[0]]),
             f", but {alone} with a single example keep it" if alone else "",
             *(quotas.sum(), fair.sum(), remedy),
         )

@@ -54,7 +54,10 @@ def _cost(comparison: Comparison, table: CostTable, label: str) -> str:
     seeds = sorted({len(c.costs) for r in table.rows for c in r.cells.values()})
     split = comparison.runs[0].summary["targets_on"]
     many = max(seeds, default=1) > 1
-    what = "median over seeds and, in brackets, the range of those that reached it"
+    what = (
+        "median over seeds and, in brackets, the range of those that reached it, where "
+        "they differ"
+    )
     reached = [
         cell.reached < len(cell.costs)
         for line in table.rows
@@ -89,7 +92,9 @@ def _cost_cell(cell: Cell) -> tuple[str, str]:
     below = []
     if cell.spread is not None and cell.reached > 1:
         low, high = map(significant, cell.spread)
-        below.append(f"[{_plain(low)}, {_plain(high)}]")
+        # where no digit that is printed differs, the number says it all
+        if low != high:
+            below.append(f"[{_plain(low)}, {_plain(high)}]")
     if cell.reached < len(cell.costs) and len(cell.costs) > 1:
         below.append(f"{cell.reached}/{len(cell.costs)}")
     return main, " ".join(below)

@@ -15,6 +15,7 @@ count twice what two kinds share.
 import csv
 import io
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dpet_jax.config.experiment import BudgetConfig, Config
 from dpet_jax.data import Data
-from dpet_jax.data.rows import Rows
 from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
 from dpet_jax.files import csv_cell, write_whole
@@ -50,6 +50,7 @@ from dpet_jax.run.anatomy import (
 from dpet_jax.run.machine import environment, pinned
 from dpet_jax.run.profiling import joules_of
 from dpet_jax.training.compilation import compiled
+from dpet_jax.training.placement import rooms
 from dpet_jax.training.state import DeviceData, StepSpec, init_state
 from dpet_jax.training.steps import train_steps
 
@@ -403,9 +404,13 @@ class _Steps:
         model = build.build_model(config, data)
         self._spec: StepSpec = build.build_learner_spec(config, model, ()).step
         self._place = NamedSharding(self._spec.mesh, PartitionSpec())
-        images = data.images
-        if isinstance(images, Rows):  # those of the steps are enough
-            images = np.asarray(images[: _MOST_STEPS * self._spec.batch_size])
+        images, rows = data.images, data.train_rows
+        room = build.build_placement(config, data, model).room
+        if room is not None:  # as much of them as a run has there for a chunk
+            batches = config.train.batch_size, config.evaluate.batch_size
+            chunk = rooms(room, math.prod(data.image_shape), *batches).trained
+            rows = rows[: min(chunk, _MOST_STEPS * self._spec.batch_size)]
+            images = np.asarray(images[: rows.size])
         self._data = DeviceData(*self._put((images, data.labels, data.mean, data.std)))
         self._num_train = data.num_train
         hyper = build.build_hyper(config)
@@ -413,7 +418,7 @@ class _Steps:
             peak=np.float32(0), horizon=np.float32(data.num_train)
         )
         self._hyper = self._put(hyper._replace(schedule=still))
-        rows = np.resize(data.train_rows, _MOST_STEPS * self._spec.batch_size)
+        rows = np.resize(rows, _MOST_STEPS * self._spec.batch_size)
         self._rows, self._weights = self._put(
             (rows.astype(np.int32), np.ones(data.num_train, np.float32))
         )

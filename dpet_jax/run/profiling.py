@@ -10,10 +10,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
+from pydantic import Field
 
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import validate_as
@@ -40,7 +42,7 @@ _TIMING_S, _METERED_S = 0.05, 3.0
 #: Of steps so slow that not all timings fit in, fewer are made.
 _LONGEST_S, _FEWEST = 5.0, 5
 #: Batches of the evaluation that is timed.
-_EVALUATED = 4
+EVALUATED = 4
 
 
 class Profile(Section):
@@ -56,11 +58,18 @@ class Profile(Section):
         num_train: Examples that the programs were compiled for.
         compile_s: Seconds until the programs were ready.
         trace_s: Those of them that the compiler did not take, which is about what a
-            process spends whose compilation cache holds the programs.
+            process spends whose compilation cache holds the programs; fetching them
+            counts where that was measured.
         compile_j: Gross joules of the first; None where not measured.
         score_s: Seconds of an example's evaluation, which draws as many watts as
             training.
         measuring_s: Seconds that the whole measurement took.
+        train_flops: FLOPs of an example's training visit; None if not kept.
+        run_s: Seconds that a run takes beside training, choosing and evaluating: its
+            folder, its checkpoint, its files; None where nobody has measured it.
+        scores_s: Seconds until the programs of scores are ready that a method asks for,
+            where those of training are and the compilation cache holds them; by the
+            names of the scores.
     """
 
     key: dict[str, Any]
@@ -74,6 +83,9 @@ class Profile(Section):
     compile_j: NonNegative | None
     score_s: NonNegative
     measuring_s: NonNegative
+    train_flops: Positive | None = None
+    run_s: NonNegative | None = None
+    scores_s: dict[str, NonNegative] = Field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return the figures that a plan hangs on."""
@@ -95,10 +107,7 @@ class Profile(Section):
             parameters: Of the network.
             train_flops: Of one example's training visit.
         """
-        cached = bool(jax.config.values.get("jax_compilation_cache_dir"))
-        ready_s = self.compile_s
-        if cached and self.num_train == data.num_train:
-            ready_s = self.trace_s
+        ready_s = self.ready_s(data)
         judged = data.num_validation + data.num_test
         return StepCost(
             self.step_s,
@@ -109,6 +118,23 @@ class Profile(Section):
             measuring=self.measuring,
             train_flops=train_flops,
         )
+
+    def ready_s(self, data: Data) -> float:
+        """Return the seconds until a process has its programs, cached or not.
+
+        Args:
+            data: The data set of its run.
+        """
+        cached = bool(jax.config.values.get("jax_compilation_cache_dir"))
+        same = self.num_train == data.num_train
+        return self.trace_s if cached and same else self.compile_s
+
+    @property
+    def flops_per_s(self) -> float | None:
+        """FLOPs of a second of training; None if they are not kept."""
+        if self.train_flops is None:
+            return None
+        return self.train_flops * self.key["batch_size"] / self.step_s
 
     @property
     def measuring(self) -> Spend:
@@ -202,6 +228,17 @@ class Profiles:
         self.problems.append(f"{problem}; it is measured anew")
         return None
 
+    def of_this_machine(self) -> list[Profile]:
+        """Return all that were kept of this device, with these versions."""
+        plain = json.loads(json.dumps(environment(), default=str))
+        found = []
+        for path in sorted(self.folder.glob("*.json")):
+            with suppress(UserError, OSError):  # `find` says what is wrong with one
+                kept = validate_as(Profile, read_json(path), str(path))
+                if all(kept.key.get(name) == value for name, value in plain.items()):
+                    found.append(kept)
+        return found
+
     def keep(self, profile: Profile, name: str) -> None:
         """Keep a profile in the place of an older one, if the folder can be written.
 
@@ -275,7 +312,7 @@ def measure(
         ):
             timings.append(steps.timed(each))
             passed = time.monotonic() - began
-    rows = data.test_rows[: _EVALUATED * config.evaluate.batch_size]
+    rows = data.test_rows[: EVALUATED * config.evaluate.batch_size]
     with meter.window("eval") as evaluating:
         jax.device_get(learner.main.score(rows, EVALUATION, evaluated=True))
     low, median, high = statistics.quantiles(timings, n=4)
@@ -288,10 +325,11 @@ def measure(
         assumed=_assumed(training),
         num_train=data.num_train,
         compile_s=compiling.s,
-        trace_s=max(0.0, compiling.s - counts.seconds),
+        trace_s=max(0.0, compiling.s - (counts.seconds - counts.fetching_s)),
         compile_j=joules_of(compiling),
         score_s=evaluating.s / rows.size,
         measuring_s=compiling.s + training.s + evaluating.s,
+        train_flops=learner.main.train_flops,
     )
 
 

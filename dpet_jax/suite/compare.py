@@ -1,30 +1,28 @@
 """Run what a suite still lacks, and record which runs belong together."""
 
 import contextlib
-import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 
-from dpet_jax.config.experiment import BudgetConfig, Config
+from dpet_jax.config.experiment import Config
 from dpet_jax.data import Data
 from dpet_jax.errors import UserError
 from dpet_jax.run import build as parts
 from dpet_jax.run import experiment
-from dpet_jax.run.costs import WORK_PHASES
 from dpet_jax.run.folder import CONFIG
 from dpet_jax.run.interrupt import Interrupt
-from dpet_jax.suite.dry_run import estimate
+from dpet_jax.run.profiling import Profiles
+from dpet_jax.suite.dry_run import Estimate, estimate
+from dpet_jax.suite.duration import Durations, Run, told
 from dpet_jax.suite.executor import Ended, Executor, InTurn, run_job
 from dpet_jax.suite.folder import State, SuiteFolder
 from dpet_jax.suite.variants import Job, Suite, Variant
 from dpet_jax.training.optimizer import Sgd
 from dpet_jax.training.schedule import Cosine
-
-#: Length of the trial run that measures how long an epoch takes.
-_PACE_S = 3.0
 
 
 class Outcome(NamedTuple):
@@ -98,7 +96,8 @@ class Comparing:
         self._interrupt = interrupt or Interrupt()
         self._listens = interrupt is None
         self._data: dict[str, Data] = {}
-        self._epochs: dict[str, float] = {}
+        self._read_s = 0.0
+        self._estimates: dict[str, Estimate] = {}
         self._done_s = self._done_epochs = 0.0
         self._counted: set[str] = set()
         self._failed: set[str] = set()
@@ -132,7 +131,7 @@ class Comparing:
         if chosen:
             return chosen
         settings = variant.settings
-        dear = max(settings, key=lambda name: self._estimate(settings[name].config))
+        dear = max(settings, key=lambda name: self._epochs(settings[name].config))
         values = settings[dear].values
         return [variant.named(values, h) for h in variant.horizons] or [dear]
 
@@ -140,7 +139,7 @@ class Comparing:
         """Yield every run that there will be, with its cost from counted FLOPs."""
         for job in (*self.trials(), *self.reported()):
             try:
-                epochs, problem = self._estimate(job.config), None
+                epochs, problem = self._epochs(job.config), None
             except UserError as error:
                 epochs, problem = None, f"{job.folder}: {error}"
             yield Planned(job, self.folder.state(job), epochs, problem)
@@ -152,51 +151,82 @@ class Comparing:
                 self._count(job)
         return self._done_s / self._done_epochs if self._done_epochs else None
 
-    def measured_pace(self) -> float:
-        """Train for some seconds, and return the seconds of an epoch."""
-        base = next(self.folder.every_job()).config
-        with tempfile.TemporaryDirectory() as folder:
-            # once to compile, and once to measure
-            for budget_s in (0.1, _PACE_S):
-                budget = BudgetConfig(seconds=budget_s)
-                config = base.model_copy(update={"budget": budget})
-                result = experiment.run(
-                    config, Path(folder), overwrite=True, data=self._data_of(config)
-                )
-        assert result.summary is not None
-        phases = result.summary["phases"]
-        busy = sum(phases[name]["s"] for name in WORK_PHASES if name in phases)
-        return busy / max(result.summary["epochs"], 1e-9)
-
-    def plan_lines(self, *, measure: bool = False) -> Iterator[str]:
+    def plan_lines(
+        self,
+        *,
+        measure: bool = False,
+        started_s: float = 0.0,
+        profiles: Profiles | None = None,
+    ) -> Iterator[str]:
         """Yield what would be run, a line each, and how long that would take.
 
         Args:
-            measure: Find the speed by training for some seconds.
+            measure: Measure the networks that were not measured here before.
+            started_s: Seconds that a process takes until it reads its data.
+            profiles: What was measured here before; by default the user's cache.
         """
         yield from self.problems
-        left, to_do, count = 0.0, 0, 0
+        left, count = 0.0, 0
+        runs: list[Run] = []
         for one in self.planned():
             cost = one.problem or f"{one.epochs:8.2f} epochs"
             yield f"{_name(one.job):<54} {one.state:<9}{cost}"
             count += 1
             if one.state != "finished":
-                to_do, left = to_do + 1, left + (one.epochs or 0.0)
-        pace = self.measured_pace() if measure else self.seconds_per_epoch()
+                left += one.epochs or 0.0
+                config = one.job.config
+                if one.problem is None:
+                    work = self._estimate(config)
+                    runs.append(Run(config, self._data_of(config), work))
+        to_do = count - sum(map(self._finished, (*self.trials(), *self.reported())))
         yield (
             f"{count} runs, {to_do} of them to do: {left:.1f} epochs of full-pass "
             "equivalents"
-            + (
-                "; --measure trains for some seconds and says how long they take"
-                if pace is None
-                else f", at {pace:.3g} s each about {left * pace / 60:.0f} min"
-            )
         )
+        if runs:
+            began = started_s + self._read_s
+            kept = Profiles() if profiles is None else profiles
+            found = Durations(runs, began, kept)
+            yield from self._duration_lines(found, left, measure=measure)
         if any(variant.tuned for variant in self._variants):
             yield (
                 "until it is tuned, a row is planned with its most expensive setting "
                 "alone; it may need one for each target"
             )
+
+    def _finished(self, job: Job) -> bool:
+        return self.folder.state(job) == "finished"
+
+    def _duration_lines(
+        self, found: Durations, epochs: float, *, measure: bool
+    ) -> Iterator[str]:
+        """Yield how long the runs take, as well as that can be told at once."""
+        seconds, pace = found.seconds(), self.seconds_per_epoch()
+        if seconds is None and pace is not None and not measure:
+            yield (
+                f"about {told(epochs * pace)} here, by the finished runs, compiling "
+                "aside"
+            )
+            return
+        if seconds is None:
+            rough = found.roughly()
+            by = "" if measure else "; --measure tells it more closely, in a minute"
+            if rough is not None:
+                low, high, count = rough
+                yield (
+                    f"{told(low)} to {told(high)} of training here, by FLOPs, at the "
+                    f"rates of {count} networks that were measured{by}"
+                )
+            elif not measure:
+                yield (
+                    "nothing like it was measured here, so that nobody knows how long "
+                    "they take; --measure tells, in a minute"
+                )
+        if seconds is None and measure:
+            found.measure()
+            seconds = found.seconds()
+        if seconds is not None:
+            yield f"about {told(seconds)} here, as measured; the report comes after"
 
     def missing(self) -> list[Job]:
         """Return the trials that have not finished; if all have, the reported runs."""
@@ -335,7 +365,7 @@ class Comparing:
         for job in jobs:
             # one that does not fit its data takes no time
             with contextlib.suppress(UserError):
-                epochs += self._estimate(job.config)
+                epochs += self._epochs(job.config)
         minutes = epochs * self._done_s / self._done_epochs / 60
         return f"{minutes:.0f} min left" if minutes >= 1 else "< 1 min left"
 
@@ -351,8 +381,11 @@ class Comparing:
         self._done_s += summary["wall_s"] - summary["phases"]["compile"]["s"]
         self._done_epochs += summary["epochs"]
 
-    def _estimate(self, config: Config) -> float:
-        """Return the epochs that a run is expected to cost.
+    def _epochs(self, config: Config) -> float:
+        return self._estimate(config).epochs
+
+    def _estimate(self, config: Config) -> Estimate:
+        """Return what a run is expected to cost.
 
         Neither its seed nor how fast it learns matters to that.
         """
@@ -360,14 +393,16 @@ class Comparing:
         train = config.train.model_copy(update=any_pace)
         alike = {"seed": 0, "name": "any", "train": train}
         key = config.model_copy(update=alike).model_dump_json()
-        if key not in self._epochs:
-            self._epochs[key] = estimate(config, self._data_of(config)).epochs
-        return self._epochs[key]
+        if key not in self._estimates:
+            self._estimates[key] = estimate(config, self._data_of(config))
+        return self._estimates[key]
 
     def _data_of(self, config: Config) -> Data:
         key = config.data.model_dump_json()
         if key not in self._data:
+            began = time.monotonic()
             self._data[key] = parts.build_data(config)
+            self._read_s += time.monotonic() - began
         return self._data[key]
 
 

@@ -34,10 +34,14 @@ class Estimate(NamedTuple):
     Attributes:
         epochs: Full-pass equivalents, scoring and auxiliary networks included.
         visits: Examples that the main model will see in training.
+        train_flops: FLOPs of training all networks.
+        score_flops: FLOPs of scoring what is chosen from.
     """
 
     epochs: float
     visits: int
+    train_flops: int
+    score_flops: int
 
 
 def estimate(config: Config, data: Data) -> Estimate:
@@ -92,7 +96,12 @@ def estimate(config: Config, data: Data) -> Estimate:
         cost, paid = Cost(spent, spent, None), counters.epochs
         state = method.observe(state, counting.result(plan)._replace(cost=cost))
         pending.append(plan)
-    return Estimate(counting.flops / counters.full_pass_flops, counters.visits)
+    return Estimate(
+        counting.flops / counters.full_pass_flops,
+        counters.visits,
+        counting.flops - counting.score_flops,
+        counting.score_flops,
+    )
 
 
 class CountingLearner:
@@ -105,11 +114,12 @@ class CountingLearner:
 
     Attributes:
         flops: Of everything it was asked to do so far.
+        score_flops: Those of scoring.
         batch_size: Rows of a training step.
     """
 
     def __init__(self, spec: LearnerSpec, data: Data, seed: int) -> None:
-        self.flops = 0
+        self.flops = self.score_flops = 0
         self.batch_size = spec.step.batch_size
         self._score_batch_size = spec.score_batch_size
         self._gives_margins = spec.step.margins
@@ -132,9 +142,11 @@ class CountingLearner:
     ) -> dict[str, np.ndarray]:
         """Count; see `Learner.score`."""
         batches = (self._score_batch_size, self.batch_size)
-        self.flops += scoring_flops(
+        flops = scoring_flops(
             self._network(model), self._shape, batches, index_set.size, names
         )
+        self.flops += flops
+        self.score_flops += flops
         size, columns = index_set.size, self._num_classes
         return {
             # features of whatever width: nobody trains on what is chosen by them

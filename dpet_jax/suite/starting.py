@@ -9,7 +9,8 @@ import hashlib
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +21,14 @@ from dpet_jax.config.load import validate
 from dpet_jax.data import Data
 from dpet_jax.errors import UserError
 from dpet_jax.planner.planner import Budget
+from dpet_jax.report.comparison import read_comparison
+from dpet_jax.report.page import drawing, write_report
 from dpet_jax.run import build, experiment
 from dpet_jax.run.fitting import look
 from dpet_jax.run.machine import device_facts, pinned
 from dpet_jax.run.planning import num_parameters, plan_config, recipe
 from dpet_jax.run.profiling import Profile, Profiles, measure, profile_key
+from dpet_jax.suite.duration import Speed, told
 
 #: Widths that are measured at least: of the family that the planner was calibrated on.
 SCALES = (1.0, 0.5)
@@ -55,9 +59,11 @@ class Length(NamedTuple):
     Attributes:
         pass_s: Seconds of a pass over the training split.
         look_s: Seconds of an evaluation of the validation split.
-        first_s: Seconds until the first run of a process can train: compiling.
-        each_s: Seconds that any run takes beside training and evaluating.
-        read_s: Seconds until the data are read, once for all runs.
+        first_s: Seconds until the first run of a process can train: its programs, from
+            the compilation cache where there is one.
+        each_s: Seconds that any run takes beside training and evaluating on the way.
+        read_s: Seconds of a process before and after all runs: its start, reading the
+            data, a suite's report.
     """
 
     pass_s: float
@@ -65,16 +71,6 @@ class Length(NamedTuple):
     first_s: float
     each_s: float
     read_s: float = 0.0
-
-    def at_least(self, pass_s: float, rest_s: float) -> "Length":
-        """Return what one run takes, not less than a run has taken.
-
-        Args:
-            pass_s: Seconds of a pass of that run.
-            rest_s: Seconds that it took besides, compiling included.
-        """
-        each_s = max(self.each_s, rest_s - self.first_s)
-        return self._replace(pass_s=max(self.pass_s, pass_s), each_s=each_s)
 
     def seconds(self, lengths: Sequence[int | float], looks: int) -> float:
         """Return the seconds of some runs in one process.
@@ -129,16 +125,6 @@ def targets_between(easy: float, hard: float, examples: int) -> list[float]:
     return targets_above(easy, shares, examples)
 
 
-def _busy_s(summary: Mapping[str, Any]) -> float:
-    """Return the seconds of a run that grow with its length."""
-    return float(sum(summary["phases"][name]["s"] for name in ("train", "select")))
-
-
-def _rest_s(summary: Mapping[str, Any]) -> float:
-    """Return the seconds of a run that do not."""
-    return float(summary["wall_s"]) - _busy_s(summary)
-
-
 class Copies(NamedTuple):
     """Images that there are more than once, pixel by pixel.
 
@@ -190,7 +176,7 @@ class Started(NamedTuple):
     command: str
 
 
-def start(
+def start(  # noqa: PLR0913
     path: Path | None,
     minutes: float,
     out: Path | None,
@@ -200,6 +186,7 @@ def start(
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
     profiles: Profiles | None = None,
+    started_s: float = 0.0,
 ) -> Started:
     """Look at data and machine, and plan a run or a suite that ends in some minutes.
 
@@ -214,15 +201,33 @@ def start(
         seed: Of the run.
         say: Gets each line as soon as it is known.
         profiles: What was measured here before; by default the user's cache.
+        started_s: Seconds that a process takes until it reads its data.
 
     Raises:
         UserError: If there is nothing that can be trained on, or not in this time.
     """
     if not (0 < minutes < math.inf):
         raise UserError(f"command line: --minutes: {minutes} is no number above 0")
-    starting = _Starting(path, minutes, image_size, seed, say, profiles)
+    starting = _Starting(path, minutes, image_size, seed, say, profiles, started_s)
     out = out or Path(f"{starting.config.name}.yaml")
-    return starting.suite(out) if suite else starting.run(out)
+    with starting.folders:
+        return starting.suite(out) if suite else starting.run(out)
+
+
+class _Baseline(NamedTuple):
+    """How a short run of standard training went.
+
+    Attributes:
+        error: On the validation split.
+        speed: Of its parts.
+        compiling_s: Seconds until its programs were ready.
+        folder: Where it is.
+    """
+
+    error: float
+    speed: Speed
+    compiling_s: float
+    folder: Path
 
 
 class _Starting:
@@ -236,13 +241,15 @@ class _Starting:
         seed: int,
         say: Callable[[str], None],
         profiles: Profiles | None,
+        started_s: float,
     ) -> None:
         self.minutes, self._say = minutes, say
         self.lines: list[str] = []
+        self.folders = ExitStack()  # of baselines
         self.began = time.monotonic()
         self.profiles = Profiles(say=lambda _: None) if profiles is None else profiles
         looked = look(path, image_size, seed)
-        self._read_s = time.monotonic() - self.began
+        self._read_s = started_s + time.monotonic() - self.began
         self.config, self.data = recipe(looked.config), looked.data
         for line in looked.lines:
             self.say(line)
@@ -277,15 +284,30 @@ class _Starting:
         model = self.config.model.scaled(scale)
         return self.config.model_copy(update={"model": model})
 
-    def _length(self, profile: Profile) -> Length:
-        data, batch = self.data, self.config.train.batch_size
+    def _length(
+        self, profile: Profile, speed: Speed, targets: int = 0, read_s: float = 0.0
+    ) -> Length:
+        """Return what runs take.
+
+        Args:
+            profile: Of their network.
+            speed: Of their network, and of a run.
+            targets: How many they reach on the way, at a look each.
+            read_s: Of a process, beside its start and reading.
+        """
+        data, config = self.data, self.config
+        batch, size = config.train.batch_size, config.evaluate.batch_size
+        validation, test = (
+            math.ceil(rows / size) for rows in (data.num_validation, data.num_test)
+        )
+        # the end looks at both splits, and a target at the test split
+        ends = validation + test + targets * test
         return Length(
-            pass_s=math.ceil(data.num_train / batch) * profile.step_s,
-            look_s=data.num_validation * profile.score_s,
-            first_s=profile.compile_s,
-            # what else a run takes is known once one has run
-            each_s=data.num_test * profile.score_s,
-            read_s=self._read_s,
+            pass_s=math.ceil(data.num_train / batch) * speed.step_s,
+            look_s=validation * speed.batch_s,
+            first_s=profile.ready_s(data),
+            each_s=speed.run_s + ends * speed.batch_s,
+            read_s=self._read_s + read_s,
         )
 
     def run(self, out: Path) -> Started:
@@ -299,33 +321,29 @@ class _Starting:
         )
         scale = planned.plan.scale
         profile = planned.profiles[scale, planned.plan.batch_size]
-        length = self._length(profile)
         base = planned.config.model_copy(
             update={"name": out.stem, "budget": self.config.budget}
         )
+        length = self._length(profile, Speed.of_profile(profile, base, self.data))
         share_s = min(_BASELINE_SHARE * seconds, _BASELINE_S)
         short = max(1, min(_MOST_PASSES // 4, int(share_s / length.pass_s)))
         # a pass may be longer than what there is for it; compiling counts there too
-        limit_s = length.first_s + 2 * share_s
+        limit_s = profile.compile_s + 2 * share_s
         seen = self._baseline(base, short, limit_s)
-        length = length.at_least(
-            _busy_s(seen) / max(seen["epochs"], 1e-9), _rest_s(seen)
-        )
-        passes = min(
-            _MOST_PASSES, length.passes(_PLANNED * seconds, (1.0,), _LOOKS + 1)
-        )
+        # steps of a run are more than those that were timed, and its end is one
+        length = self._length(profile, seen.speed, targets=len(_HARDER))
+        length = length._replace(first_s=max(length.first_s, seen.compiling_s))
+        passes = min(_MOST_PASSES, length.passes(_PLANNED * seconds, (1.0,), _LOOKS))
         epochs = _round_down(passes)
         if epochs < 1:
-            least = math.ceil(length.seconds([1.0], _LOOKS + 1) / _PLANNED / 60)
+            least = math.ceil(length.seconds([1.0], _LOOKS) / _PLANNED / 60)
             raise UserError(
                 f"command line: --minutes: {self.minutes:g} are too few for one pass "
                 f"over {self.data.num_train:,} pictures; give {least} or more, or a "
                 "smaller --image-size"
             )
-        targets = targets_above(
-            1 - seen["validation_accuracy"], _HARDER, self.data.num_validation
-        )
-        expected = length.seconds([epochs], _LOOKS + 1)
+        targets = targets_above(seen.error, _HARDER, self.data.num_validation)
+        expected = length.seconds([epochs], _LOOKS)
         self._say_plan(scale, f"{epochs:g} passes", expected, targets)
         tree = _tree(base, epochs / _LOOKS, targets)
         tree["method"] = {"kind": "dpet_anneal", "epochs": epochs}
@@ -341,45 +359,45 @@ class _Starting:
         for scale in (*SCALES, _NARROWEST):
             if scale not in self.measured:
                 self.measured[scale] = self._measured(scale)
-            length = self._length(self.measured[scale])
+            profile = self.measured[scale]
+            speed = Speed.of_profile(profile, self._scaled(scale), self.data)
+            length = self._length(profile, speed)
             chosen, passes = scale, length.passes(_PLANNED * seconds, shares, 1)
             if passes >= _LEAST_PASSES:
                 break
         base = self._scaled(chosen).model_copy(update={"name": f"{out.stem}_base"})
         longest = self._even(passes)
         first = self._baseline(base, longest // 2)
-        trained = {longest // 2: first}
-        phases = first["phases"]
-        cold_s = phases["compile"]["s"] + phases["data"]["s"]
-        length = Length(
-            pass_s=_busy_s(first) / (longest // 2),
-            look_s=0.0,
-            first_s=cold_s,
-            read_s=self._read_s,
-            each_s=max(0.0, _rest_s(first) - cold_s),
+        profile, looks = self.measured[chosen], 1
+        # every length reaches all that it reaches at its one look
+        length = self._length(profile, first.speed, targets=1)
+        longest = self._even(
+            min(longest, length.passes(_PLANNED * seconds, shares, looks))
         )
-        longest = self._even(min(longest, length.passes(_PLANNED * seconds, shares, 1)))
         # this one finds the programs of the first, as most runs of a suite do
-        second = trained[longest] = self._baseline(base, longest)
-        length = length._replace(
-            pass_s=_busy_s(second) / longest, each_s=_rest_s(second)
-        )
-        if length.seconds([longest * share for share in shares], 1) > seconds:
-            longest = self._even(length.passes(_PLANNED * seconds, shares, 1))
+        second = self._baseline(base, longest)
+        trained = {longest // 2: first, longest: second}
+        length = self._length(profile, second.speed, 1, self._report_s(first, second))
+        first_s = max(length.first_s, first.compiling_s)
+        # what every run makes ready anew is no part of what the first one waits for
+        each_s = length.each_s + second.compiling_s
+        length = length._replace(first_s=first_s, each_s=each_s)
+        if length.seconds([longest * share for share in shares], looks) > seconds:
+            longest = self._even(length.passes(_PLANNED * seconds, shares, looks))
         errors = []
         for passes in (longest // 2, longest):
             # where the machine turned out slower, they are not those of above
             run = trained.get(passes) or self._baseline(base, passes)
-            errors.append(1 - run["validation_accuracy"])
+            errors.append(run.error)
         targets = targets_between(errors[0], errors[1], self.data.num_validation)
-        expected = length.seconds([longest * share for share in shares], 1)
+        expected = length.seconds([longest * share for share in shares], looks)
         if longest < _LEAST_PASSES:
             self.say(
                 f"  warning   runs of {longest} passes: DPET in one schedule gains "
                 f"little below {_LEAST_PASSES}; give more --minutes"
             )
-        told = f"{len(shares)} runs of {longest // 2} and {longest} passes"
-        self._say_plan(chosen, told, expected, targets)
+        runs = f"{len(shares)} runs of {longest // 2} and {longest} passes"
+        self._say_plan(chosen, runs, expected, targets)
         base_file = out.with_name(f"{out.stem}_base.yaml")
         tree = _tree(base, 2.0 * longest, targets)
         base_text = self._text(base_file, tree, None, f"the base of {out}", "")
@@ -406,10 +424,22 @@ class _Starting:
             )
         return 2 * int(min(passes, _MOST_PASSES) // 2)
 
+    def _report_s(self, *baselines: "_Baseline") -> float:
+        """Return the seconds of a report, by writing one on the baselines."""
+        began = time.monotonic()
+        try:
+            drawing()
+        except UserError:  # without what draws there will be no report either
+            return 0.0
+        comparison = read_comparison([each.folder for each in baselines], "epochs")
+        folder = self.folders.enter_context(tempfile.TemporaryDirectory())
+        write_report(comparison, "epochs", Path(folder))
+        return time.monotonic() - began
+
     def _baseline(
         self, config: Config, passes: int, limit_s: float | None = None
-    ) -> dict[str, Any]:
-        """Train shortly as papers do, and return the summary."""
+    ) -> "_Baseline":
+        """Train shortly as papers do; return how that went."""
         plain = config.model_dump(mode="json") | {
             "method": {"kind": "standard", "passes": passes},
             "evaluate": {**config.evaluate.model_dump(), "every": 10.0 * passes},
@@ -417,11 +447,11 @@ class _Starting:
             "budget": {"seconds": limit_s},
             "name": "baseline",
         }
-        with tempfile.TemporaryDirectory() as folder:
-            result = experiment.run(
-                validate(plain, "dpet init"), folder, data=self.data
-            )
-        summary = result.summary
+        short = validate(plain, "dpet init")
+        folder = self.folders.enter_context(tempfile.TemporaryDirectory())
+        began = time.monotonic()
+        summary = experiment.run(short, folder, data=self.data).summary
+        took_s = time.monotonic() - began
         if summary is None:
             raise UserError("interrupted; nothing is written")
         accuracy = summary["validation_accuracy"]
@@ -434,15 +464,20 @@ class _Starting:
             f"  baseline  {summary['epochs']:.3g} passes of standard training end at "
             f"{accuracy:.3f} of validation"
         )
-        return summary
+        return _Baseline(
+            1 - accuracy,
+            Speed.of_run(summary, took_s, short, self.data),
+            summary["phases"]["compile"]["s"],
+            Path(folder),
+        )
 
     def _say_plan(
         self, scale: float, what: str, expected: float, targets: Sequence[float]
     ) -> None:
-        told = ", ".join(f"{target:g}" for target in targets)
+        listed = ", ".join(f"{target:g}" for target in targets)
         self.say(
-            f"  plan      {what} at scale {scale:g}, about {_minutes(expected)} here; "
-            f"targets {told or 'none'}"
+            f"  plan      {what} at scale {scale:g}, about {told(expected)} here; "
+            f"targets {listed or 'none'}"
         )
 
     def _text(
@@ -462,7 +497,7 @@ class _Starting:
         if expected is None:
             head = [question]
         else:
-            head.append(f"cost:     about {_minutes(expected)} on the machine below")
+            head.append(f"cost:     about {told(expected)} on the machine below")
         head += [f"found by dpet init, {day}:", *self.lines]
         comment = "".join(f"# {line}".rstrip() + "\n" for line in head)
         parts = []
@@ -558,9 +593,3 @@ def _round_down(passes: int | float) -> float:
     if passes >= 10:
         return float(int(passes))
     return math.floor(10 * passes) / 10
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min"

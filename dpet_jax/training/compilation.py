@@ -1,7 +1,7 @@
 """Compilation ahead of time, counted by the events that JAX itself reports."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ from jax.stages import Compiled
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _HIT_EVENT = "/jax/compilation_cache/cache_hits"
+_FETCH_EVENT = "/jax/compilation_cache/cache_retrieval_time_sec"
 
 
 @dataclass
@@ -19,11 +20,13 @@ class CompileCounts:
         programs: Executables built or fetched from the persistent cache.
         cache_hits: Those of them that came from the persistent cache.
         seconds: Time spent on them.
+        fetching_s: Of that time, spent on those from the cache.
     """
 
     programs: int = 0
     cache_hits: int = 0
     seconds: float = 0.0
+    fetching_s: float = 0.0
 
     def since(self, earlier: "CompileCounts") -> "CompileCounts":
         """Return the difference to an earlier copy."""
@@ -31,11 +34,12 @@ class CompileCounts:
             self.programs - earlier.programs,
             self.cache_hits - earlier.cache_hits,
             self.seconds - earlier.seconds,
+            self.fetching_s - earlier.fetching_s,
         )
 
     def copy(self) -> "CompileCounts":
         """Return a copy that later events leave alone."""
-        return CompileCounts(self.programs, self.cache_hits, self.seconds)
+        return replace(self)
 
 
 class Program(NamedTuple):
@@ -62,6 +66,8 @@ def _on_duration(event: str, duration_secs: float, **_: Any) -> None:
     if event == _COMPILE_EVENT:
         _counts.programs += 1
         _counts.seconds += duration_secs
+    elif event == _FETCH_EVENT:
+        _counts.fetching_s += duration_secs
 
 
 def _on_event(event: str, **_: Any) -> None:

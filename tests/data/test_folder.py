@@ -306,11 +306,16 @@ def test_without_a_test_split_a_share_is_asked_for(write, refused, split):
         assert part in message
 
 
-def test_a_share_that_a_class_is_too_small_for_draws_one_of_it(write, caplog):
+def test_a_share_that_a_class_is_too_small_for_draws_one_of_it(write, tmp_path, caplog):
     source = Folder(path=write(_=4), test_fraction=0.1).read()
     assert np.bincount(source.test.labels).tolist() == [1, 1, 1]
-    for part in ("data.test_fraction is 0.1", "4 examples", "from 0.25 to 0.75"):
+    named = "such as class dog with 4 examples"
+    for part in ("data.test_fraction is 0.1", named, "from 0.25 to 0.75"):
         assert part in caplog.text
+    # and so does the share to validate on
+    section = Folder(path=tmp_path / "zoo", test_fraction=0.25, validation_fraction=0.1)
+    prepare(section.read(), section)
+    assert "such as class dog with 3 examples" in caplog.messages[-1]
 
 
 def test_the_parent_of_a_data_set_is_no_data_set(write, refused):

@@ -109,8 +109,9 @@ def test_classes_too_small_for_their_share_are_drawn_from_and_named(case, caplog
 @pytest.mark.parametrize("least", [2, 3, 7, 9, 40])
 def test_the_shares_that_a_warning_offers_give_every_class_its_own(least, caplog):
     labels = labels_of(997, least)
-    stratified_split(labels, 0.999, 0)
+    stratified_split(labels, 0.999, 0, class_names=["cat", "dog"])
     (record,) = caplog.records
+    assert f"such as class dog with {least} examples" in record.getMessage()
     offered = re.search(r"from ([\d.]+) to ([\d.]+), or add", record.getMessage())
     caplog.clear()
     for share in map(float, offered.groups()):
@@ -203,3 +204,5 @@ def test_impossible_subset_is_refused(size, message):
     labels = np.repeat(np.arange(2, dtype=np.int32), (95, 5))
     with pytest.raises(UserError, match=rf"data\.train_examples is {size}.*{message}"):
         stratified_subset(labels, size, 0)
+    with pytest.raises(UserError, match=message.replace("class 1", "class dog")):
+        stratified_subset(labels, size, 0, ["cat", "dog"])

@@ -9,16 +9,18 @@ from fakes.clock import FakeClock
 from fakes.probe import FakeProbe, power
 
 from dpet_jax.cli import main
-from dpet_jax.config.load import validate
+from dpet_jax.config.load import load, validate
 from dpet_jax.energy import EnergyMeter, Found, Unavailable
 from dpet_jax.errors import UserError
 from dpet_jax.run.anatomy import Layer
+from dpet_jax.run.build import build_data
 from dpet_jax.run.layers import (
     KindCost,
     LayerCost,
     Layers,
     Timing,
     _Program,
+    _Steps,
     _Timer,
     _why_not,
     answer_lines,
@@ -26,6 +28,7 @@ from dpet_jax.run.layers import (
     plain,
     write_layers,
 )
+from dpet_jax.run.machine import pinned
 
 CONV = Layer(
     "conv1", "convolution", (8, 28, 28, 1), (8, 28, 28, 9), ((3, 3, 1, 9),), False
@@ -212,6 +215,18 @@ def test_one_command_times_a_network_and_leaves_its_files(tmp_path, capsys):
     assert kind["within_s"] == pytest.approx(before - after)
     assert after == kept["no_layer"]["s"]
     assert len(kept["step"]["s_each"]) == 2
+
+
+def test_pixels_that_stay_on_the_host_are_on_the_device_by_a_chunk_alone(tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(CONFIG)
+    sizes = []
+    for keys in ([], ["--data.placement=host", "--data.device_budget_mib=0.08"]):
+        given = load(config, keys)
+        with pinned():
+            sizes.append(_Steps(given, build_data(given))._data.images.shape[0])
+    # twice a batch of 500 to score, and a chunk of 19 steps of 8
+    assert sizes == [1797, 152]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -25,8 +26,12 @@ from dpet_jax.report.table import cost_table
 from dpet_jax.run import build as parts
 from dpet_jax.run import experiment
 from dpet_jax.run.costs import Spent
+from dpet_jax.run.folder import EVENTS, read_events
+from dpet_jax.run.profiling import Profiles
+from dpet_jax.suite import duration
 from dpet_jax.suite.compare import Comparing
 from dpet_jax.suite.dry_run import CountingLearner, estimate
+from dpet_jax.suite.duration import Speed, evaluated
 from dpet_jax.suite.variants import load_suite
 from dpet_jax.training.checkpoint import Checkpoints
 
@@ -230,25 +235,64 @@ def test_a_plan_shows_what_there_is_to_do_how_long_it_takes_and_what_does_not_fi
         "  noisy: {set: {data.label_noise: 0.1}}\n"
     )
     comparing, _ = make(tmp_path, text)
-    lines = [*comparing.plan_lines()]
+    lines = [*comparing.plan_lines(profiles=Profiles(tmp_path / "profiles"))]
     assert ran == []
     assert not comparing.folder.path.exists()
     assert "tuning tried passes_3 seed 90" in lines[1]
     assert lines[1].split()[-3:] == ["missing", "3.04", "epochs"]
     assert any("some/large/seed0: train.batch_size: 5000" in line for line in lines)
-    assert lines[-2].startswith("10 runs, 10 of them to do: ")
+    assert lines[-3].startswith("10 runs, 10 of them to do: ")
+    assert lines[-2].startswith("nothing like it was measured here")
     assert "--measure" in lines[-2]
     assert "most expensive setting" in lines[-1]
     # each data set is read once, whoever asks for it
     assert reads == [0.0, 0.1]
 
 
-def test_a_pace_is_measured_where_it_is_asked_for_and_forgotten(tmp_path, ran):
+def test_a_plan_says_how_long_it_takes_by_what_was_measured_once(
+    pair, tmp_path, ran, monkeypatch
+):
+    profiles = Profiles(tmp_path / "profiles")
     comparing, _ = make(tmp_path)
-    *_, last = comparing.plan_lines(measure=True)
-    assert len({*ran}) == 1
+    *_, last = comparing.plan_lines(measure=True, profiles=profiles)
+    assert len({*ran}) == 1  # of one step, and gone
     assert not comparing.folder.path.exists()
-    assert re.search(r"epochs of full-pass equivalents, at \S+ s each about", last)
+    assert re.fullmatch(r"about \d+ s here, as measured; the report comes after", last)
+    # another process finds it, and is told what starting takes
+    monkeypatch.setattr(duration, "measure", lambda *_: pytest.fail("measured anew"))
+    for given in ({"measure": True}, {}):
+        again, _ = make(tmp_path)
+        *_, later = again.plan_lines(profiles=profiles, started_s=50.0, **given)
+        told = [int(line.split()[1]) for line in (last, later)]
+        assert told[1] - told[0] == pytest.approx(50, abs=2)
+    # a score has a program of its own, which takes its time to be ready
+    asking, _ = make(tmp_path, overrides=["--method={kind: dpet, score: margin}"])
+    assert "--measure" in [*asking.plan_lines(profiles=profiles)][-1]
+    *_, line = asking.plan_lines(measure=True, profiles=profiles)
+    assert line.startswith("about ")
+    (kept,) = profiles.of_this_machine()
+    assert set(kept.scores_s) == {"margin"}
+    # of another network, only by the FLOPs of those that were measured
+    wider, _ = make(tmp_path, overrides=["--model.stem=8"])
+    *_, one = wider.plan_lines(profiles=profiles)
+    assert one.startswith("nothing like it")  # one rate is no range
+    (kept,) = profiles.of_this_machine()
+    slow = {"step_s": 1e5 * kept.step_s, "key": {**kept.key, "network": "slow"}}
+    profiles.keep(kept.model_copy(update=slow), "slow")
+    *_, two = wider.plan_lines(profiles=profiles)
+    told = re.fullmatch(
+        r"\d+ s to [\d.]+ (min|h) of training here, by FLOPs, at the rates of 2 .*",
+        two,
+    )
+    assert told
+    # nor are those of other versions a range
+    other = {"key": {**kept.key, "versions": {}}}
+    profiles.keep(kept.model_copy(update=other), "old")
+    assert len(profiles.of_this_machine()) == 2
+    # finished runs of its own are a measure too
+    shutil.copytree(pair / "full", tmp_path / "runs" / "some" / "full")
+    *_, run = make(tmp_path)[0].plan_lines(profiles=Profiles(tmp_path / "none"))
+    assert re.fullmatch(r"about \d+ s here, by the finished runs, compiling aside", run)
 
 
 def test_variants_can_be_chosen_and_the_others_stay_in_the_record(pair, tmp_path, ran):
@@ -386,9 +430,33 @@ def data():
 def test_a_run_costs_what_its_dry_run_says(method, changes, data, tmp_path):
     run = config(method, **changes)
     expected = estimate(run, data)
+    began = time.monotonic()
     summary = experiment.run(run, tmp_path, data=data).summary
+    took_s = time.monotonic() - began
     assert summary["epochs"] == pytest.approx(expected.epochs)
     assert summary["visits"] == expected.visits
+    flops = expected.train_flops + expected.score_flops
+    assert flops == pytest.approx(summary["flops"])
+    # and its seconds are made up of the same parts
+    if summary["select_flops"] == 0:
+        speed = Speed.of_run(summary, took_s, run, data)
+        compiling_s = summary["phases"]["compile"]["s"]
+        expected_s = took_s - compiling_s - summary["phases"]["select"]["s"]
+        assert speed.seconds(run, data, expected) == pytest.approx(expected_s)
+        assert Speed(1.0, 0.0, 0.0).seconds(run, data, expected) == pytest.approx(
+            summary["executed_visits"] / 64
+        )
+
+
+def test_a_run_evaluates_as_many_batches_as_its_dry_run_says(data, tmp_path):
+    changes = {"targets": [0.01, 0.02, 1.0], "evaluate": {"every": 0.5}}
+    run = config({"kind": "standard", "passes": 1}, **changes)
+    result = experiment.run(run, tmp_path, data=data)
+    events = read_events(result.folder / EVENTS)
+    looks = [event for event in events if event["event"] == "evaluate"]
+    # of one batch each; 1.0 is not reached, and the end looks at both splits
+    assert evaluated(run, data, result.summary["epochs"], 1) == len(looks) + 1 + 2
+    assert evaluated(run, data, result.summary["epochs"]) == 2 * len(looks) + 2
 
 
 def test_a_run_whose_plans_depend_on_losses_costs_roughly_what_its_dry_run_says(

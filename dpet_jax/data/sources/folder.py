@@ -80,6 +80,7 @@ class Folder(DataSection):
                 self.test_fraction,
                 self.split_seed,
                 "test_fraction",
+                names,
             )
             sets["train"], sets["test"] = (
                 ImageSet(*(array[drawn] for array in sets["train"])) for drawn in rows
