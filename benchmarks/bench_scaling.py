@@ -1,12 +1,13 @@
 """From which number of hosts on does a run wait for its network, its leader or itself?
 
 Measured on this machine: a step of the network, an all-reduce of two processes over
-gloo against bytes, one message from process 0 to the other, and the comparison of every
-row of a batch with every other. From these and from the program's own sizes the seconds
-of a pass follow for 1 to 1,024 hosts of one device, with the batch of all hosts fixed
-("shared") and with that of each host fixed ("each"). That part is arithmetic; what a
-network of another kind takes is given with --latency-us and --gb-per-s. It stands on
-the least of what was measured, for others may use the machine too.
+gloo against bytes, one message from process 0 to the other, and the search for the last
+row of each example in a batch, at every size of batch that occurs. From these and from
+the program's own sizes the seconds of a pass follow for 1 to 1,024 hosts of one device,
+with the batch of all hosts fixed ("shared") and with that of each host fixed ("each").
+That part is arithmetic; what a network of another kind takes is given with --latency-us
+and --gb-per-s. It stands on the least of what was measured, for others may use the
+machine too.
 
     python benchmarks/bench_scaling.py --out=benchmarks/results/bench_scaling_cpu.json
 """
@@ -31,6 +32,7 @@ MESSAGES_A_CHUNK = 2
 CHUNK_S = 1.0
 TABLE_BYTES = 4 + 1 + 4  # of an example: loss, correct, forgetting
 ROW_BYTES = 4
+TIMES = 10  # a batch's rows are searched by one program
 
 
 class Costs(NamedTuple):
@@ -42,7 +44,7 @@ class Costs(NamedTuple):
         bytes_s: Bytes a second between two hosts.
         message_s: Seconds of a decision's way to another process.
         send_s: Seconds that process 0 takes to send it to one.
-        pair_s: Seconds of comparing two rows of a batch.
+        rows_s: Seconds of finding the last row of each example in a batch, by its rows.
     """
 
     example_s: float
@@ -50,7 +52,7 @@ class Costs(NamedTuple):
     bytes_s: float
     message_s: float
     send_s: float
-    pair_s: float
+    rows_s: dict[int, float]
 
 
 class Sizes(NamedTuple):
@@ -92,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     sizes = sizes_of(model, options)
     exchanged = in_two_processes(options.repeats)
     step = step_seconds(model, options)
-    pair = pair_seconds(options)
+    searches = {batch: search_seconds(batch, options) for batch in batches(options)}
     latency_s, bytes_s = line(exchanged)
     message, send = exchanged[-2:]
     costs = Costs(
@@ -101,14 +103,18 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         bytes_s=1e9 * (options.gb_per_s or bytes_s / 1e9),
         message_s=message["seconds.min"],
         send_s=send["seconds.min"],
-        pair_s=pair["min"],
+        rows_s={batch: seconds["min"] for batch, seconds in searches.items()},
     )
+    plain = {name: s for name, s in costs._asdict().items() if name != "rows_s"}
     rows = [
         *exchanged,
         {"what": f"step of {options.batch}", **named(step)},
-        {"what": "comparison of two rows", **named(pair)},
+        *(
+            {"what": "last rows", "batch": batch, **named(seconds)}
+            for batch, seconds in searches.items()
+        ),
         {"what": "sizes", **sizes._asdict()},
-        {"what": "costs", **costs._asdict()},
+        {"what": "costs", **plain},
     ]
     for kind in ("shared", "each"):
         rows += [
@@ -117,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         ]
     rows += [{"what": "longer from", **one} for one in crossovers(sizes, costs)]
     columns = {
-        **{"": "what", "batch": "batch_is", "hosts": "hosts", "bytes": "bytes"},
+        **{"": "what", "batch is": "batch_is", "hosts": "hosts", "bytes": "bytes"},
+        "of rows": "batch",
         **{"s": "seconds.median", "least": "seconds.min", "most": "seconds.max"},
         **{"s/pass": "pass_s", "compute": "compute_s", "all-reduce": "reduce_s"},
         **{"rows": "rows_s", "messages": "message_s", "efficiency": "efficiency"},
@@ -138,7 +145,7 @@ def a_pass(sizes: Sizes, costs: Costs, hosts: int, kind: str) -> dict:
     moved = 2 * sizes.parameter_bytes * (hosts - 1) / hosts
     compute = steps * batch / hosts * costs.example_s
     reduce = steps * (2 * (hosts - 1) * costs.latency_s + moved / costs.bytes_s)
-    rows = steps * batch**2 * costs.pair_s
+    rows = steps * costs.rows_s[batch]
     work = compute + reduce + rows
     chunks = max(1, work / CHUNK_S)
     message = 0.0
@@ -225,24 +232,34 @@ def step_seconds(model, options: argparse.Namespace) -> dict:
     return spread([learner.main.time_steps(4) for _ in range(options.repeats)])
 
 
-def pair_seconds(options: argparse.Namespace) -> dict:
-    """Time what finds the last of equal rows of a batch, for two of its rows."""
-    import jax
-    import jax.numpy as jnp
+def batches(options: argparse.Namespace) -> list[int]:
+    """Return how many rows a batch may have."""
+    return [options.batch * hosts for hosts in HOSTS]
 
-    side = 64 if options.toy else 4096
+
+def search_seconds(batch: int, options: argparse.Namespace) -> dict:
+    """Time what finds the last of equal rows of a batch of shuffled examples."""
+    import jax
+    import numpy as np
+    from jax import lax
+
+    from dpet_jax.training.repeats import only_last
 
     @jax.jit
-    def again(entry):
-        return jnp.triu(entry[:, None] == entry[None, :], 1).any(axis=1)
+    def often(targets):
+        # in one program, as in a step: calling it would take longer than it does
+        return lax.fori_loop(
+            0, TIMES, lambda _, rows: only_last(rows, options.examples), targets
+        )
 
-    entry = jnp.arange(side)
-    jax.block_until_ready(again(entry))
+    order = np.random.default_rng(0).permutation(options.examples).astype(np.int32)
+    targets = jax.device_put(np.resize(order, batch))
+    jax.block_until_ready(often(targets))
     seconds = []
-    for _ in range(options.repeats):
+    for _ in range(3 * options.repeats):
         began = time.perf_counter()
-        jax.block_until_ready(again(entry))
-        seconds.append((time.perf_counter() - began) / side**2)
+        jax.block_until_ready(often(targets))
+        seconds.append((time.perf_counter() - began) / TIMES)
     return spread(seconds)
 
 

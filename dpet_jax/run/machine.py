@@ -20,7 +20,7 @@ _SETTINGS = (
     "jax_random_seed_offset",
     "jax_exec_time_optimization_effort",
 )
-_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "NPROC")
 
 #: Lines for a config, which is refused until their blanks are filled.
 _CPU_MODEL = """energy:

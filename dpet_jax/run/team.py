@@ -325,6 +325,28 @@ class Meeting(NamedTuple):
     port: int
 
 
+class _Call(NamedTuple):
+    """What a process knows of the others before they have met."""
+
+    host: str
+    port: int
+    size: int
+    me: Member
+    within_s: int | float
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class _Met(NamedTuple):
+    """Who came, how this process is connected with them, and the leader's free port."""
+
+    members: tuple[Member, ...]
+    links: dict[int, Connection]
+    port: int
+
+
 def meet(
     address: str,
     size: int,
@@ -356,46 +378,39 @@ def meet(
             f"--process: {me.number} is none of {size} processes; number them from 0 "
             f"to {size - 1}"
         )
-    if me.number == 0:
-        return _received_all(address, int(port), size, me, within_s, leave)
-    return _come(address, (host, int(port)), size, me, within_s, leave)
+    call = _Call(host, int(port), size, me, within_s)
+    met = _come(call) if me.number else _received_all(call)
+    return Meeting(Crew(met.members, me.number, met.links, leave), met.port)
 
 
-def _received_all(
-    address: str,
-    port: int,
-    size: int,
-    me: Member,
-    within_s: int | float,
-    leave: Callable[[int], Any],
-) -> Meeting:
-    deadline = time.monotonic() + within_s
+def _received_all(call: _Call) -> _Met:
+    deadline = time.monotonic() + call.within_s
     try:
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
         server = socket.create_server(
-            ("", port), family=family, backlog=size, dualstack_ipv6=dual
+            ("", call.port), family=family, backlog=call.size, dualstack_ipv6=dual
         )
     except OSError as error:
         raise UserError(
-            f"--coordinator: nobody can listen at {address} ({error.strerror}); choose "
-            "another port"
+            f"--coordinator: nobody can listen at {call.address} ({error.strerror}); "
+            "choose another port"
         ) from error
     links: dict[int, Connection] = {}
     came: list[Connection] = []
-    members = {0: me}
+    members = {0: call.me}
     refusal: str | None = None
     with server:
-        while len(links) < size - 1 and refusal is None:
+        while len(links) < call.size - 1 and refusal is None:
             server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 link = _linked(server.accept()[0])
             except TimeoutError:
-                missing = [str(i) for i in range(size) if i not in members]
+                missing = [str(i) for i in range(call.size) if i not in members]
                 refusal = (
-                    f"--processes: of {size}, {', '.join(missing)} did not come to "
-                    f"{address} within {within_s:g} s; start them all, each with its "
-                    "own --process"
+                    f"--processes: of {call.size}, {', '.join(missing)} did not come "
+                    f"to {call.address} within {call.within_s:g} s; start them all, "
+                    "each with its own --process"
                 )
                 break
             try:
@@ -404,7 +419,7 @@ def _received_all(
             except (OSError, EOFError, ValueError, TypeError):
                 link.close()  # somebody else's
                 continue
-            refusal = _misfit(size, told_size, members, other)
+            refusal = _misfit(call.size, told_size, members, other)
             came.append(link)
             members[other.number], links[other.number] = other, link
     everybody = tuple(members[i] for i in sorted(members))
@@ -413,7 +428,7 @@ def _received_all(
         link.send_bytes(json.dumps([refusal, everybody, free]).encode())
     if refusal is not None:
         raise UserError(refusal)
-    return Meeting(Crew(everybody, 0, links, leave), free)
+    return _Met(everybody, links, free)
 
 
 def _misfit(
@@ -442,37 +457,30 @@ def _misfit(
     return None
 
 
-def _come(
-    address: str,
-    place: tuple[str, int],
-    size: int,
-    me: Member,
-    within_s: int | float,
-    leave: Callable[[int], Any],
-) -> Meeting:
-    deadline = time.monotonic() + within_s
+def _come(call: _Call) -> _Met:
+    place, deadline = (call.host, call.port), time.monotonic() + call.within_s
     while True:
         left = deadline - time.monotonic()
         try:
             link = _linked(socket.create_connection(place, max(0.01, left)))
-            link.send_bytes(json.dumps([size, *me]).encode())
+            link.send_bytes(json.dumps([call.size, *call.me]).encode())
             # process 0 says so itself where somebody does not come
-            if not link.poll(max(0.01, left) + within_s):
+            if not link.poll(max(0.01, left) + call.within_s):
                 raise TimeoutError("it does not answer")
             refusal, members, port = json.loads(link.recv_bytes())
             break
         except (OSError, EOFError, ValueError) as error:
             if left <= _AGAIN_S:
                 raise UserError(
-                    f"--coordinator: process 0 cannot be reached at {address} within "
-                    f"{within_s:g} s ({error or type(error).__name__}); start it on "
-                    "that machine with the same --coordinator, or mend the address"
+                    f"--coordinator: process 0 cannot be reached at {call.address} "
+                    f"within {call.within_s:g} s ({error or type(error).__name__}); "
+                    "start it on that machine with the same --coordinator, or mend "
+                    "the address"
                 ) from error
             time.sleep(_AGAIN_S)
     if refusal is not None:
         raise UserError(refusal)
-    everybody = tuple(Member(*one) for one in members)
-    return Meeting(Crew(everybody, me.number, {0: link}, leave), port)
+    return _Met(tuple(Member(*one) for one in members), {0: link}, port)
 
 
 def _linked(connected: socket.socket) -> Connection:

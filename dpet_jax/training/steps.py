@@ -16,6 +16,7 @@ from dpet_jax.scores.error import label_margin
 from dpet_jax.scores.forgetting import count_forgetting
 from dpet_jax.training.average import moved
 from dpet_jax.training.optimizer import update
+from dpet_jax.training.repeats import only_last
 from dpet_jax.training.schedule import Schedule, learning_rate
 from dpet_jax.training.state import DeviceData, StepSpec, Tables, TrainState
 
@@ -193,10 +194,6 @@ def train_step(
     # a fill row's target lies outside the tables, where a scatter drops it
     outside = state.losses.shape[0]
     entry = jnp.where(real, batch, outside)
-    # which of two equal targets a scatter leaves is the back end's choice, table by
-    # table, so only the last one may stay
-    again = jnp.triu(entry[:, None] == entry[None, :], 1).any(axis=1)
-    entry = jnp.where(again, outside, entry)
     tables = Tables(state.losses, state.correct, state.forgetting, state.margins)
     if spec.mesh.size == 1:
         tables = _noted(tables, batch, entry, visited)
@@ -233,9 +230,11 @@ def _noted(
     Args:
         tables: Before it.
         batch: Rows of the batch.
-        entry: Where each is written down; outside the tables if nowhere.
+        entry: Where each is written down, the last of equal ones; outside the tables
+            if nowhere.
         visited: Loss, whether the prediction was right, and margin of each.
     """
+    entry = only_last(entry, tables.losses.shape[0])
     losses, correct, margins = visited
     counts = jax.vmap(count_forgetting)(
         tables.forgetting[batch], tables.correct[batch], correct

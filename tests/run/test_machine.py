@@ -60,6 +60,7 @@ def test_what_differs_between_two_environments_is_named(monkeypatch):
     before = environment()
     assert differences(before, environment()) == []
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    monkeypatch.setenv("NPROC", "3")
     after = environment()
     after["versions"] |= {"jax": "0.0.1"}
     after["device"] |= {"count": 8}
@@ -69,6 +70,7 @@ def test_what_differs_between_two_environments_is_named(monkeypatch):
         f"device.count was {before['device']['count']}, is now 8",
         f"settings.XLA_FLAGS was {before['settings'].get('XLA_FLAGS')}, is now "
         "--xla_cpu_enable_fast_math=true",
+        f"settings.NPROC was {before['settings'].get('NPROC')}, is now 3",
     ]
     # a run of an earlier version recorded no settings
     del old["settings"]
