@@ -98,7 +98,7 @@ class Comparing:
         self._data: dict[str, Data] = {}
         self._read_s = 0.0
         self._estimates: dict[str, Estimate] = {}
-        self._done_s = self._done_epochs = 0.0
+        self._done_s = self._done_flops = 0.0
         self._counted: set[str] = set()
         self._failed: set[str] = set()
         for job in self.folder.every_job():
@@ -144,12 +144,11 @@ class Comparing:
                 epochs, problem = None, f"{job.folder}: {error}"
             yield Planned(job, self.folder.state(job), epochs, problem)
 
-    def seconds_per_epoch(self) -> float | None:
-        """Return the speed of finished runs; None if there are none."""
+    def _seconds_per_flop(self) -> float | None:
         for job in self.folder.every_job():
             if self.folder.state(job) == "finished":
                 self._count(job)
-        return self._done_s / self._done_epochs if self._done_epochs else None
+        return self._done_s / self._done_flops if self._done_flops else None
 
     def plan_lines(
         self,
@@ -187,7 +186,8 @@ class Comparing:
             began = started_s + self._read_s
             kept = Profiles() if profiles is None else profiles
             found = Durations(runs, began, kept)
-            yield from self._duration_lines(found, left, measure=measure)
+            flops = sum(run.work.flops for run in runs)
+            yield from self._duration_lines(found, flops, measure=measure)
         if any(variant.tuned for variant in self._variants):
             yield (
                 "until it is tuned, a row is planned with its most expensive setting "
@@ -198,14 +198,14 @@ class Comparing:
         return self.folder.state(job) == "finished"
 
     def _duration_lines(
-        self, found: Durations, epochs: float, *, measure: bool
+        self, found: Durations, flops: int, *, measure: bool
     ) -> Iterator[str]:
         """Yield how long the runs take, as well as that can be told at once."""
-        seconds, pace = found.seconds(), self.seconds_per_epoch()
+        seconds, pace = found.seconds(), self._seconds_per_flop()
         if seconds is None and pace is not None and not measure:
             yield (
-                f"about {told(epochs * pace)} here, by the finished runs, compiling "
-                "aside"
+                f"about {told(flops * pace)} here, by the finished runs' FLOPs, "
+                "compiling aside"
             )
             return
         if seconds is None:
@@ -359,14 +359,14 @@ class Comparing:
         )
 
     def _left(self, jobs: Sequence[Job]) -> str:
-        if not jobs or not self._done_epochs:
+        if not jobs or not self._done_flops:
             return ""
-        epochs = 0.0
+        flops = 0
         for job in jobs:
             # one that does not fit its data takes no time
             with contextlib.suppress(UserError):
-                epochs += self._epochs(job.config)
-        minutes = epochs * self._done_s / self._done_epochs / 60
+                flops += self._estimate(job.config).flops
+        minutes = flops * self._done_s / self._done_flops / 60
         return f"{minutes:.0f} min left" if minutes >= 1 else "< 1 min left"
 
     def _count(self, job: Job) -> None:
@@ -379,7 +379,7 @@ class Comparing:
             self.problems.append(str(error))
             return
         self._done_s += summary["wall_s"] - summary["phases"]["compile"]["s"]
-        self._done_epochs += summary["epochs"]
+        self._done_flops += summary["flops"]
 
     def _epochs(self, config: Config) -> float:
         return self._estimate(config).epochs

@@ -43,6 +43,11 @@ class Estimate(NamedTuple):
     train_flops: int
     score_flops: int
 
+    @property
+    def flops(self) -> int:
+        """Of both."""
+        return self.train_flops + self.score_flops
+
 
 def estimate(config: Config, data: Data) -> Estimate:
     """Estimate the cost of a run by playing its method with a learner that only counts.

@@ -276,7 +276,7 @@ class Durations:
         rates = [one.flops_per_s for one in kept if one.flops_per_s is not None]
         if len(rates) < _FEWEST:
             return None
-        flops = sum(run.work.train_flops + run.work.score_flops for run in self._runs)
+        flops = sum(run.work.flops for run in self._runs)
         return flops / max(rates), flops / min(rates), len(rates)
 
 

@@ -292,7 +292,9 @@ def test_a_plan_says_how_long_it_takes_by_what_was_measured_once(
     # finished runs of its own are a measure too
     shutil.copytree(pair / "full", tmp_path / "runs" / "some" / "full")
     *_, run = make(tmp_path)[0].plan_lines(profiles=Profiles(tmp_path / "none"))
-    assert re.fullmatch(r"about \d+ s here, by the finished runs, compiling aside", run)
+    assert re.fullmatch(
+        r"about \d+ s here, by the finished runs' FLOPs, compiling aside", run
+    )
 
 
 def test_variants_can_be_chosen_and_the_others_stay_in_the_record(pair, tmp_path, ran):
@@ -563,7 +565,8 @@ def test_rows_of_a_grid_are_run_resumed_and_chosen_like_any_other(tmp_path, ran)
     assert ran == [f"some/{first}/seed0"]
     lines = [*make(tmp_path, GRID, only=["cells"])[0].plan_lines()]
     assert re.match(rf"{first} seed 0 +finished ", lines[0])
-    assert "4 runs, 3 of them to do" in lines[-1]
+    assert "4 runs, 3 of them to do" in lines[-2]
+    assert "by the finished runs' FLOPs" in lines[-1]
     comparing, _ = make(tmp_path, GRID)
     outcome = comparing.run()
     assert outcome.finished
