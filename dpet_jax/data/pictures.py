@@ -216,7 +216,7 @@ class Pictures:
         return np.repeat(images, missing, axis=3) if missing > 1 else images
 
     def batches(
-        self, order: Order, index: np.ndarray, first_step: int
+        self, order: Order, index: np.ndarray, first_step: int, part: np.ndarray
     ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
         """Decode the steps of a plan ahead of time, in order.
 
@@ -225,15 +225,16 @@ class Pictures:
                 first.
             index: Row here of each row that the order names.
             first_step: Where to begin.
+            part: Which rows of each step to decode.
 
         Returns:
-            An iterator over batches, to be closed.
+            An iterator over these parts of batches, to be closed.
 
         Raises:
             UserError: If Grain is not installed.
         """
         grain = with_grain()
-        steps = grain.MapDataset.source(_Steps(self, order, index, first_step))
+        steps = grain.MapDataset.source(_Steps(self, order, index, first_step, part))
         ahead = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
         decoded = steps.to_iter_dataset(ahead)
         if self._workers:
@@ -256,12 +257,13 @@ class _Steps:
     order: Order
     index: np.ndarray
     first_step: int
+    part: np.ndarray
 
     def __len__(self) -> int:
         return self.order.num_steps - self.first_step
 
     def __getitem__(self, step: Any) -> UInt8[np.ndarray, "b h w c"]:
-        rows = self.order.rows(self.first_step + int(step), 1)
+        rows = self.order.rows(self.first_step + int(step), 1)[self.part]
         return self.pictures.take(self.index[np.where(rows >= 0, rows, ~rows)])
 
 

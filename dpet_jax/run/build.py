@@ -123,7 +123,8 @@ def build_placement(config: schema.Config, data: Data, model: Network) -> Placed
         budget=None if budget is None else int(budget * 2**20),
     )
     if found.room is not None:
-        rooms(found.room, math.prod(data.image_shape), *batches)
+        parts = (-(-batch // data_mesh().size) for batch in batches)
+        rooms(found.room, math.prod(data.image_shape), *parts)
     return found
 
 

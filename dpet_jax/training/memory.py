@@ -85,6 +85,11 @@ def _needed(
 def least_room(row_bytes: int, batch_size: int, score_batch_size: int) -> int:
     """Return the bytes of a batch of training and one of scoring, each of them twice.
 
+    Args:
+        row_bytes: Of one image.
+        batch_size: Rows that a device has of a batch of training.
+        score_batch_size: Rows that it has of one of scoring.
+
     Gradient norms are scored in batches of training, so that these fit the other's.
     """
     scored = -(-max(batch_size, score_batch_size) // score_batch_size)
@@ -96,7 +101,7 @@ class Placed(NamedTuple):
 
     Attributes:
         where: "device", "host" or "stream".
-        room: Bytes of the device that pixels may take; None where all are on it.
+        room: Bytes of each device that pixels may take; None where all are on it.
         reason: What was compared, in a few words.
     """
 
@@ -156,16 +161,20 @@ def placed(
     room = left
     if budget is None:  # no more than all of them would take
         row_bytes = math.prod(images.shape[1:])
-        room = max(min(left // 2, pixels), least_room(row_bytes, *batches))
+        parts = (-(-batch // jax.device_count()) for batch in batches)
+        room = max(min(left // 2, pixels), least_room(row_bytes, *parts))
     return Placed("stream" if decoded else "host", room, reason)
 
 
 def _memory_of_devices() -> tuple[int, int]:
-    """Return the bytes of memory that steps have, and among how many it is shared."""
+    """Return a device's bytes of memory, and how many devices share a batch.
+
+    Where they have no memory of their own, that of the machine, and 1.
+    """
     devices = jax.local_devices()
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
-        return stats["bytes_limit"], len(devices)
+        return stats["bytes_limit"], jax.device_count()
     return memory(), 1  # of the machine, which all devices share
 
 
