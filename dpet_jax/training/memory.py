@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpet_jax.arrays import memory
+from dpet_jax.arrays import memory, size_text
 from dpet_jax.data.rows import Rows
 from dpet_jax.errors import UserError
 from dpet_jax.models.network import Network
@@ -119,6 +119,7 @@ def placed(
     copies: int,
     asked: Literal["auto", "device", "host", "stream"],
     budget: int | None,
+    because: str = "",
 ) -> Placed:
     """Choose where the pixels of a data set are while a network trains on it.
 
@@ -130,6 +131,7 @@ def placed(
         copies: Of the parameters, kept beside the training state.
         asked: What the config says.
         budget: Bytes of the device that pixels may take; None for what a step leaves.
+        because: Why the images are not in memory, where sizes have decided it.
 
     Raises:
         UserError: If all pixels are asked onto a device that has no room for them, or
@@ -143,7 +145,8 @@ def placed(
         found = _needed(network, shape, batches, dtype, copies, limit - pixels)
         # a step takes up to twice its least; a twentieth is what decides nothing
         left = max(limit - 2 * max(found.values()), limit // 20)
-    reason = f"{_size(pixels)} of pixels, room for {_size(left)} {told}"
+    reason = f"{size_text(pixels)} of pixels, room for {size_text(left)} {told}"
+    reason = f"{because}; {reason}" if because else reason
     lazy = isinstance(images, Rows)
     decoded = lazy and not isinstance(images.place, np.ndarray)
     if asked == "device" and pixels > left:
@@ -207,10 +210,6 @@ def _of_evaluation(network: Network, images: Any, dtype: str) -> int:
     forward = functools.partial(network.apply, dtype=dtype)
     values = jax.make_jaxpr(forward)(*_parts(network), images).eqns
     return max(_bytes([v.aval for v in equation.outvars]) for equation in values)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.3g} MB"
 
 
 def _bytes(tree: Any) -> int:

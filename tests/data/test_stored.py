@@ -11,10 +11,10 @@ import pytest
 
 from dpet_jax.data import dataset, prepare, stored
 from dpet_jax.data.dataset import content_hash
-from dpet_jax.data.pictures import Pictures
+from dpet_jax.data.pictures import Pictures, with_grain
 from dpet_jax.data.rows import Rows
 from dpet_jax.data.sources import Digits, Folder, Npz, Parquet
-from dpet_jax.data.stored import read_source, rows_folder
+from dpet_jax.data.stored import home_of, read_source, rows_folder
 from dpet_jax.methods.base import Plan
 from dpet_jax.training.chunks import Batches
 
@@ -107,6 +107,44 @@ def test_data_are_those_that_are_decoded_at_once(kind, placement, folder, parque
     assert isinstance(kept.images, Rows)
     assert_same(kept, whole)
     assert_same(read(kind(**keys, placement=placement)), whole)
+    # one hash for all, so that a run may be resumed at another placement
+    assert content_hash(kept) == content_hash(whole)
+
+
+@pytest.mark.parametrize("kind", [Folder, Parquet])
+@pytest.mark.usefixtures("any_machine")
+def test_auto_keeps_what_memory_does_not_hold_in_a_file_or_streams_it(
+    kind, folder, parquet, monkeypatch, refused
+):
+    section = kind(path=folder if kind is Folder else parquet, image_size=5)
+    pixels = 26 * 5 * 5 * 3
+    for there, free, placement in (
+        (2 * pixels, 0, "auto"),
+        (2 * pixels - 1, pixels, "host"),
+        (0, pixels - 1, "stream"),
+    ):
+        monkeypatch.setattr(stored, "memory", lambda there=there: there)
+        monkeypatch.setattr(stored, "_free", lambda _, free=free: free)
+        if placement == "stream" and kind is Parquet:
+            assert "nor does a copy of its pictures fit" in refused(home_of, section)
+            monkeypatch.setattr(stored, "_files", lambda _: [("all", 0, 0)])
+        home = home_of(section)
+        assert home.placement == placement
+        assert bool(home.reason) == (placement != "auto")
+    assert "26 images of 5 x 5 pixels take up to 0.00195 MB" in home.reason
+    assert "0.00195 MB free in" in home.reason
+    monkeypatch.setattr(stored, "with_grain", with_grain)
+    monkeypatch.setitem(sys.modules, "grain", None)
+    message = refused(home_of, section)
+    assert str(section.path) in message
+    assert "pip install 'dpet-jax[stream]'" in message
+
+
+@pytest.mark.usefixtures("any_machine")
+def test_what_auto_cannot_look_at_is_read_which_says_what_is_wrong(folder, npz):
+    assert home_of(Npz(path=npz)) == home_of(Digits()) == ("auto", "")
+    assert home_of(Folder(path=folder / "none")) == ("auto", "")
+    assert home_of(Npz(path=npz, placement="host")) == ("host", "")
 
 
 def test_rows_of_any_source_with_a_path_are_kept(npz):
