@@ -4,6 +4,7 @@ For single rows by threads of this process; for a plan of training by Grain, who
 workers run ahead in the order of the plan.
 """
 
+import gc
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -242,11 +243,23 @@ class Pictures:
                 num_workers=self._workers, per_worker_buffer_size=_AHEAD
             )
             decoded = decoded.mp_prefetch(options)
-        return iter(decoded)
+        return _closed_at_its_end(iter(decoded))
 
     def _part(self, row: int) -> tuple[_Part, int]:
         place = bisect_right(self._ends, row)
         return self._parts[place], row - (self._ends[place - 1] if place else 0)
+
+
+def _closed_at_its_end(decoded: Any) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+    """Yield batches of Grain, and let go of its memory."""
+    try:
+        yield from decoded
+    finally:
+        decoded.close()
+        del decoded
+        # in a circle of references it still has a batch of each worker, in memory that
+        # these share with it, of which Python would complain when it ends
+        gc.collect()
 
 
 @dataclass
