@@ -50,11 +50,8 @@ from dpet_jax.training.memory import Placed
 from dpet_jax.training.prune import Shears
 from dpet_jax.training.state import StepSpec
 
-#: Who follows a run changes nothing of it, nor does where its pixels are.
-_FREE: Any = {
-    "track": True,
-    "data": {"placement", "device_budget_mib", "workers"},
-}
+#: Keys that say where the pixels are, which changes nothing of a run.
+_FREE = ("data.placement", "data.device_budget_mib", "data.workers")
 
 
 class Result(NamedTuple):
@@ -501,10 +498,14 @@ def check_same_config(config: Config, path: Path) -> None:
         UserError: With every key that differs.
     """
     saved = validate(read_yaml(path), str(path))
-    old, new = (one.model_dump(mode="json", exclude=_FREE) for one in (saved, config))
+    # who follows a run changes nothing of it
+    old, new = (
+        one.model_dump(mode="json", exclude={"track"}) for one in (saved, config)
+    )
     different = [
         f"{key} was {before!r}, is now {now!r}"
         for key, before, now in sorted(changed(old, new), key=lambda one: one[0])
+        if key not in _FREE
     ]
     if different:
         raise UserError(

@@ -208,9 +208,9 @@ class HostData:
         if course is not None and course.among.size <= self._held_rows:
             if self._held is None or self._held[0] is not course:
                 place_of = np.full(self.labels.shape[0], -1, np.int32)
-                place_of[course.among] = np.arange(course.among.size, dtype=np.int32)
+                place_of[course.among] = self._handed_places(course.among.size)
                 self._held = course, place_of
-                blocks = self._dealt(course.among, 1, self._block)
+                blocks = self._dealt(course.among, self._block, 1)
                 self._fill(self._gathered(blocks), everywhere=True)
             places = self._held[1][positions]
             _check_of_plan(bool((places[:count] >= 0).all()))
@@ -312,6 +312,13 @@ class HostData:
             np.arange(size, dtype=np.int32), self._mesh.size * share
         )
         return batch * share + within % share
+
+    def _handed_places(self, size: int) -> Int32[np.ndarray, " size"]:
+        """Return where rows are on every device that are dealt out one by one there."""
+        all_parts = self._mesh.size * self._block
+        block, within = np.divmod(np.arange(size, dtype=np.int32), all_parts)
+        part, place = within % self._mesh.size, within // self._mesh.size
+        return block * all_parts + part * self._block + place
 
     def _gathered(self, parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """Read rows by threads; -1 is black."""
