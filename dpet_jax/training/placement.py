@@ -181,6 +181,7 @@ class HostData:
 
     def compile(self) -> None:
         """Make the programs ready that write what is sent."""
+        self._held = None  # a buffer of it is written to
         nothing = np.full(self._block * self._own.size, -1)
         self._fill([self._taken(nothing)])
         if self._held_rows:
