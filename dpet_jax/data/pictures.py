@@ -5,6 +5,9 @@ workers run ahead in the order of the plan.
 """
 
 import gc
+import multiprocessing
+import os
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -242,12 +245,25 @@ class Pictures:
             options = grain.MultiprocessingOptions(
                 num_workers=self._workers, per_worker_buffer_size=_AHEAD
             )
-            decoded = decoded.mp_prefetch(options)
+            decoded = decoded.mp_prefetch(options, _end_with_parent)
         return _closed_at_its_end(iter(decoded))
 
     def _part(self, row: int) -> tuple[_Part, int]:
         place = bisect_right(self._ends, row)
         return self._parts[place], row - (self._ends[place - 1] if place else 0)
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """Let a worker end when the process does that it decodes for, however it ends."""
+    del index, count
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has been started by another process"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _closed_at_its_end(decoded: Any) -> Iterator[UInt8[np.ndarray, "b h w c"]]:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import subprocess
 import sys
 from dataclasses import fields
 
@@ -290,6 +291,40 @@ def test_grain_decodes_the_steps_of_a_plan_from_any_on(parquet, first_step, part
     assert len(got) == 5 - first_step
     for batch, each in zip(got, rows, strict=True):
         np.testing.assert_array_equal(batch, whole[each])
+
+
+KILLED = """
+import multiprocessing, os, sys
+import numpy as np
+from dpet_jax.data.pictures import Pictures
+from dpet_jax.methods.base import Plan
+from dpet_jax.training.chunks import Batches
+
+if __name__ == "__main__":
+    pictures = Pictures((5, 5), workers=1)
+    index = pictures.added([open(sys.argv[1], "rb").read()] * 8, str)
+    plan = Plan(np.arange(8, dtype=np.int32), passes=9, label="x")
+    decoded = pictures.batches(Batches(plan, 4, 0, 0), index, 0, np.arange(4))
+    next(decoded)
+    assert multiprocessing.active_children()
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_decode_end_with_the_one_that_is_killed(folder, tmp_path):
+    pytest.importorskip("grain")
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED)
+    done = subprocess.run(
+        [sys.executable, program, folder / "train" / "a" / "0.jpg"],
+        capture_output=True,  # which ends when no process holds the pipe any more
+        text=True,
+        check=False,
+        timeout=100,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == -9, done.stderr
 
 
 def test_without_grain_a_stream_says_what_to_install(
