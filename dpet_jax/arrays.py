@@ -70,3 +70,8 @@ def _check_size(path: Path) -> None:
 def memory() -> int:
     """Return how many bytes of memory this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def size_text(count: int) -> str:
+    """Return bytes as people read them."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.3g} MB"

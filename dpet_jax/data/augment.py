@@ -8,6 +8,7 @@ by the functions, so that a config can be read without it.
 """
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from jaxtyping import Bool, Float32, Int32, Key, UInt8
@@ -137,6 +138,7 @@ def gather_augmented(
     rows: Int32[Array, " b"],
     augmentation: Augmentation,
     side: int | None = None,
+    mesh: Any = None,
 ) -> tuple[
     UInt8[Array, "b h2 w2 c"] | Float32[Array, "b h2 w2 c"], Bool[Array, "b h2 w2 1"]
 ]:
@@ -150,6 +152,8 @@ def gather_augmented(
         rows: Which of them, each in [0, n).
         augmentation: Strengths.
         side: Of what the network sees, in pixels; by default that of the images.
+        mesh: Devices that each have images of their own, among which its part of the
+            rows counts; by default all have all.
 
     Returns:
         The batch, pixels of 0 to 255, and a mask that is False inside each image's
@@ -172,9 +176,14 @@ def gather_augmented(
     source_row = _reflect(jnp.arange(height)[None] + shift[0], height)
     source_column = _reflect(jnp.arange(width)[None] + shift[1], width)
     source_column = jnp.where(mirrored, width - 1 - source_column, source_column)
-    gathered = images[
-        rows[:, None, None], source_row[:, :, None], source_column[:, None, :]
-    ]
+
+    def gather(images, rows, source_row, source_column):
+        return images[
+            rows[:, None, None], source_row[:, :, None], source_column[:, None, :]
+        ]
+
+    gather = on_each_device(mesh, gather)
+    gathered = gather(images, rows, source_row, source_column)
 
     seen = (height, width) if side is None else (side, side)
     if augmentation.crop is not None:
@@ -192,6 +201,22 @@ def gather_augmented(
     inside_column = _inside(centre[1], seen[1], wide)
     cut = inside_row[:, :, None] & inside_column[:, None, :]
     return gathered, ~cut[..., None]
+
+
+def on_each_device(mesh: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Let each device of a mesh call a function on its parts of all arguments.
+
+    Args:
+        mesh: Its one axis is called "data"; None to call the function on the whole.
+        call: The function.
+    """
+    import jax
+    from jax.sharding import PartitionSpec
+
+    if mesh is None:
+        return call
+    parts = PartitionSpec("data")
+    return jax.shard_map(call, mesh=mesh, in_specs=parts, out_specs=parts)
 
 
 def random_boxes(

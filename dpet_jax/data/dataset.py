@@ -47,6 +47,7 @@ class Data:
         view: What of each image a network sees where nothing is random.
         origin: The kind of source that a run has read it from; "given in Python" for
             all others, those made with `dataclasses.replace` among them.
+        placed_by: Why `placement: auto` has not brought the pixels into memory.
     """
 
     name: str
@@ -64,10 +65,17 @@ class Data:
     clean_labels: Int32[np.ndarray, " f"]
     view: View = WHOLE
     origin: str = field(default="given in Python", init=False)
+    placed_by: str = field(default="", init=False)
 
-    def read_by(self, kind: str) -> "Data":
-        """Record the kind of source that a run has read this from, and return it."""
+    def read_by(self, kind: str, placed_by: str = "") -> "Data":
+        """Record the kind of source that a run has read this from, and return it.
+
+        Args:
+            kind: Of the source.
+            placed_by: Why its pixels are not in memory, where sizes decided it.
+        """
         object.__setattr__(self, "origin", kind)
+        object.__setattr__(self, "placed_by", placed_by)
         return self
 
     def __post_init__(self) -> None:
@@ -122,15 +130,12 @@ def content_hash(data: Data) -> str:
     with the split, the noise and anything that was edited in Python. Nothing is
     sampled: one changed pixel changes it. CIFAR-10's 184 MB take 0.1 s.
 
-    Rows of a file are read through once, and the hash is kept as long as the file is
-    not written to. Pictures that are decoded for every visit stand for their pixels.
+    Rows of a file are read through once, and pictures decoded; the hash is kept as long
+    as the files are not written to.
     """
     images = data.images
     if not isinstance(images, Rows):
         return _content(data, lambda: [images])
-    if not isinstance(images.place, np.ndarray):
-        names = np.frombuffer(images.identity.encode(), np.uint8)
-        return _content(data, lambda: [names, images.index])
     others = _content(data, list)
     pixels = partial(chunks, images)
     return images.kept(f"content {others}", partial(_content, data, pixels))

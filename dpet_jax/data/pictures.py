@@ -4,6 +4,10 @@ For single rows by threads of this process; for a plan of training by Grain, who
 workers run ahead in the order of the plan.
 """
 
+import gc
+import multiprocessing
+import os
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -216,7 +220,7 @@ class Pictures:
         return np.repeat(images, missing, axis=3) if missing > 1 else images
 
     def batches(
-        self, order: Order, index: np.ndarray, first_step: int
+        self, order: Order, index: np.ndarray, first_step: int, part: np.ndarray
     ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
         """Decode the steps of a plan ahead of time, in order.
 
@@ -225,27 +229,53 @@ class Pictures:
                 first.
             index: Row here of each row that the order names.
             first_step: Where to begin.
+            part: Which rows of each step to decode.
 
         Returns:
-            An iterator over batches, to be closed.
+            An iterator over these parts of batches, to be closed.
 
         Raises:
             UserError: If Grain is not installed.
         """
         grain = with_grain()
-        steps = grain.MapDataset.source(_Steps(self, order, index, first_step))
+        steps = grain.MapDataset.source(_Steps(self, order, index, first_step, part))
         ahead = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
         decoded = steps.to_iter_dataset(ahead)
         if self._workers:
             options = grain.MultiprocessingOptions(
                 num_workers=self._workers, per_worker_buffer_size=_AHEAD
             )
-            decoded = decoded.mp_prefetch(options)
-        return iter(decoded)
+            decoded = decoded.mp_prefetch(options, _end_with_parent)
+        return _closed_at_its_end(iter(decoded))
 
     def _part(self, row: int) -> tuple[_Part, int]:
         place = bisect_right(self._ends, row)
         return self._parts[place], row - (self._ends[place - 1] if place else 0)
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """Let a worker end when the process does that it decodes for, however it ends."""
+    del index, count
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has been started by another process"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _closed_at_its_end(decoded: Any) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+    """Yield batches of Grain, and let go of its memory."""
+    try:
+        yield from decoded
+    finally:
+        decoded.close()
+        del decoded
+        # in a circle of references it still has a batch of each worker, in memory that
+        # these share with it, of which Python would complain when it ends
+        gc.collect()
 
 
 @dataclass
@@ -256,12 +286,13 @@ class _Steps:
     order: Order
     index: np.ndarray
     first_step: int
+    part: np.ndarray
 
     def __len__(self) -> int:
         return self.order.num_steps - self.first_step
 
     def __getitem__(self, step: Any) -> UInt8[np.ndarray, "b h w c"]:
-        rows = self.order.rows(self.first_step + int(step), 1)
+        rows = self.order.rows(self.first_step + int(step), 1)[self.part]
         return self.pictures.take(self.index[np.where(rows >= 0, rows, ~rows)])
 
 

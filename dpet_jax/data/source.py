@@ -64,6 +64,18 @@ class Source(NamedTuple):
     validation: ImageSet | None = None
 
 
+class Extent(NamedTuple):
+    """What a source would have to decode.
+
+    Attributes:
+        pictures: Number of them, of all splits.
+        first: One of them, its bytes or where it lies.
+    """
+
+    pictures: int
+    first: bytes | Path
+
+
 class DataSection(Kind):
     """Where the images come from, and how they are split.
 
@@ -142,6 +154,16 @@ class DataSection(Kind):
             UserError: If there is nothing to read, or it is no image classification
                 set; the message names file, key, value and remedy.
         """
+
+    def extent(self) -> Extent | None:
+        """Return what `read` would decode, without reading it.
+
+        None where there are no picture files, so that only `read` knows.
+
+        Raises:
+            UserError: As `read` does, of what shows at once.
+        """
+        return None
 
     @property
     def read_from(self) -> Path | None:

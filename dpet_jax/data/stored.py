@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpet_jax.data.decode import resize_images
+from dpet_jax.arrays import memory, size_text
+from dpet_jax.data.decode import picture_size, resize_images
 from dpet_jax.data.pictures import Blobs, Pictures, kept_in, with_grain
 from dpet_jax.data.rows import Rows, chunks
-from dpet_jax.data.source import DataSection, ImageSet, Source, checked
+from dpet_jax.data.source import DataSection, ImageSet, Placement, Source, checked
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_json, read_npz, write_whole
 
@@ -36,11 +37,78 @@ def rows_folder() -> Path:
     return Path(base) / "dpet_jax" / "rows"
 
 
+class Home(NamedTuple):
+    """Where the pixels of a source are to be on a machine.
+
+    Attributes:
+        placement: As the config's; auto is in memory.
+        reason: What was compared, where sizes decided against memory; else empty.
+    """
+
+    placement: Placement
+    reason: str = ""
+
+
+def home_of(section: DataSection) -> Home:
+    """Choose where the pixels of a source are to be on this machine.
+
+    `placement: auto` brings pictures into memory where twice their pixels fit, for the
+    source and the run hold them side by side; else it keeps rows in a file where the
+    disk of the cache has room, and else it streams. Sizes come from the number of
+    pictures and the size of one, as if all had colours; nothing is decoded.
+
+    Raises:
+        UserError: If none can be.
+    """
+    if section.placement != "auto" or section.read_from is None:
+        return Home(section.placement)
+    try:
+        extent = section.extent()
+        if extent is None:
+            return Home("auto")
+        height, width = section.size or picture_size(extent.first)
+    except UserError:
+        return Home("auto")  # `read` says all that is wrong
+    pixels, there = 3 * extent.pictures * height * width, memory()
+    if 2 * pixels <= there:
+        return Home("auto")
+    reason = (
+        f"{extent.pictures:,} images of {height} x {width} pixels take up to "
+        f"{size_text(pixels)}, more than half of the {size_text(there)} of memory"
+    )
+    folder = rows_folder() / source_key(section)
+    free = _free(folder)
+    if (folder / _ABOUT).exists() or pixels <= free:
+        return Home("host", reason)
+    reason += f" and more than the {size_text(free)} free in {folder.parent}"
+    copied = (
+        not isinstance(extent.first, Path) and not _pictures_folder(section).exists()
+    )
+    files = sum(size for _, size, _ in _files(section.read_from)) if copied else 0
+    lacking = ""
+    if files > free:
+        lacking = f"; nor does a copy of its pictures fit, {size_text(files)}"
+    else:
+        try:
+            with_grain()
+        except UserError:
+            lacking = (
+                "; nor is Grain installed, which would decode a stream (pip install "
+                "'dpet-jax[stream]')"
+            )
+    if not lacking:
+        return Home("stream", reason)
+    raise UserError(
+        f"data.placement: auto finds no place for {section.read_from}: {reason}"
+        f"{lacking}. Set XDG_CACHE_HOME to a larger disk, or a smaller data.image_size"
+    )
+
+
 def read_source(section: DataSection) -> Source:
     """Read a source, or open what was kept of it, as its placement asks.
 
     Args:
-        section: What to read.
+        section: What to read; auto is read into memory, see `home_of`.
 
     Returns:
         The source. Images are arrays, or `Rows` where they are in a file or pictures.
@@ -51,11 +119,22 @@ def read_source(section: DataSection) -> Source:
     if section.placement in ("auto", "device") or section.read_from is None:
         return section.read()
     if section.placement == "stream":
-        return _stream(section, rows_folder() / f"{source_key(section)}-pictures")
+        return _stream(section, _pictures_folder(section))
     folder = rows_folder() / source_key(section)
     if not (folder / _ABOUT).exists():
         _write(checked(section.read()), section, folder)
     return _opened(folder, np.load)
+
+
+def _pictures_folder(section: DataSection) -> Path:
+    return rows_folder() / f"{source_key(section)}-pictures"
+
+
+def _free(folder: Path) -> int:
+    """Return the free bytes of the disk on which a folder is or would be made."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def source_key(section: Any) -> str:
@@ -108,7 +187,7 @@ def _write(source: Source, section: DataSection, folder: Path) -> None:
     count = sum(len(split.labels) for split in splits)
     shape = (count, height, width, splits[0].images.shape[3])
     folder.parent.mkdir(parents=True, exist_ok=True)
-    wanted, free = int(np.prod(shape)), shutil.disk_usage(folder.parent).free
+    wanted, free = int(np.prod(shape)), _free(folder)
     if wanted > free:
         raise UserError(
             f"{folder.parent}: {count:,} images of {height} x {width} pixels take "

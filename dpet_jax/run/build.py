@@ -10,7 +10,7 @@ import numpy as np
 from dpet_jax.config import experiment as schema
 from dpet_jax.data import Data, prepare
 from dpet_jax.data.augment import Augmentation
-from dpet_jax.data.stored import read_source
+from dpet_jax.data.stored import Home, home_of, read_source
 from dpet_jax.energy import Accelerator, CpuPowerModel, EnergyMeter, Probe, discover
 from dpet_jax.energy.probes.neighbours import watched
 from dpet_jax.errors import UserError
@@ -42,9 +42,16 @@ def build_pool(data: Data) -> Pool:
     )
 
 
-def build_data(config: schema.Config) -> Data:
-    """Read the data set and split it."""
-    data = prepare(read_source(config.data), config.data).read_by(config.data.kind)
+def build_data(config: schema.Config, home: Home | None = None) -> Data:
+    """Read the data set and split it.
+
+    Args:
+        config: The run's.
+        home: Where its pixels are to be; by default as sizes here have it.
+    """
+    home = home_of(config.data) if home is None else home
+    section = config.data.model_copy(update={"placement": home.placement})
+    data = prepare(read_source(section), section).read_by(section.kind, home.reason)
     check_fit(config, data)
     return data
 
@@ -121,9 +128,11 @@ def build_placement(config: schema.Config, data: Data, model: Network) -> Placed
         copies=config.train.ema is not None,
         asked=config.data.placement,
         budget=None if budget is None else int(budget * 2**20),
+        because=data.placed_by,
     )
     if found.room is not None:
-        rooms(found.room, math.prod(data.image_shape), *batches)
+        parts = (-(-batch // data_mesh().size) for batch in batches)
+        rooms(found.room, math.prod(data.image_shape), *parts)
     return found
 
 

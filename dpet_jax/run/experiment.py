@@ -13,6 +13,7 @@ from rich.console import Console
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import changed, validate
 from dpet_jax.data import Data
+from dpet_jax.data.stored import Home, home_of
 from dpet_jax.energy import EnergyMeter, Probe
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_json, read_yaml
@@ -48,6 +49,9 @@ from dpet_jax.training.learner import DeviceLearner
 from dpet_jax.training.memory import Placed
 from dpet_jax.training.prune import Shears
 from dpet_jax.training.state import StepSpec
+
+#: Keys that say where the pixels are, which changes nothing of a run.
+_FREE = ("data.placement", "data.device_budget_mib", "data.workers")
 
 
 class Result(NamedTuple):
@@ -154,8 +158,14 @@ def _run(  # noqa: PLR0913
     with pinned(), team.together(checked) as meter:
         with meter.window("data"):
             ranked = resume and (path / POOL).exists()
-            used = team.together(lambda: _read(config, data, until, ranked=ranked))
+            # sizes of memory and disks differ between machines
+            home = team.together(lambda: _home(config, data) if team.leads else None)
+            home = Home(*team.agree(lambda: home))
+            used = team.together(
+                lambda: _read(config, data, home, until, ranked=ranked)
+            )
             check_alike(team, config, used.data, meter)
+            used = used._replace(placed=_alike(team, used.placed))
         with closing(team.together(lambda: hold(team, path))) as held:
             if resume and team.agree(lambda: held.finished):
                 summary = team.agree(lambda: read_json(path / SUMMARY))
@@ -215,11 +225,40 @@ def _meter(config: Config, meters: Sequence[Probe], team: Team) -> EnergyMeter:
     return build.build_meter(config, meters, host=team.measures_host)
 
 
+def _home(config: Config, data: Data | None) -> Home:
+    """Choose where the pixels are to be on this machine."""
+    return Home(config.data.placement) if data is not None else home_of(config.data)
+
+
+def _alike(team: Team, placed: Placed) -> Placed:
+    """Return a placement for all processes: what the one with the least room has."""
+    everybody = team.gather(list(placed))
+    least: Any = team.agree(
+        lambda: min(everybody, key=lambda one: math.inf if one[1] is None else one[1])
+    )
+    return Placed(*least)
+
+
+def _placed(used: _Used, network: Network, team: Team) -> Placed:
+    """Return where the pixels are beside a network: the run's own, or of its pool."""
+    if network is used.model:
+        return used.placed
+    placed = team.together(
+        lambda: build.build_placement(used.config, used.data, network)
+    )
+    return _alike(team, placed)
+
+
 def _read(
-    config: Config, data: Data | None, until: float | None, *, ranked: bool
+    config: Config,
+    data: Data | None,
+    home: Home,
+    until: float | None,
+    *,
+    ranked: bool,
 ) -> _Used:
     """Read the data, and refuse what cannot be before anything on disk changes."""
-    data = build.build_data(config) if data is None else data
+    data = build.build_data(config, home) if data is None else data
     build.check_fit(config, data)
     config.method.start(build.build_pool(data), config.seed)
     limits = _limits(config, data, until)
@@ -309,7 +348,7 @@ def _run_segment(
         begun = begin(config, data, model, segment.folder, meter)
     for line in table_lines(begun.decision):
         display.line(f"  {line}")
-    placed = build.build_placement(config, data, begun.network)
+    placed = _placed(used, begun.network, team)
     spec = build.build_learner_spec(config, begun.network, room=placed.room)
     with meter.window("data"):
         hyper = build.build_hyper(config)
@@ -466,6 +505,7 @@ def check_same_config(config: Config, path: Path) -> None:
     different = [
         f"{key} was {before!r}, is now {now!r}"
         for key, before, now in sorted(changed(old, new), key=lambda one: one[0])
+        if key not in _FREE
     ]
     if different:
         raise UserError(

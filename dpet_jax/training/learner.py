@@ -68,7 +68,7 @@ class LearnerSpec:
             if there is none.
         ladder: Sides of the images that all networks are trained on; None where it is
             one side.
-        room: Bytes of the device that pixels may take, which stay on the host; None
+        room: Bytes of each device that pixels may take, which stay on the host; None
             where they are on the device whole.
     """
 
@@ -152,7 +152,7 @@ class DeviceLearner:
             )
         else:
             batches = spec.step.batch_size, spec.score_batch_size
-            self._placed = HostData(data, spec.room, *batches, self._replicated)
+            self._placed = HostData(data, spec.room, *batches, spec.step.mesh)
         self._splits = {
             "train": data.train_rows,
             "validation": data.validation_rows,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpet_jax.arrays import memory
+from dpet_jax.arrays import memory, size_text
 from dpet_jax.data.rows import Rows
 from dpet_jax.errors import UserError
 from dpet_jax.models.network import Network
@@ -85,6 +85,11 @@ def _needed(
 def least_room(row_bytes: int, batch_size: int, score_batch_size: int) -> int:
     """Return the bytes of a batch of training and one of scoring, each of them twice.
 
+    Args:
+        row_bytes: Of one image.
+        batch_size: Rows that a device has of a batch of training.
+        score_batch_size: Rows that it has of one of scoring.
+
     Gradient norms are scored in batches of training, so that these fit the other's.
     """
     scored = -(-max(batch_size, score_batch_size) // score_batch_size)
@@ -96,7 +101,7 @@ class Placed(NamedTuple):
 
     Attributes:
         where: "device", "host" or "stream".
-        room: Bytes of the device that pixels may take; None where all are on it.
+        room: Bytes of each device that pixels may take; None where all are on it.
         reason: What was compared, in a few words.
     """
 
@@ -114,6 +119,7 @@ def placed(
     copies: int,
     asked: Literal["auto", "device", "host", "stream"],
     budget: int | None,
+    because: str = "",
 ) -> Placed:
     """Choose where the pixels of a data set are while a network trains on it.
 
@@ -125,6 +131,7 @@ def placed(
         copies: Of the parameters, kept beside the training state.
         asked: What the config says.
         budget: Bytes of the device that pixels may take; None for what a step leaves.
+        because: Why the images are not in memory, where sizes have decided it.
 
     Raises:
         UserError: If all pixels are asked onto a device that has no room for them, or
@@ -138,7 +145,8 @@ def placed(
         found = _needed(network, shape, batches, dtype, copies, limit - pixels)
         # a step takes up to twice its least; a twentieth is what decides nothing
         left = max(limit - 2 * max(found.values()), limit // 20)
-    reason = f"{_size(pixels)} of pixels, room for {_size(left)} {told}"
+    reason = f"{size_text(pixels)} of pixels, room for {size_text(left)} {told}"
+    reason = f"{because}; {reason}" if because else reason
     lazy = isinstance(images, Rows)
     decoded = lazy and not isinstance(images.place, np.ndarray)
     if asked == "device" and pixels > left:
@@ -156,16 +164,20 @@ def placed(
     room = left
     if budget is None:  # no more than all of them would take
         row_bytes = math.prod(images.shape[1:])
-        room = max(min(left // 2, pixels), least_room(row_bytes, *batches))
+        parts = (-(-batch // jax.device_count()) for batch in batches)
+        room = max(min(left // 2, pixels), least_room(row_bytes, *parts))
     return Placed("stream" if decoded else "host", room, reason)
 
 
 def _memory_of_devices() -> tuple[int, int]:
-    """Return the bytes of memory that steps have, and among how many it is shared."""
+    """Return a device's bytes of memory, and how many devices share a batch.
+
+    Where they have no memory of their own, that of the machine, and 1.
+    """
     devices = jax.local_devices()
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
-        return stats["bytes_limit"], len(devices)
+        return stats["bytes_limit"], jax.device_count()
     return memory(), 1  # of the machine, which all devices share
 
 
@@ -198,10 +210,6 @@ def _of_evaluation(network: Network, images: Any, dtype: str) -> int:
     forward = functools.partial(network.apply, dtype=dtype)
     values = jax.make_jaxpr(forward)(*_parts(network), images).eqns
     return max(_bytes([v.aval for v in equation.outvars]) for equation in values)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.3g} MB"
 
 
 def _bytes(tree: Any) -> int:

@@ -124,7 +124,7 @@ class DeviceNetwork:
         self._key = self._put(jax.random.key(seed))
         self._row_capacity = -(-num_train // step.batch_size) * step.batch_size
         if isinstance(data, HostData):
-            self._row_capacity = data.rooms.trained
+            self._row_capacity = data.chunk_rows
         self._course: Course | None = None  # of the plan, where pixels are on the host
         rows = data.labels.shape[0]
         self._score_capacity = -(-rows // score.batch_size) * score.batch_size
@@ -215,7 +215,7 @@ class DeviceNetwork:
         nothing, weights = np.zeros(0, np.int32), self._weights_of()
         spec = self._score_spec
         program, counts = compiled(
-            score_data, spec, *weights, *self._of_rows(nothing, self._score_rows(spec))
+            score_data, spec, *weights, *self._of_rows(nothing, spec)
         )
         self._score = program.run
         self.compile_s += program.seconds
@@ -225,12 +225,14 @@ class DeviceNetwork:
                 gradient_norms_of_data,
                 self._grand_spec,
                 *weights,
-                *self._of_rows(nothing, self._score_rows(self._grand_spec)),
+                *self._of_rows(nothing, self._grand_spec),
             )
             self._grand = program.run
             self.compile_s += program.seconds
             yield compilation("gradient_norms", counts, program.flops)
         before = compile_counts()
+        if isinstance(self._data, HostData):
+            self._data.compile()
         step = np.zeros(self._step.batch_size, np.int32)
         # every side begins at a visit of its own, and the last one stays
         for visits in (math.ceil(1000 * share) for share in self._ladder.starts):
@@ -380,10 +382,7 @@ class DeviceNetwork:
         view = self._score_spec.view
         fixed = self.model, self._step.dtype, view, *self._weights_of()
         of_each = get(
-            [
-                taylor_importance(*fixed, *self._of_rows(batch, batch.size)[:2])
-                for batch in rows
-            ]
+            [taylor_importance(*fixed, *self._everywhere(batch)) for batch in rows]
         )
         return tuple(np.mean(group, axis=0) for group in zip(*of_each, strict=True))
 
@@ -417,9 +416,9 @@ class DeviceNetwork:
         """Score rows by one program, piece by piece where that is made for pieces."""
         size, whole, last = self._score_rows(spec), None, None
         if size == self._score_capacity:
-            return program(*weights, *self._of_rows(rows, size))
+            return program(*weights, *self._of_rows(rows, spec))
         for first in range(0, max(rows.size, 1), size):
-            some = self._of_rows(rows[first : first + size], size)
+            some = self._of_rows(rows[first : first + size], spec)
             # one piece is scored while the next is gathered, and none waits beside it
             jax.block_until_ready(last)
             last = program(*weights, *some)
@@ -435,19 +434,29 @@ class DeviceNetwork:
             return self._data.piece_rows(spec.batch_size)
         return self._score_capacity
 
-    def _of_rows(self, rows: np.ndarray, size: int) -> tuple[DeviceData, Any, Any]:
+    def _of_rows(
+        self, rows: np.ndarray, spec: ScoreSpec
+    ) -> tuple[DeviceData, Any, Any]:
         """Return a data set with some rows, their positions in it, and their number.
 
         Args:
             rows: Positions in the whole data set.
-            size: What the positions are padded to.
+            spec: What the program is specialised to that scores them.
         """
+        size, data = self._score_rows(spec), self._data
         padded = np.zeros(size, np.int32)
         padded[: rows.size] = rows
+        if isinstance(data, HostData):
+            data = data.some(rows, size, spec.batch_size)
+            padded = np.arange(size, dtype=np.int32)
+        return data, *self._put((padded, np.int32(rows.size)))
+
+    def _everywhere(self, rows: np.ndarray) -> tuple[DeviceData, Any]:
+        """Return a data set with some rows on every device, and their positions."""
         data = self._data
         if isinstance(data, HostData):
-            data, padded = data.some(padded), np.arange(size, dtype=np.int32)
-        return data, *self._put((padded, np.int32(rows.size)))
+            data, rows = data.everywhere(rows), np.arange(rows.size, dtype=np.int32)
+        return data, self._put(rows)
 
     # checkpoints
 

@@ -83,7 +83,8 @@ def score_data(
 
     def forward(batch):
         batch = lax.with_sharding_constraint(batch, sharded)
-        images = normalise(spec.view.of(data.images[batch]), data.mean, data.std)
+        pixels = data.pixels(batch, spec.mesh)
+        images = normalise(spec.view.of(pixels), data.mean, data.std)
         outputs = spec.model.apply_folded(folded, images, dtype=spec.dtype)
         if outputs.features is None:
             _refuse_features(spec.model, wanted)
@@ -147,7 +148,8 @@ def gradient_norms_of_data(
         start = index * spec.batch_size
         batch = lax.dynamic_slice_in_dim(padded, start, spec.batch_size)
         batch = lax.with_sharding_constraint(batch, sharded)
-        images = normalise(spec.view.of(data.images[batch]), data.mean, data.std)
+        pixels = data.pixels(batch, spec.mesh)
+        images = normalise(spec.view.of(pixels), data.mean, data.std)
         values = jax.vmap(one)(images, data.labels[batch])
         return lax.dynamic_update_slice_in_dim(norms, values, start, 0)
 

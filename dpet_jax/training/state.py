@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
 
+from dpet_jax.data.augment import on_each_device
 from dpet_jax.models.network import Network
 from dpet_jax.scores.forgetting import NEVER_LEARNED
 from dpet_jax.training.average import Average, new_average
@@ -22,14 +24,14 @@ class DeviceData(NamedTuple):
     program serves the pool and both evaluation splits.
 
     Attributes:
-        images: Raw pixels, of all examples or, with `places`, of some; normalised
-            inside the compiled programs.
+        images: Raw pixels, of all examples or, with `places`, of some, of which each
+            device has its own; normalised inside the compiled programs.
         labels: Class of each example, in [0, k).
         mean: Of the training split's pixels, in [0, 1].
         std: Of the training split's pixels, in [0, 1].
-        places: Of a chunk of training whose images alone are on the device: where in
-            `images` that of each row is. None, which costs nothing, where all are, and
-            the place of an image is its position in the data set.
+        places: Where some rows alone are on the devices: place of the image of each,
+            among those of the device that has that row of its batch. None, which costs
+            nothing, where all are, and the place of an image is its position.
     """
 
     images: UInt8[Array, "r h w c"]
@@ -49,6 +51,24 @@ class DeviceData(NamedTuple):
             return self
         places = lax.dynamic_slice_in_dim(self.places, start, size)
         return self._replace(places=places)
+
+    def apart(self, mesh: Mesh) -> Mesh | None:
+        """Return the mesh, if each of its devices has images of its own, else None."""
+        return None if self.places is None or mesh.size == 1 else mesh
+
+    def pixels(self, rows: Int32[Array, " b"], mesh: Mesh) -> UInt8[Array, "b h w c"]:
+        """Return the images of a batch that is shared among devices.
+
+        Args:
+            rows: Positions in the data set, or in `places` where there are any.
+            mesh: The devices.
+        """
+        if self.places is None:
+            return self.images[rows]
+        places = self.places[rows]
+        return on_each_device(self.apart(mesh), lambda images, at: images[at])(
+            self.images, places
+        )
 
 
 class TrainState(NamedTuple):
@@ -121,7 +141,7 @@ class StepSpec:
     optimizer: OptimizerSection
     batch_size: int
     dtype: str
-    mesh: jax.sharding.Mesh
+    mesh: Mesh
     schedules: tuple[ScheduleSection, ...] = BUILT_IN
     margins: bool = False
     averaged: bool = False

@@ -144,7 +144,8 @@ def train_step(
     # the augmentation splits its key in three, which are the keys folded with 0 to 2
     dropout_key = jax.random.fold_in(key, 3)
     pixels, visible = gather_augmented(
-        key, data.images, places, augmentation, spec.input_size
+        *(key, data.images, places, augmentation, spec.input_size),
+        data.apart(spec.mesh),
     )
     images = normalise(pixels, data.mean, data.std)
     images = jnp.where(visible, images, 0.0)

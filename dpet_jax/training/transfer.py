@@ -21,6 +21,19 @@ def put(tree: Any, place: Sharding) -> Any:
     return jax.tree.map(lambda leaf: _put_part(leaf, place), tree)
 
 
+def put_own(part: Any, place: Sharding) -> jax.Array:
+    """Put onto this process's devices what they have of an array that all share.
+
+    Args:
+        part: Their parts behind one another, of the first axis.
+        place: Where the parts of all devices go, all of one size.
+    """
+    own = len(place.addressable_devices)
+    size = part.shape[0] // own * place.num_devices
+    shape = (size, *part.shape[1:])
+    return jax.make_array_from_process_local_data(place, part, shape)
+
+
 def get(tree: Any) -> Any:
     """Bring arrays to the host, gathered from all hosts that hold a part of them.
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import subprocess
 import sys
 from dataclasses import fields
 
@@ -11,10 +12,10 @@ import pytest
 
 from dpet_jax.data import dataset, prepare, stored
 from dpet_jax.data.dataset import content_hash
-from dpet_jax.data.pictures import Pictures
+from dpet_jax.data.pictures import Pictures, with_grain
 from dpet_jax.data.rows import Rows
 from dpet_jax.data.sources import Digits, Folder, Npz, Parquet
-from dpet_jax.data.stored import read_source, rows_folder
+from dpet_jax.data.stored import home_of, read_source, rows_folder
 from dpet_jax.methods.base import Plan
 from dpet_jax.training.chunks import Batches
 
@@ -107,6 +108,44 @@ def test_data_are_those_that_are_decoded_at_once(kind, placement, folder, parque
     assert isinstance(kept.images, Rows)
     assert_same(kept, whole)
     assert_same(read(kind(**keys, placement=placement)), whole)
+    # one hash for all, so that a run may be resumed at another placement
+    assert content_hash(kept) == content_hash(whole)
+
+
+@pytest.mark.parametrize("kind", [Folder, Parquet])
+@pytest.mark.usefixtures("any_machine")
+def test_auto_keeps_what_memory_does_not_hold_in_a_file_or_streams_it(
+    kind, folder, parquet, monkeypatch, refused
+):
+    section = kind(path=folder if kind is Folder else parquet, image_size=5)
+    pixels = 26 * 5 * 5 * 3
+    for there, free, placement in (
+        (2 * pixels, 0, "auto"),
+        (2 * pixels - 1, pixels, "host"),
+        (0, pixels - 1, "stream"),
+    ):
+        monkeypatch.setattr(stored, "memory", lambda there=there: there)
+        monkeypatch.setattr(stored, "_free", lambda _, free=free: free)
+        if placement == "stream" and kind is Parquet:
+            assert "nor does a copy of its pictures fit" in refused(home_of, section)
+            monkeypatch.setattr(stored, "_files", lambda _: [("all", 0, 0)])
+        home = home_of(section)
+        assert home.placement == placement
+        assert bool(home.reason) == (placement != "auto")
+    assert "26 images of 5 x 5 pixels take up to 0.00195 MB" in home.reason
+    assert "0.00195 MB free in" in home.reason
+    monkeypatch.setattr(stored, "with_grain", with_grain)
+    monkeypatch.setitem(sys.modules, "grain", None)
+    message = refused(home_of, section)
+    assert str(section.path) in message
+    assert "pip install 'dpet-jax[stream]'" in message
+
+
+@pytest.mark.usefixtures("any_machine")
+def test_what_auto_cannot_look_at_is_read_which_says_what_is_wrong(folder, npz):
+    assert home_of(Npz(path=npz)) == home_of(Digits()) == ("auto", "")
+    assert home_of(Folder(path=folder / "none")) == ("auto", "")
+    assert home_of(Npz(path=npz, placement="host")) == ("host", "")
 
 
 def test_rows_of_any_source_with_a_path_are_kept(npz):
@@ -231,27 +270,61 @@ def test_kept_pictures_of_several_sizes_need_one_too(parquet, as_picture, refuse
         assert "--data.image_size=N" in message
 
 
-def batches_of(data, first_step, grain):
-    del grain
+def batches_of(data, first_step, part):
     plan = Plan(np.arange(9, dtype=np.int32), passes=2, label="test")
     batches = Batches(plan, 4, 0, 0)
-    stream = data.images.place.batches(batches, data.images.index, first_step)
+    index = data.images.index
+    stream = data.images.place.batches(batches, index, first_step, part)
     got = list(stream)
     stream.close()
     rows = [batches.rows(step, 1) for step in range(first_step, batches.num_steps)]
-    return got, [np.where(each >= 0, each, ~each) for each in rows]
+    return got, [np.where(each >= 0, each, ~each)[part] for each in rows]
 
 
-@pytest.mark.parametrize("first_step", [0, 3])
-def test_grain_decodes_the_steps_of_a_plan_from_any_on(parquet, first_step):
-    grain = pytest.importorskip("grain")
+@pytest.mark.parametrize(("first_step", "part"), [(0, [0, 1, 2, 3]), (3, [2, 3])])
+def test_grain_decodes_the_steps_of_a_plan_from_any_on(parquet, first_step, part):
+    pytest.importorskip("grain")
     section = Parquet(path=parquet, image_size=5, placement="stream", **SPLIT)
     data = read(section)
-    got, rows = batches_of(data, first_step, grain)
+    got, rows = batches_of(data, first_step, np.array(part))
     whole = np.asarray(data.images)
     assert len(got) == 5 - first_step
     for batch, each in zip(got, rows, strict=True):
         np.testing.assert_array_equal(batch, whole[each])
+
+
+KILLED = """
+import multiprocessing, os, sys
+import numpy as np
+from dpet_jax.data.pictures import Pictures
+from dpet_jax.methods.base import Plan
+from dpet_jax.training.chunks import Batches
+
+if __name__ == "__main__":
+    pictures = Pictures((5, 5), workers=1)
+    index = pictures.added([open(sys.argv[1], "rb").read()] * 8, str)
+    plan = Plan(np.arange(8, dtype=np.int32), passes=9, label="x")
+    decoded = pictures.batches(Batches(plan, 4, 0, 0), index, 0, np.arange(4))
+    next(decoded)
+    assert multiprocessing.active_children()
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_decode_end_with_the_one_that_is_killed(folder, tmp_path):
+    pytest.importorskip("grain")
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED)
+    done = subprocess.run(
+        [sys.executable, program, folder / "train" / "a" / "0.jpg"],
+        capture_output=True,  # which ends when no process holds the pipe any more
+        text=True,
+        check=False,
+        timeout=100,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == -9, done.stderr
 
 
 def test_without_grain_a_stream_says_what_to_install(

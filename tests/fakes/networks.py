@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dpet_jax.data import Data
 from dpet_jax.data.augment import Augmentation
 from dpet_jax.models.flax_network import FlaxNetwork
 from dpet_jax.models.network import ModelSection, Network
@@ -16,6 +17,7 @@ from dpet_jax.section import Count, Share
 from dpet_jax.training.learner import data_mesh
 from dpet_jax.training.network import DeviceNetwork
 from dpet_jax.training.optimizer import OptimizerSection, Sgd
+from dpet_jax.training.placement import HostData
 from dpet_jax.training.schedule import Constant, traced_schedule
 from dpet_jax.training.scoring import ScoreSpec
 from dpet_jax.training.state import DeviceData, StepSpec
@@ -133,6 +135,26 @@ def normalised(images: np.ndarray) -> Any:
     return jnp.asarray((images / 255 - 0.5) / 0.25, jnp.float32)
 
 
+def bright_data() -> Data:
+    """Return the images of `device_data` as a run reads them, no validation split."""
+    images, labels = bright_images(NUM)
+    return Data(
+        name="bright",
+        images=images,
+        labels=labels,
+        num_train=NUM_TRAIN,
+        num_validation=0,
+        num_test=NUM - NUM_TRAIN,
+        source_rows=np.arange(NUM),
+        class_names=("a", "b", "c"),
+        mean=np.full(1, 0.5, np.float32),
+        std=np.full(1, 0.25, np.float32),
+        fingerprint="f",
+        noisy_rows=np.zeros(0, np.int64),
+        clean_labels=np.zeros(0, np.int32),
+    )
+
+
 def device_data() -> DeviceData:
     """Return `NUM` images of three classes."""
     half, quarter = np.full(1, 0.5, np.float32), np.full(1, 0.25, np.float32)
@@ -151,10 +173,12 @@ def device_network(  # noqa: PLR0913
     ema: float | None = None,
     quantize: tuple[int, float] | None = None,
     start: Any = None,
+    room: int | None = None,
 ) -> DeviceNetwork:
     """Put a network on the device beside `device_data`, and compile its programs.
 
-    It trains at a constant rate, on images that are shifted and mirrored.
+    It trains at a constant rate, on images that are shifted and mirrored. They are on
+    the host where there is `room` for so many bytes of them alone.
     """
     mesh = data_mesh(num_devices)
     numbers = without_numbers(optimizer)
@@ -178,7 +202,9 @@ def device_network(  # noqa: PLR0913
         None if ema is None else np.float32(ema),
         None if quantize_from is None else np.float32(quantize_from),
     )
-    data = jax.device_put(device_data(), NamedSharding(mesh, PartitionSpec()))
+    data: Any = jax.device_put(device_data(), NamedSharding(mesh, PartitionSpec()))
+    if room is not None:
+        data = HostData(bright_data(), room, BATCH, SCORE_BATCH, mesh)
     made = DeviceNetwork(step, score, data, NUM_TRAIN, hyper, seed, start)
     list(made.compile())
     return made

@@ -2,9 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
+import pytest
+from PIL import Image
 from rich.console import Console
 
+from dpet_jax import load_run
 from dpet_jax.config.load import validate
 from dpet_jax.run import experiment
 
@@ -20,22 +24,31 @@ def tree(**data):
     }
 
 
-def ran(out, **data):
+def ran(out, *, resume=False, **data):
     """Run, and return the first lines, the start, the coreset and the last accuracy."""
     with (out.parent / f"{out.name}.txt").open("w+") as file:
         console = Console(file=file, width=200)
-        result = experiment.run(validate(tree(**data), "test"), out, console=console)
+        config = validate(tree(**data), "test")
+        result = experiment.run(config, out, console=console, resume=resume)
         file.seek(0)
         lines = file.read().splitlines()
     events = (result.folder / "events.jsonl").read_text().splitlines()
-    start = next(e for e in map(json.loads, events) if e["event"] == "start")
+    start = [e for e in map(json.loads, events) if e["event"] == "start"][-1]
     chosen = np.load(result.folder / "coreset.npz")["source_rows"]
     return lines, start, chosen, result.summary["test_accuracy"]
 
 
-def test_a_run_with_a_budget_is_the_run_without_and_says_where_its_pixels_are(tmp_path):
+def test_a_run_may_go_on_with_a_budget_and_says_where_its_pixels_are(
+    tmp_path, stopped_after, assert_same_run
+):
     _, whole, chosen, accuracy = ran(tmp_path / "device")
-    lines, start, same, equal = ran(tmp_path / "host", device_budget_mib=0.04)
+    begun = experiment.run(
+        validate(tree(), "test"), tmp_path / "host", interrupt=stopped_after(8)
+    )
+    assert begun.stopped_by == "interrupted"
+    lines, start, same, equal = ran(
+        tmp_path / "host", resume=True, device_budget_mib=0.04
+    )
     assert whole["placement"]["where"] == "device"
     assert start["placement"] == {
         "where": "host",
@@ -46,3 +59,39 @@ def test_a_run_with_a_budget_is_the_run_without_and_says_where_its_pixels_are(tm
     assert start["content"] == whole["content"]
     np.testing.assert_array_equal(same, chosen)
     assert equal == accuracy
+    assert_same_run(
+        *(
+            tmp_path / out / begun.folder.relative_to(tmp_path / "host")
+            for out in ("device", "host")
+        )
+    )
+
+
+@pytest.mark.slow
+def test_a_run_on_the_device_goes_on_as_a_stream(tmp_path, monkeypatch, stopped_after):
+    pytest.importorskip("grain")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 60), ("test", 20)):
+        for label in range(3):
+            place = tmp_path / "set" / split / str(label)
+            place.mkdir(parents=True)
+            for row in range(count):
+                pixels = rng.integers(0, 80, (8, 8, 3)) + 80 * label
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image.save(place / f"{row}.jpg", quality=90)
+    keys = {"kind": "folder", "path": str(tmp_path / "set")}
+    alone = experiment.run(validate(tree(**keys), "test"), tmp_path / "alone")
+    begun = experiment.run(
+        validate(tree(**keys), "test"), tmp_path / "b", interrupt=stopped_after(8)
+    )
+    assert begun.stopped_by == "interrupted"
+    streamed = validate(tree(**keys, placement="stream"), "test")
+    done = experiment.run(streamed, tmp_path / "b", resume=True)
+    weights = [
+        jax.tree.leaves((run.params, run.batch_stats))
+        for run in (load_run(alone.folder), load_run(done.folder))
+    ]
+    for one, other in zip(*weights, strict=True):
+        # of three channels; to the bit where XLA optimises as it does by itself
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

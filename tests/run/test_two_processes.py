@@ -24,6 +24,7 @@ PROGRAM = Path(dpet_on_a_host.__file__)
 WATTS = (50, 70)
 TINY = """
 name: tiny
+evaluate: {batch_size: 64}
 model: {kind: resnet, stem: 8, channels: [8, 8], blocks: [1, 1]}
 train:
   batch_size: 32
@@ -55,6 +56,7 @@ def start(config, out, *options, watts=WATTS, processes=2):
     with socket.create_server(("", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     environment = os.environ | {
+        "DPET_ROWS_READ": str(config.parent),
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "PYTHONPATH": os.pathsep.join(
             [str(PROGRAM.parents[1]), str(PROGRAM.parents[2]), *sys.path]
@@ -114,7 +116,9 @@ def assert_same(one, other):
 
 def test_two_processes_make_the_run_of_one_and_write_it_once(tiny, tmp_path):
     alone = experiment.run(load(tiny, []), tmp_path / "alone")
-    codes, texts = ended(start(tiny, tmp_path / "two"))
+    # their pixels on the host, too many for a buffer but those of the coreset
+    budget = "--data.device_budget_mib=0.04"
+    codes, texts = ended(start(tiny, tmp_path / "two", budget))
     assert codes == [0, 0], texts
     (shown, _), (quiet, _) = texts
     assert "test accuracy" in shown
@@ -138,8 +142,26 @@ def test_two_processes_make_the_run_of_one_and_write_it_once(tiny, tmp_path):
     ids = [source["id"] for source in data["energy"]["by_source"]]
     assert ids == ["node:strip", "host1/node:strip"]
     summary = read_json(folder / "summary.json")
+    # of all images that are trained on, scored and evaluated, each reads its half
+    rows = [int((tmp_path / f"host{n}").read_text()) for n in range(2)]
+    evaluated = 3 * 162 + 180
+    most = summary["executed_visits"] + summary["scored_examples"] + evaluated
+    assert 0.9 * most < sum(rows) < 1.1 * most
+    assert max(rows) < 0.55 * sum(rows)
     assert summary["energy"]["wh"] == pytest.approx(sum(each))
     assert summary["hosts"] == data["hosts"]
+
+
+@pytest.mark.slow
+def test_pixels_on_the_host_give_the_bits_of_the_device_in_two_processes(
+    tiny, tmp_path, assert_same_run
+):
+    for name, options in (("device", ()), ("host", ("--data.device_budget_mib=0.04",))):
+        codes, texts = ended(start(tiny, tmp_path / name, *options))
+        assert codes == [0, 0], texts
+    assert_same_run(
+        *(tmp_path / each / "tiny" / "seed0" for each in ("device", "host"))
+    )
 
 
 @pytest.mark.slow

@@ -247,16 +247,21 @@ from fakes.networks import BATCH, NAMES, NUM, NUM_TRAIN, device_network
 from dpet_jax.methods.base import Plan, Span
 
 found = []
-for devices in (1, 2):
-    network = device_network(num_devices=devices)
+# on two devices also with pixels on the host: a batch fits, or the whole plan
+for devices, room in ((1, None), (2, None), (2, 512), (2, 9999)):
+    network = device_network(num_devices=devices, room=room)
     rows = np.arange(NUM_TRAIN, dtype=np.int32)
     network.begin(Plan(rows, label="x"), 0)
     for _ in range(3):
-        network.wait(network.train(rows, NUM_TRAIN // BATCH, Span(0, 100), 0))
+        for step in np.split(rows, NUM_TRAIN // BATCH):
+            network.wait(network.train(step, 1, Span(0, 100), 0))
     scores = network.score(np.arange(NUM, dtype=np.int32), NAMES)
     assert len(scores["margin"].sharding.device_set) == devices
     margins = np.asarray(scores["margin"])[:NUM]
     found.append((network.result(rows).losses, margins))
+    if room is not None:
+        for one, other in zip(found.pop(), found[-1], strict=True):
+            np.testing.assert_array_equal(one, other)
 (alone, margins), (shared, margins_shared) = found
 np.testing.assert_allclose(shared, alone, rtol=1e-3, atol=1e-4)
 np.testing.assert_allclose(margins_shared, margins, rtol=1e-3, atol=1e-4)

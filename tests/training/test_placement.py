@@ -13,12 +13,11 @@ from fakes.networks import (
     SCORE_BATCH,
     SHAPE,
     TINY,
-    bright_images,
+    bright_data,
 )
 from PIL import Image
 
 from dpet_jax.config.load import validate
-from dpet_jax.data import Data
 from dpet_jax.data.pictures import Pictures
 from dpet_jax.data.rows import Rows
 from dpet_jax.errors import UserError
@@ -38,22 +37,7 @@ EVERYTHING = np.arange(NUM_TRAIN, dtype=np.int32)
 
 @pytest.fixture(scope="module")
 def data():
-    images, labels = bright_images(NUM)
-    return Data(
-        name="bright",
-        images=images,
-        labels=labels,
-        num_train=NUM_TRAIN,
-        num_validation=0,
-        num_test=NUM - NUM_TRAIN,
-        source_rows=np.arange(NUM),
-        class_names=("a", "b", "c"),
-        mean=np.full(1, 0.5, np.float32),
-        std=np.full(1, 0.25, np.float32),
-        fingerprint="f",
-        noisy_rows=np.zeros(0, np.int64),
-        clean_labels=np.zeros(0, np.int32),
-    )
+    return bright_data()
 
 
 @pytest.fixture(scope="module")

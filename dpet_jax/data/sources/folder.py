@@ -12,7 +12,7 @@ from pydantic import Field
 from dpet_jax.data.class_folders import ClassFolders, class_folders, entries, names_of
 from dpet_jax.data.decode import decode_images, is_picture
 from dpet_jax.data.pictures import images_of, pictures_of
-from dpet_jax.data.source import DataSection, ImageSet, Source, make_source
+from dpet_jax.data.source import DataSection, Extent, ImageSet, Source, make_source
 from dpet_jax.data.split import stratified_split
 from dpet_jax.errors import UserError
 from dpet_jax.section import PositiveShare, UserPath
@@ -50,17 +50,12 @@ class Folder(DataSection):
         """Read all pictures; greys beside colours become RGB."""
         at = _splits(self.path)
         found = {split: class_folders(folder) for split, folder in at.items()}
+        files = _pictures(found)
         strays = [file for listed in found.values() for file in listed.loose]
         if self.path not in at.values():
             strays += [
                 entry for entry in entries(self.path) if entry not in at.values()
             ]
-        files = [
-            file
-            for listed in found.values()
-            for in_class in listed.classes.values()
-            for file in in_class
-        ]
         if problems := self._problems(found, strays):
             raise UserError("\n".join(problems + self._picture_problems(files)))
         self._report_left_out(strays)
@@ -89,6 +84,12 @@ class Folder(DataSection):
         places = [str(at.get(split, at["train"])) for split in order]
         own = [sets[split] for split in order[2:]]
         return make_source(self.label, sets["train"], sets["test"], names, places, *own)
+
+    def extent(self) -> Extent | None:
+        """Count the files of all class folders."""
+        at = _splits(self.path)
+        files = _pictures({name: class_folders(folder) for name, folder in at.items()})
+        return Extent(len(files), files[0]) if files else None
 
     def training_files(self, *, drawn: bool = True) -> list[Path]:
         """Return the files of the training split, in the order of its rows.
@@ -160,6 +161,16 @@ class Folder(DataSection):
                 names_of(strays, self.path),
                 ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items())),
             )
+
+
+def _pictures(found: dict[str, ClassFolders]) -> list[Path]:
+    """Return the files of all splits, class by class."""
+    return [
+        file
+        for listed in found.values()
+        for in_class in listed.classes.values()
+        for file in in_class
+    ]
 
 
 def _splits(path: Path) -> dict[str, Path]:

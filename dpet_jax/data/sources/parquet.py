@@ -19,6 +19,7 @@ from dpet_jax.data.pictures import Pictures, pictures_of
 from dpet_jax.data.rows import Rows
 from dpet_jax.data.source import (
     DataSection,
+    Extent,
     ImageSet,
     Source,
     check_labels,
@@ -92,6 +93,19 @@ class Parquet(DataSection):
         train, test, *own = splits
         places = [f"{self.path} {name} split" for name in names]
         return make_source(self.label, train, test, class_names, places, *own)
+
+    def extent(self) -> Extent | None:
+        """Count the rows that the files name in their footers."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        found = [file for name in split_names(self) for file in _files(self.path, name)]
+        try:
+            count = sum(pq.read_metadata(file).num_rows for file in found)
+        except (pa.ArrowException, OSError):
+            return None  # `read` says what is wrong
+        first = self.some(1)
+        return Extent(count, first[0]) if first else None
 
     def some(self, count: int) -> list[bytes]:
         """Return the files of the first training pictures, without reading the rest.

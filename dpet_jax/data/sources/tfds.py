@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from dpet_jax.data.pictures import Pictures, images_of, pictures_of
 from dpet_jax.data.source import (
     DataSection,
+    Extent,
     ImageSet,
     Source,
     check_labels,
@@ -62,6 +63,27 @@ class Tfds(DataSection):
 
     def read(self) -> Source:
         """Read the splits, in the order of the records."""
+        builder, folder = self._opened()
+        image, label = _find_features(builder.info, folder)
+        class_names = list(builder.info.features[label].names)
+        splits = split_names(self)
+        later = pictures_of(self)
+        train, test, *own = (
+            _read_split(builder, split, (image, label), self, later) for split in splits
+        )
+        places = [f"{folder} split {split!r}" for split in splits]
+        return make_source(self.label, train, test, class_names, places, *own)
+
+    def extent(self) -> Extent | None:
+        """Add up the records of the splits."""
+        builder, folder = self._opened()
+        image, _ = _find_features(builder.info, folder)
+        counts = {split: _num_rows(builder, split) for split in split_names(self)}
+        (first,) = _records(builder, self.train_split, image, 1)
+        return Extent(sum(counts.values()), first[image])
+
+    def _opened(self) -> tuple[Any, Path]:
+        """Return TFDS' builder of the set, and the folder of its files."""
         import tensorflow_datasets as tfds
 
         # Made from the files rather than from the name, for a name that TFDS knows but
@@ -82,15 +104,7 @@ class Tfds(DataSection):
                 "TensorFlow; prepare the set again with file_format='array_record'. "
                 f"{self._remedy()}"
             )
-        image, label = _find_features(builder.info, folder)
-        class_names = list(builder.info.features[label].names)
-        splits = split_names(self)
-        later = pictures_of(self)
-        train, test, *own = (
-            _read_split(builder, split, (image, label), self, later) for split in splits
-        )
-        places = [f"{folder} split {split!r}" for split in splits]
-        return make_source(self.label, train, test, class_names, places, *own)
+        return builder, folder
 
     def _folder(self) -> Path:
         """Return the folder of the set, the newest version if none is asked for."""
@@ -163,10 +177,21 @@ def _read_split(
     section: Tfds,
     later: Pictures | None,
 ) -> ImageSet:
-    from tensorflow_datasets.core.decode import SkipDecoding
-
     image, label = features
-    place = f"{builder.data_dir} split {split!r}"
+    place = _place(builder, split)
+    rows = _records(builder, split, image, _num_rows(builder, split))
+    labels = check_labels(np.array([row[label] for row in rows]), f"{place}, {label}")
+    blobs = [row[image] for row in rows]
+    images = images_of(later, blobs, lambda row: f"{place} row {row}", section)
+    return ImageSet(images, labels)
+
+
+def _place(builder: Any, split: str) -> str:
+    return f"{builder.data_dir} split {split!r}"
+
+
+def _num_rows(builder: Any, split: str) -> int:
+    place = _place(builder, split)
     try:
         num_rows = builder.info.splits[split].num_examples
     except (KeyError, ValueError) as error:
@@ -176,16 +201,19 @@ def _read_split(
             "data.test_split or data.validation_split."
         ) from error
     check_not_empty(num_rows, place)
+    return num_rows
+
+
+def _records(builder: Any, split: str, image: str, count: int) -> list[dict[str, Any]]:
+    """Return the first records of a split, their pictures as they lie in the file."""
+    from tensorflow_datasets.core.decode import SkipDecoding
+
     try:
-        rows = builder.as_data_source(
+        return builder.as_data_source(
             split, decoders={image: SkipDecoding()}
-        ).__getitems__(range(num_rows))
+        ).__getitems__(range(count))
     except Exception as error:  # each layer of a damaged file has its own exceptions
         raise UserError(
-            f"{place}: the records cannot be read ({error}); copy or prepare the set "
-            "again."
+            f"{_place(builder, split)}: the records cannot be read ({error}); copy or "
+            "prepare the set again."
         ) from error
-    labels = check_labels(np.array([row[label] for row in rows]), f"{place}, {label}")
-    blobs = [row[image] for row in rows]
-    images = images_of(later, blobs, lambda row: f"{place} row {row}", section)
-    return ImageSet(images, labels)
