@@ -563,7 +563,8 @@ def test_rows_of_a_grid_are_run_resumed_and_chosen_like_any_other(tmp_path, ran)
     first = "cells/prune_fraction_0-flip_true"
     assert make(tmp_path, GRID, only=[first])[0].run().finished
     assert ran == [f"some/{first}/seed0"]
-    lines = [*make(tmp_path, GRID, only=["cells"])[0].plan_lines()]
+    cells, _ = make(tmp_path, GRID, only=["cells"])
+    lines = [*cells.plan_lines(profiles=Profiles(tmp_path / "none"))]
     assert re.match(rf"{first} seed 0 +finished ", lines[0])
     assert "4 runs, 3 of them to do" in lines[-2]
     assert "by the finished runs' FLOPs" in lines[-1]
