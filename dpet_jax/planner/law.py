@@ -11,6 +11,8 @@ from dpet_jax.section import NonNegative, Number, Positive, Section
 
 #: Where the logarithms of the law are 0.
 _VISITS, _PARAMETERS = 1e4, 1e5
+#: Examples beyond which small networks have learnt most of what they can.
+_MANY = 6.4e5
 #: ln of examples over those that nobody will ever see.
 _LONGEST = 40.0
 #: Steps below which a run says nothing about its network: the largest of the grid were
@@ -31,6 +33,9 @@ class Law(Section):
         g = L + a Q + b L Q + c L^2 + d Q^2,    ln error = k0 + kappa g,  kappa < 0
         L = ln(examples seen / 10^4),  Q = ln(parameters / 10^5)
 
+    and for networks of fewer than 10^5 parameters what L has above ln 64, that is, of
+    examples beyond 640,000, counts 1 / (1 - late Q),
+
     for runs whose rate has decayed to 0. The level k0 and the slope kappa belong to the
     data set and cancel where two trainings on it are compared; the four coefficients
     of two data sets agreed within 0.003, so that no run on new data is needed. A larger
@@ -40,6 +45,7 @@ class Law(Section):
     data sets of 16 x 16 pixels in batches of 64: residuals of 0.56 points.
 
     Attributes:
+        late: How much less small networks learn late.
         families: The kinds of models that it was calibrated on.
         visits: Range of examples seen within which it was.
         parameters: Range of parameters within which it was.
@@ -54,6 +60,7 @@ class Law(Section):
     b: Coefficient = 0.122
     c: Coefficient = -0.0085
     d: Coefficient = -0.040
+    late: NonNegative = 0.9
     families: tuple[str, ...] = ("resnet20",)
     visits: tuple[Positive, Positive] = (5e3, 6.4e5)
     parameters: tuple[Positive, Positive] = (6e3, 7.1e5)
@@ -87,8 +94,22 @@ class Law(Section):
             visits: Examples seen, above 0.
             parameters: Of the network, above 0.
         """
-        length, size = math.log(visits / _VISITS), math.log(parameters / _PARAMETERS)
+        size = math.log(parameters / _PARAMETERS)
+        length = self.length(visits, size)
         return length + float(np.dot(self.coefficients, _terms(length, size)))
+
+    def length(self, visits: int | float, size: float) -> float:
+        """Return L of a training.
+
+        Args:
+            visits: Examples seen, above 0.
+            size: Q of its network.
+        """
+        length, most = math.log(visits / _VISITS), math.log(_MANY / _VISITS)
+        return min(length, most) + max(0.0, length - most) / self._fading(size)
+
+    def _fading(self, size: float) -> float:
+        return 1 + self.late * max(0.0, -size)
 
     def visits_to(self, score: int | float, parameters: int | float) -> float | None:
         """Return the examples after which a network's g is a value; None if never.
@@ -105,6 +126,8 @@ class Law(Section):
             return None
         # the root at which g still rises, in the form that c = 0 does not break
         length = -2 * rest / (slope + math.sqrt(discriminant))
+        most = math.log(_MANY / _VISITS)
+        length = min(length, most) + max(0.0, length - most) * self._fading(size)
         return _VISITS * math.exp(length) if length < _LONGEST else None
 
     def in_effect(self, visits: int | float, batch_size: int) -> float:
@@ -291,20 +314,14 @@ def refit(
             "a fit takes at least three runs with the same data and recipe, for two "
             "only fix level and slope"
         )
-    lengths, sizes, errors = (
-        np.array(column, float)
-        for column in zip(
-            *(
-                (
-                    math.log(one.visits / _VISITS),
-                    math.log(one.parameters / _PARAMETERS),
-                    1 - one.accuracy,
-                )
-                for one in observations
-            ),
-            strict=True,
-        )
+    sizes = np.log([one.parameters / _PARAMETERS for one in observations])
+    lengths = np.array(
+        [
+            prior.length(one.visits, float(size))
+            for one, size in zip(observations, sizes, strict=True)
+        ]
     )
+    errors = np.array([1 - one.accuracy for one in observations])
     terms, known = _terms(lengths, sizes), np.array(prior.coefficients)
     leeway = np.array(_LEEWAY)
 

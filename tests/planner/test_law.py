@@ -146,3 +146,18 @@ def test_a_target_is_aimed_at_from_above_by_what_runs_differ_by():
     assert SHIPPED.aim(0.8) == pytest.approx(0.8 + 0.8 * SHIPPED.deviation(0.5))
     assert SHIPPED.deviation(0.99) < SHIPPED.deviation(0.9) < SHIPPED.deviation(0.5)
     assert 0.9999 < SHIPPED.aim(0.9999) < 1
+
+
+def test_small_networks_learn_less_beyond_what_most_runs_saw():
+    small, large, many = 2e4, 3e5, 6.4e5
+    plain = SHIPPED.model_copy(update={"late": 0.0})
+    for visits in (1e4, many):
+        assert SHIPPED.score(visits, small) == plain.score(visits, small)
+    assert SHIPPED.score(4 * many, large) == plain.score(4 * many, large)
+    assert SHIPPED.score(many, small) < SHIPPED.score(4 * many, small)
+    assert SHIPPED.score(4 * many, small) < plain.score(4 * many, small)
+    size = math.log(small / 1e5)
+    length = math.log(many / 1e4) + math.log(4) / (1 - SHIPPED.late * size)
+    assert SHIPPED.length(4 * many, size) == pytest.approx(length)
+    score = SHIPPED.score(4 * many, small)
+    assert SHIPPED.visits_to(score, small) == pytest.approx(4 * many)
