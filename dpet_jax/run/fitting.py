@@ -72,6 +72,14 @@ _AS_MEASURED, _TELLING_S = 1.3, 5.0
 _LONGEST_S, _HOUR_S = 86_400.0, 3_600.0
 
 
+class _Tried(NamedTuple):
+    """What two short runs told: the level, and their network's speed."""
+
+    level: Level
+    parameters: int
+    visit_s: float
+
+
 @dataclass(frozen=True)
 class Fit:
     """What came of it.
@@ -322,8 +330,14 @@ class _Fitting:
         )
 
     def _to_target(self, config: Config, data: Data) -> Config:
-        level = self._level(config, data)
-        wanted = self.budget
+        tried = self._try(config, data)
+        wanted, level = self.budget, tried.level
+        # before anything is measured, which takes longer than this
+        if not _within_reach(config, data, wanted.amount, level):
+            law = shipped(config.model.kind)
+            score = law.score(_HOUR_S / tried.visit_s, tried.parameters)
+            reached = level.accuracy(score)
+            raise self._out_of_reach("by any network of the family", reached)
         try:
             planned = self._plan(config, data, wanted, level)
         except UserError as error:
@@ -335,18 +349,22 @@ class _Fitting:
             reason = f"{wanted} is expected after {planned.plan.seconds / 3600:,.0f} h"
         hour = self._plan(config, data, Budget(seconds=_HOUR_S), level).plan.accuracy
         assert hour is not None, "the level is known"
-        raise UserError(
-            f"--target: {wanted.amount:g} is not within a day's reach here ({reason}); "
+        raise self._out_of_reach(f"within a day here ({reason})", hour)
+
+    def _out_of_reach(self, how: str, hour: float) -> UserError:
+        return UserError(
+            f"--target: {self.budget.amount:g} is not expected to be reached {how}; "
             f"{_HOUR_S / 60:.0f} minutes are expected to end at {hour:.3f}. Give a "
             "lower target, or --minutes"
         )
 
-    def _level(self, config: Config, data: Data) -> Level:
+    def _try(self, config: Config, data: Data) -> _Tried:
         """Train twice, shortly and to the end of the schedule."""
         place = self.out.with_name(f"{self.out.name}-level")
         for scale in sorted(config.model.scales):
             small = config.model_copy(update={"model": config.model.scaled(scale)})
-            if num_parameters(build.build_model(small, data)) >= _LEVEL_PARAMETERS:
+            parameters = num_parameters(build.build_model(small, data))
+            if parameters >= _LEVEL_PARAMETERS:
                 break
         for number, steps in enumerate(_LEVEL_STEPS):
             epochs = steps * config.train.batch_size / data.num_train
@@ -362,10 +380,13 @@ class _Fitting:
             if result.summary is None:
                 raise UserError("interrupted; the same command goes on")
             accuracy = result.summary["validation_accuracy"]
+            train_s = result.summary["phases"]["train"]["s"]
+            visit_s = train_s / result.summary["executed_visits"]
             self.say(
                 f"  tried     {epochs:.3g} epochs end at {accuracy:.3f} of validation"
             )
-        return level_of([place], shipped(small.model.kind), data.fingerprint)
+        level = level_of([place], shipped(small.model.kind), data.fingerprint)
+        return _Tried(level, parameters, visit_s)
 
     def _plan(
         self, config: Config, data: Data, budget: Budget, level: Level | None = None
@@ -585,6 +606,18 @@ def _config(name: str, section: DataSection, seed: int) -> Config:
         "method": {"kind": "dpet_anneal"},
     }
     return validate(plain, "dpet fit")
+
+
+def _within_reach(config: Config, data: Data, target: float, level: Level) -> bool:
+    """Return whether a network of the family is ever expected to reach a target."""
+    law = shipped(config.model.kind)
+    score = level.score(law.aim(target))
+    for scale in config.model.scales:
+        scaled = config.model_copy(update={"model": config.model.scaled(scale)})
+        parameters = num_parameters(build.build_model(scaled, data))
+        if law.visits_to(score, parameters) is not None:
+            return True
+    return False
 
 
 def _changed(config: Config, parts: dict[str, dict[str, Any]]) -> Config:

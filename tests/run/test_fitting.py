@@ -257,17 +257,37 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert error.count("\n") == 1
 
 
+def measuring(plan, measured):
+    """Return a method that notes its calls."""
+
+    def noted(*args):
+        measured.append(args)
+        return plan(*args)
+
+    return noted
+
+
 @pytest.mark.usefixtures("quick")
 def test_an_impossible_target_is_refused_with_what_can_be_reached(
     tmp_path, monkeypatch
 ):
-    level = Level(-1.0, -0.3)
+    tried = fitting._Tried(Level(-1.0, -0.3), 23_000, 1e-4)
     monkeypatch.setattr(fitting, "_HOUR_S", 60.0)
-    monkeypatch.setattr(fitting._Fitting, "_level", lambda *_: level)
-    with pytest.raises(UserError) as caught:
-        fit(None, Budget(target=0.999999), tmp_path / "out")
-    told = re.search(r"1 minutes are expected to end at (0\.\d+)", str(caught.value))
-    assert 0.6 < float(told[1]) < 0.999999
+    monkeypatch.setattr(fitting, "_LONGEST_S", 1.0)
+    monkeypatch.setattr(fitting._Fitting, "_try", lambda *_: tried)
+    measured = []
+    monkeypatch.setattr(
+        fitting._Fitting, "_plan", measuring(fitting._Fitting._plan, measured)
+    )
+    for target, why in ((0.999999, "by any network"), (0.9, "within a day here")):
+        with pytest.raises(UserError, match=why) as caught:
+            fit(None, Budget(target=target), tmp_path / "out")
+        found = re.search(
+            r"1 minutes are expected to end at (0\.\d+)", str(caught.value)
+        )
+        assert 0.6 < float(found[1]) < 0.999999
+        # what no network reaches is refused before anything is measured
+        assert bool(measured) == (target == 0.9)
     assert not (tmp_path / "out").exists()
 
 
@@ -276,7 +296,9 @@ def test_the_level_comes_from_two_lengths_of_a_small_network(tmp_path, monkeypat
 
     def run(config, _, *, folder, **__):
         ran.append(config)
-        return experiment.Result(folder, "finished", {"validation_accuracy": 0.5})
+        phases = {"train": {"s": 3.0}}
+        told = {"validation_accuracy": 0.5, "phases": phases, "executed_visits": 6000}
+        return experiment.Result(folder, "finished", told)
 
     monkeypatch.setattr(experiment, "run", run)
     monkeypatch.setattr(fitting, "level_of", lambda *_: level)
@@ -286,7 +308,8 @@ def test_the_level_comes_from_two_lengths_of_a_small_network(tmp_path, monkeypat
         *(None, wanted, tmp_path / "out", None, 0, said.append, None, 0.0),
         measuring_counts=True,
     )
-    assert fitted._level(looked.config, looked.data) == level
+    tried = fitted._try(looked.config, looked.data)
+    assert (tried.level, tried.visit_s) == (level, 5e-4)
     assert [config.model.scale for config in ran] == [0.5, 0.5]
     n = looked.data.num_train
     steps = [round(config.method.epochs * n / 64) for config in ran]
