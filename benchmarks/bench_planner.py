@@ -27,6 +27,7 @@ finished runs of the family, as of the suite planner_table.
 import argparse
 import csv
 import io
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ from dpet_jax.planner.law import (
     SHIPPED,
     Law,
     Observation,
+    fit_level,
     refit,
     shipped,
 )
@@ -413,6 +415,41 @@ def evaluate_own(path: Path, family: str = "resnet20") -> list[dict]:
 
 def _by(law: Law) -> Callable[[Column, float], float]:
     return lambda column, budget: column.plan(budget, law).scale
+
+
+def fixed_runs(*paths: Path) -> list[Observation]:
+    """Return the standard runs of fixed scales in results of bench_fit.py."""
+    from dpet_jax.models.families import ResNet20
+    from dpet_jax.run.planning import num_parameters
+
+    rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]
+    found = []
+    for row in rows:
+        if (
+            row.get("arm", "").startswith("scale")
+            and row["visits"] >= LEAST_STEPS * BATCH
+        ):
+            section = ResNet20(channel_multiple=8).scaled(row["scale"])
+            size = num_parameters(section.build(100, (16, 16, 3)))
+            found.append(
+                Observation(row["data"], row["visits"], size, row["test_accuracy"])
+            )
+    return found
+
+
+def fitted_late(runs: Sequence[Observation]) -> float:
+    """Fit how much less small networks learn late, the other constants as shipped."""
+    from scipy.optimize import minimize_scalar
+
+    def wrong(late: float) -> float:
+        law = SHIPPED.model_copy(update={"late": float(late)})
+        level = fit_level(runs, law)
+        return sum(
+            (level.accuracy(law.score(one.visits, one.parameters)) - one.accuracy) ** 2
+            for one in runs
+        )
+
+    return float(minimize_scalar(wrong, bounds=(0, 10), method="bounded").x)
 
 
 def _row(planner: str, by: Mapping[str, Sequence[float]]) -> dict:

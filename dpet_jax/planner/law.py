@@ -60,7 +60,7 @@ class Law(Section):
     b: Coefficient = 0.122
     c: Coefficient = -0.0085
     d: Coefficient = -0.040
-    late: NonNegative = 0.9
+    late: NonNegative = 3.0
     families: tuple[str, ...] = ("resnet20",)
     visits: tuple[Positive, Positive] = (5e3, 6.4e5)
     parameters: tuple[Positive, Positive] = (6e3, 7.1e5)

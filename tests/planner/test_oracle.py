@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpet_jax.planner.law import SHIPPED, refit, shipped
+from dpet_jax.planner.law import SHIPPED, fit_level, refit, shipped
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import bench_planner as bench
@@ -111,6 +111,27 @@ def test_the_shipped_law_plans_well_on_data_that_it_never_saw():
     assert mean["g"] < mean["fixed 0.5"]
     assert mean["g"] <= mean["default"] / 5
     assert mean["g"] <= mean["random"] / 5
+
+
+def test_small_networks_learn_less_late_as_runs_of_a_hundred_classes_did():
+    results = bench.TABLE.parents[2] / "benchmarks" / "results"
+    names = ("bench_fit_cpu.json", "bench_fit_10min_cpu.json")
+    runs = bench.fixed_runs(*(results / name for name in names))
+    assert len(runs) == 17
+
+    def residual(late):
+        law = SHIPPED.model_copy(update={"late": float(late)})
+        level = fit_level(runs, law)
+        scores = [law.score(one.visits, one.parameters) for one in runs]
+        wrong = [
+            level.accuracy(score) - one.accuracy
+            for score, one in zip(scores, runs, strict=True)
+        ]
+        return float(np.sqrt(np.mean(np.square(wrong))))
+
+    best = residual(bench.fitted_late(runs))
+    assert residual(SHIPPED.late) <= 1.05 * best
+    assert residual(0) > 1.8 * best
 
 
 def test_the_law_of_resnet18_is_the_fit_to_all_tables(tables):
