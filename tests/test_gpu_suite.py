@@ -293,6 +293,7 @@ def test_every_real_piece_has_its_script_and_its_function():
         assert piece.least_s <= piece.limit_s
 
 
+@pytest.mark.slow
 def test_the_suite_runs_a_real_piece(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_suite, "HERE", FOLDER)
     monkeypatch.setattr(gpu_suite, "PIECES", REAL)

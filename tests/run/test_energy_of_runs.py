@@ -317,6 +317,7 @@ def kill_with_something_to_lose(process, folder):
     pytest.fail("nothing was measured after a checkpoint")
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_a_report_and_its_loss_is_counted_when_resumed(
     tmp_path, capsys
 ):

@@ -279,7 +279,7 @@ def test_an_impossible_target_is_refused_with_what_can_be_reached(
     monkeypatch.setattr(
         fitting._Fitting, "_plan", measuring(fitting._Fitting._plan, measured)
     )
-    for target, why in ((0.999999, "by any network"), (0.9, "within a day here")):
+    for target, why in ((0.999999, "by any network"), (0.8, "within a day here")):
         with pytest.raises(UserError, match=why) as caught:
             fit(None, Budget(target=target), tmp_path / "out")
         found = re.search(
@@ -287,7 +287,7 @@ def test_an_impossible_target_is_refused_with_what_can_be_reached(
         )
         assert 0.6 < float(found[1]) < 0.999999
         # what no network reaches is refused before anything is measured
-        assert bool(measured) == (target == 0.9)
+        assert bool(measured) == (target == 0.8)
     assert not (tmp_path / "out").exists()
 
 

@@ -510,6 +510,7 @@ variants:
 """
 
 
+@pytest.mark.slow
 def test_runs_of_several_lengths_are_tuned_run_and_read_at_their_end(tmp_path):
     comparing, shown = make(tmp_path, AT_END)
     (line,) = [line for line in comparing.plan_lines() if "runs," in line]
