@@ -105,8 +105,7 @@ class Law(Section):
             visits: Examples seen, above 0.
             size: Q of its network.
         """
-        length, most = math.log(visits / _VISITS), math.log(_MANY / _VISITS)
-        return min(length, most) + max(0.0, length - most) / self._fading(size)
+        return _bent(math.log(visits / _VISITS), 1 / self._fading(size))
 
     def _fading(self, size: float) -> float:
         return 1 + self.late * max(0.0, -size)
@@ -125,9 +124,8 @@ class Law(Section):
         if slope <= 0 or discriminant < 0:
             return None
         # the root at which g still rises, in the form that c = 0 does not break
-        length = -2 * rest / (slope + math.sqrt(discriminant))
-        most = math.log(_MANY / _VISITS)
-        length = min(length, most) + max(0.0, length - most) * self._fading(size)
+        counted = -2 * rest / (slope + math.sqrt(discriminant))
+        length = _bent(counted, self._fading(size))
         return _VISITS * math.exp(length) if length < _LONGEST else None
 
     def in_effect(self, visits: int | float, batch_size: int) -> float:
@@ -190,6 +188,12 @@ class Law(Section):
         """
         # no error is more than halved for it
         return min(target + self.deviation(target), (1 + target) / 2)
+
+
+def _bent(length: float, factor: float) -> float:
+    """Count what a length has beyond that of many examples by a factor."""
+    most = math.log(_MANY / _VISITS)
+    return min(length, most) + factor * max(0.0, length - most)
 
 
 SHIPPED = Law()
