@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -361,11 +361,9 @@ class _Fitting:
     def _try(self, config: Config, data: Data) -> _Tried:
         """Train twice, shortly and to the end of the schedule."""
         place = self.out.with_name(f"{self.out.name}-level")
-        for scale in sorted(config.model.scales):
-            small = config.model_copy(update={"model": config.model.scaled(scale)})
-            parameters = num_parameters(build.build_model(small, data))
-            if parameters >= _LEVEL_PARAMETERS:
-                break
+        sizes = [*_sizes(config, data)]
+        enough = (one for one in sizes if one[1] >= _LEVEL_PARAMETERS)
+        small, parameters = next(enough, sizes[-1])
         for number, steps in enumerate(_LEVEL_STEPS):
             epochs = steps * config.train.batch_size / data.num_train
             length = {"method": {"epochs": epochs}, "evaluate": {"every": epochs}}
@@ -612,12 +610,17 @@ def _within_reach(config: Config, data: Data, target: float, level: Level) -> bo
     """Return whether a network of the family is ever expected to reach a target."""
     law = shipped(config.model.kind)
     score = level.score(law.aim(target))
-    for scale in config.model.scales:
+    return any(
+        law.visits_to(score, parameters) is not None
+        for _, parameters in _sizes(config, data)
+    )
+
+
+def _sizes(config: Config, data: Data) -> Iterator[tuple[Config, int]]:
+    """Yield the config of each size of the family, smallest first, and parameters."""
+    for scale in sorted(config.model.scales):
         scaled = config.model_copy(update={"model": config.model.scaled(scale)})
-        parameters = num_parameters(build.build_model(scaled, data))
-        if law.visits_to(score, parameters) is not None:
-            return True
-    return False
+        yield scaled, num_parameters(build.build_model(scaled, data))
 
 
 def _changed(config: Config, parts: dict[str, dict[str, Any]]) -> Config:
