@@ -307,17 +307,17 @@ class Ledger:
         before, after = self._stretches[0].owners, self._stretches[-1].owners
         if len(self._stretches) < 2:
             before = ()
+        return _charged(before, after, 0, edge), _charged(before, after, 1, edge)
 
-        def charged(part: int) -> dict[str, Row]:
-            # an edge at which a row's share does not change cancels in its sum
-            first, second = _shares(before, part), _shares(after, part)
-            return {
-                name: edge
-                for name in first | second
-                if name is not None and first.get(name) != second.get(name)
-            }
 
-        return charged(0), charged(1)
+def _charged(before: _Owners, after: _Owners, part: int, edge: Row) -> dict[str, Row]:
+    """Return an edge for each row whose share changes there; else it cancels."""
+    first, second = _shares(before, part), _shares(after, part)
+    return {
+        name: edge
+        for name in first | second
+        if name is not None and first.get(name) != second.get(name)
+    }
 
 
 def _shares(owners: _Owners, part: int) -> dict[str | None, float]:
