@@ -7,7 +7,9 @@ PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if $(shell $(p
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# what is imported is compiled then: compiling all that is installed takes twice as long
+# what is imported is compiled then: compiling all that is installed takes twice as long;
+# and it is kept, whatever is set, or every program that a test starts compiles JAX anew
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 # the stamps make every set-up run once, and again only when what it installs changes

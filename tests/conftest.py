@@ -33,6 +33,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(base / "dpet_jax" / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # of programs they start
 
 # tests that run beside these are no neighbours on the cards that they all make up
 _NOTES = tempfile.TemporaryDirectory(prefix="dpet_jax-")

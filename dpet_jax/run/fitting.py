@@ -38,6 +38,7 @@ from dpet_jax.run.load import load_run
 from dpet_jax.run.planning import (
     BATCH,
     Planned,
+    family_networks,
     num_parameters,
     plan_config,
     plan_lines,
@@ -618,9 +619,9 @@ def _within_reach(config: Config, data: Data, target: float, level: Level) -> bo
 
 def _sizes(config: Config, data: Data) -> Iterator[tuple[Config, int]]:
     """Yield the config of each size of the family, smallest first, and parameters."""
-    for scale in sorted(config.model.scales):
-        scaled = config.model_copy(update={"model": config.model.scaled(scale)})
-        yield scaled, num_parameters(build.build_model(scaled, data))
+    for scale, network in family_networks(config, data).networks.items():
+        model = config.model.scaled(scale)
+        yield config.model_copy(update={"model": model}), num_parameters(network)
 
 
 def _changed(config: Config, parts: dict[str, dict[str, Any]]) -> Config:

@@ -22,6 +22,8 @@ _SETTINGS = (
 )
 _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "NPROC")
 
+#: The shortest compilation whose program JAX keeps, in seconds, and its default.
+_KEPT_FROM, _JAX_KEEPS_FROM_S = "jax_persistent_cache_min_compile_time_secs", 1.0
 #: Lines for a config, which is refused until their blanks are filled.
 _CPU_MODEL = """energy:
   allow_modelled: true
@@ -48,6 +50,9 @@ def pinned() -> Iterator[None]:
 def use_compilation_cache() -> Path | None:
     """Let JAX keep compiled programs between processes, unless a place is set already.
 
+    Those that take a tenth of a second to compile are kept, unless the shortest time is
+    set, too.
+
     Returns:
         The folder, or None if the cache is switched off.
     """
@@ -58,7 +63,8 @@ def use_compilation_cache() -> Path | None:
         base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         chosen = str(Path(base) / "dpet_jax" / "xla")
         jax.config.update("jax_compilation_cache_dir", chosen)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if jax.config.values[_KEPT_FROM] == _JAX_KEEPS_FROM_S:
+        jax.config.update(_KEPT_FROM, 0.1)
     return Path(chosen) if chosen else None
 
 

@@ -206,34 +206,61 @@ def check_plannable(config: Config, budget: Budget, *, leveled: bool) -> None:
         )
 
 
+class FamilyNetworks(NamedTuple):
+    """The networks of a family that fit some data.
+
+    Attributes:
+        networks: By scale, smallest first; no two are the same.
+        left_out: Why other scales are not among them, a sentence each.
+    """
+
+    networks: dict[float, Network]
+    left_out: list[str]
+
+
+def family_networks(config: Config, data: Data) -> FamilyNetworks:
+    """Build the networks of a config's family that fit the data.
+
+    Args:
+        config: Its model names the family.
+        data: What they are to train on.
+
+    Raises:
+        UserError: If none fits.
+    """
+    found = FamilyNetworks({}, [])
+    for scale in sorted(config.model.scales):
+        scaled = config.model_copy(update={"model": config.model.scaled(scale)})
+        try:
+            network = build.build_model(scaled, data)
+        except UserError as error:
+            found.left_out.append(f"scale {scale:g} is left out: {error}")
+            continue
+        if network in found.networks.values():
+            found.left_out.append(
+                f"scale {scale:g} is left out: rounded, it is a smaller one"
+            )
+            continue
+        found.networks[scale] = network
+    if not found.networks:
+        raise UserError("; ".join(found.left_out))
+    return found
+
+
 class _Family:
     """The sizes of a config's model that fit this data and this machine."""
 
     def __init__(self, base: Config, data: Data, batches: Sequence[int]) -> None:
         self._base, self._data = base, data
-        self.networks: dict[float, Network] = {}
-        self.sizes: dict[Key, Size] = {}
-        self.left_out: list[str] = []
+        self.networks, self.left_out = family_networks(base, data)
         height, width, _ = data.input_shape
-        for scale in base.model.scales:
-            try:
-                network = build.build_model(self.config((scale, batches[0])), data)
-            except UserError as error:
-                self.left_out.append(f"scale {scale:g} is left out: {error}")
-                continue
-            if network in self.networks.values():
-                self.left_out.append(
-                    f"scale {scale:g} is left out: rounded, it is a smaller one"
-                )
-                continue
-            self.networks[scale] = network
+        self.sizes: dict[Key, Size] = {}
+        for scale, network in self.networks.items():
             size = Size(
                 num_parameters(network),
                 TRAIN_FLOPS_PER_FORWARD * network.forward_flops(height, width),
             )
             self.sizes |= {(scale, batch): size for batch in batches}
-        if not self.networks:
-            raise UserError("; ".join(self.left_out))
 
     def config(self, key: Key) -> Config:
         """Return the config of a scale and a batch size, without a length."""
