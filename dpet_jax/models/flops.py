@@ -37,7 +37,7 @@ def count_flops(network: Network, height: int, width: int) -> Flops:
     Nothing is computed. A `lax.scan` counts as often as it runs, the body of a
     `lax.while_loop` once, of a `lax.cond` the costliest branch.
     """
-    params, stats = jax.eval_shape(network.init, jax.random.key(0))
+    params, stats = network.abstract()
     image = jax.ShapeDtypeStruct((1, height, width, network.in_channels), jnp.float32)
     closed = jax.make_jaxpr(
         lambda *arguments: network.apply_in_primitives(*arguments).logits

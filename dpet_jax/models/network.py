@@ -154,12 +154,19 @@ class Network(ABC):
 
         Names begin with "params/" and "batch_stats/"; see `weights.flatten`.
         """
-        import jax
-
         from dpet_jax.models.weights import flatten
 
-        params, stats = jax.eval_shape(self.init, jax.random.key(0))
+        params, stats = self.abstract()
         return flatten({"params": params, "batch_stats": stats})
+
+    def abstract(self) -> tuple[Params, Params]:
+        """Return what `init` would, with a shape and a type for each array.
+
+        Nothing is drawn, and `init` is traced once for equal networks.
+        """
+        import jax
+
+        return _abstract(self, x64=jax.config.values["jax_enable_x64"])
 
     def apply_in_primitives(
         self,
@@ -344,6 +351,14 @@ def network_from_json(plain: dict[str, Any]) -> Network:
     if not (isinstance(family, type) and issubclass(family, Network)):
         raise ValueError(f"{path!r} is no class that extends {import_path(Network)}")
     return family.from_json(keys)
+
+
+@cache
+def _abstract(network: Network, *, x64: bool) -> tuple[Params, Params]:
+    import jax
+
+    del x64  # which decides about the types that a network of one's own leaves open
+    return jax.eval_shape(network.init, jax.random.key(0))
 
 
 @cache

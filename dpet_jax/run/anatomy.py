@@ -284,7 +284,7 @@ def _stand_in(x: Any, wanted: jax.ShapeDtypeStruct) -> Any:
 
 @cache
 def _traced(network: Network, batch: int, image_shape: _Shape, dtype: str) -> _Traced:
-    params, stats = jax.eval_shape(lambda: network.init(jax.random.key(0)))
+    params, stats = network.abstract()
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
 
     def forward(key: Any, params: Params, stats: Params, images: Any) -> Any:

@@ -160,7 +160,7 @@ def _network(folder: Path, plain: dict[str, Any]) -> Network:
 
 def _like(model: Network) -> dict[str, Any]:
     """Return the shapes of what is read, placed on the default device."""
-    params, stats = jax.eval_shape(model.init, jax.random.key(0))
+    params, stats = model.abstract()
     place = SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

@@ -275,6 +275,32 @@ class Profiles:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
+def learner_of(
+    config: Config, data: Data, scores: tuple[str, ...] = ()
+) -> tuple[DeviceLearner, float]:
+    """Build the learner of a run, with all programs ready.
+
+    Args:
+        config: The run's.
+        data: Its data.
+        scores: What a method asks for, to be ready too.
+
+    Returns:
+        The learner, and the seconds that the compiler took of it: none for what this
+        process has made before, and fetching from the compilation cache aside.
+    """
+    network = build.build_model(config, data)
+    room = build.build_placement(config, data, network).room
+    spec = build.build_learner_spec(config, network, scores, room)
+    before = compile_counts()
+    learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
+    for _ in learner.compile():
+        pass
+    learner.barrier()
+    counts = compile_counts().since(before)
+    return learner, counts.seconds - counts.fetching_s
+
+
 def measure(
     config: Config, data: Data, meter: EnergyMeter, key: dict[str, Any]
 ) -> Profile:
@@ -289,16 +315,8 @@ def measure(
         meter: Runs.
         key: From `profile_key`.
     """
-    network = build.build_model(config, data)
-    room = build.build_placement(config, data, network).room
-    spec = build.build_learner_spec(config, network, room=room)
-    before = compile_counts()
     with meter.window("compile") as compiling:
-        learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
-        for _ in learner.compile():
-            pass
-        learner.barrier()
-    counts = compile_counts().since(before)
+        learner, compiling_s = learner_of(config, data)
     steps = _Steps(learner, data)
     warm = steps.timed(min(_WARM_UP, learner.main.max_steps))
     metered = meter.quality != "unavailable"
@@ -325,7 +343,7 @@ def measure(
         assumed=_assumed(training),
         num_train=data.num_train,
         compile_s=compiling.s,
-        trace_s=max(0.0, compiling.s - (counts.seconds - counts.fetching_s)),
+        trace_s=max(0.0, compiling.s - compiling_s),
         compile_j=joules_of(compiling),
         score_s=evaluating.s / rows.size,
         measuring_s=compiling.s + training.s + evaluating.s,

@@ -19,12 +19,11 @@ from dpet_jax.run.profiling import (
     EVALUATED,
     Profile,
     Profiles,
+    learner_of,
     measure,
     profile_key,
 )
 from dpet_jax.suite.dry_run import Estimate
-from dpet_jax.training.compilation import compile_counts
-from dpet_jax.training.learner import DeviceLearner
 
 #: Networks that were measured, of which fewer give no range of rates.
 _FEWEST = 2
@@ -165,17 +164,9 @@ def ready_seconds(config: Config, data: Data, scores: tuple[str, ...]) -> float:
         data: Its data set.
         scores: That its method asks for.
     """
+    began = time.monotonic()
     with pinned():
-        network = build.build_model(config, data)
-        room = build.build_placement(config, data, network).room
-        spec = build.build_learner_spec(config, network, scores, room)
-        before, began = compile_counts(), time.monotonic()
-        learner = DeviceLearner(data, spec, build.build_hyper(config), config.seed)
-        for _ in learner.compile():
-            pass
-        learner.barrier()
-        counts = compile_counts().since(before)
-    compiling_s = counts.seconds - counts.fetching_s
+        _, compiling_s = learner_of(config, data, scores)
     return max(0.0, time.monotonic() - began - compiling_s)
 
 

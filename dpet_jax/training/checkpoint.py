@@ -110,8 +110,9 @@ class Checkpoints:
         }
         full = {name: array for name, array in host.items() if array.size}
         full[_FORMAT] = np.array([FORMAT])
+        # orbax takes twice as long over arrays of a device, which it copies one by one
         trees = {
-            _MODEL.format(name): ocp.args.StandardSave(tree)
+            _MODEL.format(name): ocp.args.StandardSave(jax.device_get(tree))
             for name, tree in models.items()
         }
         _check_space(Path(self._manager.directory), (models, full))

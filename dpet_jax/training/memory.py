@@ -67,7 +67,7 @@ def _needed(
     """
     _, devices = _memory_of_devices()
     # the parameters, their gradient and the optimizer's mean of it
-    kept = (3 + copies) * _bytes(_parts(network)[0])
+    kept = (3 + copies) * _bytes(network.abstract()[0])
     measures = {
         "train.batch_size": _of_training,
         "evaluate.batch_size": _of_evaluation,
@@ -182,11 +182,6 @@ def _memory_of_devices() -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=8)  # the runs of a comparison mostly have one network
-def _parts(network: Network) -> tuple[Any, Any]:
-    return jax.eval_shape(network.init, jax.random.key(0))
-
-
-@functools.lru_cache(maxsize=8)
 def _of_training(network: Network, images: Any, dtype: str) -> int:
     """Return half of the bytes that the forward pass leaves for the backward pass.
 
@@ -201,14 +196,14 @@ def _of_training(network: Network, images: Any, dtype: str) -> int:
 
         return jax.vjp(forward, params)[1]
 
-    return _bytes(jax.eval_shape(backward, *_parts(network), images)) // 2
+    return _bytes(jax.eval_shape(backward, *network.abstract(), images)) // 2
 
 
 @functools.lru_cache(maxsize=8)
 def _of_evaluation(network: Network, images: Any, dtype: str) -> int:
     """Return the bytes of the largest value of the forward pass."""
     forward = functools.partial(network.apply, dtype=dtype)
-    values = jax.make_jaxpr(forward)(*_parts(network), images).eqns
+    values = jax.make_jaxpr(forward)(*network.abstract(), images).eqns
     return max(_bytes([v.aval for v in equation.outvars]) for equation in values)
 
 

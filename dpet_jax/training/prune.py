@@ -58,8 +58,8 @@ class Shears:
     def parameter_bytes(self, widths: tuple[int, ...]) -> int:
         """Count the bytes of parameters and running statistics with other widths."""
         model = self._original.with_channels(widths)
-        shapes = jax.eval_shape(model.init, jax.random.key(0))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        leaves = jax.tree.leaves(model.abstract())
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     @property
     def compile_s(self) -> float:

@@ -173,7 +173,7 @@ def gradient_norm_flops(model: Network, shape: tuple[int, int, int]) -> int:
     Raises:
         UserError: As `gradient_norms_of_data`.
     """
-    params, stats = jax.eval_shape(model.init, jax.random.key(0))
+    params, stats = model.abstract()
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
     layers: list[Any] = []
 

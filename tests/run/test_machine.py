@@ -20,6 +20,7 @@ from dpet_jax.run.machine import (
     differences,
     environment,
     pinned,
+    use_compilation_cache,
     versions,
 )
 
@@ -115,6 +116,20 @@ def test_company_on_the_card_is_told(monkeypatch):
     FakeNVML([card]).install(monkeypatch)
     told = dict(findings(monkeypatch, nvml.find()))
     assert "ANOTHER PROCESS" in told["GPU energy"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1.0, 0.1), (0, 0), (7.0, 7.0)])
+def test_programs_are_kept_from_a_tenth_of_a_second_on_or_from_what_is_set(
+    before, after
+):
+    name = "jax_persistent_cache_min_compile_time_secs"
+    found = jax.config.values[name]
+    try:
+        jax.config.update(name, before)
+        use_compilation_cache()
+        assert jax.config.values[name] == after
+    finally:
+        jax.config.update(name, found)
 
 
 def test_a_cache_that_is_switched_off_is_told(monkeypatch):
