@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpu_rows import spread
-from timing import network, parsed, report
+from timing import network, parsed, report, show
 
 SIZES = (2**2, 2**10, 2**14, 2**18, 2**22, 2**24)
 HOSTS = tuple(2**n for n in range(11))
@@ -106,31 +106,36 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         rows_s={batch: seconds["min"] for batch, seconds in searches.items()},
     )
     plain = {name: s for name, s in costs._asdict().items() if name != "rows_s"}
-    rows = [
+    measured = [
         *exchanged,
         {"what": f"step of {options.batch}", **named(step)},
         *(
             {"what": "last rows", "batch": batch, **named(seconds)}
             for batch, seconds in searches.items()
         ),
+    ]
+    simulated = [
+        {"what": "simulated", "batch_is": kind, **a_pass(sizes, costs, hosts, kind)}
+        for kind in ("shared", "each")
+        for hosts in hosts_of(sizes, kind)
+    ]
+    longer = [{"what": "longer from", **one} for one in crossovers(sizes, costs)]
+    seconds = {"s": "seconds.median", "least": "seconds.min", "most": "seconds.max"}
+    parts = {"compute": "compute_s", "all-reduce": "reduce_s", "rows": "rows_s"}
+    parts |= {"messages": "message_s", "efficiency": "efficiency"}
+    show(measured, {"": "what", "bytes": "bytes", "of rows": "batch", **seconds})
+    print("\nseconds of a pass")
+    show(simulated, {"batch": "batch_is", "hosts": "hosts", "s": "pass_s", **parts})
+    print("\nlonger than computing")
+    show(longer, {"batch": "batch_is", "part": "of", "from hosts": "hosts"})
+    rows = [
+        *measured,
         {"what": "sizes", **sizes._asdict()},
         {"what": "costs", **plain},
+        *simulated,
+        *longer,
     ]
-    for kind in ("shared", "each"):
-        rows += [
-            {"what": "simulated", "batch_is": kind, **a_pass(sizes, costs, hosts, kind)}
-            for hosts in hosts_of(sizes, kind)
-        ]
-    rows += [{"what": "longer from", **one} for one in crossovers(sizes, costs)]
-    columns = {
-        **{"": "what", "batch is": "batch_is", "hosts": "hosts", "bytes": "bytes"},
-        "of rows": "batch",
-        **{"s": "seconds.median", "least": "seconds.min", "most": "seconds.max"},
-        **{"s/pass": "pass_s", "compute": "compute_s", "all-reduce": "reduce_s"},
-        **{"rows": "rows_s", "messages": "message_s", "efficiency": "efficiency"},
-        "of": "of",
-    }
-    report(__doc__.partition("\n")[0], rows, options.out, columns=columns)
+    report(__doc__.partition("\n")[0], rows, options.out, columns={})
     return rows
 
 
@@ -206,7 +211,7 @@ def named(seconds: dict) -> dict:
 def sizes_of(model, options: argparse.Namespace) -> Sizes:
     import jax
 
-    params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    params, _ = model.abstract()
     count = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     return Sizes(options.examples, options.batch, count, options.side**2 * 3)
 

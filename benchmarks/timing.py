@@ -213,9 +213,10 @@ def report(
         rows: What it found.
         out: Where to write them as JSON.
         quiet: Print nothing.
-        columns: Print them as `show` does; by default each is a line of JSON.
+        columns: Print them as `show` does, or not at all if there are none; by default
+            each is a line of JSON.
     """
-    if columns is not None and not quiet:
+    if columns and not quiet:
         show(rows, columns)
     for row in rows if columns is None and not quiet else ():
         print(json.dumps(row))
