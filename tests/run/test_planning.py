@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,13 @@ from dpet_jax.planner.law import SHIPPED, Law, Level
 from dpet_jax.planner.planner import Budget
 from dpet_jax.run import calibration, experiment, planning, profiling
 from dpet_jax.run.build import build_data
-from dpet_jax.run.planning import plan_config, plan_lines, read_law, write_config
+from dpet_jax.run.planning import (
+    family_networks,
+    plan_config,
+    plan_lines,
+    read_law,
+    write_config,
+)
 from dpet_jax.run.profiling import Profiles
 
 FAMILY = """
@@ -411,3 +418,29 @@ def load_with(config, tmp_path, **changes):
     file = tmp_path / "changed.yaml"
     file.write_text(json.dumps(config.model_dump(mode="json") | changes))
     return load(file)
+
+
+class Fitting(MlpFamily):
+    """A family that has a size for every picture but the smallest."""
+
+    scales: ClassVar[tuple[float, ...]] = (1.0, 0.5, 0.51, 0.0)
+
+    def build(self, num_classes, image_shape):
+        if self.width == 0:
+            raise UserError("too small a network")
+        return super().build(num_classes, image_shape)
+
+
+def test_scales_that_do_not_fit_or_are_another_are_left_out_and_named(
+    config, data, monkeypatch
+):
+    fitting = config.model_copy(update={"model": Fitting()})
+    found = family_networks(fitting, data)
+    assert [*found.networks] == [0.5, 1.0]
+    assert found.left_out == [
+        "scale 0 is left out: too small a network",
+        "scale 0.51 is left out: rounded, it is a smaller one",
+    ]
+    monkeypatch.setattr(Fitting, "scales", (0.0,))
+    with pytest.raises(UserError, match="scale 0 is left out: too small"):
+        family_networks(fitting, data)
