@@ -103,10 +103,11 @@ def test_the_scale_never_falls_as_the_budget_grows(columns, choices):
 
 
 def test_the_shipped_law_plans_well_on_data_that_it_never_saw():
-    """Fifteen runs, one seed: noise of its own is in every regret."""
+    """Fifteen runs with each of two seeds, averaged; nothing was fitted to them."""
     rows = {row["planner"]: row for row in bench.evaluate_own(OWN)}
     mean = {planner: row["mean"] for planner, row in rows.items()}
     assert mean["g"] <= 0.5
+    assert rows["g"]["worst"] <= 2.5
     assert rows["g"]["measured"] == 0
     assert mean["g"] < mean["fixed 0.5"]
     assert mean["g"] <= mean["default"] / 5
