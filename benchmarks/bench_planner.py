@@ -438,19 +438,26 @@ def fixed_runs(*paths: Path) -> list[Observation]:
     return found
 
 
+def late_residual(runs: Sequence[Observation], late: float) -> float:
+    """Return the root mean square error of accuracies, all but `late` as shipped."""
+    law = SHIPPED.model_copy(update={"late": float(late)})
+    level = fit_level(runs, law)
+    scores = [law.score(one.visits, one.parameters) for one in runs]
+    wrong = [
+        level.accuracy(score) - one.accuracy
+        for score, one in zip(scores, runs, strict=True)
+    ]
+    return float(np.sqrt(np.mean(np.square(wrong))))
+
+
 def fitted_late(runs: Sequence[Observation]) -> float:
     """Fit how much less small networks learn late, the other constants as shipped."""
     from scipy.optimize import minimize_scalar
 
-    def wrong(late: float) -> float:
-        law = SHIPPED.model_copy(update={"late": float(late)})
-        level = fit_level(runs, law)
-        return sum(
-            (level.accuracy(law.score(one.visits, one.parameters)) - one.accuracy) ** 2
-            for one in runs
-        )
-
-    return float(minimize_scalar(wrong, bounds=(0, 10), method="bounded").x)
+    found = minimize_scalar(
+        lambda late: late_residual(runs, late), bounds=(0, 10), method="bounded"
+    )
+    return float(found.x)
 
 
 def _row(planner: str, by: Mapping[str, Sequence[float]]) -> dict:

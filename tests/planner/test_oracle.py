@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpet_jax.planner.law import SHIPPED, fit_level, refit, shipped
+from dpet_jax.planner.law import SHIPPED, refit, shipped
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import bench_planner as bench
@@ -119,20 +119,9 @@ def test_small_networks_learn_less_late_as_runs_of_a_hundred_classes_did():
     names = ("bench_fit_cpu.json", "bench_fit_10min_cpu.json")
     runs = bench.fixed_runs(*(results / name for name in names))
     assert len(runs) == 17
-
-    def residual(late):
-        law = SHIPPED.model_copy(update={"late": float(late)})
-        level = fit_level(runs, law)
-        scores = [law.score(one.visits, one.parameters) for one in runs]
-        wrong = [
-            level.accuracy(score) - one.accuracy
-            for score, one in zip(scores, runs, strict=True)
-        ]
-        return float(np.sqrt(np.mean(np.square(wrong))))
-
-    best = residual(bench.fitted_late(runs))
-    assert residual(SHIPPED.late) <= 1.05 * best
-    assert residual(0) > 1.8 * best
+    best = bench.late_residual(runs, bench.fitted_late(runs))
+    assert bench.late_residual(runs, SHIPPED.late) <= 1.05 * best
+    assert bench.late_residual(runs, 0) > 1.8 * best
 
 
 def test_the_law_of_resnet18_is_the_fit_to_all_tables(tables):
@@ -162,8 +151,13 @@ def test_the_law_of_resnet18_plans_well_without_any_one_of_its_widths():
         assert rows[planner]["measured"] == 0
         assert mean[planner] < mean["fixed 0.125"]
         assert mean[planner] <= mean["default"] / 5
-    # in plans of 227 steps, where all widths take as long
-    assert rows["g"]["worst"] <= 3.5
+    assert rows["g"]["worst"] <= 3.5  # as it is; what is wanted is below
+
+
+@pytest.mark.xfail(reason="3.3 points, in a plan of 227 steps of width 1")
+def test_the_law_of_resnet18_never_loses_more_than_wanted():
+    rows = {row["planner"]: row for row in bench.evaluate_own(RESNET18, "resnet18")}
+    assert rows["g"]["worst"] <= 2.5
 
 
 def test_the_baselines_are_those_of_the_study(columns):
