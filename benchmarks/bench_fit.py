@@ -35,7 +35,7 @@ from dpet_jax.files import read_json, write_whole
 from dpet_jax.run.folder import CONFIG, SUMMARY
 
 DEFAULT = 1.0
-_DPET = (sys.executable, "-m", "dpet_jax.cli")
+_DPET = (sys.executable, "-m", "dpet_jax")
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict]:

@@ -23,7 +23,6 @@ from bench_scores import ALL
 from bench_submodular import drawn
 from gpu_rows import CUT, LEFT_OUT, Rows, arguments, timed
 from gpu_torch import TOY_TRAIN, TRAIN
-from gpu_variants import use
 from scipy.stats import spearmanr
 from timing import matrix_peak
 
@@ -123,8 +122,6 @@ def train(rows: Rows, options: argparse.Namespace) -> None:
     if not rows.missing("train", 0 if options.toy else 20.0):
         return
     num_train = TOY_TRAIN if options.toy else TRAIN
-    if options.variant:
-        use(options.variant)
     before = compile_counts()
     with energy_meter() as meter:
         with meter.window("compile") as ready:
@@ -139,7 +136,7 @@ def train(rows: Rows, options: argparse.Namespace) -> None:
     leaves = jax.tree.leaves(learner.main.snapshot()["params"])
     rows.add(
         "train",
-        mode=options.variant or "ours",
+        mode="ours",
         batch=learner.batch_size,
         dtype="bfloat16",
         parameters=sum(leaf.size for leaf in leaves),
@@ -158,8 +155,6 @@ def profile(rows: Rows, options: argparse.Namespace) -> None:
     """Say where the device's time goes in a step of the training program."""
     if not rows.missing("kernels", 0 if options.toy else 15.0):
         return
-    if options.variant:
-        use(options.variant)
     learner = learner_of(options)
     steps = 2 if options.toy else 40
     images = np.arange(steps * learner.batch_size, dtype=np.int32)
@@ -176,7 +171,7 @@ def profile(rows: Rows, options: argparse.Namespace) -> None:
         kernel["launches_a_step"] = kernel.pop("launches") / steps
     rows.add(
         "kernels",
-        mode=options.variant or "ours",
+        mode="ours",
         batch=learner.batch_size,
         steps=steps,
         ms_a_step=1e3 * bare_s / steps,

@@ -146,7 +146,6 @@ def described(name: str, compiled: Any, seconds: float) -> dict[str, Any]:
 
 def programs(options: argparse.Namespace) -> dict[str, Any]:
     """Trace what is asked for, for the described card."""
-    import gpu_variants
     import jax
     import numpy as np
     from jax.experimental import topologies
@@ -176,8 +175,6 @@ def programs(options: argparse.Namespace) -> dict[str, Any]:
             tree,
         )
 
-    if options.variant:
-        gpu_variants.use(options.variant)
     width = {"width_multiplier": options.width}
     dtype = options.dtype
     config = validate(
@@ -238,7 +235,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512, help="of a training step")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--variant", help="of the program, see gpu_variants.py")
     parser.add_argument("--keep", type=Path, help="folder for the compiled text")
     options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"

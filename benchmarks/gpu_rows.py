@@ -103,7 +103,7 @@ def arguments(names: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, required=True, help="file of the rows")
     parser.add_argument("--seconds", type=float, default=math.inf, help="time left")
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--variant", help="of the program, see gpu_variants.py")
+    parser.add_argument("--mode", help="of PyTorch's, this one alone")
     parser.add_argument("--data", type=Path, help="CIFAR-10, a parquet folder")
     parser.add_argument("--runs", type=Path, help="folder of the run folders")
     parser.add_argument("--toy", action="store_true", help="tiny, on any machine")

@@ -58,17 +58,14 @@ class Piece(NamedTuple):
         arguments: The script and its arguments.
         limit_s: Seconds after which it is ended.
         least_s: Seconds below which beginning it is of no use.
-        xla_flags: Flags of XLA beside the suite's own, for this process alone.
     """
 
     arguments: tuple[str, ...]
     limit_s: float
     least_s: float
-    xla_flags: str = ""
 
 
 OURS, TORCH = "gpu_pieces.py", "gpu_torch.py"
-COMMAND_BUFFERS = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL,+CONVOLUTION"
 
 #: In the order of their value. Compiling for a GPU was never timed: limits are guesses.
 PIECES = {
@@ -80,16 +77,15 @@ PIECES = {
     "train_128": Piece((OURS, "train", "--batch=128"), 70, 30),
     "profile_128": Piece((OURS, "profile", "--batch=128"), 60, 30),
     "torch_128": Piece((TORCH, "torch", "--batch=128"), 80, 25),
-    "command_buffers_128": Piece(
-        (OURS, "train", "--batch=128"), 70, 30, COMMAND_BUFFERS
-    ),
-    "steps_128": Piece((OURS, "train", "--batch=128", "--variant=steps"), 70, 30),
     "scores": Piece((OURS, "scores"), 75, 25),
     "norms": Piece((OURS, "norms"), 110, 25),
     "subsets": Piece((OURS, "subsets"), 60, 20),
     "growth": Piece((OURS, "growth"), 60, 25),
     "train_1024": Piece((OURS, "train", "--batch=1024"), 70, 30),
     "torch_1024": Piece((TORCH, "torch", "--batch=1024"), 90, 25),
+    "torch_autotuned_512": Piece(
+        (TORCH, "torch", "--batch=512", "--mode=max-autotune"), 400, 150
+    ),
 }
 
 
@@ -177,7 +173,7 @@ def step(name: str, kind: str, ends: float, options: argparse.Namespace) -> None
     row |= {"state": state, "seconds": seconds, "why": why[-2000:]}
     shown = ["python", f"benchmarks/{piece.arguments[0]}", *command[2:]]
     row |= {"device": {"kind": kind}, "command": " ".join(shown)}
-    append(path, row | {"xla_flags": piece.xla_flags, "at_its_limit": at_its_limit})
+    append(path, row | {"at_its_limit": at_its_limit})
     publish(options.out)
 
 
@@ -198,7 +194,6 @@ def environment_of(piece: Piece, options: argparse.Namespace) -> dict[str, str]:
     JAX keeps XLA's searches for the fastest kernels beside its compiled programs.
     """
     cache = (options.cache or options.out / "cache").absolute()
-    flags = os.environ.get("XLA_FLAGS", ""), piece.xla_flags
     paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     # the network's FLOPs are counted by JAX, which would take the GPU's memory
     apart = {"JAX_PLATFORMS": "cpu"} if TORCH in piece.arguments else {}
@@ -210,7 +205,6 @@ def environment_of(piece: Piece, options: argparse.Namespace) -> dict[str, str]:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
             "TRITON_CACHE_DIR": str(cache / "triton"),
-            "XLA_FLAGS": " ".join(filter(None, flags)),
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "PYTHONUNBUFFERED": "1",
         }

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 #: How the suite runs the step: as written, or compiled, quickest to get ready first.
+#: The last takes minutes to get ready, and a piece of its own.
 MODES = ("eager", "reduce-overhead", "max-autotune")
 
 

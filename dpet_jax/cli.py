@@ -1654,7 +1654,3 @@ COMMANDS: dict[str, Command] = {
     "list": _list,
     "doctor": _doctor,
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

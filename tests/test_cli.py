@@ -47,7 +47,7 @@ def tiny(tmp_path):
 def dpet(*arguments):
     """Start the program in a process of its own, as a shell would."""
     return subprocess.Popen(
-        [sys.executable, "-m", "dpet_jax.cli", *map(str, arguments)],
+        [sys.executable, "-m", "dpet_jax", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -50,7 +50,7 @@ def importable(place, monkeypatch):
 
 def dpet(place, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "dpet_jax.cli", *arguments],
+        [sys.executable, "-m", "dpet_jax", *arguments],
         cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -77,7 +77,7 @@ def test_installed_alone_it_runs_the_quickstart_from_another_folder(wheel, tmp_p
 
     home = python("-c", "import dpet_jax; print(dpet_jax.__file__)")
     assert home.strip() == str(site / "dpet_jax" / "__init__.py")
-    dpet = ("-m", "dpet_jax.cli")
+    dpet = ("-m", "dpet_jax")
     python(*dpet, "init", "--from=quickstart", "--out=mine.yaml")
     python(*dpet, "run", "mine.yaml", "--budget.epochs=1")
     summary = json.loads((place / "runs/quickstart/seed0/summary.json").read_text())

@@ -29,7 +29,7 @@ def main(out, *command):
         initialize_head=True, head_node_args=NODE | {"include_dashboard": False}
     )
     other, killed = cluster.add_node(**NODE), False
-    dpet = [sys.executable, "-m", "dpet_jax.cli", *command]
+    dpet = [sys.executable, "-m", "dpet_jax", *command]
     with subprocess.Popen([*dpet, f"--on=ray://{cluster.address}"]) as process:
         while process.poll() is None:
             if not killed and len(cut_in_the_middle(out)) == 2:

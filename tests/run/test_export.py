@@ -88,7 +88,7 @@ def test_a_fresh_process_predicts_the_same_from_the_file(run, tmp_path, pictures
     path = tmp_path / "model.safetensors"
     assert main(["export", str(run), "--int8", f"--out={path}"]) == 0
     here = predict(path, pictures).to_csv()
-    command = [sys.executable, "-m", "dpet_jax.cli", "predict", str(path)]
+    command = [sys.executable, "-m", "dpet_jax", "predict", str(path)]
     fresh = subprocess.run(
         [*command, f"--data={pictures}"], capture_output=True, text=True, check=True
     )

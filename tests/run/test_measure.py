@@ -108,7 +108,7 @@ def test_a_program_that_is_not_there_is_named_and_the_sensors_are_released(clock
 
 def dpet_measure(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "dpet_jax.cli", "measure", *map(str, arguments)],
+        [sys.executable, "-m", "dpet_jax", "measure", *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -168,7 +168,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_program_once(tmp_path):
         """)
     )
     out = tmp_path / "energy.json"
-    command = [sys.executable, "-m", "dpet_jax.cli", "measure", f"--out={out}", "--"]
+    command = [sys.executable, "-m", "dpet_jax", "measure", f"--out={out}", "--"]
     command += [sys.executable, str(program)]
     terminal = subprocess.Popen(
         [sys.executable, "-c", f"import pty; pty.spawn({command})"],

@@ -131,7 +131,7 @@ def test_a_node_of_ray_that_is_killed_costs_no_run_and_changes_no_number(tmp_pat
     alone, both = tmp_path / "alone", tmp_path / "both"
     script = Path(__file__).parents[1] / "fakes" / "two_nodes.py"
     for program, out in (
-        ([sys.executable, "-m", "dpet_jax.cli"], alone),
+        ([sys.executable, "-m", "dpet_jax"], alone),
         ([sys.executable, str(script), str(both)], both),
     ):
         ended = subprocess.run(

@@ -1,0 +1,7 @@
+"""The command line as `python -m dpet_jax`, for where `dpet` is not on the path."""
+
+import sys
+
+from dpet_jax.cli import main
+
+sys.exit(main())
