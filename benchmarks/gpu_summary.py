@@ -177,9 +177,7 @@ def goals(rows: list[Row]) -> list[Cells]:
     """Return each goal beside what was measured; nothing of a toy."""
     found = {(row["piece"], row["row"]): row for row in rows if not row["toy"]}
     pairs = (
-        line
-        for line in comparisons(list(found.values()))
-        if line["batch"] == "512"
+        line for line in comparisons(list(found.values())) if line["batch"] == "512"
     )
     pair = next(pairs, {})
     ninety = [

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "dpet_jax"
 #: From the top down. A wing imports its own floor's members only if it is one of them
 #: itself, and anything that stands lower. A longer name stands apart from its wing.
 FLOORS = (
+    ("__main__",),
     ("cli", "interactive"),
     ("suite",),
     ("report",),
