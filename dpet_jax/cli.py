@@ -1108,7 +1108,7 @@ def _compare(options: Any, overrides: list[str], console: Console) -> int:
         lines = comparing.plan_lines(measure=options.measure, started_s=started_s)
         for line in lines:
             console.out(line, highlight=False)
-        return EXIT_MISTAKE if comparing.suite.problems else 0
+        return EXIT_MISTAKE if comparing.problems else 0
     named = [f"--{k}={getattr(options, k)}" for k in ("seeds", "only", "out")]
     given = [option for option in named if not option.endswith("=None")]
     plain = ["dpet", "compare", str(options.suite), *overrides, *given]

@@ -141,7 +141,7 @@ class Comparing:
             try:
                 epochs, problem = self._epochs(job.config), None
             except UserError as error:
-                epochs, problem = None, f"{job.folder}: {error}"
+                epochs, problem = None, str(error)
             yield Planned(job, self.folder.state(job), epochs, problem)
 
     def _seconds_per_flop(self) -> float | None:
@@ -159,6 +159,8 @@ class Comparing:
     ) -> Iterator[str]:
         """Yield what would be run, a line each, and how long that would take.
 
+        What keeps runs from being run is said once, and noted in `problems`.
+
         Args:
             measure: Measure the networks that were not measured here before.
             started_s: Seconds that a process takes until it reads its data.
@@ -167,16 +169,24 @@ class Comparing:
         yield from self.problems
         left, count = 0.0, 0
         runs: list[Run] = []
+        impossible: dict[str, list[str]] = {}
         for one in self.planned():
-            cost = one.problem or f"{one.epochs:8.2f} epochs"
+            cost = "cannot be run" if one.problem else f"{one.epochs:8.2f} epochs"
             yield f"{_name(one.job):<54} {one.state:<9}{cost}"
             count += 1
             if one.state != "finished":
                 left += one.epochs or 0.0
                 config = one.job.config
-                if one.problem is None:
+                if one.problem is not None:
+                    impossible.setdefault(one.problem, []).append(one.job.folder)
+                else:
                     work = self._estimate(config)
                     runs.append(Run(config, self._data_of(config), work))
+        for problem, folders in impossible.items():
+            first, *others = folders
+            also = f" and {len(others)} more" if others else ""
+            self.problems.append(f"{first}{also}: {problem}")
+            yield self.problems[-1]
         to_do = count - sum(map(self._finished, (*self.trials(), *self.reported())))
         yield (
             f"{count} runs, {to_do} of them to do: {left:.1f} epochs of full-pass "

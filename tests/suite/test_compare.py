@@ -14,6 +14,7 @@ from fakes import dpet_with_fake_gpus
 from fakes.runs import events_of
 from rich.console import Console
 
+from dpet_jax.cli import main
 from dpet_jax.config.load import validate
 from dpet_jax.errors import UserError
 from dpet_jax.files import read_json
@@ -240,13 +241,27 @@ def test_a_plan_shows_what_there_is_to_do_how_long_it_takes_and_what_does_not_fi
     assert not comparing.folder.path.exists()
     assert "tuning tried passes_3 seed 90" in lines[1]
     assert lines[1].split()[-3:] == ["missing", "3.04", "epochs"]
-    assert any("some/large/seed0: train.batch_size: 5000" in line for line in lines)
+    (large,) = [line for line in lines if "large seed 0" in line]
+    assert large.split()[-4:] == ["missing", "cannot", "be", "run"]
+    told = "some/large/seed0 and 1 more: train.batch_size: 5000 is more"
+    assert lines[-4].startswith(told)
+    assert comparing.problems == [lines[-4]]
     assert lines[-3].startswith("10 runs, 10 of them to do: ")
     assert lines[-2].startswith("nothing like it was measured here")
     assert "--measure" in lines[-2]
     assert "most expensive setting" in lines[-1]
     # each data set is read once, whoever asks for it
     assert reads == [0.0, 0.1]
+
+
+def test_a_dry_run_without_its_data_says_so_once_and_is_a_mistake(tmp_path, capsys):
+    make(tmp_path)
+    given = ["--data={kind: parquet, path: nowhere}", f"--out={tmp_path / 'runs'}"]
+    assert main(["compare", str(tmp_path / "suite.yaml"), *given, "--dry-run"]) == 2
+    told = capsys.readouterr().out
+    assert told.count("cannot be run") == 2
+    assert told.count("nowhere") == 1
+    assert "some/full/seed0 and 1 more: " in told
 
 
 def test_a_plan_says_how_long_it_takes_by_what_was_measured_once(
