@@ -45,6 +45,11 @@ _NOTES = tempfile.TemporaryDirectory(prefix="dpet_jax-")
 os.environ["DPET_RUNTIME_DIR"] = _NOTES.name
 
 
+def pytest_sessionfinish():
+    """Leave out of the last collections what thousands of tests have left behind."""
+    gc.freeze()
+
+
 @pytest.fixture
 def stopped_after():
     """Return what makes an interrupt that is there after so many looks at it."""
