@@ -350,26 +350,24 @@ def _judged_budgets(column: Column, law: Law) -> tuple[float, ...]:
     )
 
 
-def without_a_scale(path: Path) -> list[Law]:
-    """Return the laws of all tables, each fitted without one scale of one's own."""
-    others = [Table.read(TABLE, name) for name in SETS]
-    others.append(Table.read(OWN, "cifar100_20class"))
-    known = [one for table in others for one in table.observations()]
+def calibrated(path: Path, family: str) -> list[Law]:
+    """Return what `dpet plan --calibrate` makes of a table, and of it without a scale.
+
+    The first law is that of all runs; each other lacks those of one scale.
+    """
     with path.open(encoding="utf-8") as file:
         names = dict.fromkeys(row["dataset"] for row in csv.DictReader(file))
-    mine = [Table.read(path, name) for name in names]
+    tables = [Table.read(path, name) for name in names]
+    seen = [
+        (one, scale)
+        for table in tables
+        for scale, size in table.parameters.items()
+        for one in table.observations()
+        if one.parameters == size
+    ]
     return [
-        refit(
-            known
-            + [
-                one
-                for table in mine
-                for one in table.observations()
-                if one.parameters != table.parameters[scale]
-            ],
-            strength=0,
-        )
-        for scale in mine[0].parameters
+        refit([one for one, scale in seen if scale != left_out], family=family)
+        for left_out in (None, *tables[0].parameters)
     ]
 
 
@@ -377,9 +375,9 @@ def evaluate_own(path: Path, family: str = "resnet20") -> list[dict]:
     """Return a row for each planner on a table of one's own, by the shipped law.
 
     Scales that are too large for a budget are judged by runs of fewer examples than
-    there are, that is, by a line that goes on. Of a family whose law was fitted to the
-    table, laws are judged as well that were fitted without one of its scales, and the
-    law of ResNet-20, which saw none of it.
+    there are, that is, by a line that goes on. Of a family whose law was calibrated on
+    the table, laws are judged as well that were without one of its scales, and the law
+    of ResNet-20, which saw none of it.
     """
     law = shipped(family)
     every = own_columns(path, law)
@@ -391,7 +389,7 @@ def evaluate_own(path: Path, family: str = "resnet20") -> list[dict]:
     if all(1.0 in column.seconds for column in every):
         planners["default"] = [lambda *_: 1.0]
     if law is not SHIPPED:
-        planners["g, a scale left out"] = [*map(_by, without_a_scale(path))]
+        planners["g, a scale left out"] = [*map(_by, calibrated(path, family)[1:])]
         planners["g of ResNet-20"] = [_by(SHIPPED)]
     found = {
         planner: {
