@@ -11,7 +11,10 @@ _COMMON = ("piece", "toy", "device", "versions", "command", "when")
 
 
 def results(rows: list[Row]) -> dict[str, Any]:
-    """Return the rows with what explains them, as benchmarks/results/ keeps them."""
+    """Return the rows with what explains them, as benchmarks/results/ keeps them.
+
+    Why a piece ended is told by its last line; those above name files of the machine.
+    """
     measured = [row for row in rows if "versions" in row]
     last: Row = max(measured or [{}], key=lambda row: row.get("when", ""))
     return {
@@ -22,8 +25,15 @@ def results(rows: list[Row]) -> dict[str, Any]:
         "versions": {
             name: number for row in measured for name, number in row["versions"].items()
         },
-        "rows": rows,
+        "rows": [
+            row | ({"why": ending(row)} if row.get("why") else {}) for row in rows
+        ],
     }
+
+
+def ending(row: Row) -> str:
+    """Return the last line of why a piece ended as it did."""
+    return row["why"].strip().rpartition("\n")[2]
 
 
 def summary(rows: list[Row]) -> str:
@@ -166,7 +176,7 @@ def states(rows: list[Row]) -> list[Cells]:
             "piece": row["piece"],
             "state": row["state"],
             "s": row["seconds"],
-            "why": row["why"].strip().rpartition("\n")[2][:160],
+            "why": ending(row)[:160],
         }
         for row in rows
         if row["row"] == "state"

@@ -114,7 +114,11 @@ def test_no_piece_stops_another_and_each_says_how_it_ended(tmp_path):
     assert "| bad | failed |" in (out / "summary.md").read_text()
     kept = json.loads((out / "results.json").read_text())
     assert kept.keys() >= {"question", "command", "when", "device", "versions", "rows"}
-    assert kept["rows"] == rows_of(out)
+    (told,) = [row["why"] for row in kept["rows"] if row["piece"] == "bad"]
+    assert told == bad["why"].splitlines()[-1]
+    assert "half way" not in told
+    by_row = [{**row, "why": None} for row in kept["rows"]]
+    assert by_row == [{**row, "why": None} for row in rows_of(out)]
 
 
 def test_started_again_only_what_is_missing_is_measured(scripts, tmp_path):
