@@ -358,15 +358,16 @@ def calibrated(path: Path, family: str) -> list[Law]:
     with path.open(encoding="utf-8") as file:
         names = dict.fromkeys(row["dataset"] for row in csv.DictReader(file))
     tables = [Table.read(path, name) for name in names]
-    seen = [
-        (one, scale)
-        for table in tables
-        for scale, size in table.parameters.items()
-        for one in table.observations()
-        if one.parameters == size
-    ]
     return [
-        refit([one for one, scale in seen if scale != left_out], family=family)
+        refit(
+            [
+                one
+                for table in tables
+                for one in table.observations()
+                if left_out is None or one.parameters != table.parameters[left_out]
+            ],
+            family=family,
+        )
         for left_out in (None, *tables[0].parameters)
     ]
 

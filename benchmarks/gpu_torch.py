@@ -1,8 +1,8 @@
 """PyTorch beside this project's training, as the suite's piece: images/s and Wh.
 
 The mode "eager" first, which always runs, then `torch.compile` with CUDA graphs; with
-`--mode` one alone, as max-autotune, which takes minutes to get ready. The
-fastest counts. A mode that took longer than the piece may is not tried again.
+`--mode` one alone, as max-autotune, which takes minutes to get ready. The fastest
+counts. A mode that took longer than the piece may is not tried again.
 """
 
 import argparse
@@ -45,8 +45,7 @@ def main() -> int:
         compile_s=lambda: 0.0,
     )
     with EnergyMeter(accelerator=accelerator) as meter:
-        given = (options.mode,) if options.mode else torch_resnet.MODES[:-1]
-        for mode in given:
+        for mode in (options.mode,) if options.mode else torch_resnet.MODES:
             if to_be_tried(mode, rows, 0.0 if options.toy else 20.0):
                 try:
                     rows.add(f"train, {mode}", **measured(mode, options, meter))
