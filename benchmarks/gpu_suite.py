@@ -173,7 +173,8 @@ def step(name: str, kind: str, ends: float, options: argparse.Namespace) -> None
     row |= {"state": state, "seconds": seconds, "why": why[-2000:]}
     shown = ["python", f"benchmarks/{piece.arguments[0]}", *command[2:]]
     row |= {"device": {"kind": kind}, "command": " ".join(shown)}
-    append(path, row | {"at_its_limit": at_its_limit})
+    row |= {"at_its_limit": at_its_limit}
+    append(path, row)
     publish(options.out)
 
 

@@ -129,6 +129,8 @@ def test_the_law_of_resnet18_is_that_of_resnet20_calibrated_on_its_table():
     law, *_ = bench.calibrated(RESNET18, "resnet18")
     known = shipped("resnet18")
     assert known.families == ("resnet18",)
+    assert "refitted to 11 runs" in law.origin
+    assert "11 cells" in known.origin
     assert law.coefficients == pytest.approx(known.coefficients, abs=5e-4)
     assert law.residual == pytest.approx(known.residual, abs=5e-4)
     for name in ("visits", "parameters"):
