@@ -35,6 +35,8 @@ SEARCHES = (
     *("energy_aware", "study", "study_random", "study_grid"),
 )
 
+_CONFIG = "a YAML file or the name of a packaged config"
+
 #: Options, what else stood on the line, and where to print; returns the exit code.
 Command: TypeAlias = Callable[[Any, list[str], Console], int]
 
@@ -185,7 +187,8 @@ def build_parser() -> argparse.ArgumentParser:
         "config",
         type=_path,
         nargs="?",
-        help="a YAML file; without it DPET on the digits, the quickstart",
+        help="a YAML file or the name of a packaged config; without it DPET on the "
+        "digits, the quickstart",
     )
     run.add_argument("--out", type=_path, default=Path("runs"), metavar="DIR")
     run.add_argument(
@@ -243,7 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
         takes_overrides=True,
         epilog="Any key of the config can be given as --section.key=value.",
     )
-    layers.add_argument("config", type=_path, help="a YAML file")
+    layers.add_argument("config", type=_path, help=_CONFIG)
     layers.add_argument(
         "--seconds",
         type=float,
@@ -264,7 +267,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Any key of the configs can be given as --section.key=value, such as\n"
         "--data.path=DIR; it holds for every run.",
     )
-    compare.add_argument("suite", type=_path, help="a YAML file")
+    compare.add_argument(
+        "suite", type=_path, help="a YAML file or the name of a packaged suite"
+    )
     compare.add_argument("--out", type=_path, default=Path("runs"), metavar="DIR")
     compare.add_argument("--seeds", metavar="A,B,...", help="instead of the suite's")
     compare.add_argument(
@@ -488,7 +493,10 @@ def build_parser() -> argparse.ArgumentParser:
         takes_overrides=True,
     )
     show.add_argument(
-        "config", type=_path, nargs="?", help="a YAML file: a config or a suite"
+        "config",
+        type=_path,
+        nargs="?",
+        help="a YAML file or a packaged name: a config or a suite",
     )
     show.add_argument(
         "--schema",
@@ -508,7 +516,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_tune(parser: Any) -> None:
     """Add what `dpet tune` takes."""
-    parser.add_argument("config", type=_path, help="a YAML file")
+    parser.add_argument("config", type=_path, help=_CONFIG)
     parser.add_argument(
         "--vary",
         action="append",
@@ -611,7 +619,7 @@ def _add_fit(parser: Any) -> None:
 
 def _add_plan(parser: Any) -> None:
     """Add what `dpet plan` takes."""
-    parser.add_argument("config", type=_path, nargs="?", help="a YAML file")
+    parser.add_argument("config", type=_path, nargs="?", help=_CONFIG)
     budget = parser.add_mutually_exclusive_group()
     for name, what in (
         ("seconds", "of everything: measuring, compiling, training, evaluating"),
@@ -682,7 +690,7 @@ def _add_pool(parser: Any) -> None:
         "key can be given.",
         takes_overrides=True,
     )
-    ranking.add_argument("config", type=_path, help="a YAML file")
+    ranking.add_argument("config", type=_path, help=_CONFIG)
     add("remove", "Take a network out.").add_argument("name")
 
 
@@ -1039,10 +1047,8 @@ def _joined(options: Any) -> Any:
 
 def _run(options: Any, overrides: list[str], console: Console) -> int:
     from dpet_jax.config.load import load
-    from dpet_jax.config.packaged import packaged
 
-    path = packaged("quickstart") if options.config is None else options.config
-    config = load(path, overrides)
+    config = load(options.config or "quickstart", overrides)
     _use_cache()
     team = _joined(options)
     from dpet_jax.run import experiment
@@ -1164,7 +1170,7 @@ def _run_suite(options: Any, comparing: Any, again: str, console: Console) -> in
             console.out(line, highlight=False)
     if outcome.interrupted:
         return EXIT_RESUMABLE
-    if comparing.suite.problems:
+    if comparing.mistakes:
         return EXIT_MISTAKE
     return 0 if outcome.finished else EXIT_FAILED
 
@@ -1242,17 +1248,17 @@ def _print_slurm(
 
 
 def _practices(options: Any, overrides: list[str], console: Console) -> int:
-    from dpet_jax.config.packaged import packaged
+    from dpet_jax.config.packaged import file_of
     from dpet_jax.suite.practices import Study, load_practices, names_of_parts
 
-    path = packaged("practices_small") if options.study is None else options.study
+    path = file_of(options.study or Path("practices_small"))
     section = load_practices(path, overrides)
     only = names_of_parts(options.only, section)
     study = Study(section, path.parent, options.out / section.name, console)
     _use_cache()
     named = [f"--{k}={getattr(options, k)}" for k in ("only", "out")]
     given = [option for option in named if not option.endswith("=None")]
-    file = [] if options.study is None else [str(path)]
+    file = [] if options.study is None else [str(options.study)]
     again = shlex.join(["dpet", "practices", *file, *overrides, *given])
     try:
         outcome = study.run(only, minutes=options.minutes)

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from dpet_jax.config.experiment import Config
 from dpet_jax.config.load import change, read_tree, validate
-from dpet_jax.config.packaged import packaged
 from dpet_jax.data import Data, Source, prepare
 from dpet_jax.methods.base import Method
 from dpet_jax.models.network import ModelSection
@@ -103,7 +102,7 @@ def _config(
     elif isinstance(config, Mapping):
         tree, where = dict(config), "the config"
     else:
-        path = packaged("quickstart") if config is None else Path(config)
+        path = "quickstart" if config is None else config
         tree, where = read_tree(path), str(path)
     tree = _copied(tree)
     change(tree, changes.items(), _ARGUMENT)
@@ -164,8 +163,9 @@ def compare(
     """Run what a suite lacks, and return the comparison; called again, it goes on.
 
     Args:
-        suite: A YAML file, or its keys as nested data; its base may be a `Config`, a
-            config's keys, its file or the name of a packaged one.
+        suite: A YAML file, the name of a packaged suite, or its keys as nested data;
+            its base may be a `Config`, a config's keys, its file or the name of a
+            packaged one.
         changes: Dotted keys and their values, for every run.
         only: Names of variants to run alone.
         seeds: Instead of the suite's.

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from dpet_jax.config import yaml12
 from dpet_jax.config.experiment import Config
+from dpet_jax.config.packaged import file_of
 from dpet_jax.errors import UserError
 from dpet_jax.section import one_of, shown
 
@@ -39,7 +40,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file and apply dotted overrides, first to last.
 
     Args:
-        path: A YAML file.
+        path: A YAML file, or the name of a packaged config.
         overrides: `--a.b=value` each; the value is read as YAML.
 
     Raises:
@@ -52,12 +53,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_tree(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that a user wrote as nested plain data.
+    """Read a YAML file that a user wrote, or a packaged one, as nested plain data.
+
+    Args:
+        path: Of the file, or the name of a packaged config or suite.
 
     Raises:
         UserError: If it cannot be read, or is not a mapping.
     """
-    path = Path(path)
+    path = file_of(Path(path))
     try:
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is no regular file")  # a pipe would wait
@@ -66,7 +70,7 @@ def read_tree(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot read the config ({_reason(error)}); give the path of a "
-            "YAML file such as configs/quickstart.yaml"
+            "YAML file, or the name of a packaged one such as quickstart"
         ) from error
     try:
         tree = yaml12.read(text)

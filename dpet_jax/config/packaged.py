@@ -29,6 +29,16 @@ def packaged(name: str) -> Path:
     return found[name]
 
 
+def file_of(path: Path) -> Path:
+    """Return the file that a path means: of a packaged name that is no file, that.
+
+    Args:
+        path: As a user gave it.
+    """
+    known = dict(names()).get(str(path))
+    return path if known is None or path.is_file() else known
+
+
 def names() -> Iterator[tuple[str, Path]]:
     """Yield the name and the file of every packaged config, then of every suite."""
     folder = Path(str(files("dpet_jax").joinpath(FOLDER)))

@@ -73,6 +73,7 @@ class Comparing:
     Attributes:
         folder: The suite's.
         problems: What went wrong so far.
+        mistakes: Those of them that were in what the user gave.
 
     Raises:
         UserError: If the suite has no such variant, or a run in the folder was made
@@ -90,7 +91,7 @@ class Comparing:
         self.suite = suite
         self._variants = _chosen(suite, only)
         self.folder = SuiteFolder(suite, out)
-        self.problems = [*suite.problems]
+        self.problems, self.mistakes = [*suite.problems], [*suite.problems]
         self._out = out
         self._console = console
         self._interrupt = interrupt or Interrupt()
@@ -183,9 +184,7 @@ class Comparing:
                     work = self._estimate(config)
                     runs.append(Run(config, self._data_of(config), work))
         for problem, folders in impossible.items():
-            first, *others = folders
-            also = f" and {len(others)} more" if others else ""
-            self.problems.append(f"{first}{also}: {problem}")
+            self.problems.append(f"{_and_more(folders)}: {problem}")
             yield self.problems[-1]
         to_do = count - sum(map(self._finished, (*self.trials(), *self.reported())))
         yield (
@@ -260,6 +259,22 @@ class Comparing:
         }
         return {key: (one, self._data_of(one)) for key, one in configs.items()}
 
+    def _without_data(self, jobs: Sequence[Job]) -> set[str]:
+        """Say once what data cannot be read; return the folders of its jobs."""
+        missing: dict[str, list[str]] = {}
+        for job in jobs:
+            # all else the run meets again, and keeps its traceback
+            with contextlib.suppress(Exception):
+                try:
+                    self._data_of(job.config)
+                except UserError as error:
+                    missing.setdefault(str(error), []).append(job.folder)
+        for problem, folders in missing.items():
+            self.mistakes.append(f"{_and_more(folders)}: not run: {problem}")
+            self._console.out(self.mistakes[-1], highlight=False)
+            self.problems.append(self.mistakes[-1])
+        return {folder for folders in missing.values() for folder in folders}
+
     def run(
         self, *, minutes: float | None = None, executor: Executor | None = None
     ) -> Outcome:
@@ -295,10 +310,16 @@ class Comparing:
         # what is wanted may depend on how the first ones end
         while new := {j.folder: j for j in wanted() if j.folder not in seen}:
             seen |= {*new}
+            left = []
             for job in new.values():
                 if self.folder.state(job) == "finished":
                     self._count(job)
                 else:
+                    left.append(job)
+            lacking = self._without_data(left)
+            self._failed |= lacking
+            for job in left:
+                if job.folder not in lacking:
                     executor.submit(job)
             whole = True
             with contextlib.closing(executor.results(self._interrupt)) as results:
@@ -431,6 +452,11 @@ def _chosen(suite: Suite, only: Sequence[str]) -> tuple[Variant, ...]:
             )
     wanted = {*only}
     return tuple(v for v in suite.variants if not only or wanted & {v.name, v.key})
+
+
+def _and_more(folders: Sequence[str]) -> str:
+    first, *others = folders
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _name(job: Job) -> str:

@@ -223,7 +223,9 @@ class SuiteConfig(Section):
     """Experiments that differ in a few keys, over the same seeds and targets."""
 
     name: Name = Field(description="of the folder of all its runs")
-    base: UserPath = Field(description="a config, relative to this file")
+    base: UserPath = Field(
+        description="a config, relative to this file, or the name of a packaged one"
+    )
     set: dict[str, Any] = Field({}, description="keys of the config, for all variants")
     read: Literal["crossing", "end"] = Field(
         "crossing",

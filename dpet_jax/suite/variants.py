@@ -21,7 +21,7 @@ from dpet_jax.config.load import (
     validate,
     validate_as,
 )
-from dpet_jax.config.packaged import SUITES, names
+from dpet_jax.config.packaged import SUITES, file_of, names
 from dpet_jax.errors import UserError
 from dpet_jax.report.paper import PAPER_WH
 from dpet_jax.report.runs import Run
@@ -224,8 +224,9 @@ def load_suite(
     variant's, a combination of its grid, a setting that is tried, the command line.
 
     Args:
-        suite: A YAML file, or its keys as nested data. In these the base may be a
-            config or its keys too, or the name of a packaged one.
+        suite: A YAML file, the name of a packaged suite, or its keys as nested data.
+            In these the base may be a config or its keys too, or the name of a
+            packaged one.
         overrides: `--a.b=value` each, or a dotted key and its value, for all variants.
         seeds: Instead of the suite's.
         origin: Of overrides and seeds, for messages.
@@ -247,7 +248,8 @@ def load_suite(
     section = validate_as(SuiteConfig, tree, where, origins)
     if base is None:
         assert isinstance(suite, Path), "a suite without a base is not valid"
-        path = suite.parent / section.base
+        path = file_of(suite).parent / section.base
+        path = path if path.exists() else file_of(section.base)
         base = _Base(str(path), read_tree(path))
     changes = [parse_override(o) if isinstance(o, str) else o for o in overrides]
     layer = (origin, changes)

@@ -469,7 +469,7 @@ def test_pipes_devices_and_locked_files_are_refused_at_once(tmp_path):
 
 def test_missing_file_and_folder_are_refused_with_an_example(tmp_path):
     for path in (tmp_path / "absent.yaml", tmp_path):
-        with pytest.raises(UserError, match=r"configs/quickstart\.yaml") as caught:
+        with pytest.raises(UserError, match="such as quickstart") as caught:
             load(path)
         assert str(caught.value).startswith(f"{path}: cannot read")
 

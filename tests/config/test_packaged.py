@@ -8,6 +8,7 @@ import pytest
 from dpet_jax.config.load import load
 from dpet_jax.config.packaged import names, packaged
 from dpet_jax.errors import UserError
+from dpet_jax.suite.variants import load_suite
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -37,3 +38,23 @@ def test_names_are_unique_so_that_each_means_one_file():
 def test_an_unknown_name_is_refused_with_those_there_are():
     with pytest.raises(UserError, match=r"'quick' is no packaged.*quickstart.*digits"):
         packaged("quick")
+
+
+def test_a_name_stands_for_its_file_unless_there_is_a_file_of_this_name(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("digits").mkdir()  # a folder is no config
+    assert load_suite(Path("digits")) == load_suite(packaged("digits"))
+    assert load("quickstart") == load(packaged("quickstart"))
+    own = (
+        "name: own\nbase: quickstart\nseeds: [0]\ntargets: [0.5]\nvariants: {one: {}}\n"
+    )
+    Path("own.yaml").write_text(own)
+    (variant,) = load_suite(Path("own.yaml")).variants
+    (setting,) = variant.settings.values()
+    assert setting.config.data == load("quickstart").data
+    Path("quickstart").write_text("name: mine\n")
+    assert load("quickstart").name == "mine"
+    with pytest.raises(UserError, match=r"no_such: cannot read .* such as quickstart"):
+        load("no_such")

@@ -264,6 +264,26 @@ def test_a_dry_run_without_its_data_says_so_once_and_is_a_mistake(tmp_path, caps
     assert "some/full/seed0 and 1 more: " in told
 
 
+def test_what_data_cannot_be_read_is_said_once_before_anything_is_run(
+    tmp_path, capsys, ran, monkeypatch
+):
+    text = PAIR + "  lacking: {set: {data: {kind: parquet, path: nowhere}}}\n"
+    make(tmp_path, text)
+    given = ["compare", str(tmp_path / "suite.yaml"), f"--out={tmp_path / 'runs'}"]
+    assert main([*given, "--seeds=0,1"]) == 2
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("some/lacking/seed0 and 1 more: not run: ")
+    assert "nowhere" in first
+    assert len(ran) == 4
+    progress = [line for line in lines if line.startswith("[")]
+    assert len(progress) == 4
+    assert not any("nowhere" in line for line in progress)
+    assert len([*read_comparison([tmp_path / "runs" / "some"]).problems]) == 1
+    # what is finished needs no data to be reported on
+    monkeypatch.setattr(parts, "build_data", lambda _: pytest.fail("read"))
+    assert main([*given, "--seeds=0,1", "--only=full,less"]) == 0
+
+
 def test_a_plan_says_how_long_it_takes_by_what_was_measured_once(
     pair, tmp_path, ran, monkeypatch
 ):
