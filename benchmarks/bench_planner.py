@@ -16,12 +16,14 @@ CPU, and three that reorder the scales: by FLOPs, by layers, and the same for al
     ridge          the tight-budget paper's: a quadratic ridge regression of accuracy on
                    scale and time, fitted to 8 short runs, for 15 % of the budget
 
-With `--own`, the shipped law is judged on a table of runs of one's own, which no part
-of it was fitted to, with the step times of those runs; `--runs` makes such a table of
-finished runs of the family, as of the suite planner_table.
+With `--own`, the shipped law is judged on a table of runs of one's own, with the step
+times of those runs; with `--fitted`, the law that is calibrated on another such table
+too. `--runs` makes a table of finished runs of the family, as of the suite
+planner_table.
 
     python benchmarks/bench_planner.py --out=benchmarks/results/bench_planner_cpu.json
     python benchmarks/bench_planner.py --runs=runs/planner_table --name=NAME --own=FILE
+    python benchmarks/bench_planner.py --family=resnet18 --own=FILE --fitted=OTHER
 """
 
 import argparse
@@ -308,31 +310,37 @@ def evaluate(path: Path = TABLE, draws: int = 5) -> list[dict]:
     return [_row(planner, by) for planner, by in found.items()]
 
 
-def own_columns(path: Path, law: Law) -> list[Column]:
-    """Return each data set of a table of one's own, by its runs' times and by others.
+def own_table(path: Path) -> Table:
+    """Return a table of one's own, which has one data set."""
+    with path.open(encoding="utf-8") as file:
+        names = {row["dataset"] for row in csv.DictReader(file)}
+    if len(names) != 1:
+        raise ValueError(f"{path}: has {len(names)} data sets; give each its own file")
+    return Table.read(path, *names)
 
-    Those of its budgets count at which neither the best scale nor the law's choice is
+
+def own_columns(path: Path, law: Law) -> list[Column]:
+    """Return a table of one's own by its runs' times and by others.
+
+    Those budgets count at which neither the best scale nor the law's choice is
     extrapolated.
     """
+    table = own_table(path)
+    spent: dict[float, list[float]] = {}
     with path.open(encoding="utf-8") as file:
-        rows = [*csv.DictReader(file)]
-    found = []
-    for name in dict.fromkeys(row["dataset"] for row in rows):
-        spent: dict[float, list[float]] = {}
-        for row in rows:
-            if row["dataset"] == name and _kept(row):
+        for row in csv.DictReader(file):
+            if _kept(row):
                 each = float(row["wall_seconds"]) / int(row["visits"])
                 spent.setdefault(float(row["scale"]), []).append(each)
-        seconds = {scale: float(np.median(all_)) for scale, all_ in spent.items()}
-        table = Table.read(path, name)
-        models = {
-            "measured": seconds,
-            "flops": _like(table.train_flops),
-            "flat": dict.fromkeys(seconds, 1e-4),
-        }
-        if seconds.keys() <= _LAYERS.keys():  # else all have as many
-            models["layers"] = _like({scale: _LAYERS[scale] for scale in seconds})
-        found += [Column(times, table, each, ()) for times, each in models.items()]
+    seconds = {scale: float(np.median(all_)) for scale, all_ in spent.items()}
+    models = {
+        "measured": seconds,
+        "flops": _like(table.train_flops),
+        "flat": dict.fromkeys(seconds, 1e-4),
+    }
+    if seconds.keys() <= _LAYERS.keys():  # else all have as many
+        models["layers"] = _like({scale: _LAYERS[scale] for scale in seconds})
+    found = [Column(times, table, each, ()) for times, each in models.items()]
     return [replace(one, budgets=_judged_budgets(one, law)) for one in found]
 
 
@@ -355,30 +363,30 @@ def calibrated(path: Path, family: str) -> list[Law]:
 
     The first law is that of all runs; each other lacks those of one scale.
     """
-    with path.open(encoding="utf-8") as file:
-        names = dict.fromkeys(row["dataset"] for row in csv.DictReader(file))
-    tables = [Table.read(path, name) for name in names]
+    table = own_table(path)
     return [
         refit(
-            [
-                one
-                for table in tables
-                for one in table.observations()
-                if left_out is None or one.parameters != table.parameters[left_out]
-            ],
+            [one for one in table.observations() if one.parameters != left_out],
             family=family,
         )
-        for left_out in (None, *tables[0].parameters)
+        for left_out in (None, *table.parameters.values())
     ]
 
 
-def evaluate_own(path: Path, family: str = "resnet20") -> list[dict]:
+def evaluate_own(
+    path: Path, family: str = "resnet20", fitted: Path | None = None
+) -> list[dict]:
     """Return a row for each planner on a table of one's own, by the shipped law.
 
     Scales that are too large for a budget are judged by runs of fewer examples than
-    there are, that is, by a line that goes on. Of a family whose law was calibrated on
-    the table, laws are judged as well that were without one of its scales, and the law
-    of ResNet-20, which saw none of it.
+    there are, that is, by a line that goes on. Of a family with a law of its own, laws
+    are judged as well that were calibrated on the table but for one of its scales, and
+    the law of ResNet-20, which saw none of it.
+
+    Args:
+        path: Of the table.
+        family: Of its networks.
+        fitted: Another table, the law of which is judged too.
     """
     law = shipped(family)
     every = own_columns(path, law)
@@ -392,6 +400,8 @@ def evaluate_own(path: Path, family: str = "resnet20") -> list[dict]:
     if law is not SHIPPED:
         planners["g, a scale left out"] = [*map(_by, calibrated(path, family)[1:])]
         planners["g of ResNet-20"] = [_by(SHIPPED)]
+    if fitted is not None:
+        planners["g, other data"] = [_by(calibrated(fitted, family)[0])]
     found = {
         planner: {
             column.times: [
@@ -518,6 +528,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--own", type=Path, help="a table of one's own")
     parser.add_argument("--family", default="resnet20", help="of its networks")
+    parser.add_argument("--fitted", type=Path, help="another such table")
     parser.add_argument("--runs", type=Path, help="make it of these runs")
     parser.add_argument("--name", default="own", help="of their data set")
     parser.add_argument("--out", type=Path)
@@ -527,7 +538,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     rows = (
         evaluate(options.table)
         if options.own is None
-        else evaluate_own(options.own, options.family)
+        else evaluate_own(options.own, options.family, options.fitted)
     )
     for row in rows:
         name, mean, worst, *means = row.values()

@@ -13,7 +13,9 @@ import bench_planner as bench
 
 OWN = bench.TABLE.with_name("planner_own.csv")
 LEFT_OUT = "g, a scale left out"
+ELSEWHERE = "g, other data"
 RESNET18 = bench.TABLE.with_name("planner_own_resnet18.csv")
+UNSEEN = bench.TABLE.with_name("planner_unseen_resnet18.csv")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,13 @@ def test_the_law_of_resnet18_is_that_of_resnet20_calibrated_on_its_table():
 
 @pytest.fixture(scope="module")
 def of_resnet18():
-    rows = bench.evaluate_own(RESNET18, "resnet18")
+    rows = bench.evaluate_own(RESNET18, "resnet18", fitted=UNSEEN)
+    return {row["planner"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def of_unseen():
+    rows = bench.evaluate_own(UNSEEN, "resnet18", fitted=RESNET18)
     return {row["planner"]: row for row in rows}
 
 
@@ -164,6 +172,40 @@ def test_the_law_of_resnet18_never_loses_more_than_wanted(of_resnet18):
 def test_the_law_of_resnet18_plans_as_wanted_without_any_one_of_its_widths(of_resnet18):
     assert of_resnet18[LEFT_OUT]["mean"] <= 0.5
     assert of_resnet18[LEFT_OUT]["worst"] <= 2.5
+
+
+def test_the_law_of_resnet18_plans_well_on_data_that_it_never_saw(of_unseen):
+    """Fifteen runs with each of two seeds on CIFAR-10; it was fitted to CIFAR-100."""
+    mean = {planner: row["mean"] for planner, row in of_unseen.items()}
+    assert mean["g"] <= 0.5
+    assert of_unseen["g"]["worst"] <= 2.5
+    assert of_unseen["g"]["measured"] == 0
+    assert mean["g"] < mean["fixed 0.125"]
+    assert mean["g"] <= mean["default"] / 5
+    assert mean["g"] <= mean["random"] / 5
+    assert mean[ELSEWHERE] == mean["g"]
+
+
+def test_laws_of_resnet18_from_either_data_set_plan_for_the_other(
+    of_resnet18, of_unseen
+):
+    def mean(planner):
+        return (of_resnet18[planner]["mean"] + of_unseen[planner]["mean"]) / 2
+
+    assert mean(ELSEWHERE) <= 0.5
+    assert mean(ELSEWHERE) < mean("fixed 0.125")
+    assert mean(ELSEWHERE) <= mean("default") / 5
+    assert mean(ELSEWHERE) <= mean("random") / 5
+
+
+@pytest.mark.xfail(reason="3.9 points, with 257 steps for widths that take as long")
+def test_the_law_of_the_second_data_set_never_loses_more_than_wanted(of_resnet18):
+    assert of_resnet18[ELSEWHERE]["worst"] <= 2.5
+
+
+def test_a_table_of_several_data_sets_is_refused():
+    with pytest.raises(ValueError, match="has 3 data sets"):
+        bench.own_table(bench.TABLE)
 
 
 def test_the_baselines_are_those_of_the_study(columns):
