@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ from dpet_jax.data.sources.cifar import holds_cifar
 from dpet_jax.data.sources.idx import holds_idx
 from dpet_jax.errors import UserError
 from dpet_jax.files import csv_cell, read_json, write_whole
-from dpet_jax.planner.law import Level, shipped
+from dpet_jax.planner.law import Level, Observation, shipped, steepest_level
 from dpet_jax.planner.planner import Budget, BudgetTooSmallError
 from dpet_jax.pretrained.choice import SCRATCH
 from dpet_jax.pretrained.pool import ModelPool
@@ -334,7 +335,7 @@ class _Fitting:
         tried = self._try(config, data)
         wanted, level = self.budget, tried.level
         # before anything is measured, which takes longer than this
-        if not _within_reach(config, data, wanted.amount, level):
+        if math.isinf(_least_visits(config, data, wanted.amount, level)):
             law = shipped(config.model.kind)
             score = law.score(_HOUR_S / tried.visit_s, tried.parameters)
             reached = level.accuracy(score)
@@ -384,8 +385,25 @@ class _Fitting:
             self.say(
                 f"  tried     {epochs:.3g} epochs end at {accuracy:.3f} of validation"
             )
+            if number == 0 and 0 < accuracy < 1:
+                visits = steps * config.train.batch_size
+                run = Observation(data.fingerprint, visits, parameters, accuracy)
+                self._doubt(config, data, run, visit_s)
         level = level_of([place], shipped(small.model.kind), data.fingerprint)
         return _Tried(level, parameters, visit_s)
+
+    def _doubt(
+        self, config: Config, data: Data, run: Observation, visit_s: float
+    ) -> None:
+        """Say, before a longer run tells, that a target looks out of reach."""
+        steep = steepest_level(run, shipped(config.model.kind))
+        least = _least_visits(config, data, self.budget.amount, steep)
+        if least * visit_s > _LONGEST_S:
+            self.say(
+                f"  doubtful  {self.budget.amount:g} looks more than a day away here, "
+                "even if the error falls as steeply as on the easiest pictures known; "
+                "a longer run tells"
+            )
 
     def _plan(
         self, config: Config, data: Data, budget: Budget, level: Level | None = None
@@ -607,14 +625,15 @@ def _config(name: str, section: DataSection, seed: int) -> Config:
     return validate(plain, "dpet fit")
 
 
-def _within_reach(config: Config, data: Data, target: float, level: Level) -> bool:
-    """Return whether a network of the family is ever expected to reach a target."""
+def _least_visits(config: Config, data: Data, target: float, level: Level) -> float:
+    """Return the fewest examples by which a network of the family is to reach a target.
+
+    They are infinite if none is ever expected to.
+    """
     law = shipped(config.model.kind)
     score = level.score(law.aim(target))
-    return any(
-        law.visits_to(score, parameters) is not None
-        for _, parameters in _sizes(config, data)
-    )
+    each = (law.visits_to(score, parameters) for _, parameters in _sizes(config, data))
+    return min((visits for visits in each if visits is not None), default=math.inf)
 
 
 def _sizes(config: Config, data: Data) -> Iterator[tuple[Config, int]]:

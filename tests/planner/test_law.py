@@ -13,6 +13,7 @@ from dpet_jax.planner.law import (
     Observation,
     fit_level,
     refit,
+    steepest_level,
 )
 
 
@@ -114,6 +115,15 @@ def test_level_is_found_from_two_runs_and_predicts_a_third():
         score = SHIPPED.score(one.visits, one.parameters)
         assert found.accuracy(score) == pytest.approx(one.accuracy)
         assert found.score(one.accuracy) == pytest.approx(score)
+
+
+def test_the_steepest_level_goes_through_its_run_and_promises_most():
+    made = runs(SHIPPED, Level(-0.57, -0.16))
+    short, longer = made[0], made[1]
+    steep = steepest_level(short)
+    scores = [SHIPPED.score(one.visits, one.parameters) for one in (short, longer)]
+    assert steep.accuracy(scores[0]) == pytest.approx(short.accuracy)
+    assert steep.accuracy(scores[1]) > longer.accuracy
 
 
 def test_level_refuses_runs_that_fix_none():

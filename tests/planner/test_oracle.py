@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpet_jax.planner.law import SHIPPED, refit, shipped
+from dpet_jax.planner.law import SHIPPED, STEEPEST, fit_level, refit, shipped
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import bench_planner as bench
@@ -26,6 +26,11 @@ def tables():
 @pytest.fixture(scope="module")
 def columns(tables):
     return bench.columns(tables)
+
+
+def test_the_steepest_slope_is_that_of_the_data_it_was_fitted_to(tables):
+    slopes = [fit_level(table.observations()).kappa for table in tables]
+    assert min(slopes) == pytest.approx(STEEPEST, abs=1e-3)
 
 
 @pytest.fixture(scope="module")

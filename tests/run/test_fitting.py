@@ -291,7 +291,10 @@ def test_an_impossible_target_is_refused_with_what_can_be_reached(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_level_comes_from_two_lengths_of_a_small_network(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("target", "doubtful"), [(0.9, False), (0.9999, True)])
+def test_the_level_comes_from_two_lengths_of_a_small_network(
+    tmp_path, monkeypatch, target, doubtful
+):
     ran, level = [], Level(-1.0, -0.3)
 
     def run(config, _, *, folder, **__):
@@ -303,7 +306,7 @@ def test_the_level_comes_from_two_lengths_of_a_small_network(tmp_path, monkeypat
     monkeypatch.setattr(experiment, "run", run)
     monkeypatch.setattr(fitting, "level_of", lambda *_: level)
     looked = fitting.look(None, None, 0)
-    wanted, said = Budget(target=0.9), []
+    wanted, said = Budget(target=target), []
     fitted = fitting._Fitting(
         *(None, wanted, tmp_path / "out", None, 0, said.append, None, 0.0),
         measuring_counts=True,
@@ -314,4 +317,6 @@ def test_the_level_comes_from_two_lengths_of_a_small_network(tmp_path, monkeypat
     n = looked.data.num_train
     steps = [round(config.method.epochs * n / 64) for config in ran]
     assert steps == [300, 1600]
-    assert len(said) == 2
+    # what looks out of reach is said before the longer run
+    kinds = [line.split()[0] for line in said]
+    assert kinds == ["tried", *["doubtful"] * doubtful, "tried"]
