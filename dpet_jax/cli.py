@@ -1166,8 +1166,12 @@ def _run_suite(options: Any, comparing: Any, again: str, console: Console) -> in
     if outcome.any_finished:
         _write_report([outcome.folder], options.by, outcome.folder, console)
     else:
-        for line in (*outcome.problems, "report      none: no run has finished"):
-            console.out(line, highlight=False)
+        # what data are lacking was said before anything was run
+        said = {*comparing.mistakes} - {*comparing.suite.problems}
+        for line in outcome.problems:
+            if line not in said:
+                console.out(line, highlight=False)
+        console.out("report      none: no run has finished", highlight=False)
     if outcome.interrupted:
         return EXIT_RESUMABLE
     if comparing.mistakes:

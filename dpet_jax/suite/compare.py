@@ -20,7 +20,7 @@ from dpet_jax.suite.dry_run import Estimate, estimate
 from dpet_jax.suite.duration import Durations, Run, told
 from dpet_jax.suite.executor import Ended, Executor, InTurn, run_job
 from dpet_jax.suite.folder import State, SuiteFolder
-from dpet_jax.suite.variants import Job, Suite, Variant
+from dpet_jax.suite.variants import Job, Setting, Suite, Variant
 from dpet_jax.training.optimizer import Sgd
 from dpet_jax.training.schedule import Cosine
 
@@ -97,6 +97,7 @@ class Comparing:
         self._interrupt = interrupt or Interrupt()
         self._listens = interrupt is None
         self._data: dict[str, Data] = {}
+        self._unreadable: dict[tuple[str, int, int], str] = {}
         self._read_s = 0.0
         self._estimates: dict[str, Estimate] = {}
         self._done_s = self._done_flops = 0.0
@@ -132,7 +133,7 @@ class Comparing:
         if chosen:
             return chosen
         settings = variant.settings
-        dear = max(settings, key=lambda name: self._epochs(settings[name].config))
+        dear = max(settings, key=lambda name: self._epochs_if_known(settings[name]))
         values = settings[dear].values
         return [variant.named(values, h) for h in variant.horizons] or [dear]
 
@@ -259,21 +260,26 @@ class Comparing:
         }
         return {key: (one, self._data_of(one)) for key, one in configs.items()}
 
-    def _without_data(self, jobs: Sequence[Job]) -> set[str]:
-        """Say once what data cannot be read; return the folders of its jobs."""
-        missing: dict[str, list[str]] = {}
-        for job in jobs:
-            # all else the run meets again, and keeps its traceback
-            with contextlib.suppress(Exception):
-                try:
-                    self._data_of(job.config)
-                except UserError as error:
-                    missing.setdefault(str(error), []).append(job.folder)
-        for problem, folders in missing.items():
+    def _look_at_data(self) -> None:
+        """Read the data of what is left to run; say once what cannot be read."""
+        lacking: dict[str, list[str]] = {}
+        for job in (*self.trials(), *self.reported()):
+            if self.folder.state(job) == "finished":
+                continue
+            key = _asked_of_data(job.config)
+            if key not in self._unreadable:
+                # all else the run meets again, and keeps its traceback
+                with contextlib.suppress(Exception):
+                    try:
+                        self._data_of(job.config)
+                    except UserError as error:
+                        self._unreadable[key] = str(error)
+            if key in self._unreadable:
+                lacking.setdefault(self._unreadable[key], []).append(job.folder)
+        for problem, folders in lacking.items():
             self.mistakes.append(f"{_and_more(folders)}: not run: {problem}")
             self._console.out(self.mistakes[-1], highlight=False)
             self.problems.append(self.mistakes[-1])
-        return {folder for folders in missing.values() for folder in folders}
 
     def run(
         self, *, minutes: float | None = None, executor: Executor | None = None
@@ -291,6 +297,7 @@ class Comparing:
         flag, runs = self._interrupt, executor or InTurn(self.run_one)
         listening = flag.listening() if self._listens else contextlib.nullcontext()
         with listening, flag.after(minutes):
+            self._look_at_data()
             ended = self._run_all(self.trials, runs) and self._run_all(
                 self.reported, runs
             )
@@ -310,16 +317,12 @@ class Comparing:
         # what is wanted may depend on how the first ones end
         while new := {j.folder: j for j in wanted() if j.folder not in seen}:
             seen |= {*new}
-            left = []
             for job in new.values():
                 if self.folder.state(job) == "finished":
                     self._count(job)
+                elif _asked_of_data(job.config) in self._unreadable:
+                    self._failed.add(job.folder)
                 else:
-                    left.append(job)
-            lacking = self._without_data(left)
-            self._failed |= lacking
-            for job in left:
-                if job.folder not in lacking:
                     executor.submit(job)
             whole = True
             with contextlib.closing(executor.results(self._interrupt)) as results:
@@ -415,6 +418,12 @@ class Comparing:
     def _epochs(self, config: Config) -> float:
         return self._estimate(config).epochs
 
+    def _epochs_if_known(self, setting: Setting) -> float:
+        # what cannot be run is said where it is to be run
+        with contextlib.suppress(UserError):
+            return self._epochs(setting.config)
+        return 0.0
+
     def _estimate(self, config: Config) -> Estimate:
         """Return what a run is expected to cost.
 
@@ -452,6 +461,12 @@ def _chosen(suite: Suite, only: Sequence[str]) -> tuple[Variant, ...]:
             )
     wanted = {*only}
     return tuple(v for v in suite.variants if not only or wanted & {v.name, v.key})
+
+
+def _asked_of_data(config: Config) -> tuple[str, int, int]:
+    """Return what decides whether a config's data can be read, and fit it."""
+    train = config.train
+    return config.data.model_dump_json(), train.batch_size, train.augment.translate
 
 
 def _and_more(folders: Sequence[str]) -> str:

@@ -284,6 +284,18 @@ def test_what_data_cannot_be_read_is_said_once_before_anything_is_run(
     assert main([*given, "--seeds=0,1", "--only=full,less"]) == 0
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_tuned_suite_without_its_data_says_so_once(tmp_path, capsys, ran, more):
+    make(tmp_path, TUNED)
+    given = ["--data={kind: parquet, path: nowhere}", f"--out={tmp_path / 'runs'}"]
+    assert main(["compare", str(tmp_path / "suite.yaml"), *given, *more]) == 2
+    told = capsys.readouterr()
+    assert told.out.count("nowhere") == 1
+    assert "some/tuning/tried/passes_1/seed90 and 5 more: " in told.out
+    assert told.err == ""
+    assert ran == []
+
+
 def test_a_plan_says_how_long_it_takes_by_what_was_measured_once(
     pair, tmp_path, ran, monkeypatch
 ):
