@@ -52,7 +52,6 @@ from dpet_jax.planner.law import (
 from dpet_jax.planner.planner import Budget, Plan, Spend, StepCost, plan
 
 TABLE = Path(__file__).parent.parent / "tests" / "data" / "planner_oracle.csv"
-OWN = TABLE.with_name("planner_own.csv")
 SETS = ("cifar100_10super", "cifar10_4class")
 BATCH = 64
 #: Microseconds of a visit on one CPU core, and layers of a network, by scale.

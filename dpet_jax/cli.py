@@ -187,8 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
         "config",
         type=_path,
         nargs="?",
-        help="a YAML file or the name of a packaged config; without it DPET on the "
-        "digits, the quickstart",
+        help=f"{_CONFIG}; without it DPET on the digits, the quickstart",
     )
     run.add_argument("--out", type=_path, default=Path("runs"), metavar="DIR")
     run.add_argument(
@@ -1166,15 +1165,13 @@ def _run_suite(options: Any, comparing: Any, again: str, console: Console) -> in
     if outcome.any_finished:
         _write_report([outcome.folder], options.by, outcome.folder, console)
     else:
-        # what data are lacking was said before anything was run
-        said = {*comparing.mistakes} - {*comparing.suite.problems}
         for line in outcome.problems:
-            if line not in said:
+            if line not in comparing.lacking:  # that was said before anything was run
                 console.out(line, highlight=False)
         console.out("report      none: no run has finished", highlight=False)
     if outcome.interrupted:
         return EXIT_RESUMABLE
-    if comparing.mistakes:
+    if comparing.suite.problems or comparing.lacking:
         return EXIT_MISTAKE
     return 0 if outcome.finished else EXIT_FAILED
 

@@ -20,7 +20,7 @@ from dpet_jax.suite.dry_run import Estimate, estimate
 from dpet_jax.suite.duration import Durations, Run, told
 from dpet_jax.suite.executor import Ended, Executor, InTurn, run_job
 from dpet_jax.suite.folder import State, SuiteFolder
-from dpet_jax.suite.variants import Job, Setting, Suite, Variant
+from dpet_jax.suite.variants import Job, Suite, Variant
 from dpet_jax.training.optimizer import Sgd
 from dpet_jax.training.schedule import Cosine
 
@@ -73,7 +73,7 @@ class Comparing:
     Attributes:
         folder: The suite's.
         problems: What went wrong so far.
-        mistakes: Those of them that were in what the user gave.
+        lacking: Those of them that say what data cannot be read.
 
     Raises:
         UserError: If the suite has no such variant, or a run in the folder was made
@@ -91,7 +91,8 @@ class Comparing:
         self.suite = suite
         self._variants = _chosen(suite, only)
         self.folder = SuiteFolder(suite, out)
-        self.problems, self.mistakes = [*suite.problems], [*suite.problems]
+        self.problems = [*suite.problems]
+        self.lacking: list[str] = []
         self._out = out
         self._console = console
         self._interrupt = interrupt or Interrupt()
@@ -133,7 +134,8 @@ class Comparing:
         if chosen:
             return chosen
         settings = variant.settings
-        dear = max(settings, key=lambda name: self._epochs_if_known(settings[name]))
+        configs = {name: setting.config for name, setting in settings.items()}
+        dear = max(configs, key=lambda name: self._epochs_if_known(configs[name]))
         values = settings[dear].values
         return [variant.named(values, h) for h in variant.horizons] or [dear]
 
@@ -262,7 +264,7 @@ class Comparing:
 
     def _look_at_data(self) -> None:
         """Read the data of what is left to run; say once what cannot be read."""
-        lacking: dict[str, list[str]] = {}
+        jobs: dict[str, list[str]] = {}
         for job in (*self.trials(), *self.reported()):
             if self.folder.state(job) == "finished":
                 continue
@@ -275,11 +277,11 @@ class Comparing:
                     except UserError as error:
                         self._unreadable[key] = str(error)
             if key in self._unreadable:
-                lacking.setdefault(self._unreadable[key], []).append(job.folder)
-        for problem, folders in lacking.items():
-            self.mistakes.append(f"{_and_more(folders)}: not run: {problem}")
-            self._console.out(self.mistakes[-1], highlight=False)
-            self.problems.append(self.mistakes[-1])
+                jobs.setdefault(self._unreadable[key], []).append(job.folder)
+        for problem, folders in jobs.items():
+            self.lacking.append(f"{_and_more(folders)}: not run: {problem}")
+            self._console.out(self.lacking[-1], highlight=False)
+        self.problems += self.lacking
 
     def run(
         self, *, minutes: float | None = None, executor: Executor | None = None
@@ -418,10 +420,10 @@ class Comparing:
     def _epochs(self, config: Config) -> float:
         return self._estimate(config).epochs
 
-    def _epochs_if_known(self, setting: Setting) -> float:
+    def _epochs_if_known(self, config: Config) -> float:
         # what cannot be run is said where it is to be run
         with contextlib.suppress(UserError):
-            return self._epochs(setting.config)
+            return self._epochs(config)
         return 0.0
 
     def _estimate(self, config: Config) -> Estimate:
