@@ -55,7 +55,7 @@ def test_the_wheel_says_what_it_is_and_which_command_it_brings(inside):
     assert (said["Name"], said["License-Expression"]) == ("dpet-jax", "Apache-2.0")
     assert {"docs", "plot", "test", "tune"} <= {*said.get_all("Provides-Extra")}
     (points,) = (t for name, t in inside.items() if name.endswith("entry_points.txt"))
-    assert "dpet = dpet_jax.cli:main" in points.decode()
+    assert "dpet = dpet_jax.__main__:main" in points.decode()
 
 
 @pytest.mark.slow  # installs, and trains in processes of their own
