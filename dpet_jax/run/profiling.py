@@ -35,10 +35,10 @@ from dpet_jax.training.compilation import compile_counts
 from dpet_jax.training.learner import DeviceLearner
 from dpet_jax.training.scoring import EVALUATION
 
-_WARM_UP, _TIMINGS = 5, 20
-#: One timing lasts so long that the call of a program does not matter, and all of them
-#: so long that a meter can tell what they took.
-_TIMING_S, _METERED_S = 0.05, 3.0
+_WARM_UP, _TIMINGS = 5, 8
+#: One timing lasts so long that the call of a program does not matter, which takes some
+#: 3 ms, and all of them so long that a meter can tell what they took.
+_TIMING_S, _METERED_S = 0.25, 3.0
 #: Of steps so slow that not all timings fit in, fewer are made.
 _LONGEST_S, _FEWEST = 5.0, 5
 #: Batches of the evaluation that is timed.
@@ -306,8 +306,8 @@ def measure(
 ) -> Profile:
     """Compile a config's programs, and time steps of training and evaluation.
 
-    Five steps to warm up, then 20 timings on real batches, each of as many steps as a
-    twentieth of a second holds.
+    Five steps to warm up, then 8 timings on real batches, each of as many steps as a
+    quarter of a second holds.
 
     Args:
         config: What is to be run.
