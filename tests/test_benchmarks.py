@@ -34,6 +34,7 @@ TOY = {
     "bench_scaling": ["--toy"],
     "bench_scores": ["--toy"],
     "bench_selection": ["--toy"],
+    "bench_memory": ["--toy"],
     "bench_meter": ["--tiny", "--pairs=1", "--seconds=0.01", "--periods", "0.05"],
     "bench_planner": [],
     "bench_methods": ["--toy"],
@@ -43,6 +44,7 @@ TOY = {
         *(*_TINY, "--widths", "0.25", "1", "--batch=4", "--steps=2", "--no-kill"),
         "--fractions=0.5",
     ],
+    "bench_steps": ["--toy"],
     "bench_submodular": ["--toy"],
     "bench_widths": [
         *(*_TINY, "--widths", "1", "1.1", "1.5", "--batch=4", "--steps=2"),
