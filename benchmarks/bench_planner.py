@@ -16,14 +16,14 @@ CPU, and three that reorder the scales: by FLOPs, by layers, and the same for al
     ridge          the tight-budget paper's: a quadratic ridge regression of accuracy on
                    scale and time, fitted to 8 short runs, for 15 % of the budget
 
-With `--own`, the shipped law is judged on a table of runs of one's own, with the step
-times of those runs; with `--fitted`, the law that is calibrated on another such table
-too. `--runs` makes a table of finished runs of the family, as of the suite
+With `--own`, the shipped law is judged on tables of runs of one's own, each with the
+step times of its runs, and on each the law that is calibrated on the others, which saw
+nothing of it. `--runs` makes a table of finished runs of the family, as of the suite
 planner_table.
 
     python benchmarks/bench_planner.py --out=benchmarks/results/bench_planner_cpu.json
     python benchmarks/bench_planner.py --runs=runs/planner_table --name=NAME --own=FILE
-    python benchmarks/bench_planner.py --family=resnet18 --own=FILE --fitted=OTHER
+    python benchmarks/bench_planner.py --family=resnet18 --own FILE OTHER
 """
 
 import argparse
@@ -31,7 +31,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -357,73 +357,67 @@ def _judged_budgets(column: Column, law: Law) -> tuple[float, ...]:
     )
 
 
-def calibrated(path: Path, family: str) -> list[Law]:
-    """Return what `dpet plan --calibrate` makes of a table, and of it without a scale.
+def calibrated(paths: Sequence[Path], family: str, without: float | None = None) -> Law:
+    """Return what `dpet plan --calibrate` makes of tables.
 
-    The first law is that of all runs; each other lacks those of one scale.
+    Args:
+        paths: Of the tables.
+        family: Of their networks.
+        without: A scale the runs of which are left out.
     """
-    table = own_table(path)
-    return [
-        refit(
-            [one for one in table.observations() if one.parameters != left_out],
-            family=family,
-        )
-        for left_out in (None, *table.parameters.values())
-    ]
+    seen = []
+    for table in map(own_table, paths):
+        unseen = table.parameters.get(without)
+        seen += [one for one in table.observations() if one.parameters != unseen]
+    return refit(seen, family=family)
 
 
 def evaluate_own(
-    path: Path, family: str = "resnet20", fitted: Path | None = None
+    path: Path, family: str = "resnet20", others: Sequence[Path] = ()
 ) -> list[dict]:
     """Return a row for each planner on a table of one's own, by the shipped law.
 
     Scales that are too large for a budget are judged by runs of fewer examples than
-    there are, that is, by a line that goes on. Of a family with a law of its own, laws
-    are judged as well that were calibrated on the table but for one of its scales, and
-    the law of ResNet-20, which saw none of it.
+    there are, that is, by a line that goes on. Of a family with a law of its own, the
+    law of ResNet-20, which saw none of it, is judged as well, and laws that were
+    calibrated on all tables but for the runs of one scale.
 
     Args:
         path: Of the table.
         family: Of its networks.
-        fitted: Another table, the law of which is judged too.
+        others: More tables; the law that is calibrated on them alone is judged too.
     """
     law = shipped(family)
     every = own_columns(path, law)
     fixed = best_fixed(every)
-    planners: dict[str, list[Callable[[Column, float], float]]] = {
-        "g": [_by(law)],
-        f"fixed {fixed:g}": [lambda *_: fixed],
-    }
-    if all(1.0 in column.seconds for column in every):
-        planners["default"] = [lambda *_: 1.0]
+    laws = {"g": [law]}
     if law is not SHIPPED:
-        planners["g, a scale left out"] = [*map(_by, calibrated(path, family)[1:])]
-        planners["g of ResNet-20"] = [_by(SHIPPED)]
-    if fitted is not None:
-        planners["g, other data"] = [_by(calibrated(fitted, family)[0])]
-    found = {
-        planner: {
-            column.times: [
-                column.regret(one, chosen(column, one))
-                for chosen in choices
-                for one in column.budgets
-            ]
-            for column in every
-        }
-        for planner, choices in planners.items()
-    }
-    found["random"] = {
-        column.times: [
-            float(np.mean([column.regret(one, scale) for scale in column.seconds]))
-            for one in column.budgets
+        laws["g, a scale left out"] = [
+            calibrated((path, *others), family, scale) for scale in every[0].seconds
         ]
-        for column in every
-    }
+        laws["g of ResNet-20"] = [SHIPPED]
+    if others:
+        laws["g, other data"] = [calibrated(others, family)]
+    found: dict[str, dict[str, list[float]]] = {}
+    for column in every:
+
+        def note(planner: str, lost: float, times: str = column.times) -> None:
+            found.setdefault(planner, {}).setdefault(times, []).append(lost)
+
+        for budget in column.budgets:
+            for planner, each in laws.items():
+                for one in each:
+                    planned = column.plan(budget, one)
+                    lost = column.regret(budget, planned.scale)
+                    note(planner, lost)
+                    if planned.steps >= LEAST_STEPS:
+                        note(f"{planner}, no warning", lost)
+            note(f"fixed {fixed:g}", column.regret(budget, fixed))
+            if 1.0 in column.seconds:
+                note("default", column.regret(budget, 1.0))
+            lost_by = [column.regret(budget, scale) for scale in column.seconds]
+            note("random", float(np.mean(lost_by)))
     return [_row(planner, by) for planner, by in found.items()]
-
-
-def _by(law: Law) -> Callable[[Column, float], float]:
-    return lambda column, budget: column.plan(budget, law).scale
 
 
 def fixed_runs(*paths: Path) -> list[Observation]:
@@ -525,24 +519,27 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     """Print regrets in points, and write them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--own", type=Path, help="a table of one's own")
-    parser.add_argument("--family", default="resnet20", help="of its networks")
-    parser.add_argument("--fitted", type=Path, help="another such table")
+    parser.add_argument(
+        "--own", type=Path, nargs="+", default=[], help="tables of one's own"
+    )
+    parser.add_argument("--family", default="resnet20", help="of their networks")
     parser.add_argument("--runs", type=Path, help="make it of these runs")
     parser.add_argument("--name", default="own", help="of their data set")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     if options.runs is not None:
-        write_own(options.runs, options.name, options.own)
-    rows = (
-        evaluate(options.table)
-        if options.own is None
-        else evaluate_own(options.own, options.family, options.fitted)
-    )
+        write_own(options.runs, options.name, *options.own)
+    rows = [] if options.own else evaluate(options.table)
+    for path in options.own:
+        others = [other for other in options.own if other != path]
+        judged = evaluate_own(path, options.family, others)
+        rows += [{"data": own_table(path).name, **row} for row in judged]
     for row in rows:
-        name, mean, worst, *means = row.values()
+        shown = dict(row)
+        name = " ".join(shown.pop(k) for k in ("data", "planner") if k in shown)
+        mean, worst, *means = shown.values()
         each = "".join(f"{value:7.2f}" for value in means)
-        print(f"{name:<22}mean {mean:5.2f}  worst {worst:5.1f}   by column{each}")
+        print(f"{name:<60}mean {mean:5.2f}  worst {worst:5.1f}   by column{each}")
     from timing import report  # brings JAX, which planning does without
 
     report(__doc__.partition("\n")[0], rows, options.out, quiet=True)

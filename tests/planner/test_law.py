@@ -95,6 +95,20 @@ def test_a_ridge_holds_a_refit_of_few_noisy_runs_to_the_prior():
     assert moved(refit(made, strength=1e9)) < 1e-4
 
 
+def test_runs_of_another_family_are_held_to_the_prior_eight_times_as_loosely():
+    law = Law(a=0.1, b=0.24, c=0.03, d=-0.05)
+    made = runs(law, Level(-0.57, -0.16), noise=0.0066)[::3]
+    other = refit(made, family="resnet18")
+    assert other.families == ("resnet18",)
+    loosely = refit(made, strength=1 / 64)
+    assert other.coefficients == pytest.approx(loosely.coefficients)
+
+    def wrong(found):
+        return np.abs(np.subtract(found.coefficients, law.coefficients)).max()
+
+    assert wrong(other) < 0.04 < 0.05 < wrong(refit(made))
+
+
 def test_refit_refuses_what_says_nothing():
     made = runs(SHIPPED, Level(-0.57, -0.16))
     with pytest.raises(ValueError, match="at least three runs"):

@@ -14,8 +14,10 @@ import bench_planner as bench
 OWN = bench.TABLE.with_name("planner_own.csv")
 LEFT_OUT = "g, a scale left out"
 ELSEWHERE = "g, other data"
-RESNET18 = bench.TABLE.with_name("planner_own_resnet18.csv")
-UNSEEN = bench.TABLE.with_name("planner_unseen_resnet18.csv")
+RESNET18 = {
+    name: bench.TABLE.with_name(f"planner_resnet18_{name}.csv")
+    for name in ("cifar100", "cifar100_next", "cifar10", "fashion")
+}
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +134,13 @@ def test_small_networks_learn_less_late_as_runs_of_a_hundred_classes_did():
     assert bench.late_residual(runs, 0) > 1.8 * best
 
 
-def test_the_law_of_resnet18_is_that_of_resnet20_calibrated_on_its_table():
-    law, *_ = bench.calibrated(RESNET18, "resnet18")
+def test_the_law_of_resnet18_is_that_of_resnet20_calibrated_on_its_tables():
+    law = bench.calibrated([*RESNET18.values()], "resnet18")
     known = shipped("resnet18")
     assert known.families == ("resnet18",)
-    assert "refitted to 11 runs" in law.origin
-    assert "11 cells" in known.origin
+    cells = law.origin.split()[2]
+    assert law.origin == f"refitted to {cells} runs in 4 groups"
+    assert f"{cells} cells" in known.origin
     assert law.coefficients == pytest.approx(known.coefficients, abs=5e-4)
     assert law.residual == pytest.approx(known.residual, abs=5e-4)
     for name in ("visits", "parameters"):
@@ -148,64 +151,54 @@ def test_the_law_of_resnet18_is_that_of_resnet20_calibrated_on_its_table():
 
 @pytest.fixture(scope="module")
 def of_resnet18():
-    rows = bench.evaluate_own(RESNET18, "resnet18", fitted=UNSEEN)
-    return {row["planner"]: row for row in rows}
+    """Judge laws on every table of ResNet-18: the rows by planner, by data set."""
+    judged = {}
+    for name, path in RESNET18.items():
+        others = [other for other in RESNET18.values() if other != path]
+        rows = bench.evaluate_own(path, "resnet18", others)
+        judged[name] = {row["planner"]: row for row in rows}
+    return judged
 
 
-@pytest.fixture(scope="module")
-def of_unseen():
-    rows = bench.evaluate_own(UNSEEN, "resnet18", fitted=RESNET18)
-    return {row["planner"]: row for row in rows}
+@pytest.mark.parametrize("planner", ["g", LEFT_OUT, ELSEWHERE])
+@pytest.mark.parametrize("name", RESNET18)
+def test_laws_of_resnet18_plan_well(of_resnet18, name, planner):
+    """That of all tables, those without one width, that of the other data sets.
 
-
-@pytest.mark.parametrize(("planner", "most"), [("g", 0.5), (LEFT_OUT, 0.6)])
-def test_the_law_of_resnet18_plans_well(of_resnet18, planner, most):
-    """Where time follows the steps or FLOPs nothing is lost."""
-    mean = {name: row["mean"] for name, row in of_resnet18.items()}
-    assert mean[planner] <= most
-    assert of_resnet18[planner]["measured"] == 0
-    assert mean[planner] < mean["fixed 0.125"] / 2
+    Where time follows the steps or FLOPs nothing is lost.
+    """
+    rows = of_resnet18[name]
+    mean = {each: row["mean"] for each, row in rows.items()}
+    assert mean[planner] <= 0.5
+    assert rows[planner]["measured"] == 0
+    assert mean[planner] < mean["fixed 0.125"]
     assert mean[planner] <= mean["default"] / 5
     assert mean[planner] <= mean["random"] / 5
 
 
-def test_the_law_of_resnet18_never_loses_more_than_wanted(of_resnet18):
-    assert of_resnet18["g"]["worst"] <= 2.5
+_FARTHEST = pytest.mark.xfail(
+    reason="2.9 points at 159 steps, for the law without the runs of the largest width"
+)
 
 
-@pytest.mark.xfail(reason="0.57 and 4.3 points, where all widths take as long")
-def test_the_law_of_resnet18_plans_as_wanted_without_any_one_of_its_widths(of_resnet18):
-    assert of_resnet18[LEFT_OUT]["mean"] <= 0.5
-    assert of_resnet18[LEFT_OUT]["worst"] <= 2.5
+@pytest.mark.parametrize(
+    ("name", "planner"),
+    [
+        *((name, "g") for name in RESNET18),
+        *((name, LEFT_OUT) for name in RESNET18 if name != "cifar100_next"),
+        pytest.param("cifar100_next", LEFT_OUT, marks=_FARTHEST),
+    ],
+)
+def test_laws_of_resnet18_never_lose_more_than_wanted(of_resnet18, name, planner):
+    assert of_resnet18[name][planner]["worst"] <= 2.5
 
 
-def test_the_law_of_resnet18_plans_well_on_data_that_it_never_saw(of_unseen):
-    """Fifteen runs with each of two seeds on CIFAR-10; it was fitted to CIFAR-100."""
-    mean = {planner: row["mean"] for planner, row in of_unseen.items()}
-    assert mean["g"] <= 0.5
-    assert of_unseen["g"]["worst"] <= 2.5
-    assert of_unseen["g"]["measured"] == 0
-    assert mean["g"] < mean["fixed 0.125"]
-    assert mean["g"] <= mean["default"] / 5
-    assert mean["g"] <= mean["random"] / 5
-    assert mean[ELSEWHERE] == mean["g"]
-
-
-def test_laws_of_resnet18_from_either_data_set_plan_for_the_other(
-    of_resnet18, of_unseen
-):
-    def mean(planner):
-        return (of_resnet18[planner]["mean"] + of_unseen[planner]["mean"]) / 2
-
-    assert mean(ELSEWHERE) <= 0.5
-    assert mean(ELSEWHERE) < mean("fixed 0.125")
-    assert mean(ELSEWHERE) <= mean("default") / 5
-    assert mean(ELSEWHERE) <= mean("random") / 5
-
-
-@pytest.mark.xfail(reason="3.9 points, with 257 steps for widths that take as long")
-def test_the_law_of_the_second_data_set_never_loses_more_than_wanted(of_resnet18):
-    assert of_resnet18[ELSEWHERE]["worst"] <= 2.5
+@pytest.mark.parametrize("name", RESNET18)
+def test_laws_of_other_data_lose_more_only_where_they_warn(of_resnet18, name):
+    """At 141 steps one loses 2.8 points; no law is fitted to runs of under 150."""
+    rows = of_resnet18[name]
+    assert rows[f"{ELSEWHERE}, no warning"]["worst"] <= 2.5
+    assert rows[ELSEWHERE]["worst"] <= 3
 
 
 def test_a_table_of_several_data_sets_is_refused():
