@@ -63,11 +63,11 @@ def measure(call: str, options: Namespace) -> dict:
         for name, variables in (("common", {}), ("large", {_VARIABLE: _LARGE})):
             found[name].append(_in_a_process(call, variables, options))
     common, large = ([one["ms"] for one in rows] for rows in found.values())
-    width, batch, *steps = call.split("x")
+    width, asked = _shape(call)
     return {
-        "width": float(width),
-        "batch": int(batch),
-        "steps": int(*steps or [1]),
+        "width": width,
+        "batch": asked.batch,
+        "steps": asked.steps,
         "side": options.side,
         "common_ms": spread(common),
         "large_ms": spread(large),
@@ -75,6 +75,13 @@ def measure(call: str, options: Namespace) -> dict:
         "common_faults": found["common"][-1]["faults"],
         "large_faults": found["large"][-1]["faults"],
     }
+
+
+def _shape(call: str) -> tuple[float, Namespace]:
+    """Return the width of a call, and what `bench_epoch` is asked for."""
+    width, batch, *steps = call.split("x")
+    asked = {"batch": int(batch), "steps": int(*steps or [1])}
+    return float(width), Namespace(**asked, dtype="float32", native_loop=False)
 
 
 def _in_a_process(call: str, variables: dict[str, str], options: Namespace) -> dict:
@@ -92,15 +99,9 @@ def _in_a_process(call: str, variables: dict[str, str], options: Namespace) -> d
 
 def timed(call: str, options: Namespace) -> dict:
     """Return what the median of seven calls takes, and the last one's page faults."""
-    width, batch, *steps = call.split("x")
-    asked = Namespace(
-        batch=int(batch),
-        steps=int(*steps or [1]),
-        dtype="float32",
-        native_loop=False,
-    )
+    width, asked = _shape(call)
     images, labels = random_images(asked.batch * asked.steps, options.side)
-    run = ours(network(options, float(width)), images, labels, asked)["chunked"]
+    run = ours(network(options, width), images, labels, asked)["chunked"]
     _once(run)
     seconds, faults = zip(*(_once(run) for _ in range(7)), strict=True)
     return {"ms": 1e3 * statistics.median(seconds), "faults": faults[-1]}

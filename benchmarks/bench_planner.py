@@ -265,13 +265,47 @@ def regrets(
             found.setdefault(name, []).append(lost)
         if planned.steps >= LEAST_STEPS:
             found.setdefault("g, no warning", []).append(found["g"][-1])
-        each = [column.regret(budget, scale) for scale in column.seconds]
-        found.setdefault("default", []).append(column.regret(budget, 1.0))
-        found.setdefault("random", []).append(float(np.mean(each)))
-        found.setdefault(f"fixed {fixed:g}", []).append(column.regret(budget, fixed))
         drawn = [ridge_regret(column, budget, draw) for _ in range(draws)]
         found.setdefault("ridge", []).append(float(np.mean(drawn)))
-    return found
+    return found | without_law(column, fixed)
+
+
+def own_regrets(
+    column: Column, laws: Mapping[str, Sequence[Law]], fixed: float
+) -> dict[str, list[float]]:
+    """Return the regret of laws at every budget, and of the rules that need none.
+
+    Args:
+        column: Of one data set and time model.
+        laws: By name of the planner, which stands for all of its laws together.
+        fixed: The scale of the rule that never changes it.
+    """
+    found: dict[str, list[float]] = {}
+    for planner, each in laws.items():
+        for law in each:
+            for budget in column.budgets:
+                planned = column.plan(budget, law)
+                lost = column.regret(budget, planned.scale)
+                found.setdefault(planner, []).append(lost)
+                if planned.steps >= LEAST_STEPS:
+                    found.setdefault(f"{planner}, no warning", []).append(lost)
+    return found | without_law(column, fixed)
+
+
+def without_law(column: Column, fixed: float) -> dict[str, list[float]]:
+    """Return the regret at every budget of the rules that look at nothing.
+
+    Args:
+        column: Of one data set and time model.
+        fixed: The scale of the one that never changes it.
+    """
+    lost = {
+        scale: [column.regret(budget, scale) for budget in column.budgets]
+        for scale in column.seconds
+    }
+    default = {"default": lost[1.0]} if 1.0 in lost else {}
+    random = np.mean([*lost.values()], axis=0).tolist()
+    return {f"fixed {fixed:g}": lost[fixed], **default, "random": random}
 
 
 def best_fixed(all_columns: Sequence[Column]) -> float:
@@ -400,23 +434,8 @@ def evaluate_own(
         laws["g, other data"] = [calibrated(others, family)]
     found: dict[str, dict[str, list[float]]] = {}
     for column in every:
-
-        def note(planner: str, lost: float, times: str = column.times) -> None:
-            found.setdefault(planner, {}).setdefault(times, []).append(lost)
-
-        for budget in column.budgets:
-            for planner, each in laws.items():
-                for one in each:
-                    planned = column.plan(budget, one)
-                    lost = column.regret(budget, planned.scale)
-                    note(planner, lost)
-                    if planned.steps >= LEAST_STEPS:
-                        note(f"{planner}, no warning", lost)
-            note(f"fixed {fixed:g}", column.regret(budget, fixed))
-            if 1.0 in column.seconds:
-                note("default", column.regret(budget, 1.0))
-            lost_by = [column.regret(budget, scale) for scale in column.seconds]
-            note("random", float(np.mean(lost_by)))
+        for planner, lost in own_regrets(column, laws, fixed).items():
+            found.setdefault(planner, {})[column.times] = lost
     return [_row(planner, by) for planner, by in found.items()]
 
 

@@ -138,9 +138,8 @@ def test_the_law_of_resnet18_is_that_of_resnet20_calibrated_on_its_tables():
     law = bench.calibrated([*RESNET18.values()], "resnet18")
     known = shipped("resnet18")
     assert known.families == ("resnet18",)
-    cells = law.origin.split()[2]
-    assert law.origin == f"refitted to {cells} runs in 4 groups"
-    assert f"{cells} cells" in known.origin
+    assert law.origin == "refitted to 52 runs in 4 groups"
+    assert "52 cells" in known.origin
     assert law.coefficients == pytest.approx(known.coefficients, abs=5e-4)
     assert law.residual == pytest.approx(known.residual, abs=5e-4)
     for name in ("visits", "parameters"):
@@ -171,7 +170,7 @@ def test_laws_of_resnet18_plan_well(of_resnet18, name, planner):
     mean = {each: row["mean"] for each, row in rows.items()}
     assert mean[planner] <= 0.5
     assert rows[planner]["measured"] == 0
-    assert mean[planner] < mean["fixed 0.125"]
+    assert mean[planner] < mean["fixed 0.125"] / 2
     assert mean[planner] <= mean["default"] / 5
     assert mean[planner] <= mean["random"] / 5
 
